@@ -1,0 +1,1 @@
+"""From benchmark archives to Indus-CoT."""

@@ -1,0 +1,1 @@
+"""The data sets: one file each, with licence, citation, layout and quirks."""

@@ -1,0 +1,195 @@
+"""params.yaml, a profile over it and single settings over both, as frozen models."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.errors import IndusCotError
+
+PARAMS_FILE = Path("params.yaml")
+PROFILES = Path("profiles")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(Section):
+    seed: int
+    strict: bool
+
+
+class Compute(Section):
+    workers: Positive
+    executor: Literal["local", "ray"]
+
+
+class Synthetic(Section):
+    size: Annotated[int, Field(ge=128, le=2048)]
+    categories: Annotated[int, Field(ge=2, le=30)]
+    parts: Annotated[int, Field(ge=4)]
+    views: Annotated[int, Field(ge=1, le=5)]
+
+
+class PullSet(Section):
+    benchmark: Literal["real_iad", "mvtec_ad", "visa", "mpdd", "dtd", "sdd", "folder"]
+    source: str | list[str]
+    role: Literal["train", "evaluate"]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Checksum of the source archive; the published one is used where this is unset."""
+    resolution: Literal["256", "512", "1024"] = "1024"
+    """Real-IAD only: which of the published folders to read."""
+
+
+class Select(Section):
+    samples: Positive
+    validation_fraction: Fraction
+    keep_categories: list[str]
+    drop_categories: list[str]
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)]
+    min_area_fraction: Fraction
+
+
+class Patch(Section):
+    global_size: Annotated[int, Field(ge=56)]
+    local_size: Annotated[int, Field(ge=56)]
+    proposals: Count
+    jitter: Annotated[float, Field(ge=0, le=0.5)]
+    hard_normal: Count
+
+
+class Prior(Section):
+    max_images: Positive
+
+
+class Draft(Section):
+    teacher: Literal["offline"]
+    candidates: Positive
+    max_calls: Positive
+    min_iou: Fraction
+    max_words: Positive
+    min_words: Positive
+
+
+class Assemble(Section):
+    review: Literal["auto"]
+
+
+class Report(Section):
+    gallery: Positive
+
+
+class Params(Section):
+    """Everything a run can be told, by section; a section has the name of its stage."""
+
+    run: Run
+    compute: Compute
+    synthetic: Synthetic
+    pull: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], PullSet], Field(min_length=1)]
+    select: Select
+    patch: Patch
+    prior: Prior
+    draft: Draft
+    assemble: Assemble
+    report: Report
+
+
+def load_params(profile: str = "default", settings: Sequence[str] = (), root: Path = Path()) -> Params:
+    """params.yaml of ``root``, overlaid by ``profiles/<profile>.yaml``, overlaid by ``section.key=value``.
+
+    ``${NAME}`` and ``${NAME:-default}`` in a text value stand for environment variables.
+
+    Raises:
+        IndusCotError: a file is absent or no YAML; a key is unknown; a value does not fit. All at once.
+    """
+    values = _read_yaml(root / PARAMS_FILE)
+    _overlay(values, _read_yaml(_profile_path(profile, root)))
+    for setting in settings:
+        _overlay(values, _parse_setting(setting))
+    try:
+        return Params.model_validate(_expand(values))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (value {str(item['input'])[:80]!r})"
+            for item in error.errors()
+        ]
+        raise IndusCotError(
+            f"parameters (params.yaml, profile {profile}, --set) do not fit:\n  " + "\n  ".join(lines)
+        ) from None
+
+
+def profiles(root: Path = Path()) -> list[str]:
+    """Names of the profiles there are."""
+    return sorted(path.stem for path in (root / PROFILES).glob("*.yaml"))
+
+
+def _profile_path(profile: str, root: Path) -> Path:
+    if profile not in profiles(root):
+        raise IndusCotError(
+            f"no profile {profile!r}; there are: {', '.join(profiles(root)) or 'none'} (profiles/*.yaml)"
+        )
+    return root / PROFILES / f"{profile}.yaml"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise IndusCotError(f"{path.absolute()}: not found; run indus-cot in the project's folder")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise IndusCotError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise IndusCotError(f"{path}: must hold sections of key: value, holds a {type(values).__name__}")
+    return values
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    name, equals, text = setting.partition("=")
+    if not equals or "." not in name:
+        raise IndusCotError(f"--set {setting}: write section.key=value, for example --set select.samples=40")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise IndusCotError(f"--set {setting}: the value is not valid YAML: {error}") from error
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _overlay(base[key], value)
+        else:
+            base[key] = value
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, str):
+        return _VARIABLE.sub(_variable, value)
+    if isinstance(value, dict):
+        return {key: _expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return value
+
+
+def _variable(match: re.Match[str]) -> str:
+    name, default = match.groups()
+    found = os.environ.get(name) or default
+    if found is None:
+        raise IndusCotError(f"the environment variable {name} is not set, and a parameter needs it")
+    return found

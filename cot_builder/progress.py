@@ -1,0 +1,46 @@
+"""Progress of long work: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+T = TypeVar("T")
+LINE_EVERY_S = 10.0
+console = Console(stderr=True, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="cyan")
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield ``items``, showing done/total, rate and remaining time on standard error."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress:
+            yield from progress.track(items, total=total, description=description)
+        return
+    started = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_S:
+            last = now
+            rate = done / (now - started)
+            of = f"/{total}, {max(total - done, 0) / rate:.0f} s left" if total else ""
+            console.print(f"{description}: {done}{of}, {rate:.1f}/s", highlight=False)
+    seconds = time.monotonic() - started
+    console.print(f"{description}: {done} in {seconds:.1f} s", highlight=False)

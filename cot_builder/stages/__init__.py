@@ -1,0 +1,1 @@
+"""The stages, in order: pull, select, patch, prior, draft, assemble."""

@@ -1,0 +1,1 @@
+"""Shards of original bytes and whole-or-nothing stage output."""

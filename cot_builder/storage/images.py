@@ -1,0 +1,27 @@
+"""Image files to pixels and back."""
+
+import cv2
+import numpy as np
+
+from schemas.errors import IndusCotError
+
+
+def decode(data: bytes, region: tuple[int, int, int, int] | None = None, name: str = "image") -> np.ndarray:
+    """Image file to uint8 (height, width, 3) BGR; EXIF orientation ignored, so that masks and boxes keep fitting.
+
+    Raises:
+        IndusCotError: the bytes are no image that OpenCV reads.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if pixels is None:
+        raise IndusCotError(f"{name}: the image does not decode; the file is damaged")
+    if region is not None:
+        x1, y1, x2, y2 = region
+        pixels = pixels[y1:y2, x1:x2]
+    return np.ascontiguousarray(pixels)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 (height, width) or (height, width, 3) BGR to PNG bytes; the same pixels give the same bytes."""
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

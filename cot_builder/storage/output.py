@@ -1,0 +1,154 @@
+"""A stage's output appears whole or not at all, with a manifest."""
+
+import csv
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from schemas.errors import IndusCotError
+
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "polars", "pyarrow", "pandera", "datasets")
+
+
+@dataclass
+class Output:
+    """The folder a stage writes to before it is put in place, and what it has to say of the run."""
+
+    path: Path
+    """Staging folder; becomes the stage's output when the stage ends well."""
+    strict: bool = False
+    counts: dict[str, Any] = field(default_factory=dict)
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def leave_out(self, reason: str, item: str, detail: str = "") -> None:
+        """Count and name something that the stage did not take.
+
+        Raises:
+            IndusCotError: the run is strict.
+        """
+        if self.strict:
+            raise IndusCotError(
+                f"{item}: {reason}{f' ({detail})' if detail else ''}; strict runs stop here (run.strict)"
+            )
+        self.left_out.append((reason, item, detail))
+
+
+@contextmanager
+def stage_output(
+    target: Path,
+    *,
+    stage: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    strict: bool = False,
+    resumable: bool = False,
+) -> Iterator[Output]:
+    """Yield a staging folder beside ``target`` and put it in place, with ``manifest.json``, on success.
+
+    Args:
+        target: The stage's output folder; what it held is replaced in one rename.
+        stage: Name of the stage.
+        params: The parameters that shape the output.
+        inputs: What it was made from: name to hash or path.
+        strict: Raise at the first thing left out.
+        resumable: Keep the staging folder of a run that was killed or failed, and offer it to the next
+            run with equal ``params`` and ``inputs``.
+
+    Raises:
+        IndusCotError: another run is writing ``target``; the disk is full.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.partial")
+    retired = target.with_name(f".{target.name}.retired")
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise IndusCotError(f"{target}: another run is writing it; wait for that run or stop it") from None
+    request = json.dumps({"stage": stage, "params": params, "inputs": inputs}, sort_keys=True, default=str)
+    started = time.perf_counter()
+    try:
+        _recover(target, staging, retired, request if resumable else None)
+        output = Output(staging, strict)
+        (staging / ".request.json").write_text(request)
+        try:
+            yield output
+        except BaseException:
+            if not resumable:
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
+        (staging / ".request.json").unlink()
+        _write_left_out(output)
+        manifest = {
+            "stage": stage,
+            "inputs": dict(inputs),
+            "params": dict(params),
+            "counts": output.counts,
+            "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
+            "versions": _versions(),
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        (staging / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        if target.exists():
+            os.replace(target, retired)
+        os.replace(staging, target)
+        shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            shutil.rmtree(staging, ignore_errors=True)
+            raise IndusCotError(
+                f"{target}: the disk is full; nothing was changed. Free some space and run `indus-cot {stage}` again"
+            ) from error
+        raise
+    finally:
+        lock.release()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a stage's output.
+
+    Raises:
+        IndusCotError: the folder has none: the stage has not run.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise IndusCotError(f"{folder}: no manifest.json; the stage has not finished. Run `indus-cot repro`")
+    return json.loads(path.read_text())
+
+
+def _recover(target: Path, staging: Path, retired: Path, request: str | None) -> None:
+    if retired.exists():
+        # A run was killed between its two renames: the retired output is the last whole one.
+        if target.exists():
+            shutil.rmtree(retired)
+        else:
+            os.replace(retired, target)
+    marker = staging / ".request.json"
+    if staging.exists() and not (request is not None and marker.is_file() and marker.read_text() == request):
+        shutil.rmtree(staging)
+    staging.mkdir(exist_ok=True)
+
+
+def _write_left_out(output: Output) -> None:
+    with (output.path / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["reason", "item", "detail"])
+        writer.writerows(output.left_out)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("indus-cot", *LIBRARIES)}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,127 @@
+"""Parquet shards of original bytes: images live here and are read by shard and row."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import IndusCotError
+
+SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("bytes", pa.large_binary(), nullable=False)])
+ROW_GROUP_BYTES = 16 * 2**20
+SHARD_BYTES = 512 * 2**20
+
+
+class ShardWriter:
+    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (16 MiB) in memory.
+
+    The bytes are stored as they are: uncompressed, since image files do not compress.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "shard") -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._keys: list[str] = []
+        self._values: list[bytes] = []
+        self._pending = 0
+        self._written = 0
+        self._row = 0
+        self._number = -1
+        self._writer: pq.ParquetWriter | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, key: str, data: bytes) -> tuple[str, int]:
+        """Append one file under ``key``; returns the shard's file name and the row in it."""
+        if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
+            self._next_shard()
+        place = (self._name, self._row)
+        self._keys.append(key)
+        self._values.append(data)
+        self._pending += len(data)
+        self._row += 1
+        if self._pending >= ROW_GROUP_BYTES:
+            self._flush()
+        return place
+
+    @property
+    def _name(self) -> str:
+        return f"{self._prefix}-{self._number:05d}.parquet"
+
+    def _next_shard(self) -> None:
+        self.close()
+        self._number += 1
+        self._row = self._written = 0
+
+    def _flush(self) -> None:
+        if not self._keys:
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._folder / self._name, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+            )
+        table = pa.table([pa.array(self._keys), pa.array(self._values, pa.large_binary())], schema=SCHEMA)
+        self._writer.write_table(table, row_group_size=len(self._keys))
+        self._written += self._pending
+        self._keys, self._values, self._pending = [], [], 0
+
+    def close(self) -> None:
+        """Write what is held and finish the current shard."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._writer is not None:
+            self._writer.close()
+
+
+class ShardReader:
+    """Reads files of a folder of shards by shard and row, one row group (16 MiB) at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._group = lru_cache(maxsize=2)(self._read_group)
+        self._open = lru_cache(maxsize=8)(self._open_file)
+
+    def _open_file(self, shard: str) -> tuple[pq.ParquetFile, list[int]]:
+        path = self._folder / shard
+        try:
+            file = pq.ParquetFile(path, memory_map=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise IndusCotError(f"{path}: missing or damaged shard ({error}); run its stage again") from error
+        starts = [0]
+        for index in range(file.metadata.num_row_groups):
+            starts.append(starts[-1] + file.metadata.row_group(index).num_rows)
+        return file, starts
+
+    def _read_group(self, shard: str, group: int) -> pa.Table:
+        return self._open(shard)[0].read_row_group(group)
+
+    def get(self, shard: str, row: int) -> bytes:
+        """The file stored at ``row`` of ``shard``.
+
+        Raises:
+            IndusCotError: there is no such shard or row.
+        """
+        _, starts = self._open(shard)
+        if not 0 <= row < starts[-1]:
+            raise IndusCotError(f"{self._folder / shard}: has {starts[-1]} rows, not row {row}; run its stage again")
+        group = next(index for index, start in enumerate(starts[1:]) if row < start)
+        return self._group(shard, group).column("bytes")[row - starts[group]].as_py()
+
+    def items(self, shard: str) -> Iterator[tuple[str, bytes]]:
+        """Every (key, file) of one shard, in order."""
+        file, _ = self._open(shard)
+        for batch in file.iter_batches(batch_size=64):
+            yield from zip(batch.column("key").to_pylist(), batch.column("bytes").to_pylist(), strict=True)

@@ -1,0 +1,1 @@
+"""Teachers, and the gates their drafts must pass."""

@@ -1,0 +1,1 @@
+"""Looking at the corpus and, later, measuring the agent."""

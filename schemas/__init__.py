@@ -1,0 +1,1 @@
+"""Data contracts: what every table of the project holds. Imports nothing of the project."""

@@ -1,0 +1,57 @@
+"""Supervision: the ground truth of a sample, kept in a table and a type of its own.
+
+Selection, the teacher's private side, gates, rewards and metrics may import this module. Whatever
+builds a student's input may not; `make test` checks the imports.
+"""
+
+from typing import Annotated, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.geometry import UnitBox
+from schemas.sample import Name
+from schemas.table import Rule, Table, boxes_within_scale
+
+
+class Supervision(BaseModel):
+    """What the benchmark says of one sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample_id: Name
+    source_path: Annotated[str, Field(min_length=1)]
+    """Path of the image inside the benchmark, as published."""
+    label: Literal["normal", "anomalous"]
+    raw_type: str | None
+    """The benchmark's own defect label; None on normal samples."""
+    defect_type: str | None
+    """Leaf of the taxonomy; None on normal samples."""
+    boxes: list[UnitBox]
+    """One box a connected region of the mask, largest first; empty where no mask is published."""
+    area_fraction: Annotated[float, Field(ge=0, le=1)] | None
+    """Share of the image that the mask covers; None where no mask is published."""
+    mask_shard: str | None
+    mask_row: Annotated[int, Field(ge=0)] | None
+
+
+def _normal_without_defect() -> pl.Expr:
+    normal = pl.col("label") == "normal"
+    clean = pl.col("defect_type").is_null() & (pl.col("boxes").list.len() == 0)
+    return ~normal | clean
+
+
+SUPERVISION = Table(
+    "supervision",
+    Supervision,
+    key=("sample_id",),
+    rules=[
+        Rule("label", "a normal sample has no defect type and no box", _normal_without_defect()),
+        Rule(
+            "defect_type",
+            "an anomalous sample has a defect type",
+            (pl.col("label") == "normal") | pl.col("defect_type").is_not_null(),
+        ),
+        Rule("boxes", "boxes lie in 0-1000 with x1 < x2 and y1 < y2", boxes_within_scale("boxes")),
+    ],
+)
