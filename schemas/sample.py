@@ -1,5 +1,6 @@
 """Sample: one inspection image of a benchmark. Holds nothing that tells whether it is defective."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +44,11 @@ class Sample(BaseModel):
     region: tuple[int, int, int, int] | None
     """Half-open pixel box of the stored image that this sample is; None is all of it (SDD cuts thirds)."""
     licence: Name
+
+
+def category_name(category: str) -> str:
+    """A category as people say it: ``ball_screw`` is 'ball screw', ``Woven_001`` 'woven', ``pcb1`` 'pcb'."""
+    return re.sub(r"\d+$", "", category.replace("_", " ").strip()).strip().lower() or category
 
 
 SAMPLE = Table("sample", Sample, key=("sample_id",))

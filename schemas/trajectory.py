@@ -137,3 +137,16 @@ DRAFT = Table(
         ),
     ],
 )
+
+
+class ObservationImage(BaseModel):
+    """Where the PNG of an observation lies, by its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    shard: Name
+    row: Annotated[int, Field(ge=0)]
+
+
+OBSERVATION = Table("observation", ObservationImage, key=("sha256",))

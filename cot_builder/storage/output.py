@@ -152,3 +152,11 @@ def _write_left_out(output: Output) -> None:
 def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in ("indus-cot", *LIBRARIES)}
     return {"python": platform.python_version(), **found}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,5 +1,6 @@
 """Where each stage's output lies, and reading samples across the pulled sets."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,43 +10,50 @@ import polars as pl
 
 from cot_builder.storage.images import decode
 from cot_builder.storage.shards import ShardReader
+from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE, Sample
-
-DATA = Path("data")
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder a project's data lies in; one folder a stage."""
+    """A project's folder: one folder a stage under ``data``, and what people read under ``reports``."""
 
-    root: Path = DATA
+    root: Path = Path()
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def params(self) -> Path:
+        return self.data / "params.yaml"
 
     def pull(self, name: str) -> Path:
-        return self.root / "pull" / name
+        return self.data / "pull" / name
 
     @property
     def select(self) -> Path:
-        return self.root / "select"
+        return self.data / "select"
 
     @property
     def patch(self) -> Path:
-        return self.root / "patch"
+        return self.data / "patch"
 
     @property
     def prior(self) -> Path:
-        return self.root / "prior"
+        return self.data / "prior"
 
     @property
     def draft(self) -> Path:
-        return self.root / "draft"
+        return self.data / "draft"
 
     @property
     def indus_cot(self) -> Path:
-        return self.root / "indus_cot"
+        return self.data / "indus_cot"
 
     @property
-    def report(self) -> Path:
-        return self.root / "report"
+    def reports(self) -> Path:
+        return self.root / "reports"
 
 
 class SampleImages:
@@ -78,3 +86,16 @@ def iter_samples(frame: pl.DataFrame) -> Iterator[Sample]:
     """Rows of a sample table as records, without holding them all."""
     for row in frame.iter_rows(named=True):
         yield Sample.model_validate(row)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, for a manifest's inputs.
+
+    Raises:
+        IndusCotError: the file is absent: the stage that makes it has not run.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise IndusCotError(f"{path}: not there; run the stage that makes it first (`indus-cot repro`)") from None

@@ -1,0 +1,54 @@
+# make demo [PROFILE=…]  environment, install, every stage, then where to look
+# make test              everything CI checks
+# make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= default
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# uv does not read pip's settings: hand on where pip finds extra wheels.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_PYTHON := $(BIN)/python
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test bench lock
+
+demo: $(VENV)/.installed
+	$(BIN)/indus-cot --profile $(PROFILE) repro
+	@echo
+	@echo "Done. Look at:"
+	@echo "  reports/index.html                  the corpus: counts, gates, leakage, a gallery of trajectories"
+	@echo "  $(BIN)/indus-cot show               one trajectory in the terminal (--open: as a page)"
+	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
+	@echo "  $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/indus_cot'))\""
+
+test: $(VENV)/.installed-dev
+	@tests/system_packages.sh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench $(ONLY)
+
+lock: $(VENV)/.uv
+	$(UV) pip compile pyproject.toml --python-version 3.11 --universal --no-header --no-annotate -o requirements.lock
+	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --universal --no-header --no-annotate \
+		--constraint requirements.lock -o requirements-dev.lock
+
+$(VENV)/.uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv==0.13.9
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml $(VENV)/.uv
+	$(UV) pip install --quiet --requirement requirements.lock
+	$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(UV) pip install --quiet --requirement requirements-dev.lock
+	@touch $@

@@ -1,0 +1,221 @@
+"""The `indus-cot` command: one verb a stage, and a few to look and to check.
+
+Everything heavy is imported inside the verb, so that `--help` appears at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from schemas.errors import IndusCotError
+
+if TYPE_CHECKING:
+    from cot_builder.params import Params
+    from cot_builder.storage.workspace import Workspace
+
+SETTINGS_VARIABLE = "INDUS_COT_SET"
+PROFILE_VARIABLE = "INDUS_COT_PROFILE"
+
+app = typer.Typer(
+    name="indus-cot",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+PIPELINE = "Pipeline: one verb a stage of dvc.yaml, in this order"
+LOOK = "Look and check"
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    profile: Annotated[
+        str, typer.Option(envvar=PROFILE_VARIABLE, help="Overlay profiles/NAME.yaml on params.yaml.", metavar="NAME")
+    ] = "default",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Set one parameter, as often as needed: `--set select.samples=40`.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+) -> None:
+    """**Indus-CoT**: benchmark archives in, a reviewed and validated corpus of tool-integrated inspections out.
+
+    `indus-cot repro` runs everything that is out of date, as DVC stages. Each stage is a verb of its own too,
+    writes to `data/<verb>`, and leaves a `manifest.json` there that says what it was made from.
+
+    Start with `indus-cot repro`, then open `reports/index.html`, or `indus-cot show`.
+    """
+    inherited = [line for line in os.environ.get(SETTINGS_VARIABLE, "").split("\n") if line]
+    context.obj = (profile, inherited + (settings or []))
+
+
+def _load(context: typer.Context) -> tuple["Params", "Workspace"]:
+    from cot_builder.params import load_params
+    from cot_builder.storage.workspace import Workspace
+
+    return load_params(*context.obj), Workspace()
+
+
+def _done(folder: Path) -> None:
+    from cot_builder.progress import console
+    from cot_builder.storage.output import read_manifest
+
+    manifest = read_manifest(folder)
+    counts = ", ".join(
+        f"{value} {name}" for name, value in manifest["counts"].items() if isinstance(value, int | float)
+    )
+    left_out = sum(manifest["left_out"].values())
+    console.print(
+        f"[bold]{manifest['stage']}[/bold]: {counts} → {folder} ({manifest['seconds']:.1f} s)"
+        + (f"; [yellow]{left_out} left out, named in {folder / 'left_out.csv'}[/yellow]" if left_out else ""),
+        highlight=False,
+    )
+
+
+@app.command(rich_help_panel=PIPELINE)
+def pull(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml.")]
+) -> None:
+    """Read a benchmark from a folder, an archive, a URL or the Hub into shards of original bytes."""
+    from cot_builder.stages.pull import pull as stage
+
+    params, workspace = _load(context)
+    stage(name, params, workspace)
+    _done(workspace.pull(name))
+
+
+@app.command(rich_help_panel=PIPELINE)
+def select(context: typer.Context) -> None:
+    """Pick the training samples: category-disjoint, balanced, defect visible, no near-duplicates."""
+    from cot_builder.stages.select import select as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.select)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def patch(context: typer.Context) -> None:
+    """Make global/local patch pairs, each with its box on the original image."""
+    from cot_builder.stages.patch import patch as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.patch)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def prior(context: typer.Context) -> None:
+    """Write what a defect-free part looks like, for each category and view, from normal training images."""
+    from cot_builder.stages.prior import prior as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.prior)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def draft(context: typer.Context) -> None:
+    """Draft trajectories with the teacher's real tool calls, and gate them."""
+    from cot_builder.stages.draft import draft as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.draft)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def assemble(context: typer.Context) -> None:
+    """Apply reviews, validate every row and write Indus-CoT, ready for `datasets.load_dataset`."""
+    from cot_builder.stages.assemble import assemble as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.indus_cot)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def report(context: typer.Context) -> None:
+    """Write one HTML page that shows the corpus: counts, gates, leakage and a gallery of trajectories."""
+    from eval.report import report as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    typer.echo(f"open {workspace.reports / 'index.html'}", err=True)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def repro(
+    context: typer.Context,
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages of dvc.yaml; all without one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the stages even if nothing changed.")] = False,
+) -> None:
+    """Run every stage that is out of date: `dvc repro` under this profile and these settings."""
+    profile, settings = context.obj
+    environment = os.environ | {
+        PROFILE_VARIABLE: profile,
+        SETTINGS_VARIABLE: "\n".join(settings),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), *(targets or [])]
+    os.execve(sys.executable, command, environment)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def params(context: typer.Context) -> None:
+    """Write the parameters in force to data/params.yaml, which the DVC stages depend on."""
+    from cot_builder.stages.resolve import resolve
+
+    resolve(*_load(context))
+
+
+@app.command(rich_help_panel=LOOK)
+def verify(
+    corpus: Annotated[Path, typer.Argument(help="Folder of a corpus.")] = Path("data/indus_cot"),
+) -> None:
+    """Re-run every tool call of a corpus and compare; exits with 1 at the first difference and names it."""
+    from cot_builder.stages.verify import verify as check
+
+    rows, calls = check(corpus)
+    typer.echo(f"{corpus}: {rows} trajectories, {calls} tool calls replayed, all equal")
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    sample: Annotated[
+        str, typer.Argument(help="Id of a row or of a sample, or a part of one; a random row without.")
+    ] = "",
+    corpus: Annotated[Path, typer.Option(help="Folder of a corpus.")] = Path("data/indus_cot"),
+    browser: Annotated[bool, typer.Option("--open", help="Open it as a page, with its images.")] = False,
+) -> None:
+    """Print one trajectory as an inspector would follow it, or open it as a page."""
+    from eval.show import show as display
+
+    display(corpus, sample, browser)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(context: typer.Context) -> None:
+    """Check the environment, the parameters and the data, and say what to do about each fault."""
+    from cot_builder.doctor import doctor as examine
+
+    if not examine(*context.obj):
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: a user's mistake is one message and exit code 1, never a traceback."""
+    try:
+        return app(arguments)
+    except IndusCotError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing half-written was left behind", err=True)
+        sys.exit(130)
+    sys.exit(1)

@@ -1,0 +1,101 @@
+"""A trajectory as text: chat messages with native tool calls, and the paper's tags. One function each, for
+training, rollouts and serving alike."""
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from schemas.geometry import Box
+from schemas.sample import category_name
+from schemas.taxonomy import leaves
+from schemas.trajectory import Trajectory, Verdict
+
+Message = dict[str, Any]
+ANSWER_GRAMMAR = re.compile(
+    r"<think>[^<>]+</think>"
+    r"(?:<location>\[\[\d+, \d+, \d+, \d+\](?:, \[\d+, \d+, \d+, \d+\])*\]</location>"
+    r"<type>[a-z_]+</type><answer>Yes</answer>"
+    r"|<answer>No</answer>)"
+)
+"""Grammar of the last assistant turn."""
+
+
+@lru_cache(maxsize=1)
+def system_prompt() -> str:
+    """What the inspector is told before every image."""
+    return (
+        "You inspect one photograph of a manufactured part or surface and decide whether it shows a defect. "
+        "There is no reference image. Think inside <think></think>. When something is in doubt, call one tool a turn "
+        "and look at what it returns; when the image is clear, answer at once. "
+        "Coordinates are integers 0-1000 of the original image, as [x1, y1, x2, y2].\n"
+        "End with <think>…</think> and then, for a defect, "
+        "<location>[[x1, y1, x2, y2], …]</location><type>…</type><answer>Yes</answer>, "
+        "otherwise <answer>No</answer>.\n"
+        f"Types: {', '.join(leaves())}."
+    )
+
+
+def question(category: str, view: str) -> str:
+    """The user's request for one image."""
+    shown = f"{category_name(category)}, view {view}" if view != "default" else category_name(category)
+    return f"Object: {shown}. Is there a defect in this image? If so, where is it and of which type?"
+
+
+def messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
+    """Chat messages; each ``{"type": "image"}`` stands for the next image: the inspected one, then the observations."""
+    chat = prompt(category, view)
+    for turn in trajectory.turns[:-1]:
+        assert turn.call is not None and turn.observation is not None
+        function = {"name": turn.call.tool, "arguments": turn.call.arguments}
+        chat.append(
+            {
+                "role": "assistant",
+                "content": [_text(f"<think>{turn.thought}</think>")],
+                "tool_calls": [{"type": "function", "function": function}],
+            }
+        )
+        shown: list[Message] = [{"type": "image"}] if turn.observation.image_sha256 else []
+        chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, _text(turn.observation.text)]})
+    chat.append({"role": "assistant", "content": [_text(final_answer(trajectory))]})
+    return chat
+
+
+def prompt(category: str, view: str) -> list[Message]:
+    """The messages before the first word of the inspector."""
+    return [
+        {"role": "system", "content": [_text(system_prompt())]},
+        {"role": "user", "content": [{"type": "image"}, _text(question(category, view))]},
+    ]
+
+
+def tagged(trajectory: Trajectory) -> str:
+    """The trajectory in the tags of arXiv 2605.20682, images as ``<image sha256="…">``."""
+    parts = []
+    for turn in trajectory.turns[:-1]:
+        assert turn.call is not None and turn.observation is not None
+        call = json.dumps({"name": turn.call.tool, "arguments": turn.call.arguments}, ensure_ascii=False)
+        shown = f'<image sha256="{turn.observation.image_sha256}">' if turn.observation.image_sha256 else ""
+        parts.append(f"<think>{turn.thought}</think><call_tool>{call}</call_tool>")
+        parts.append(f"<observation>{shown}{turn.observation.text}</observation>")
+    return "".join([*parts, final_answer(trajectory)])
+
+
+def final_answer(trajectory: Trajectory) -> str:
+    """The last assistant turn: thought, then location and type with Yes, then the answer."""
+    return f"<think>{trajectory.turns[-1].thought}</think>{verdict_text(trajectory.verdict)}"
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """The verdict's tags."""
+    if verdict.answer == "No":
+        return "<answer>No</answer>"
+    return f"<location>{_boxes(verdict.boxes)}</location><type>{verdict.defect_type}</type><answer>Yes</answer>"
+
+
+def _boxes(boxes: list[Box]) -> str:
+    return json.dumps([list(box) for box in boxes])
+
+
+def _text(text: str) -> Message:
+    return {"type": "text", "text": text}

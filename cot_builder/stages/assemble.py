@@ -1,0 +1,235 @@
+"""Applies the review policy, validates every row and writes Indus-CoT for `datasets.load_dataset`."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Json, List, Value
+from datasets import Image as ImageFeature
+
+from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.stages.draft import ObservationImages, read_trajectory
+from cot_builder.storage.images import encode_png
+from cot_builder.storage.output import stage_output, write_text
+from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.teacher.gates import CORPUS_GATES, GATES
+from schemas.errors import IndusCotError
+from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
+from schemas.patch import PATCH
+from schemas.prior import PRIOR, NormalcyPrior
+from schemas.sample import SAMPLE, Sample
+from schemas.selection import SPLIT
+from schemas.trajectory import DRAFT, Draft
+
+JSON_COLUMNS = ("messages", "tools", "trajectory")
+ROW_GROUP_BYTES = 64 * 2**20
+SHARD_BYTES = 512 * 2**20
+SPLITS = ("train", "validation")
+
+
+def assemble(params: Params, workspace: Workspace) -> None:
+    """Write ``data/indus_cot``: parquet shards a split with images embedded, the priors, a card.
+
+    The review policy ``auto`` accepts every draft that passed the gates and marks it so.
+
+    Raises:
+        IndusCotError: an earlier stage has not run; a row breaks the contract of the table.
+    """
+    paths = {
+        "trajectory": workspace.draft / "trajectory.parquet",
+        "sample": workspace.select / "sample.parquet",
+        "split": workspace.select / "split.parquet",
+        "patch": workspace.patch / "patch.parquet",
+        "prior": workspace.prior / "prior.parquet",
+    }
+    inputs = {name: file_hash(path) for name, path in paths.items()}
+    drafts = DRAFT.read(paths["trajectory"]).sort("draft_id")
+    samples = {row.sample_id: row for row in SAMPLE.records(SAMPLE.read(paths["sample"]))}
+    splits = dict(SPLIT.read(paths["split"]).select("sample_id", "split").iter_rows())
+    patches = _patches(PATCH.read(paths["patch"]))
+    sets = [name for name, source in params.pull.items() if source.role == "train"]
+    prior_table = PRIOR.read(paths["prior"]).filter(pl.col("source_set").is_in(sets))
+    priors = {(row.source_set, row.category, row.view): row for row in PRIOR.records(prior_table)}
+    if unknown := sorted(set(drafts["sample_id"]) - samples.keys()):
+        raise IndusCotError(
+            f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
+        )
+    images, observations = SampleImages(workspace), ObservationImages(workspace.draft)
+    settings = params.assemble.model_dump()
+    with stage_output(
+        workspace.indus_cot, stage="assemble", params=settings, inputs=inputs, strict=params.run.strict
+    ) as output:
+        tally: Counter[str] = Counter()
+        for split in SPLITS:
+            chosen = drafts.filter(pl.col("sample_id").is_in([k for k, v in splits.items() if v == split]))
+            rows = (
+                _row(draft, samples[draft.sample_id], split, images, observations, patches, priors)
+                for draft in DRAFT.records(chosen)
+            )
+            tally[split] = _write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
+        if tally.total() == 0:
+            raise IndusCotError("assemble: no draft passed; see reports/gates.md")
+        PRIOR.write(prior_table, output.path / "priors" / "priors.parquet")
+        output.counts |= dict(tally) | {"auto": tally.total(), "normal": int((drafts["answer"] == "No").sum())}
+        write_text(output.path / "README.md", _card(tally, sorted({row.licence for row in samples.values()})))
+
+
+def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
+    found: dict[str, list[PatchRef]] = {}
+    for row in table.sort("patch_id").select("sample_id", "kind", "box", "score").iter_rows(named=True):
+        sample_id = row.pop("sample_id")
+        found.setdefault(sample_id, []).append(PatchRef.model_validate(row))
+    return found
+
+
+def _row(
+    draft: Draft,
+    sample: Sample,
+    split: Any,
+    images: SampleImages,
+    observations: ObservationImages,
+    patches: dict[str, list[PatchRef]],
+    priors: dict[tuple[str, str, str], NormalcyPrior],
+) -> IndusCot:
+    trajectory = read_trajectory(draft)
+    original = images.original(sample)
+    name = hashlib.sha256(draft.draft_id.encode()).hexdigest()[:16]
+    whole = Image(bytes=original, path=f"{name}.{sample.image_format.lower()}")
+    inspected = (
+        whole if sample.region is None else Image(bytes=encode_png(images.pixels(sample)), path=f"{name}_region.png")
+    )
+    shown = [Image(bytes=observations.get(digest), path=f"{digest[:16]}.png") for digest in draft.observations]
+    prior = priors.get((sample.source_set, sample.category, sample.view))
+    return IndusCot(
+        id=name,
+        sample_id=sample.sample_id,
+        source_set=sample.source_set,
+        category=sample.category,
+        view=sample.view,
+        split=split,
+        image=whole,
+        image_sha256=sample.image_sha256,
+        region=sample.region,
+        patch_pairs=patches.get(sample.sample_id, []),
+        prior=PriorRef(**prior.model_dump(include=set(PriorRef.model_fields))) if prior else None,
+        messages=json.dumps(messages(trajectory, sample.category, sample.view), ensure_ascii=False),
+        images=[inspected, *shown],
+        tools=json.dumps(tool_schemas()),
+        trajectory=draft.trajectory,
+        tagged=tagged(trajectory),
+        answer=draft.answer,
+        boxes=draft.boxes,
+        defect_type=draft.defect_type,
+        tool_calls=draft.tools,
+        gates=[*GATES, *CORPUS_GATES],
+        judge_scores=[],
+        judge_disagreement=None,
+        review_status="auto",
+        reviewers=0,
+        teacher=draft.teacher,
+        prompt_version=draft.prompt_version,
+        toolbox_version=draft.toolbox_version,
+        cost_usd=draft.cost_usd,
+        licence=sample.licence,
+    )
+
+
+def features() -> Features:
+    """The columns of Indus-CoT as `datasets` types: images decode to PIL, JSON columns to Python objects."""
+    return Features(
+        {name: Json() if name in JSON_COLUMNS else _feature(dtype, name) for name, dtype in INDUS_COT.dtypes.items()}
+    )
+
+
+def _feature(dtype: pl.DataType, name: str) -> Any:
+    if isinstance(dtype, pl.List):
+        return List(_feature(dtype.inner, name))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        if [field.name for field in dtype.fields] == list(Image.model_fields):
+            return ImageFeature()
+        return {field.name: _feature(field.dtype, field.name) for field in dtype.fields}  # type: ignore[arg-type]
+    return Value({pl.String: "string", pl.Int64: "int64", pl.Float64: "float64"}[type(dtype)])
+
+
+def _write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
+    """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The Arrow type of a JSON column is an extension; its storage, a string, is what every reader knows.
+    schema = features().arrow_schema
+    schema = pa.schema(
+        [pa.field(f.name, pa.string()) if f.name in JSON_COLUMNS else f for f in schema], schema.metadata
+    )
+    writer: pq.ParquetWriter | None = None
+    shard = total = size = 0
+    for batch in _batches(rows):
+        INDUS_COT.validate(INDUS_COT.frame(batch), f"{split} from row {total}")
+        if writer is None:
+            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema)
+        writer.write_table(pa.Table.from_pylist([row.model_dump() for row in batch], schema=schema))
+        total += len(batch)
+        size += sum(_size(row) for row in batch)
+        if size >= SHARD_BYTES:
+            writer.close()
+            writer, size, shard = None, 0, shard + 1
+    if writer is not None:
+        writer.close()
+    return total
+
+
+def _batches(rows: Iterable[IndusCot]) -> Iterator[list[IndusCot]]:
+    batch: list[IndusCot] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += _size(row)
+        if size >= ROW_GROUP_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(row: IndusCot) -> int:
+    return len(row.image.bytes) + sum(len(image.bytes) for image in row.images)
+
+
+def _card(tally: Counter[str], licences: Sequence[str]) -> str:
+    present = "\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in SPLITS if tally[name])
+    return f"""---
+pretty_name: Indus-CoT
+configs:
+- config_name: default
+  default: true
+  data_files:
+{present}
+- config_name: priors
+  data_files:
+  - split: train
+    path: priors/priors.parquet
+---
+# Indus-CoT
+
+Tool-integrated inspection trajectories: {", ".join(f"{tally[name]} {name}" for name in SPLITS)}.
+
+```python
+from datasets import load_dataset
+corpus = load_dataset("data/indus_cot")
+```
+
+`messages` are chat messages with native tool calls; their images, in order, are `images`. `tools` are the function
+schemas. `trajectory` is the same as structure and `tagged` in the tags of arXiv 2605.20682. Coordinates are
+integers 0-1000 of the inspected image. `review_status: auto` means that no person has looked at the row.
+
+Licences of the images: {"; ".join(licences)}.
+
+Every tool call can be run again: `indus-cot verify FOLDER`.
+"""

@@ -1,0 +1,57 @@
+"""Whether two categories are the same object by name."""
+
+import re
+from collections.abc import Iterable
+
+SHORTEST_SHARED_WORD = 3
+
+
+def words(category: str) -> list[str]:
+    """A category's name as words: lower case, singular, without digits and separators.
+
+    ``pcb1`` and ``PCB`` are both ``['pcb']``; ``MetalNuts`` is ``['metal', 'nut']``.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category)
+    found = re.findall(r"[^\W\d_]+", spaced)
+    return [_singular(word.casefold()) for word in found] or [category.casefold()]
+
+
+def same_category(training: str, evaluation: str) -> str | None:
+    """The rule by which two names mean one category: ``exact``, ``normalised``, or None where none does.
+
+    Normalised names are compared as one run of letters, so that compounds agree however they are written:
+    ``chewing_gum`` and ``chewinggum``. A word more makes another object: ``bottle_cap`` is no ``bottle``.
+    """
+    if training == evaluation:
+        return "exact"
+    return "normalised" if "".join(words(training)) == "".join(words(evaluation)) else None
+
+
+def share_a_word(training: str, evaluation: str) -> bool:
+    """True where a person should look: one word stands in both names, or one name ends in the other."""
+    first, second = words(training), words(evaluation)
+    if any(len(word) >= SHORTEST_SHARED_WORD for word in set(first) & set(second)):
+        return True
+    joined = sorted(("".join(first), "".join(second)), key=len)
+    return len(joined[0]) >= SHORTEST_SHARED_WORD and joined[1].endswith(joined[0])
+
+
+def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(training category, evaluation category, rule) of every pair that is one category by name, sorted."""
+    others = sorted(set(evaluation))
+    return [
+        (category, other, rule)
+        for category in sorted(set(training))
+        for other in others
+        if (rule := same_category(category, other))
+    ]
+
+
+def _singular(word: str) -> str:
+    if len(word) <= 3 or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies"):
+        return f"{word[:-3]}y"
+    if word.endswith(("sses", "xes", "ches", "shes", "zes")):
+        return word[:-2]
+    return word.removesuffix("s")

@@ -1,0 +1,462 @@
+"""Where files come from: a folder, an archive, a URL or a Hub repository, as one stream of members.
+
+Archives are read member by member and never extracted to disk.
+"""
+
+import hashlib
+import json
+import lzma
+import os
+import re
+import stat
+import tarfile
+import time
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO
+from urllib.parse import unquote, urlsplit
+
+import httpx
+from filelock import FileLock
+
+from cot_builder.progress import console, track
+from schemas.errors import IndusCotError
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
+TABLE_SUFFIXES = (".csv", ".jsonl")
+HUB = "hf://datasets/"
+MAX_MEMBER_BYTES = 2**30
+MAX_RATIO = 200
+"""An archive that unpacks to more than this many times its own size …"""
+RATIO_FROM_BYTES = 4 * 2**30
+"""… and to more than this is a bomb."""
+STREAM_BYTES = 2**18
+DOWNLOAD_BYTES = 2**20
+ATTEMPTS = 6
+BACKOFF_S = 0.5
+MAX_BACKOFF_S = 60.0
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, lzma.LZMAError, zlib.error, EOFError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a source."""
+
+    path: str
+    """``/``-separated, NFC; begins with the name of the folder or archive it comes from."""
+    size: int
+    read: Callable[[], bytes]
+    """Valid until the next member is drawn."""
+
+
+@dataclass
+class Checksums:
+    """What is known of the archives of a source, and what was found."""
+
+    wanted: str | None = None
+    """sha256 of the one archive that the source is."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """sha256 by file name, wherever an archive of that name turns up."""
+    found: dict[str, str] = field(default_factory=dict)
+    """sha256 by file name; complete once the last member was drawn."""
+
+
+def open_members(
+    source: str | Sequence[str],
+    cache: Path,
+    checksums: Checksums | None = None,
+    ignore: Sequence[str] = (),
+) -> Iterator[Member]:
+    """Every file of ``source``, one at a time.
+
+    Archives inside a folder are opened too; their members lie under the folder that holds the archive.
+    Hidden files and what macOS leaves behind are passed over.
+
+    Args:
+        source: A folder; an archive (.tar .tar.gz .tar.xz .tar.bz2 .zip); a table (.csv .jsonl), which stands
+            for the folder it lies in; an http(s) URL of an archive; ``hf://datasets/OWNER/NAME[@REVISION]``;
+            or several of these.
+        cache: Folder that keeps downloads.
+        checksums: What to compare archives with; takes up what is found.
+        ignore: Shell patterns; files of a folder or repository that match one are neither fetched nor read.
+
+    Raises:
+        IndusCotError: the source is absent, empty or unreachable; an archive is truncated, damaged, has another
+            checksum, or holds a link, a device, a path that leaves it, or something absurdly large.
+    """
+    checksums = checksums or Checksums()
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise IndusCotError("the list of sources is empty; name a folder, an archive, a URL or a Hub repository")
+    if checksums.wanted and (len(sources) > 1 or not _is_archive(sources[0])):
+        raise IndusCotError(f"{sources[0]}: sha256 is given, which needs a single archive as the source")
+    found = False
+    for one in sources:
+        for member in _open_one(one, cache, checksums, ignore):
+            found = True
+            yield member
+    if not found:
+        raise IndusCotError(f"{', '.join(sources)}: holds no file; give the folder or archive that holds the data")
+
+
+def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
+    if source.startswith(("http://", "https://")):
+        path = download(source, cache)
+        name = _url_name(source)
+        try:
+            yield from _open_archive(path, _stem(name), name, checksums)
+        except ChecksumError:
+            path.unlink(missing_ok=True)
+            raise
+        return
+    if source.startswith(HUB):
+        yield from _walk(_snapshot(source, ignore), source.removeprefix(HUB), checksums, ignore)
+        return
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise IndusCotError(f"{source}: no such file or folder")
+    if path.is_dir():
+        yield from _walk(path, path.resolve().name, checksums, ignore)
+    elif path.name.lower().endswith(TABLE_SUFFIXES):
+        yield from _walk(path.parent, path.resolve().parent.name, checksums, ignore)
+    else:
+        yield from _open_archive(path, _stem(path.name), path.name, checksums)
+
+
+def _is_archive(source: str) -> bool:
+    if source.startswith(("http://", "https://")):
+        return True
+    return not source.startswith(HUB) and Path(source).expanduser().is_file() and not source.endswith(TABLE_SUFFIXES)
+
+
+def _stem(name: str) -> str:
+    suffix = next((end for end in sorted(ARCHIVE_SUFFIXES, key=len)[::-1] if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)] or name
+
+
+def clean_path(name: str, where: str) -> str:
+    """A member's name as a relative, ``/``-separated NFC path.
+
+    Raises:
+        IndusCotError: it is absolute or leaves the archive.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if text.startswith("/") or re.match(r"[A-Za-z]:/", text) or ".." in parts:
+        raise IndusCotError(f"{where}: member {name!r} points outside the archive; the archive is refused")
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        relative = Path(folder).relative_to(root).as_posix()
+        for file in sorted(files):
+            inside = file if relative == "." else f"{relative}/{file}"
+            if any(fnmatchcase(inside, pattern) for pattern in ignore):
+                continue
+            path = clean_path(f"{name.strip('/')}/{inside}", str(root))
+            if _hidden(inside):
+                continue
+            full = Path(folder) / file
+            if file.lower().endswith(ARCHIVE_SUFFIXES):
+                yield from _open_archive(full, path.rpartition("/")[0], file, checksums)
+            else:
+                yield Member(path, _size(full), lambda full=full: _read_file(full))  # type: ignore[misc]
+
+
+def _size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    if size > MAX_MEMBER_BYTES:
+        raise IndusCotError(f"{path}: {size} bytes is absurd for an image; remove it from the source")
+    return size
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+
+
+class ChecksumError(IndusCotError):
+    """The archive is not the one that was expected."""
+
+
+def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> Iterator[Member]:
+    """Members of one archive, with its sha256 compared first where one is known and taken beside the reading else."""
+    kind = _kind(path, name)
+    expected = checksums.wanted or checksums.published.get(name)
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        digest = pool.submit(_sha256, path)
+        if expected and digest.result() != expected:
+            raise ChecksumError(
+                f"{name}: its sha256 is {digest.result()}, expected {expected}; "
+                "the file is damaged or another version: download it again"
+            )
+        members = _zip_members(path, name) if kind == "zip" else _tar_members(path, name, kind)
+        try:
+            for member in members:
+                if not _hidden(member.path):
+                    inside = f"{prefix}/{member.path}" if prefix else member.path
+                    yield Member(inside, member.size, _guarded(member.read, name))
+        except DAMAGED as error:
+            raise _damaged(name, error) from error
+        checksums.found[name] = digest.result()
+
+
+def _guarded(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
+    def guarded() -> bytes:
+        try:
+            return read()
+        except DAMAGED as error:
+            raise _damaged(name, error) from error
+
+    return guarded
+
+
+def _damaged(name: str, error: Exception) -> IndusCotError:
+    return IndusCotError(f"{name}: the archive is truncated or damaged ({error}); download it again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kind(path: Path, name: str) -> str:
+    """zip, gz, xz, bz2 or tar, by content."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    for kind, magic in {"zip": b"PK", "gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh"}.items():
+        if head.startswith(magic):
+            return kind
+    if head[257:262] == b"ustar" or (len(head) == 512 and name.lower().endswith(".tar")):
+        return "tar"
+    if head.lstrip()[:1] == b"<":
+        raise IndusCotError(f"{name}: is a web page, not an archive; the link may need a login. Download it by hand")
+    raise IndusCotError(f"{name}: is no archive that can be read ({' '.join(ARCHIVE_SUFFIXES)}), or is cut short")
+
+
+def _check_sizes(name: str, member: str, size: int, total: int, packed: int) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise IndusCotError(f"{name}: member {member!r} claims {size} bytes, which is absurd; the archive is refused")
+    if total > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
+        raise IndusCotError(
+            f"{name}: unpacks to over {MAX_RATIO} times its size, as a bomb does; the archive is refused"
+        )
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """tarfile takes a damaged or missing header after the first for the end of the archive; here it is an error."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
+        try:
+            return super().fromtarfile(archive)  # type: ignore[return-value]
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"at byte {archive.offset}: {error or 'the end is missing'}") from None
+
+
+def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
+    total, packed = 0, path.stat().st_size
+    with path.open("rb", buffering=STREAM_BYTES) as raw:
+        # Mode "r:" seeks one byte back now and then, which would decompress everything again.
+        if kind == "tar":
+            tar = tarfile.open(fileobj=raw, mode="r:", tarinfo=_StrictInfo)
+        else:
+            mode = f"r|{kind}"
+            tar = tarfile.open(fileobj=raw, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictInfo)  # type: ignore[call-overload]
+        with tar:
+            while (info := tar.next()) is not None:
+                # tarfile keeps every header; the memory would grow with the archive.
+                tar.members.clear()
+                if info.isdir():
+                    clean_path(info.name, name)
+                    continue
+                if not info.isreg() or info.issparse():
+                    what = "a link" if info.issym() or info.islnk() else "neither a file nor a folder"
+                    raise IndusCotError(f"{name}: member {info.name!r} is {what}; the archive is refused")
+                total += info.size
+                _check_sizes(name, info.name, info.size, total, packed)
+                yield Member(
+                    clean_path(info.name, name), info.size, _tar_reader(tar, info, raw if kind == "tar" else None)
+                )
+
+
+def _tar_reader(tar: tarfile.TarFile, info: tarfile.TarInfo, raw: IO[bytes] | None) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if raw is not None:
+            raw.seek(info.offset_data)
+            data = raw.read(info.size)
+        else:
+            data = tar.extractfile(info).read()  # type: ignore[union-attr]
+        if len(data) != info.size:
+            raise EOFError(f"member {info.name!r} is cut short")
+        return data
+
+    return read
+
+
+def _zip_members(path: Path, name: str) -> Iterator[Member]:
+    packed = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        total = sum(info.file_size for info in infos)
+        for info in infos:
+            inside = clean_path(info.filename, name)
+            if info.is_dir():
+                continue
+            mode = info.external_attr >> 16
+            if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                raise IndusCotError(f"{name}: member {info.filename!r} is a link or a device; the archive is refused")
+            if info.flag_bits & 1:
+                raise IndusCotError(f"{name}: member {info.filename!r} is encrypted; unpack it and give the folder")
+            _check_sizes(name, info.filename, info.file_size, total, packed)
+            yield Member(inside, info.file_size, lambda info=info: archive.read(info))  # type: ignore[misc]
+
+
+def _url_name(url: str) -> str:
+    return Path(unquote(urlsplit(url).path)).name or "download"
+
+
+def download(url: str, cache: Path) -> Path:
+    """Fetch ``url`` into ``cache`` once; an interrupted download goes on where it stopped.
+
+    Retried with growing pauses on 429 (as long as ``Retry-After`` says), 5xx and broken connections.
+
+    Raises:
+        IndusCotError: the server refuses, or does not answer after several attempts.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{_url_name(url)[-100:]}"
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if target.exists():
+            return target
+        partial = target.with_name(f".{target.name}.partial")
+        reason = ""
+        with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60, connect=20)) as client:
+            for attempt in range(ATTEMPTS):
+                try:
+                    _fetch(client, url, partial)
+                except _TryAgainError as error:
+                    reason = str(error)
+                    pause = error.pause if error.pause is not None else BACKOFF_S * 2**attempt
+                except httpx.TransportError as error:
+                    reason = f"{type(error).__name__}: {error}"
+                    pause = BACKOFF_S * 2**attempt
+                except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+                    raise IndusCotError(f"{url}: cannot be fetched ({error}); check the address") from error
+                else:
+                    os.replace(partial, target)
+                    _validator(partial).unlink(missing_ok=True)
+                    return target
+                if attempt + 1 < ATTEMPTS:
+                    console.print(f"{url}: {reason}; trying again", highlight=False, markup=False)
+                    time.sleep(min(pause, MAX_BACKOFF_S))
+    raise IndusCotError(
+        f"{url}: {reason}, after {ATTEMPTS} attempts. What arrived is kept: run again to go on, "
+        "or download it by hand and give the file"
+    )
+
+
+class _TryAgainError(Exception):
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+def _validator(partial: Path) -> Path:
+    return partial.with_suffix(".validator")
+
+
+def _fetch(client: httpx.Client, url: str, partial: Path) -> None:
+    """One attempt; appends to ``partial`` if the server vouches that the file is still the same one."""
+    note = _validator(partial)
+    have = partial.stat().st_size if partial.exists() and note.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == 416:
+            partial.unlink()
+            raise _TryAgainError("the part that was downloaded no longer fits the file", 0)
+        if response.status_code == 429 or response.status_code >= 500:
+            wait = response.headers.get("Retry-After", "")
+            raise _TryAgainError(f"the server answers {response.status_code}", float(wait) if wait.isdigit() else None)
+        if response.status_code >= 400:
+            raise IndusCotError(
+                f"{url}: the server answers {response.status_code}; check the address, or download it by hand "
+                "and give the file"
+            )
+        resumed = response.status_code == 206
+        have = have if resumed else 0
+        etag = response.headers.get("ETag", "")
+        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+        if validator:
+            note.write_text(json.dumps(validator))
+        else:
+            note.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        blocks = -(-(total - have) // DOWNLOAD_BYTES) if total is not None else None
+        with partial.open("ab" if resumed else "wb") as file:
+            for block in track(response.iter_raw(DOWNLOAD_BYTES), f"download {_url_name(url)} (MiB)", blocks):
+                file.write(block)
+        if total is not None and partial.stat().st_size != total:
+            raise _TryAgainError(f"{partial.stat().st_size} of {total} bytes arrived")
+
+
+def _snapshot(source: str, ignore: Sequence[str]) -> Path:
+    """A Hub dataset repository in the Hub's own cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=revision or None, ignore_patterns=list(ignore) or None
+            )
+        )
+    except GatedRepoError as error:
+        raise IndusCotError(
+            f"{source}: the repository is gated; accept its terms on its page, then run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise IndusCotError(f"{source}: has no revision {revision!r}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise IndusCotError(
+            f"{source}: no such dataset repository, or it is private; write hf://datasets/OWNER/NAME, "
+            "and run `hf auth login` if it is private"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.TransportError) as error:
+        raise IndusCotError(
+            f"{source}: the Hub cannot be reached ({str(error).splitlines()[0]}); run again to go on"
+        ) from error

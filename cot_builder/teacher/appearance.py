@@ -1,0 +1,286 @@
+"""What can be said of a place by measuring its pixels: tone, colour, shape, sharpness, contrast.
+
+Lightness and colour are CIE L*a*b*; differences are CIE76 (about 2 is just noticeable).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from schemas.geometry import SCALE, Box, expand, to_pixels
+
+GLOBAL_SIDE = 448
+"""Longest side, in pixels, of what a model is assumed to see of the whole image at first glance."""
+NOTICEABLE = 5.0
+PLAIN = 0.85
+"""Share of the border that must keep to one colour for it to count as background."""
+BACKGROUND_TOLERANCE = 20.0
+"""Colour difference up to which a pixel counts as background."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place against its immediate surroundings."""
+
+    contrast: float
+    """Mean colour difference of the place's conspicuous pixels from the surroundings."""
+    noise: float
+    """Median colour difference within the surroundings."""
+    lightness: float
+    """Positive where lighter than the surroundings, in L* (0-100)."""
+    green_red: float
+    blue_yellow: float
+    """Shift of a* and b* from the surroundings."""
+    surrounding_hue: tuple[float, float]
+    """a* and b* of the surroundings."""
+    filled: float
+    """Share of the box that is conspicuous, in [0, 1]."""
+    elongation: float
+    """Length over width of the conspicuous region, at least 1."""
+    angle: float
+    """Of its long axis to the horizontal in degrees, counter-clockwise, in [0, 180)."""
+    sharpness: float
+    """Steepness of its border relative to its contrast, in [0, 1]."""
+    roughness: float
+    """Fine detail in the place over fine detail around it."""
+
+    @property
+    def visibility(self) -> float:
+        """Contrast in units of what the surroundings vary by anyway."""
+        return self.contrast / (self.noise + 2.0)
+
+    @property
+    def tone(self) -> str:
+        """'darker', 'lighter', or '' where lightness does not tell it apart."""
+        return "" if abs(self.lightness) < NOTICEABLE else "lighter" if self.lightness > 0 else "darker"
+
+    @property
+    def hue(self) -> str:
+        """Direction of the colour shift, or '' where there is none worth a word."""
+        strength = math.hypot(self.green_red, self.blue_yellow)
+        if strength < 2 * NOTICEABLE or strength < 0.4 * abs(self.lightness):
+            return ""
+        red, yellow = self.surrounding_hue
+        if abs(self.blue_yellow) >= abs(self.green_red):
+            if self.blue_yellow > 0:
+                return "more yellowish"
+            return "more bluish" if yellow + self.blue_yellow < -4 else "less yellow"
+        if self.green_red > 0:
+            return "more reddish"
+        return "more greenish" if red + self.green_red < -4 else "less red"
+
+    @property
+    def direction(self) -> str:
+        """Course of an elongated region in words."""
+        if self.angle < 20 or self.angle >= 160:
+            return "horizontal"
+        if 70 <= self.angle < 110:
+            return "vertical"
+        return "rising to the right" if self.angle < 90 else "falling to the right"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The whole image at a glance."""
+
+    background_spread: float
+    """Standard deviation of L* in the background, or in the whole where there is none."""
+    background: str
+    """Name of the border's colour."""
+    colour: str
+    """Name of the dominant colour of what is not background."""
+    fills_frame: bool
+    """Surface from edge to edge; neither this nor ``on_background`` where that is not clear."""
+    on_background: bool
+    detail: float
+    """Share of pixels on an edge, in [0, 1]."""
+
+
+class Look:
+    """An image with what measuring it again and again would cost."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+
+    @cached_property
+    def _lab(self) -> np.ndarray:
+        lab = cv2.cvtColor(cv2.GaussianBlur(self.image, (3, 3), 0), cv2.COLOR_BGR2LAB).astype(np.float32)
+        lab[..., 0] *= 100 / 255
+        lab[..., 1:] -= 128
+        return lab
+
+    @cached_property
+    def _global(self) -> "Look":
+        scale = GLOBAL_SIDE / max(self.image.shape[:2])
+        if scale >= 1:
+            return self
+        return Look(cv2.resize(self.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        grey = cv2.GaussianBlur(cv2.cvtColor(self.image, cv2.COLOR_BGR2GRAY), (0, 0), 1.2)
+        return cv2.Canny(grey, 30, 90)
+
+    def at_first_glance(self, box: Box) -> Spot:
+        """The place as the downscaled whole shows it."""
+        return self._global.spot(box)
+
+    def spot(self, box: Box) -> Spot:
+        """Measure a box of 0-1000 against the ring around it."""
+        height, width = self.image.shape[:2]
+        x1, y1, x2, y2 = to_pixels(box, width, height)
+        margin = max(6, round(0.35 * max(x2 - x1, y2 - y1)))
+        left, top, right, bottom = (
+            max(x1 - margin, 0),
+            max(y1 - margin, 0),
+            min(x2 + margin, width),
+            min(y2 + margin, height),
+        )
+        around = self._lab[top:bottom, left:right]
+        inside = np.zeros(around.shape[:2], bool)
+        inside[y1 - top : y2 - top, x1 - left : x2 - left] = True
+        ring = around[~inside] if (~inside).any() else around.reshape(-1, 3)
+        centre = np.median(ring, axis=0)
+        distance = np.linalg.norm(around - centre, axis=2)
+        noise = float(np.median(np.linalg.norm(ring - centre, axis=1)))
+        threshold = max(float(np.percentile(distance[inside], 60)), noise + 1.0)
+        core = inside & (distance >= threshold)
+        if not core.any():
+            core = inside
+        shift = around[core].mean(axis=0) - centre
+        elongation, angle = _shape(core)
+        return Spot(
+            contrast=float(distance[core].mean()),
+            noise=noise,
+            lightness=float(shift[0]),
+            green_red=float(shift[1]),
+            blue_yellow=float(shift[2]),
+            surrounding_hue=(float(centre[1]), float(centre[2])),
+            filled=float(core.sum() / inside.sum()),
+            elongation=elongation,
+            angle=angle,
+            sharpness=_sharpness(distance, core),
+            roughness=_roughness(around[..., 0], inside),
+        )
+
+    @cached_property
+    def _ground(self) -> tuple[np.ndarray, float]:
+        """Colour of the image's border as L*a*b*, and the share of the border that keeps to it."""
+        lab = self._lab
+        edge = np.concatenate([side.reshape(-1, 3) for side in (lab[:4], lab[-4:], lab[:, :4], lab[:, -4:])])
+        colour = np.median(edge, axis=0)
+        return colour, float((np.linalg.norm(edge - colour, axis=1) < BACKGROUND_TOLERANCE).mean())
+
+    @cached_property
+    def _object(self) -> np.ndarray | None:
+        """Pixels that differ from a background around them, bool (h, w); None where there is no background."""
+        colour, kept = self._ground
+        mask = np.linalg.norm(self._lab - colour, axis=2) > BACKGROUND_TOLERANCE
+        return mask if kept > PLAIN and 0.03 < mask.mean() < 0.9 else None
+
+    def scene(self) -> Scene:
+        """Facts on the whole image."""
+        small = self._global
+        colour, kept = small._ground
+        mask = small._object
+        shown = small._lab.reshape(-1, 3) if mask is None else small._lab[mask]
+        spread = small._lab[..., 0].std() if mask is None else small._lab[..., 0][~mask].std()
+        return Scene(
+            background_spread=float(spread),
+            background=colour_name(*colour),
+            colour=colour_name(*np.median(shown, axis=0)),
+            fills_frame=mask is None and not 0.5 < kept <= PLAIN,
+            on_background=mask is not None,
+            detail=float(cv2.countNonZero(small._edges) / small._edges.size),
+        )
+
+    def on_object(self, box: Box) -> bool:
+        """Whether a box lies on the object rather than on the background or the image's rim."""
+        if min(box[:2]) <= 8 or max(box[2:]) >= SCALE - 8:
+            return False
+        mask = self._global._object
+        if mask is None:
+            return True
+        x1, y1, x2, y2 = to_pixels(box, mask.shape[1], mask.shape[0])
+        around = expand(box, 1.6)
+        left, top, right, bottom = to_pixels(around, mask.shape[1], mask.shape[0])
+        return bool(mask[y1:y2, x1:x2].mean() > 0.5 or mask[top:bottom, left:right].mean() > 0.7)
+
+    def detail(self, box: Box) -> float:
+        """Share of pixels of a box that lie on an edge, in [0, 1]."""
+        x1, y1, x2, y2 = to_pixels(box, self.image.shape[1], self.image.shape[0])
+        part = self._edges[y1:y2, x1:x2]
+        return float(cv2.countNonZero(part) / part.size)
+
+    def recurrence(self, box: Box) -> tuple[float, Box | None]:
+        """How well the place's pattern recurs elsewhere: best normalised correlation in [0, 1] and where."""
+        small = self._global
+        height, width = small.image.shape[:2]
+        x1, y1, x2, y2 = to_pixels(expand(box, 1.2, 40), width, height)
+        grey = cv2.cvtColor(small.image, cv2.COLOR_BGR2GRAY)
+        template = grey[y1:y2, x1:x2]
+        if template.shape[0] * 2 > height or template.shape[1] * 2 > width or template.std() < 2:
+            return 0.0, None
+        best, place = 0.0, None
+        for flip in (None, 1, 0):
+            pattern = template if flip is None else cv2.flip(template, flip)
+            scores = cv2.matchTemplate(grey, np.ascontiguousarray(pattern), cv2.TM_CCOEFF_NORMED)
+            h, w = template.shape
+            scores[max(y1 - h, 0) : y1 + h, max(x1 - w, 0) : x1 + w] = -1
+            _, score, _, (x, y) = cv2.minMaxLoc(scores)
+            if score > best:
+                best = float(score)
+                place = (
+                    x * SCALE // width,
+                    y * SCALE // height,
+                    min((x + w) * SCALE // width, SCALE),
+                    min((y + h) * SCALE // height, SCALE),
+                )
+        return best, place
+
+
+def colour_name(lightness: float, green_red: float, blue_yellow: float) -> str:
+    """A plain name for a CIE L*a*b* colour (L* 0-100, a* and b* about -100 to 100)."""
+    chroma = math.hypot(green_red, blue_yellow)
+    if chroma < 10:
+        return _first(lightness, (20, "black"), (40, "dark grey"), (65, "grey"), (85, "light grey"), (999, "white"))
+    hue = math.degrees(math.atan2(blue_yellow, green_red)) % 360
+    if 30 <= hue < 115 and chroma < 38:
+        return _first(lightness, (28, "dark brown"), (48, "brown"), (68, "tan"), (999, "beige"))
+    if 45 <= hue < 80:
+        return _first(lightness, (30, "dark brown"), (55, "brown"), (999, "orange"))
+    if 80 <= hue < 115:
+        return _first(lightness, (55, "olive"), (999, "yellow"))
+    named = _first(hue, (45, "red"), (170, "green"), (230, "teal"), (305, "blue"), (345, "purple"), (361, "red"))
+    return f"dark {named}" if lightness < 25 else f"light {named}" if lightness > 78 else named
+
+
+def _first(value: float, *steps: tuple[float, str]) -> str:
+    return next(name for limit, name in steps if value < limit)
+
+
+def _shape(core: np.ndarray) -> tuple[float, float]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(core.astype(np.uint8), connectivity=8)
+    if count > 1:
+        core = labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    ys, xs = np.nonzero(core)
+    if len(xs) < 5:
+        return 1.0, 0.0
+    values, vectors = np.linalg.eigh(np.cov(np.stack([xs, -ys]).astype(float)))
+    x, y = vectors[:, 1]
+    return math.sqrt((values[1] + 0.1) / (max(values[0], 0.0) + 0.1)), math.degrees(math.atan2(y, x)) % 180
+
+
+def _sharpness(distance: np.ndarray, core: np.ndarray) -> float:
+    step = cv2.morphologyEx(distance, cv2.MORPH_GRADIENT, np.ones((3, 3)))
+    border = core & ~cv2.erode(core.astype(np.uint8), np.ones((3, 3))).astype(bool)
+    return float(min(step[border].mean() / (distance[core].mean() + 1e-6), 1.0)) if border.any() else 0.0
+
+
+def _roughness(lightness: np.ndarray, inside: np.ndarray) -> float:
+    fine = np.abs(cv2.Laplacian(lightness, cv2.CV_32F))
+    around = fine[~inside].mean() if (~inside).any() else fine.mean()
+    return float((fine[inside].mean() + 0.1) / (around + 0.1))

@@ -1,0 +1,174 @@
+"""The four tools: geometry, limits, determinism, refusals."""
+
+import re
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cot_builder.inspection import tools
+from cot_builder.inspection.tools import MAX_ZOOM, MIN_SIDE, TARGET_SIDE, ToolError
+from schemas.geometry import to_pixels
+
+sizes = st.integers(8, 900)
+spans = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).filter(lambda s: s[0] != s[1]).map(sorted)
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, sizes, spans, spans)
+def test_crop_never_returns_fewer_than_28_px_and_says_what_it_shows(width, height, xs, ys):
+    image = picture(width, height)
+    result = tools.crop(image, [xs[0], ys[0], xs[1], ys[1]])
+    assert min(result.image.shape[:2]) >= MIN_SIDE
+    assert max(result.image.shape[:2]) <= max(
+        TARGET_SIDE + 1, width, height, MIN_SIDE * max(width, height) / min(width, height) + 1
+    )
+    shown = tuple(int(v) for v in re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", result.text).groups())
+    assert shown[0] <= xs[0] + 1 and shown[2] >= min(xs[1] - 1, 1000) - 1000 // min(width, 1000)
+    x1, y1, x2, y2 = to_pixels(shown, width, height)
+    assert f"{x2 - x1} x {y2 - y1} px" in result.text
+
+
+def test_crop_shows_the_original_pixels_where_it_does_not_enlarge():
+    image = picture(1000, 1000)
+    result = tools.crop(image, [100, 200, 700, 900])
+    assert np.array_equal(result.image, image[200:900, 100:700])
+    result.image[:] = 0
+    assert image[200:900, 100:700].any(), "a tool must not hand out the inspected image itself"
+
+
+def test_crop_enlarges_small_regions_up_to_8x():
+    image = picture(1000, 1000)
+    assert tools.crop(image, [0, 0, 224, 112]).image.shape[:2] == (224, 448)
+    assert tools.crop(image, [0, 0, 20, 20]).image.shape[:2] == (160, 160)
+    assert f"shown at {MAX_ZOOM:.1f}x" in tools.crop(image, [0, 0, 20, 20]).text
+
+
+def test_crop_without_a_region_finds_the_foreground_and_says_how():
+    image = np.full((300, 400, 3), 200, np.uint8)
+    cv2.rectangle(image, (240, 60), (300, 120), (20, 20, 160), -1)
+    result = tools.crop(image)
+    x1, y1, x2, y2 = (int(v) for v in re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", result.text).groups())
+    assert x1 <= 600 and x2 >= 748 and y1 <= 200 and y2 >= 398
+    assert "foreground proposal" in result.text
+    assert "centre proposal" in tools.crop(np.full((300, 400, 3), 128, np.uint8)).text
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        [0, 0, 10],
+        [0, 0, 0, 10],
+        [10, 0, 5, 10],
+        [0, 0, 1001, 10],
+        [-1, 0, 10, 10],
+        [0.5, 0, 1, 1],
+        "0,0,1,1",
+        [True, 0, 5, 5],
+        7,
+    ],
+)
+@pytest.mark.parametrize("call", [tools.crop, lambda image, region: tools.enhance(image, "clahe", region)])
+def test_a_region_that_is_no_box_is_refused_with_the_rule(call, region):
+    with pytest.raises(ToolError, match=r"\[x1, y1, x2, y2\], integers 0-1000.*got"):
+        call(picture(50, 50), region)
+
+
+def test_enhance_refuses_an_unknown_operator_by_name():
+    with pytest.raises(ToolError, match=r"clahe, canny, residual; got 'sobel'"):
+        tools.enhance(picture(50, 50), "sobel")
+
+
+def test_residual_points_at_the_mark_in_original_coordinates():
+    image = np.full((500, 800, 3), 120, np.uint8)
+    cv2.circle(image, (600, 100), 3, (30, 30, 30), -1)
+    text = tools.enhance(image, "residual", [600, 0, 1000, 400]).text
+    x, y = (int(v) for v in re.search(r"strongest at \((\d+), (\d+)\)", text).groups())
+    assert abs(x - 750) <= 8 and abs(y - 200) <= 8
+
+
+def test_canny_draws_an_edge_and_clahe_widens_a_narrow_range():
+    image = np.full((400, 400, 3), 100, np.uint8)
+    image[:, 200:] = 160
+    edges = tools.enhance(image, "canny")
+    assert edges.image.ndim == 2 and set(np.unique(edges.image)) == {0, 255}
+    assert 195 <= np.nonzero(edges.image)[1].mean() / edges.image.shape[1] * 400 <= 205
+    faint = (picture(300, 300) // 16 + 120).astype(np.uint8)
+    before, after = re.search(r"spread ([\d.]+) before, ([\d.]+) after", tools.enhance(faint, "clahe").text).groups()
+    assert float(after) > 1.5 * float(before)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_measured_distances_are_euclidean_in_pixels(points):
+    width, height = 641, 481
+    text = tools.measure(picture(width, height), [list(p) for p in points]).text
+    stated = [float(v) for v in re.findall(r"P\d-P\d: ([\d.]+) px", text)]
+    scale = np.array([(width - 1) / 1000, (height - 1) / 1000])
+    true = [float(np.linalg.norm((np.array(b) - a) * scale)) for a, b in pairwise(np.array(points))]
+    assert stated == pytest.approx(true, abs=0.051)
+
+
+def test_measure_gives_angle_relation_grey_and_millimetres():
+    image = np.zeros((1001, 1001, 3), np.uint8)
+    image[:, 500:] = 200
+    text = tools.measure(image, [[100, 100], [100, 500], [900, 500]], mm_per_px=0.05).text
+    assert "angle at P2: 90.0 deg" in text
+    assert "P1 (100, 100) grey 0" in text and "P3 (900, 500) grey 200" in text
+    assert "end lies below of start" in text and "end lies right of start" in text
+    assert "400.0 px = 20.00 mm" in text
+    assert "grey levels along it 0 to 200" in text
+
+
+@pytest.mark.parametrize(
+    "points", [[[1, 1]], [[1, 1]] * 7, [[1, 1], [1001, 0]], [[1, 1], [1.5, 0]], "ab", [[1, 1], [2]], None]
+)
+def test_measure_refuses_points_that_are_none(points):
+    with pytest.raises(ToolError, match=r"two to six \[x, y\] pairs"):
+        tools.measure(picture(20, 20), points)
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("inf"), "1", float("nan")])
+def test_measure_refuses_a_scale_that_is_not_positive(scale):
+    with pytest.raises(ToolError, match="mm_per_px"):
+        tools.measure(picture(20, 20), [[0, 0], [5, 5]], scale)
+
+
+PRIORS = {("ball_screw", "C1"): "first", ("ball_screw", "C2"): "second", ("plastic_nut", "C1"): "third"}
+
+
+def test_prior_says_which_entry_it_used():
+    assert tools.prior(PRIORS, "ball_screw", "C2").text == "Normalcy prior for ball screw, view C2: second"
+    assert tools.prior(PRIORS, "Ball screw", "C9").text.startswith(
+        "Normalcy prior for ball screw, view C1 (none for view C9): first"
+    )
+    text = tools.prior(PRIORS, "plastic nuts", "C1").text
+    assert (
+        text == "Normalcy prior for plastic nut, view C1 (none for plastic nuts; the nearest category by name): third"
+    )
+
+
+def test_prior_refuses_an_empty_base_and_an_empty_category():
+    with pytest.raises(ToolError, match="no normalcy prior"):
+        tools.prior({}, "nut")
+    with pytest.raises(ToolError, match="must be texts"):
+        tools.prior(PRIORS, " ")
+
+
+@pytest.mark.parametrize("operator", ["clahe", "canny", "residual"])
+def test_tools_are_deterministic_and_leave_the_image_alone(operator):
+    image = picture(300, 200)
+    before = image.copy()
+    first, second = (
+        tools.enhance(image, operator, [10, 10, 500, 600]),
+        tools.enhance(image, operator, [10, 10, 500, 600]),
+    )
+    assert first.text == second.text and np.array_equal(first.image, second.image)
+    assert np.array_equal(image, before)
