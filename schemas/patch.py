@@ -2,12 +2,11 @@
 
 from typing import Annotated, Literal
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.geometry import UnitBox
 from schemas.sample import Name
-from schemas.table import Rule, Table, box_within_scale
+from schemas.table import Table
 
 
 class PatchPair(BaseModel):
@@ -38,9 +37,4 @@ class PatchPair(BaseModel):
     global_row: Annotated[int, Field(ge=0)]
 
 
-PATCH = Table(
-    "patch",
-    PatchPair,
-    key=("patch_id",),
-    rules=[Rule("box", "the box lies in 0-1000 with x1 < x2 and y1 < y2", box_within_scale(pl.col("box")))],
-)
+PATCH = Table("patch", PatchPair, key=("patch_id",))

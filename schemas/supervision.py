@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.geometry import UnitBox
 from schemas.sample import Name
-from schemas.table import Rule, Table, boxes_within_scale
+from schemas.table import Rule, Table
 
 
 class Supervision(BaseModel):
@@ -52,6 +52,5 @@ SUPERVISION = Table(
             "an anomalous sample has a defect type",
             (pl.col("label") == "normal") | pl.col("defect_type").is_not_null(),
         ),
-        Rule("boxes", "boxes lie in 0-1000 with x1 < x2 and y1 < y2", boxes_within_scale("boxes")),
     ],
 )

@@ -5,18 +5,22 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import numpy as np
-import pandera.polars as pa
 import polars as pl
-from pandera.errors import SchemaError
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.errors import IndusCotError
 from schemas.geometry import check_box
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
+
+# pandera takes most of a second to import and a worker process that only reads records never needs it:
+# it is imported where a table is validated.
 
 SHOWN_FAILURES = 40
 SHOWN_ROWS = 5
@@ -53,12 +57,14 @@ class Table:
         """Polars type of each column."""
         return {name: _dtype(info.annotation) for name, info in self.record.model_fields.items()}
 
-    def schema(self, columns: Iterable[str] | None = None) -> pa.DataFrameSchema:
+    def schema(self, columns: Iterable[str] | None = None) -> "pa.DataFrameSchema":
         """The pandera schema: types, nullability, ranges, unknown columns, rules.
 
         Args:
             columns: Only these, and the rules that need no other; all where None.
         """
+        import pandera.polars as pa
+
         fields = self.record.model_fields
         chosen = list(fields) if columns is None else [name for name in fields if name in set(columns)]
         checks = [_check(column, text, rule) for column, text, rule in self._rules(chosen)]
@@ -85,6 +91,8 @@ class Table:
                 that many rows break, the first few rows and their number.
             TypeError: ``frame`` is lazy.
         """
+        from pandera.errors import SchemaError
+
         if isinstance(frame, pl.LazyFrame):
             raise TypeError("a LazyFrame is checked for its columns only: collect it first")
         sound, failures = self._columns(frame)
@@ -166,16 +174,11 @@ class Table:
         return [self.record.model_validate(row) for row in frame.iter_rows(named=True)]
 
 
-def box_within_scale(box: pl.Expr) -> pl.Expr:
+def _is_box(box: pl.Expr) -> pl.Expr:
     """True where ``box``, a list of four, is a box in 0-1000."""
     x1, y1, x2, y2 = (box.list.get(i, null_on_oob=True) for i in range(4))
     inside = (x1 >= 0) & (x1 < x2) & (x2 <= 1000) & (y1 >= 0) & (y1 < y2) & (y2 <= 1000)
     return (box.list.len() == 4) & inside.fill_null(False)
-
-
-def boxes_within_scale(column: str) -> pl.Expr:
-    """True where every box of a list column is a box in 0-1000."""
-    return pl.col(column).list.eval(box_within_scale(pl.element())).list.all()
 
 
 def _strip(annotation: Any) -> tuple[Any, list[Any], bool]:
@@ -214,7 +217,9 @@ def _dtype(annotation: Any) -> pl.DataType:
         raise TypeError(f"a column cannot hold {annotation}") from None
 
 
-def _column(name: str, info: FieldInfo) -> pa.Column:
+def _column(name: str, info: FieldInfo) -> "pa.Column":
+    import pandera.polars as pa
+
     # `nullable` is a check of its own: pandera cannot report nulls and other failures of one frame together.
     checks = [_check(*rule) for rule in _column_rules(name, info)]
     return pa.Column(_dtype(info.annotation), checks=checks, nullable=True, name=name)
@@ -224,7 +229,9 @@ def _column_rules(name: str, info: FieldInfo) -> list[ColumnRule]:
     return [(name, text, rule(pl.col(name))) for text, rule in _value_rules(info.annotation, info.metadata)]
 
 
-def _check(column: str, text: str, rule: pl.Expr) -> pa.Check:
+def _check(column: str, text: str, rule: pl.Expr) -> "pa.Check":
+    import pandera.polars as pa
+
     # One answer for the whole column: pandera would write each failing row as JSON, and bytes have no JSON.
     told = f"{column}: {text}"
     return pa.Check(lambda data: data.lazyframe.select(rule.all()).collect().item(), name=told, error=told)
@@ -289,7 +296,7 @@ def _constraint(bare: Any, item: Any) -> Iterator[Constraint]:
     elif isinstance(item, annotated_types.MaxLen):
         yield f"length at most {item.max_length}", lambda value: _length(bare, value) <= item.max_length
     elif isinstance(item, AfterValidator) and item.func is check_box:
-        yield "a box in 0-1000 with x1 < x2 and y1 < y2", box_within_scale
+        yield "a box in 0-1000 with x1 < x2 and y1 < y2", _is_box
     elif pattern := getattr(item, "pattern", None):
         yield f"matches {pattern}", lambda value: value.str.contains(pattern)
     else:

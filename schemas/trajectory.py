@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from schemas.geometry import UnitBox
 from schemas.sample import Name, Sha256
-from schemas.table import Rule, Table, boxes_within_scale
+from schemas.table import Rule, Table
 
 ToolName = Literal["crop", "enhance", "measure", "prior"]
 
@@ -127,7 +127,6 @@ DRAFT = Table(
     Draft,
     key=("draft_id",),
     rules=[
-        Rule("boxes", "boxes lie in 0-1000 with x1 < x2 and y1 < y2", boxes_within_scale("boxes")),
         Rule(
             "answer",
             "Yes has boxes and a type, No has neither",

@@ -193,12 +193,15 @@ def _equaliser() -> cv2.CLAHE:
 
 
 def _clahe(pixels: np.ndarray, where: str) -> ToolResult:
-    lab = cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB)
-    before = float(lab[..., 0].std())
-    lab[..., 0] = _equaliser().apply(np.ascontiguousarray(lab[..., 0]))
-    after = float(lab[..., 0].std())
+    lightness, green_red, blue_yellow = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB))
+    even = _equaliser().apply(lightness)
+    before, after = _spread(lightness), _spread(even)
     text = f"Contrast-limited equalisation {where}: lightness spread {before:.1f} before, {after:.1f} after."
-    return ToolResult(text, cv2.cvtColor(lab, cv2.COLOR_LAB2BGR))
+    return ToolResult(text, cv2.cvtColor(cv2.merge([even, green_red, blue_yellow]), cv2.COLOR_LAB2BGR))
+
+
+def _spread(channel: np.ndarray) -> float:
+    return float(cv2.meanStdDev(channel)[1].item())
 
 
 def _canny(grey: np.ndarray, where: str) -> ToolResult:

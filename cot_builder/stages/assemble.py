@@ -163,11 +163,7 @@ def _feature(dtype: pl.DataType, name: str) -> Any:
 def _write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
     """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The Arrow type of a JSON column is an extension; its storage, a string, is what every reader knows.
     schema = features().arrow_schema
-    schema = pa.schema(
-        [pa.field(f.name, pa.string()) if f.name in JSON_COLUMNS else f for f in schema], schema.metadata
-    )
     writer: pq.ParquetWriter | None = None
     shard = total = size = 0
     for batch in _batches(rows):

@@ -16,12 +16,11 @@ from PIL import Image
 from cot_builder.progress import track
 from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
-from schemas.errors import IndusCotError
 
 SIDE = 32
 """Of a thumbnail, pixels: what imagehash's perceptual hash is computed from."""
 MIN_CORRELATION = 0.95
-MIN_CONTRAST = 3.0
+MIN_CONTRAST = 1.5
 """Standard deviation of a thumbnail, in grey levels, below which an image is featureless."""
 BLOCK = 256
 INLINE = 400
@@ -54,7 +53,7 @@ class NearPairs:
     pairs: list[tuple[int, int, int, float]]
     """(row of the first, row of the second, differing bits, correlation of the thumbnails)."""
     refused: int
-    """Pairs whose hashes agree and whose thumbnails do not, or that are featureless."""
+    """Pairs whose hashes agree and whose thumbnails do not."""
 
 
 def fingerprint(data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None) -> np.ndarray | None:
@@ -103,21 +102,22 @@ def fingerprints(
     ]
     thumbnails = np.lib.format.open_memmap(scratch, "w+", np.uint8, (max(ordered.height, 1), SIDE, SIDE))
     sample_ids: list[str] = []
-    hashes: list[np.ndarray] = []
+    hashes: list[np.uint64] = []
     damaged: dict[str, str] = {}
-    for ids, found, small, faults in track(
-        _run(blocks, workspace, workers if ordered.height > INLINE else 1), description, len(blocks)
-    ):
-        thumbnails[len(sample_ids) : len(sample_ids) + len(ids)] = small
-        sample_ids += ids
-        hashes.append(found)
-        damaged |= faults
-    empty = np.zeros(0, np.uint64)
-    return Fingerprints(sample_ids, np.concatenate([empty, *hashes]), thumbnails[: len(sample_ids)], damaged)
+    done = _run(blocks, workspace, workers if ordered.height > INLINE else 1)
+    for sample_id, thumbnail, value in track((item for block in done for item in block), description, ordered.height):
+        if isinstance(thumbnail, str):
+            damaged[sample_id] = thumbnail
+            continue
+        thumbnails[len(sample_ids)] = thumbnail
+        sample_ids.append(sample_id)
+        hashes.append(value)
+    return Fingerprints(sample_ids, np.array(hashes, np.uint64), thumbnails[: len(sample_ids)], damaged)
 
 
 _Block = list[tuple[str, str, int, str, int, int, list[int] | None]]
-_Done = tuple[list[str], np.ndarray, np.ndarray, dict[str, str]]
+_Done = list[tuple[str, np.ndarray | str, np.uint64]]
+"""Sample id, its thumbnail or what is wrong with the image, its hash."""
 
 
 def _run(blocks: list[_Block], workspace: Workspace, workers: int) -> Iterator[_Done]:
@@ -131,21 +131,15 @@ def _run(blocks: list[_Block], workspace: Workspace, workers: int) -> Iterator[_
 
 def _fingerprint_block(workspace: Workspace, block: _Block) -> _Done:
     reader = ShardReader(workspace.pull(block[0][0]))
-    ids: list[str] = []
-    hashes: list[np.uint64] = []
-    thumbnails: list[np.ndarray] = []
-    damaged: dict[str, str] = {}
+    done: _Done = []
     for _, shard, row, sample_id, width, height, region in block:
         box = None if region is None else (region[0], region[1], region[2], region[3])
         thumbnail = fingerprint(reader.get(shard, row), width, height, box)
         if thumbnail is None:
-            damaged[sample_id] = f"{shard}, row {row}: the image does not decode"
-            continue
-        ids.append(sample_id)
-        hashes.append(perceptual_hash(thumbnail))
-        thumbnails.append(thumbnail)
-    small = np.stack(thumbnails) if thumbnails else np.zeros((0, SIDE, SIDE), np.uint8)
-    return ids, np.array(hashes, np.uint64), small, damaged
+            done.append((sample_id, f"{shard}, row {row}", np.uint64(0)))
+        else:
+            done.append((sample_id, thumbnail, perceptual_hash(thumbnail)))
+    return done
 
 
 def near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPairs:
@@ -154,21 +148,17 @@ def near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPair
     A perceptual hash keeps the signs of 64 low frequencies: it brings copies together, and also different
     pictures of one rough shape, and all featureless ones. So a pair counts only where the normalised
     correlation of the thumbnails is at least 0.95 (a copy, re-encoded or resized, has about 0.99) and both
-    have a contrast of at least 3 grey levels. Featureless images are told apart by their bytes alone.
+    have a contrast of at least 1.5 grey levels. Featureless images are told apart by their bytes alone.
     """
-    featureless = [_contrast(side.thumbnails) < MIN_CONTRAST for side in (first, second)]
-    # One row a distinct hash: repeated images cost one comparison.
-    left, left_rows = np.unique(first.hashes, return_inverse=True)
-    right, right_rows = np.unique(second.hashes, return_inverse=True)
+    (left, members), (right, others) = _by_hash(first), _by_hash(second)
     pairs: list[tuple[int, int, int, float]] = []
     refused = 0
-    members, others = _members(left_rows, len(left)), _members(right_rows, len(right))
     for a, b, distance in _close_hashes(left, right, bits):
         rows = np.stack([axis.ravel() for axis in np.meshgrid(members[a], others[b], indexing="ij")], axis=1)
         for start in range(0, len(rows), COMPARED_AT_ONCE):
             one, two = rows[start : start + COMPARED_AT_ONCE].T
             agreement = correlation(first.thumbnails[one], second.thumbnails[two])
-            same = (agreement >= MIN_CORRELATION) & ~featureless[0][one] & ~featureless[1][two]
+            same = agreement >= MIN_CORRELATION
             refused += int((~same).sum())
             pairs += [
                 (int(i), int(j), distance, round(float(value), 4))
@@ -184,9 +174,12 @@ def _close_hashes(left: np.ndarray, right: np.ndarray, bits: int) -> Iterator[tu
             yield start + int(a), int(b), int(distance[a, b])
 
 
-def _members(inverse: np.ndarray, count: int) -> list[np.ndarray]:
-    order = np.argsort(inverse, kind="stable")
-    return np.split(order, np.searchsorted(inverse[order], np.arange(1, count)))
+def _by_hash(images: Fingerprints) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Distinct hashes of images that are not featureless, and the rows that have each."""
+    rows = np.flatnonzero(~featureless(images))
+    rows = rows[np.argsort(images.hashes[rows], kind="stable")]
+    values, starts = np.unique(images.hashes[rows], return_index=True)
+    return values, np.split(rows, starts[1:])
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -197,6 +190,8 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(1), norm, out=np.zeros_like(norm), where=norm > 0)
 
 
-def _contrast(thumbnails: np.ndarray) -> np.ndarray:
-    blocks = [thumbnails[start : start + COMPARED_AT_ONCE] for start in range(0, len(thumbnails), COMPARED_AT_ONCE)]
-    return np.concatenate([np.zeros(0), *(block.std(axis=(1, 2)) for block in blocks)])
+def featureless(images: Fingerprints) -> np.ndarray:
+    """Bool (n,): images whose thumbnail has next to no contrast."""
+    small = images.thumbnails
+    blocks = [small[start : start + COMPARED_AT_ONCE] for start in range(0, len(small), COMPARED_AT_ONCE)]
+    return np.concatenate([np.zeros(0), *(block.std(axis=(1, 2)) for block in blocks)]) < MIN_CONTRAST

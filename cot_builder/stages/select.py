@@ -1,0 +1,453 @@
+"""Picks the training samples: category-disjoint, no copies of evaluation images, visible, balanced, split by part."""
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.params import Params
+from cot_builder.params import Select as SelectParams
+from cot_builder.stages.leakage import write_leakage
+from cot_builder.stages.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
+from cot_builder.stages.overlap import overlaps, share_a_word
+from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.workspace import Workspace, file_hash, read_samples
+from schemas.errors import IndusCotError
+from schemas.sample import SAMPLE
+from schemas.selection import SPLIT, Selection
+from schemas.supervision import SUPERVISION
+
+T = TypeVar("T")
+NOT_VISIBLE = "defect not visible in this view"
+COPY = "copy of an evaluation image"
+REPEATED = "same bytes as another training sample"
+CONTRADICTED = "same bytes as a training sample with another label"
+DAMAGED = "image does not decode"
+
+
+def select(params: Params, workspace: Workspace) -> None:
+    """Write ``data/select``: the chosen samples, their supervision and split, and the leakage report.
+
+    Sets of role ``train`` are the pool, sets of role ``evaluate`` are what it must be disjoint from. The
+    result depends on the samples, the parameters and ``run.seed``, not on the order of rows.
+
+    Raises:
+        IndusCotError: no set has the role train; a set was not pulled; an override names a category that no
+            training set has; nothing is left to select; the run is strict and an image is damaged.
+    """
+    training = sorted(name for name, item in params.pull.items() if item.role == "train")
+    evaluation = sorted(name for name, item in params.pull.items() if item.role == "evaluate")
+    if not training:
+        raise IndusCotError("select: no set under pull has the role train; give one of them `role: train`")
+    tables = {
+        f"{name}/{table}": workspace.pull(name) / f"{table}.parquet"
+        for name in params.pull
+        for table in ("sample", "supervision")
+    }
+    roles = {name: [item.benchmark, item.role] for name, item in sorted(params.pull.items())}
+    with stage_output(
+        workspace.select,
+        stage="select",
+        params=params.select.model_dump() | {"seed": params.run.seed, "sets": roles},
+        inputs={name: file_hash(path) for name, path in tables.items()},
+        strict=params.run.strict,
+    ) as output:
+        _select(params, workspace, training, evaluation, output)
+
+
+@dataclass
+class _Report:
+    """What is said of the run, filled as it goes."""
+
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    alike: list[dict[str, Any]] = field(default_factory=list)
+    copies: list[dict[str, Any]] = field(default_factory=list)
+    excluded: list[tuple[str, str, str]] = field(default_factory=list)
+    """(reason, sample id, detail)."""
+
+
+def _select(
+    params: Params, workspace: Workspace, training: Sequence[str], evaluation: Sequence[str], output: Output
+) -> None:
+    report = _Report()
+    pool = pl.concat([_read(workspace, name) for name in training]).sort("sample_id")
+    others = {name: _read(workspace, name).sort("sample_id") for name in evaluation}
+    known = _evaluation_categories(params, others)
+    pulled = pool.height
+
+    kept, overrides = _keep_categories(pool, known, params.select, report)
+    pool = pool.filter(pl.col("category").is_in(kept))
+    in_categories = pool.height
+    pool = _visible(pool, params.select.min_area_fraction, report)
+    pool = _once(pool, report)
+    pool, checked = _without_copies(pool, others, params, workspace, output, report)
+
+    chosen = _balanced(pool, params.select.samples, params.run.seed)
+    if not chosen:
+        raise IndusCotError(
+            f"select: nothing is left to select: of {pulled} samples {in_categories} are of a kept category, and "
+            f"{pool.height} of those are usable, but no category and view has both a normal and a visibly anomalous "
+            "one. Check the role of the sets and select.drop_categories, or pull more"
+        )
+    rows = pool.filter(pl.col("sample_id").is_in(chosen)).sort("sample_id")
+    splits = _split(rows, params.select.validation_fraction, params.run.seed)
+
+    SAMPLE.write(rows.select(list(SAMPLE.dtypes)), output.path / "sample.parquet")
+    SUPERVISION.write(rows.select(list(SUPERVISION.dtypes)), output.path / "supervision.parquet")
+    SPLIT.write(
+        SPLIT.frame(Selection.model_validate({"sample_id": key, "split": value}) for key, value in splits.items()),
+        output.path / "split.parquet",
+    )
+    _write_csv(output.path / "dropped_categories.csv", report.dropped, DROPPED_COLUMNS)
+    _write_csv(output.path / "near_duplicates.csv", report.copies, COPY_COLUMNS)
+    _write_csv(
+        output.path / "excluded.csv",
+        [dict(zip(EXCLUDED_COLUMNS, row, strict=True)) for row in sorted(report.excluded)],
+        EXCLUDED_COLUMNS,
+    )
+    counts = {
+        "pulled": pulled,
+        "in kept categories": in_categories,
+        **dict(Counter(reason for reason, _, _ in report.excluded)),
+        DAMAGED: checked["damaged"],
+        "usable": pool.height,
+        "selected": rows.height,
+        "train": sum(value == "train" for value in splits.values()),
+        "validation": sum(value == "validation" for value in splits.values()),
+    }
+    output.counts |= counts
+    write_leakage(
+        output.path,
+        {
+            "training_sets": list(training),
+            "evaluation_sets": [_set_facts(params, name, others[name], checked) for name in evaluation],
+            "counts": counts,
+            "kept_categories": kept,
+            "dropped_categories": report.dropped,
+            "names_that_share_a_word": report.alike,
+            "overrides": overrides,
+            "images_compared": checked["own"],
+            "near_duplicate_bits": params.select.near_duplicate_bits,
+            "copies": report.copies,
+            "hash_matches_refused": checked["refused"],
+            "featureless": checked["featureless"],
+            "repeated": [row[1:] for row in sorted(report.excluded) if row[0] in (REPEATED, CONTRADICTED)],
+            "parts": _straddling(rows, splits),
+            "selected": _composition(rows, splits),
+        },
+    )
+
+
+DROPPED_COLUMNS = ("category", "evaluation_category", "evaluation_sets", "rule", "samples")
+EXCLUDED_COLUMNS = ("reason", "sample_id", "detail")
+COPY_COLUMNS = (
+    "sample_id",
+    "source_path",
+    "evaluation_set",
+    "evaluation_sample_id",
+    "evaluation_source_path",
+    "kind",
+    "differing_bits",
+    "correlation",
+)
+
+
+def _read(workspace: Workspace, name: str) -> pl.DataFrame:
+    samples = read_samples(workspace, name)
+    supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet")
+    without = samples.join(supervision, on="sample_id", how="anti")["sample_id"].to_list()
+    if without:
+        raise IndusCotError(
+            f"{workspace.pull(name) / 'supervision.parquet'}: has no row for {len(without)} sample(s), first "
+            f"{min(without)}; run `indus-cot pull {name}` again"
+        )
+    return samples.join(supervision, on="sample_id", how="inner", maintain_order="left")
+
+
+def _evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> dict[str, list[str]]:
+    """Category to the evaluation sets that have it: those of the local copies and the published ones."""
+    known: dict[str, list[str]] = {}
+    for name, frame in others.items():
+        official = BENCHMARKS[params.pull[name].benchmark].BENCHMARK.categories
+        for category in sorted({*frame["category"].to_list(), *official}):
+            known.setdefault(category, []).append(name)
+    return known
+
+
+def _keep_categories(
+    pool: pl.DataFrame, known: dict[str, list[str]], settings: SelectParams, report: _Report
+) -> tuple[list[str], dict[str, list[str]]]:
+    sizes = dict(pool.group_by("category").len().sort("category").iter_rows())
+    for key in ("keep_categories", "drop_categories"):
+        unknown = sorted(set(getattr(settings, key)) - set(sizes))
+        if unknown:
+            raise IndusCotError(
+                f"select.{key} names {', '.join(unknown)}, which no training set has; they have: {', '.join(sizes)}"
+            )
+    both = sorted(set(settings.keep_categories) & set(settings.drop_categories))
+    if both:
+        raise IndusCotError(f"select.keep_categories and select.drop_categories both name {', '.join(both)}")
+    found = overlaps(sizes, known)
+    spared = sorted({category for category, _, _ in found} & set(settings.keep_categories))
+    report.dropped = [
+        _dropped(category, other, known[other], rule, sizes[category])
+        for category, other, rule in found
+        if category not in spared
+    ] + [
+        _dropped(category, "", [], "drop_categories", sizes[category]) for category in sorted(settings.drop_categories)
+    ]
+    gone = {row["category"] for row in report.dropped}
+    kept = [category for category in sizes if category not in gone]
+    report.alike = [
+        {"category": category, "evaluation_category": other, "evaluation_sets": known[other]}
+        for category in kept
+        for other in sorted(known)
+        if category not in spared and share_a_word(category, other)
+    ]
+    overrides = {
+        "kept": spared,
+        "kept_without_need": sorted(set(settings.keep_categories) - set(spared)),
+        "dropped": sorted(settings.drop_categories),
+    }
+    return kept, overrides
+
+
+def _dropped(category: str, other: str, sets: list[str], rule: str, samples: int) -> dict[str, Any]:
+    return dict(zip(DROPPED_COLUMNS, (category, other, sets, rule, samples), strict=True))
+
+
+def _visible(pool: pl.DataFrame, least: float, report: _Report) -> pl.DataFrame:
+    # A set that publishes boxes and no masks has no area; its boxes are what shows the defect.
+    seen = (pl.col("boxes").list.len() > 0) & pl.col("area_fraction").ge(least).fill_null(True)
+    hidden = pool.filter((pl.col("label") == "anomalous") & ~seen)
+    for row in hidden.select("sample_id", "area_fraction", "boxes").iter_rows(named=True):
+        detail = f"mask covers {row['area_fraction'] or 0:.3g} of the image" if row["boxes"] else "no box"
+        report.excluded.append((NOT_VISIBLE, row["sample_id"], detail))
+    return pool.join(hidden, on="sample_id", how="anti", maintain_order="left")
+
+
+def _once(pool: pl.DataFrame, report: _Report) -> pl.DataFrame:
+    """One sample an image: the first by id, or none where the same bytes have different labels."""
+    groups: dict[Hashable, list[tuple[str, str]]] = {}
+    columns = pool.select("image_sha256", "region", "sample_id", "label").iter_rows()
+    for digest, region, sample_id, label in columns:
+        groups.setdefault((digest, None if region is None else tuple(region)), []).append((sample_id, label))
+    gone: set[str] = set()
+    for members in groups.values():
+        if len(members) == 1:
+            continue
+        agreed = len({label for _, label in members}) == 1
+        for sample_id, _ in members[1:] if agreed else members:
+            twin = next(other for other, _ in members if other != sample_id)
+            report.excluded.append((REPEATED if agreed else CONTRADICTED, sample_id, twin))
+            gone.add(sample_id)
+    return pool.filter(~pl.col("sample_id").is_in(list(gone)))
+
+
+def _without_copies(
+    pool: pl.DataFrame,
+    others: dict[str, pl.DataFrame],
+    params: Params,
+    workspace: Workspace,
+    output: Output,
+    report: _Report,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    workers, paths = params.compute.workers, dict(pool.select("sample_id", "source_path").iter_rows())
+    scratch = output.path / ".thumbnails.npy"
+    own = fingerprints(workspace, pool, workers, scratch, "hash training images")
+    _leave_out(own, output, "not selected")
+    found: list[dict[str, Any]] = []
+    compared: dict[str, int] = {}
+    refused = 0
+    for name, frame in others.items():
+        theirs = fingerprints(workspace, frame, workers, output.path / ".others.npy", f"hash images of {name}")
+        _leave_out(theirs, output, "evaluation image, not compared")
+        compared[name] = len(theirs.sample_ids)
+        their_paths = dict(frame.select("sample_id", "source_path").iter_rows())
+        near = near_pairs(own, theirs, params.select.near_duplicate_bits)
+        refused += near.refused
+        same = pool.select("sample_id", "image_sha256").join(
+            frame.select(pl.col("sample_id").alias("other"), "image_sha256"), on="image_sha256"
+        )
+        alike = {(own.sample_ids[i], theirs.sample_ids[j]): (bits, value) for i, j, bits, value in near.pairs}
+        bytewise = set(same.select("sample_id", "other").iter_rows())
+        for mine, other in sorted(alike.keys() | bytewise):
+            kind = "bytes" if (mine, other) in bytewise else "perceptual"
+            bits, value = alike.get((mine, other), ("", ""))
+            row = (mine, paths[mine], name, other, their_paths[other], kind, bits, value)
+            found.append(dict(zip(COPY_COLUMNS, row, strict=True)))
+    for file in (scratch, output.path / ".others.npy"):
+        file.unlink(missing_ok=True)
+    report.copies = sorted(found, key=lambda row: (row["sample_id"], row["evaluation_sample_id"]))
+    gone = {row["sample_id"]: row for row in reversed(report.copies)}
+    report.excluded += [(COPY, key, row["evaluation_sample_id"]) for key, row in gone.items()]
+    pool = pool.filter(~pl.col("sample_id").is_in([*gone, *own.damaged]))
+    return pool, {
+        "own": len(own.sample_ids),
+        "compared": compared,
+        "refused": refused,
+        "damaged": len(own.damaged),
+        "featureless": int(featureless(own).sum()),
+    }
+
+
+def _leave_out(images: Fingerprints, output: Output, consequence: str) -> None:
+    for sample_id, fault in sorted(images.damaged.items()):
+        output.leave_out(DAMAGED, sample_id, f"{fault}; {consequence}")
+
+
+def _order(seed: int, text: str) -> bytes:
+    """A place in a random order that depends on the seed and the item alone."""
+    return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
+
+
+def _shares(capacities: dict[T, int], total: int) -> dict[T, int]:
+    """Spread ``total`` over capacities as evenly as they allow; earlier keys get the remainder."""
+    shares = dict.fromkeys(capacities, 0)
+    left = min(total, sum(capacities.values()))
+    while left:
+        free = [key for key in capacities if shares[key] < capacities[key]]
+        each = max(left // len(free), 1)
+        for key in free:
+            more = min(each, capacities[key] - shares[key], left)
+            shares[key] += more
+            left -= more
+    return shares
+
+
+def _pick(
+    items: Iterable[T], count: int, group: Callable[[T], str], taken: Counter[str], ever: Counter[str]
+) -> list[T]:
+    """``count`` of ``items``, each from the group ``taken`` least so far, of such from the one picked least ``ever``.
+
+    Otherwise in the order given. Both counters are updated.
+    """
+    queues: dict[str, list[T]] = {}
+    for item in items:
+        queues.setdefault(group(item), []).append(item)
+    for queue in queues.values():
+        queue.reverse()
+    picked = []
+    for _ in range(count):
+        name = min((name for name, queue in queues.items() if queue), key=lambda name: (taken[name], ever[name]))
+        taken[name] += 1
+        ever[name] += 1
+        picked.append(queues[name].pop())
+    return picked
+
+
+def _balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
+    """Ids of up to ``samples`` samples: as many normal as anomalous ones in each category and view.
+
+    Pairs of one normal and one anomalous sample are spread evenly over categories, then over the views of
+    each; the anomalous ones evenly over defect types, the normal ones over the benchmark's own splits.
+    """
+    cells: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
+    columns = ("sample_id", "source_set", "category", "view", "split", "label", "defect_type")
+    for row in sorted(pool.select(columns).iter_rows(named=True), key=lambda row: _order(seed, row["sample_id"])):
+        category = f"{row['source_set']}/{row['category']}"
+        views = cells.setdefault(category, {})
+        views.setdefault(row["view"], {"normal": [], "anomalous": []})[row["label"]].append(row)
+    room = {
+        category: {view: min(map(len, cell.values())) for view, cell in sorted(views.items())}
+        for category, views in sorted(cells.items())
+    }
+    in_order = sorted(room, key=lambda category: _order(seed, category))
+    quotas = _shares({category: sum(room[category].values()) for category in in_order}, samples // 2)
+    chosen: list[str] = []
+    ever: Counter[str] = Counter()
+    for category, quota in quotas.items():
+        types: Counter[str] = Counter()
+        splits: Counter[str] = Counter()
+        for view, count in _shares(room[category], quota).items():
+            cell = cells[category][view]
+            picked = _pick(cell["anomalous"], count, lambda row: row["defect_type"], types, ever)
+            picked += _pick(cell["normal"], count, lambda row: row["split"], splits, ever)
+            chosen += [row["sample_id"] for row in picked]
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Part:
+    key: str
+    stratum: str
+    defect: str
+    sample_ids: tuple[str, ...]
+
+
+def _parts(rows: pl.DataFrame) -> list[_Part]:
+    """Physical parts with what they show, by key."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    columns = ("sample_id", "source_set", "category", "part_id", "label", "defect_type")
+    for row in rows.select(columns).iter_rows(named=True):
+        members.setdefault(f"{row['source_set']}/{row['part_id']}", []).append(row)
+    parts = []
+    for key, items in sorted(members.items()):
+        defects = sorted(item["defect_type"] for item in items if item["label"] == "anomalous")
+        kind = "anomalous" if defects else "normal"
+        stratum = f"{items[0]['source_set']}/{items[0]['category']}/{kind}"
+        defect = defects[0] if defects else ""
+        parts.append(_Part(key, stratum, defect, tuple(item["sample_id"] for item in items)))
+    return parts
+
+
+def _split(rows: pl.DataFrame, fraction: float, seed: int) -> dict[str, str]:
+    """Sample id to split. A part stays whole; each category's normal and defective parts occur in both splits
+    wherever there are two of them, and so do defect types where that leaves a choice."""
+    strata: dict[str, list[_Part]] = {}
+    for part in sorted(_parts(rows), key=lambda part: _order(seed, part.key)):
+        strata.setdefault(part.stratum, []).append(part)
+    validation: list[_Part] = []
+    ever: Counter[str] = Counter()
+    if fraction > 0:
+        for _, parts in sorted(strata.items()):
+            count = min(max(round(len(parts) * fraction), 1), len(parts) - 1)
+            validation += _pick(parts, count, lambda part: part.defect, Counter(), ever)
+        everything = [part for parts in strata.values() for part in parts]
+        if not validation and len(everything) > 1:
+            validation = [min(everything, key=lambda part: _order(seed, part.key))]
+    held = {sample_id for part in validation for sample_id in part.sample_ids}
+    return {key: "validation" if key in held else "train" for key in rows["sample_id"].to_list()}
+
+
+def _straddling(rows: pl.DataFrame, splits: dict[str, str]) -> dict[str, Any]:
+    parts = _parts(rows)
+    both = [part.key for part in parts if len({splits[key] for key in part.sample_ids}) > 1]
+    return {"parts": len(parts), "in_both_splits": both}
+
+
+def _composition(rows: pl.DataFrame, splits: dict[str, str]) -> list[dict[str, Any]]:
+    table = rows.with_columns(pl.col("sample_id").replace_strict(splits).alias("corpus_split"))
+    grouped = table.group_by("category", "view").agg(
+        (pl.col("label") == "normal").sum().alias("normal"),
+        (pl.col("label") == "anomalous").sum().alias("anomalous"),
+        (pl.col("corpus_split") == "validation").sum().alias("validation"),
+        pl.col("defect_type").drop_nulls().unique().sort().alias("defect_types"),
+    )
+    return grouped.sort("category", "view").to_dicts()
+
+
+def _set_facts(params: Params, name: str, frame: pl.DataFrame, checked: dict[str, Any]) -> dict[str, Any]:
+    benchmark = BENCHMARKS[params.pull[name].benchmark].BENCHMARK
+    return {
+        "set": name,
+        "benchmark": benchmark.title,
+        "local_images": frame.height,
+        "published_images": sum(benchmark.published.values()) or None,
+        "images_compared": checked["compared"][name],
+        "local_categories": sorted(set(frame["category"].to_list())),
+        "official_categories": sorted(benchmark.categories),
+    }
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({key: " ".join(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows)

@@ -1,0 +1,1 @@
+"""Tests mirror the house; run them with `make test`."""

@@ -1,0 +1,278 @@
+"""The whole way, as `indus-cot repro` runs it: DVC, every stage, the corpus, and what may go wrong."""
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from cot_builder.stages.verify import verify
+from schemas.errors import IndusCotError
+from schemas.indus_cot import INDUS_COT
+from tests.pipeline import REAL, SMALL, command, new_project, run
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+STAGES = ("select", "patch", "prior", "draft", "assemble")
+FOLDERS = {"assemble": "indus_cot"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = new_project(tmp_path_factory.mktemp("project"))
+    done = run(folder, "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def corpus_rows(project: Path) -> pl.DataFrame:
+    shards = sorted((project / "data/indus_cot/data").glob("*.parquet"))
+    return pl.DataFrame([row for shard in shards for row in pq.read_table(shard).to_pylist()], schema=INDUS_COT.dtypes)
+
+
+def test_the_corpus_loads_with_datasets_and_holds_its_contract(project):
+    import datasets
+
+    corpus = datasets.load_dataset(str(project / "data/indus_cot"), cache_dir=str(project / "hf"))
+    assert set(corpus) == {"train", "validation"}
+    rows = corpus_rows(project)
+    INDUS_COT.validate(rows)
+    assert sum(split.num_rows for split in corpus.values()) == rows.height
+    row = corpus["train"][0]
+    assert row["messages"][0]["role"] == "system" and row["tools"][0]["type"] == "function"
+    assert row["image"].size == row["images"][0].size
+    shown = sum(part["type"] == "image" for message in row["messages"] for part in message["content"])
+    assert shown == len(row["images"])
+    priors = datasets.load_dataset(str(project / "data/indus_cot"), "priors", cache_dir=str(project / "hf"))
+    assert set(priors["train"]["source_set"]) == {"real_iad"}
+
+
+def test_images_are_the_published_bytes(project):
+    import hashlib
+
+    rows = corpus_rows(project)
+    samples = dict(
+        pl.read_parquet(project / "data/select/sample.parquet").select("sample_id", "image_sha256").iter_rows()
+    )
+    for row in rows.select("sample_id", "image", "image_sha256").iter_rows(named=True):
+        assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"] == samples[row["sample_id"]]
+
+
+def test_views_of_one_part_never_straddle_the_splits(project):
+    rows = corpus_rows(project).select("sample_id", "split")
+    parts = pl.read_parquet(project / "data/select/sample.parquet").select("sample_id", "part_id")
+    assert rows.join(parts, on="sample_id").group_by("part_id").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_the_corpus_is_balanced_and_uses_every_tool(project):
+    rows = corpus_rows(project)
+    assert 0.35 < (rows["answer"] == "No").mean() < 0.65
+    used = set(rows["tool_calls"].explode().drop_nulls())
+    assert {"crop", "enhance"} <= used
+    assert rows.filter(pl.col("tool_calls").list.len() == 0).height > 0, "clear images are answered without a tool"
+    assert rows.filter((pl.col("answer") == "No") & (pl.col("tool_calls").list.len() > 0)).height > 0
+
+
+def test_no_student_facing_text_speaks_of_the_truth_or_of_files(project):
+    truth = pl.read_parquet(project / "data/select/supervision.parquet")
+    rows = corpus_rows(project).join(truth.select("sample_id", "source_path"), on="sample_id")
+    for row in rows.iter_rows(named=True):
+        stem = Path(row["source_path"]).stem
+        assert stem not in row["messages"] and row["sample_id"] not in row["messages"]
+        assert "NG" not in row["image"]["path"] and stem not in row["image"]["path"]
+        assert str(project) not in json.dumps([row["messages"], row["trajectory"], row["tagged"]])
+
+
+def test_overlapping_categories_are_dropped_with_their_reason(project):
+    dropped = pl.read_csv(project / "data/select/dropped_categories.csv")
+    kept = set(pl.read_parquet(project / "data/select/sample.parquet")["category"])
+    assert dropped.height >= 2 and not set(dropped["category"]) & kept
+
+
+def test_gates_are_reported(project):
+    figures = json.loads((project / "reports/gates.json").read_text())
+    assert figures["passed"] == pl.read_parquet(project / "data/draft/trajectory.parquet").height
+    assert {"leak", "evidence", "duplicates"} <= figures["failed"].keys()
+    assert "| leak |" in (project / "reports/gates.md").read_text()
+
+
+def test_a_second_repro_runs_nothing(project):
+    before = {path: path.stat().st_mtime_ns for path in (project / "data").rglob("manifest.json")}
+    done = run(project, "repro")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (project / "data").rglob("manifest.json")} == before
+    assert "Running stage 'select'" not in done.stdout
+
+
+def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
+    changed = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    done = run(changed, "repro", settings=(*SMALL, "report.gallery=3", "compute.workers=1"))
+    assert done.returncode == 0, done.stderr
+    ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
+    assert ran == {"report"}
+
+
+def test_verify_passes_and_names_the_first_difference(project, tmp_path):
+    done = run(project, "verify")
+    assert done.returncode == 0 and "tool calls replayed, all equal" in done.stdout
+    corpus = shutil.copytree(project / "data/indus_cot", tmp_path / "corpus")
+    shard = corpus / "data/train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    victim = next(row for row in rows if len(row["images"]) > 1)
+    png = bytearray(victim["images"][1]["bytes"])
+    png[len(png) // 2] ^= 1
+    victim["images"][1]["bytes"] = bytes(png)
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), shard)
+    done = run(project, "verify", str(corpus))
+    assert done.returncode == 1
+    assert victim["id"] in done.stderr and "turn" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "column, change, message",
+    [
+        ("trajectory", lambda text: text.replace(" px shown", " px  shown", 1), "returned"),
+        ("image_sha256", lambda digest: "0" * 64, "differs from its sha256"),
+    ],
+)
+def test_verify_refuses_a_changed_row(project, tmp_path, column, change, message):
+    corpus = shutil.copytree(project / "data/indus_cot", tmp_path / "corpus")
+    shard = corpus / "data/train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    victim = next(row for row in rows if change(row[column]) != row[column])
+    victim[column] = change(victim[column])
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), shard)
+    with pytest.raises(IndusCotError, match=message):
+        verify(corpus)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_kill_9_leaves_the_last_whole_output_and_the_next_run_ends_well(project, tmp_path, stage):
+    work = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    folder = work / "data" / FOLDERS.get(stage, stage)
+    before = (folder / "manifest.json").read_bytes()
+    process = subprocess.Popen(command(stage), cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    staging = folder.with_name(f".{folder.name}.partial")
+    deadline = time.monotonic() + 60
+    while not (staging.exists() and any(staging.iterdir())) and process.poll() is None:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "manifest.json").read_bytes() == before, "the last whole output stays in place"
+    done = run(work, stage)
+    assert done.returncode == 0, done.stderr
+    assert not staging.exists()
+    tables = [path.relative_to(folder) for path in folder.rglob("*.parquet")]
+    reference = project / "data" / folder.name
+    assert tables == [] or all(filecmp.cmp(folder / name, reference / name, shallow=False) for name in tables)
+    assert sorted(tables) == sorted(path.relative_to(reference) for path in reference.rglob("*.parquet"))
+
+
+def test_two_runs_at_once_end_with_one_message(project, tmp_path):
+    from filelock import FileLock
+
+    work = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    with FileLock(work / "data/.select.lock"):
+        done = run(work, "select")
+    assert done.returncode == 1
+    assert "another run is writing it" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_stage_without_its_input_says_what_to_run(tmp_path):
+    folder = new_project(tmp_path)
+    for stage in (*STAGES, "report"):
+        done = run(folder, stage)
+        assert done.returncode == 1, stage
+        assert "indus-cot" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profile", "nowhere", "select"], "no profile 'nowhere'; there are: default, paper, real-mini"),
+        (["--set", "select.samples=many", "select"], "select.samples"),
+        (["--set", "select.colour=1", "select"], "select.colour: Extra inputs are not permitted"),
+        (["--set", "samples", "select"], "section.key=value"),
+        (["pull", "nonsense"], "nonsense"),
+    ],
+)
+def test_a_mistaken_command_line_is_one_message_and_exit_code_1(project, arguments, message):
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cot_builder", *arguments], cwd=project, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_outside_a_project_the_command_says_so(tmp_path):
+    done = run(tmp_path, "select")
+    assert done.returncode == 1 and "run indus-cot in the project's folder" in done.stderr
+
+
+def test_doctor_finds_a_sound_project_sound_and_names_a_missing_source(project):
+    done = run(project, "doctor")
+    assert done.returncode == 0, done.stdout
+    done = run(project, "doctor", settings=("pull.visa.source=nowhere/visa",))
+    assert done.returncode == 1
+    assert "nowhere/visa does not exist" in done.stdout and "set pull.visa.source" in done.stdout
+
+
+def test_help_appears_without_a_heavy_import(project):
+    code = (
+        "import sys; sys.argv=['indus-cot', '--help']\n"
+        "from cot_builder.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'cv2', 'numpy', 'polars', 'pandera', 'datasets', 'pyarrow', 'torch'} & sys.modules.keys()))"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project)
+    assert "repro" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_the_corpus_half_never_imports_torch(project):
+    import sys
+
+    code = (
+        "import sys, pkgutil, importlib, cot_builder, schemas, eval\n"
+        "for package in (cot_builder, schemas, eval):\n"
+        "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "assert 'torch' not in sys.modules and 'ray' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
+    if not REAL.is_dir():
+        pytest.skip(f"no real photographs at {REAL}; set INDUS_COT_REAL_DATA")
+    folder = new_project(tmp_path)
+    done = run(folder, "repro", settings=(), profile="real-mini", INDUS_COT_REAL_DATA=os.fspath(REAL.resolve()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = [pl.read_parquet(path) for path in sorted((folder / "data/pull").glob("*/supervision.parquet"))]
+    sets = {path.parent.name: pl.read_parquet(path) for path in (folder / "data/pull").glob("*/supervision.parquet")}
+    assert len(tables) == 6
+    counted = {name: dict(table["label"].value_counts().iter_rows()) for name, table in sets.items()}
+    assert counted["real_iad"] == {"normal": 58, "anomalous": 57}
+    assert counted["mvtec_ad"] == {"normal": 10, "anomalous": 12}
+    assert counted["mpdd"] == {"normal": 12, "anomalous": 12}
+    assert counted["visa"] == {"normal": 8, "anomalous": 10}
+    assert counted["dtd"] == {"normal": 18, "anomalous": 29}
+    dropped = pl.read_csv(folder / "data/select/dropped_categories.csv")
+    assert dropped["category"].to_list() == ["hazelnut"]
+    assert "hazelnut" in (folder / "data/select/leakage.md").read_text()
+    rows = corpus_rows(folder)
+    assert set(rows["category"]) == {"ball_screw"} and rows.height > 40
+    assert run(folder, "verify", settings=(), profile="real-mini").returncode == 0
