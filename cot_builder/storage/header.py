@@ -13,6 +13,11 @@ MAX_PIXELS = 89_478_485
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "I": 1, "I;16": 1, "I;16B": 1, "P": 3, "RGB": 3, "YCbCr": 3, "RGBA": 4, "CMYK": 4}
 
 
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 4}
+"""By colour type: grey, RGB, palette, grey with alpha, RGBA."""
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
 class DamagedError(ValueError):
     """The file is truncated, corrupt, or no image that can be read; its text says why."""
 
@@ -30,21 +35,31 @@ def read_header(data: bytes) -> Header:
     """Header of an image file whose structure is complete.
 
     PNG: every chunk's CRC and the end chunk. JPEG: the end mark after the scan. BMP: the length of the pixel
-    array. TIFF and WebP have no such mark and are decoded.
+    array. TIFF, WebP and rare kinds of the others have no such mark and are decoded, by Pillow.
 
     Raises:
         DamagedError: the structure is not complete, the format is unknown, or the image is a decompression bomb.
     """
-    image = open_image(data)
-    image_format = "JPEG" if image.format == "MPO" else str(image.format)
-    if image.mode not in CHANNELS:
-        raise DamagedError(f"pixels of mode {image.mode} are not supported")
-    _COMPLETE.get(image_format, _decodes)(data)
-    return Header(*image.size, CHANNELS[image.mode], image_format)
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            header = _png(data)
+        elif data.startswith(b"\xff\xd8"):
+            header = _jpeg(data)
+        elif data.startswith(b"BM") and data[14:15] == b"\x28" and data[30:31] in (b"\0", b"\3"):
+            header = _bmp(data)
+        else:
+            return _decoded(data)
+    except (struct.error, IndexError) as error:
+        raise DamagedError("truncated: the file ends within its header") from error
+    if header.width * header.height > MAX_PIXELS:
+        raise DamagedError(f"decompression bomb: {header.width} x {header.height} pixels")
+    if not header.width * header.height:
+        raise DamagedError("corrupt: the image has no pixels")
+    return header
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open without decoding.
+    """Open with Pillow, without decoding.
 
     Raises:
         DamagedError: no image of a known format, or a decompression bomb.
@@ -61,14 +76,19 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def _decodes(data: bytes) -> None:
+def _decoded(data: bytes) -> Header:
+    image = open_image(data)
+    if image.mode not in CHANNELS:
+        raise DamagedError(f"pixels of mode {image.mode} are not supported")
     try:
-        open_image(data).load()
+        image.load()
     except Exception as error:
         raise DamagedError(f"does not decode: {error}") from error
+    return Header(*image.size, CHANNELS[image.mode], str(image.format))
 
 
-def _complete_png(data: bytes) -> None:
+def _png(data: bytes) -> Header:
+    """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
     while position + 12 <= size:
@@ -79,12 +99,17 @@ def _complete_png(data: bytes) -> None:
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DamagedError(f"corrupt at byte {position}: a PNG chunk's checksum is wrong")
         if kind == b"IEND":
-            return
+            width, height, _, colour = struct.unpack_from(">IIBB", data, 16)
+            return Header(width, height, PNG_CHANNELS[colour], "PNG")
+        if position == 8 and (kind != b"IHDR" or length != 13 or data[25] not in PNG_CHANNELS):
+            raise DamagedError("corrupt: the PNG does not begin with a header")
         position = end + 4
     raise DamagedError("truncated: the PNG has no end")
 
 
-def _complete_jpeg(data: bytes) -> None:
+def _jpeg(data: bytes) -> Header:
+    """Markers of ITU-T T.81, annex B."""
+    header = None
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -93,22 +118,24 @@ def _complete_jpeg(data: bytes) -> None:
         if marker == 0xFF:
             position += 1
             continue
+        if marker in JPEG_FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", data, position + 5)
+            if channels not in (1, 3, 4):
+                raise DamagedError(f"corrupt: a JPEG of {channels} channels")
+            header = Header(width, height, channels, "JPEG")
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:
             # Within a scan FF is always followed by 00, so FF D9 can only be the end.
-            if data.rfind(b"\xff\xd9", position) < 0:
-                break
-            return
+            if header is not None and data.rfind(b"\xff\xd9", position) >= 0:
+                return header
+            break
     raise DamagedError("truncated: the JPEG has no end")
 
 
-def _complete_bmp(data: bytes) -> None:
-    offset = int.from_bytes(data[10:14], "little")
-    width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-    if int.from_bytes(data[14:18], "little") < 40 or compression not in (0, 3):
-        _decodes(data)
-    elif len(data) < offset + -(-abs(width) * bits // 32) * 4 * abs(height):
+def _bmp(data: bytes) -> Header:
+    offset, _, width, height, _, bits = struct.unpack_from("<IIiiHH", data, 10)
+    if len(data) < offset + -(-abs(width) * bits // 32) * 4 * abs(height):
         raise DamagedError("truncated: the BMP is shorter than its pixels")
-
-
-_COMPLETE = {"PNG": _complete_png, "JPEG": _complete_jpeg, "BMP": _complete_bmp}
+    colours = data[54:offset]
+    grey = bits <= 8 and all(colours[i] == colours[i + 1] == colours[i + 2] for i in range(0, len(colours) - 3, 4))
+    return Header(abs(width), abs(height), 1 if grey else 4 if bits == 32 else 3, "BMP")

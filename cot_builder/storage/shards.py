@@ -5,18 +5,19 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import IndusCotError
 
-SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("bytes", pa.large_binary(), nullable=False)])
-ROW_GROUP_BYTES = 16 * 2**20
+SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("bytes", pa.binary(), nullable=False)])
+ROW_GROUP_BYTES = 4 * 2**20
 SHARD_BYTES = 512 * 2**20
 
 
 class ShardWriter:
-    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (16 MiB) in memory.
+    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (4 MiB) in memory.
 
     The bytes are stored as they are: uncompressed, since image files do not compress.
     """
@@ -25,7 +26,9 @@ class ShardWriter:
         self._folder = folder
         self._prefix = prefix
         self._keys: list[str] = []
-        self._values: list[bytes] = []
+        self._ends: list[int] = [0]
+        # Reused for every row group: fresh memory of this size costs more than copying into it.
+        self._buffer = bytearray()
         self._pending = 0
         self._written = 0
         self._row = 0
@@ -39,8 +42,9 @@ class ShardWriter:
             self._next_shard()
         place = (self._name, self._row)
         self._keys.append(key)
-        self._values.append(data)
+        self._buffer[self._pending : self._pending + len(data)] = data
         self._pending += len(data)
+        self._ends.append(self._pending)
         self._row += 1
         if self._pending >= ROW_GROUP_BYTES:
             self._flush()
@@ -62,10 +66,13 @@ class ShardWriter:
             self._writer = pq.ParquetWriter(
                 self._folder / self._name, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
             )
-        table = pa.table([pa.array(self._keys), pa.array(self._values, pa.large_binary())], schema=SCHEMA)
-        self._writer.write_table(table, row_group_size=len(self._keys))
+        buffers = [None, pa.py_buffer(np.array(self._ends, np.int32)), pa.py_buffer(self._buffer)]
+        values = pa.Array.from_buffers(pa.binary(), len(self._keys), buffers)
+        self._writer.write_table(
+            pa.table([pa.array(self._keys), values], schema=SCHEMA), row_group_size=len(self._keys)
+        )
         self._written += self._pending
-        self._keys, self._values, self._pending = [], [], 0
+        self._keys, self._ends, self._pending = [], [0], 0
 
     def close(self) -> None:
         """Write what is held and finish the current shard."""
@@ -87,7 +94,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads files of a folder of shards by shard and row, one row group (16 MiB) at a time."""
+    """Reads files of a folder of shards by shard and row, one row group (4 MiB) at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -3,6 +3,8 @@
 Archives are read member by member and never extracted to disk.
 """
 
+import bz2
+import gzip
 import hashlib
 import json
 import lzma
@@ -19,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -37,6 +39,7 @@ MAX_RATIO = 200
 RATIO_FROM_BYTES = 4 * 2**30
 """… and to more than this is a bomb."""
 STREAM_BYTES = 2**18
+_DECOMPRESS: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
 DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
 BACKOFF_S = 0.5
@@ -203,16 +206,19 @@ class ChecksumError(IndusCotError):
 
 
 def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> Iterator[Member]:
-    """Members of one archive, with its sha256 compared first where one is known and taken beside the reading else."""
+    """Members of one archive, its sha256 compared first where one is known.
+
+    Where none is, it is taken beside the reading; not of a plain .tar, where it would cost as much as all the rest.
+    """
     kind = _kind(path, name)
     expected = checksums.wanted or checksums.published.get(name)
+    if expected and (actual := _sha256(path)) != expected:
+        raise ChecksumError(
+            f"{name}: its sha256 is {actual}, expected {expected}; "
+            "the file is damaged or another version: download it again"
+        )
     with ThreadPoolExecutor(1, "sha256") as pool:
-        digest = pool.submit(_sha256, path)
-        if expected and digest.result() != expected:
-            raise ChecksumError(
-                f"{name}: its sha256 is {digest.result()}, expected {expected}; "
-                "the file is damaged or another version: download it again"
-            )
+        digest = pool.submit(_sha256, path) if not expected and kind != "tar" else None
         members = _zip_members(path, name) if kind == "zip" else _tar_members(path, name, kind)
         try:
             for member in members:
@@ -221,7 +227,8 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
                     yield Member(inside, member.size, _guarded(member.read, name))
         except DAMAGED as error:
             raise _damaged(name, error) from error
-        checksums.found[name] = digest.result()
+        if known := expected or (digest and digest.result()):
+            checksums.found[name] = known
 
 
 def _guarded(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
@@ -272,7 +279,7 @@ class _StrictInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
         try:
-            return super().fromtarfile(archive)  # type: ignore[return-value]
+            return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"at byte {archive.offset}: {error or 'the end is missing'}") from None
 
@@ -281,15 +288,12 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
     total, packed = 0, path.stat().st_size
     with path.open("rb", buffering=STREAM_BYTES) as raw:
         # Mode "r:" seeks one byte back now and then, which would decompress everything again.
-        if kind == "tar":
-            tar = tarfile.open(fileobj=raw, mode="r:", tarinfo=_StrictInfo)
-        else:
-            mode = f"r|{kind}"
-            tar = tarfile.open(fileobj=raw, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictInfo)  # type: ignore[call-overload]
-        with tar:
+        stream: Any = raw if kind == "tar" else _DECOMPRESS[kind](raw)
+        mode: Any = "r:" if kind == "tar" else "r|"
+        with tarfile.open(fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
             while (info := tar.next()) is not None:
                 # tarfile keeps every header; the memory would grow with the archive.
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]
                 if info.isdir():
                     clean_path(info.name, name)
                     continue
@@ -301,6 +305,9 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
                 yield Member(
                     clean_path(info.name, name), info.size, _tar_reader(tar, info, raw if kind == "tar" else None)
                 )
+            while kind != "tar" and stream.read(STREAM_BYTES):
+                # To the end, where the compressed file's own checksum is.
+                pass
 
 
 def _tar_reader(tar: tarfile.TarFile, info: tarfile.TarInfo, raw: IO[bytes] | None) -> Callable[[], bytes]:
@@ -420,10 +427,23 @@ def _fetch(client: httpx.Client, url: str, partial: Path) -> None:
         total = have + int(length) if length else None
         blocks = -(-(total - have) // DOWNLOAD_BYTES) if total is not None else None
         with partial.open("ab" if resumed else "wb") as file:
-            for block in track(response.iter_raw(DOWNLOAD_BYTES), f"download {_url_name(url)} (MiB)", blocks):
-                file.write(block)
+            for _ in track(_receive(response, file), f"download {_url_name(url)} (MiB)", blocks):
+                pass
         if total is not None and partial.stat().st_size != total:
             raise _TryAgainError(f"{partial.stat().st_size} of {total} bytes arrived")
+
+
+def _receive(response: httpx.Response, file: IO[bytes]) -> Iterator[None]:
+    """Write what arrives, as it arrives; yields once a MiB and at the end."""
+    unreported = 0
+    for block in response.iter_raw():
+        file.write(block)
+        unreported += len(block)
+        for _ in range(unreported // DOWNLOAD_BYTES):
+            yield
+        unreported %= DOWNLOAD_BYTES
+    if unreported:
+        yield
 
 
 def _snapshot(source: str, ignore: Sequence[str]) -> Path:

@@ -187,6 +187,9 @@ def _plan(case: Inspection) -> str:
         "What matters is surface, outline and completeness.",
         "I check surface and outline in turn.",
         "Before judging, I look for anything that breaks its regularity.",
+        "I take outline first, then surface, then completeness.",
+        "The question is whether any place departs from how it was made.",
+        "I look for lines, spots, gaps and deposits.",
     )
 
 
@@ -531,6 +534,8 @@ def _calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) -> s
             "I go over it from edge to edge and find no place that looks damaged or soiled.",
             "Its outline is closed, and I see nothing on it that looks broken, deposited or missing.",
             "No line, spot or gap on it asks for a closer look.",
+            "Row by row I find its form complete and its surface without a mark.",
+            "Nothing on it departs from its own pattern as far as I can see at this scale.",
             "What varies in it follows its form; no single place looks harmed.",
         )
     spot = spots[suspect]
@@ -610,12 +615,16 @@ def _explanation(case: Inspection, suspect: Box) -> str:
     rng, spot = case.rng, case.look.spot(suspect)
     recurrence, twin = case.look.recurrence(suspect)
     again = where(rng, twin).rstrip(",") if twin and place_of(twin) != place_of(suspect) else "close by"
+    place_words = where(rng, suspect).rstrip(",")
     if spot.sharpness < 0.22 and spot.tone == "lighter":
         return pick(
             rng,
             "Enlarged, the light area fades out gradually; that is how a reflection behaves, not a mark on the surface.",
             "Close up, it is a soft bright gradient without any edge, as lighting makes it.",
             "The enlarged view shows light thinning out towards its rim: a reflection.",
+            f"Enlarged, the place {place_words} is only brighter, and ever less so outwards; light does that, damage does not.",
+            "Seen close, no line bounds the bright area; it is a highlight that follows the form.",
+            f"The bright area {place_words} turns out soft-edged in the crop, so it is light on the surface and not in it.",
         )
     if spot.sharpness < 0.22 and spot.tone == "darker":
         return pick(
@@ -623,6 +632,9 @@ def _explanation(case: Inspection, suspect: Box) -> str:
             "Enlarged, the dark area has no edge of its own and fades out; it is shading.",
             "Close up, darkness grows step by step with the form of the part, as a shadow does.",
             "The enlarged view shows a gradual shade, with the surface going on beneath it.",
+            f"The dark area {place_words} has no rim in the crop; the form turns away from the light there.",
+            "Seen close, the surface runs on through the dark part without a step, so this is shade.",
+            f"Enlarged, the tone {place_words} sinks evenly instead of breaking off: a shadow, not a mark.",
         )
     if twin is not None and recurrence > 0.75:
         return pick(
@@ -637,12 +649,16 @@ def _explanation(case: Inspection, suspect: Box) -> str:
             "In the enlarged view the grain inside it is that of its surroundings; only the tone varies.",
             "Close up, the surface carries on through it with the same grain, neither broken nor covered.",
             "Enlarged, its texture is no rougher and no smoother than next to it, so nothing was removed or added.",
+            f"The crop shows the same grain {place_words} as beside it; a mark would have changed it.",
+            "Seen close, tone varies there but the grain does not, and nothing interrupts it.",
         )
     return pick(
         rng,
         "Enlarged, its outline is clean and follows the form of the part; I see no chip, line or deposit.",
         "The close-up shows a feature with a whole outline, without cracks, loose matter or missing material.",
         "Close up, it is a feature of the part itself: its border is unbroken and nothing lies on it.",
+        f"The crop resolves the place {place_words} into a clear form with an even rim; nothing is chipped or stuck to it.",
+        "Seen close, form and rim are regular, as made, and I find no loose matter and no gap.",
     )
 
 
@@ -702,6 +718,11 @@ def _verdict_no(case: Inspection) -> str:
         f"With nothing broken, added or missing, this {case.name} is sound.",
         f"My conclusion: no defect, the {case.name} is intact.",
         "There is no sign of a defect here.",
+        f"This {case.name} passes: no defect.",
+        "Nothing speaks for a defect.",
+        f"The {case.name} is as it should be, without a defect.",
+        "No defect, then.",
+        f"I see no reason to reject this {case.name}; it is intact.",
         f"All in all the {case.name} is free of defects.",
         "I conclude that the part is intact.",
     )

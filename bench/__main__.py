@@ -1,0 +1,61 @@
+"""`make bench`: prints the table and writes bench/results.json; `ONLY=name` runs one row."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import memory, patching, pulling, shards, tooling, validation
+from bench.paired import Row
+
+RESULTS = Path(__file__).parent / "results.json"
+LIBRARIES = ("indus-cot", "numpy", "opencv-python-headless", "pillow", "polars", "pyarrow", "pandera", "datasets")
+ROWS: dict[str, Callable[[], Row]] = {
+    "pull_tar": pulling.pull_tar,
+    "patch_one_core": patching.patch_one_core,
+    "patch_two_workers": patching.patch_two_workers,
+    "shard_writing": shards.shard_writing,
+    "tool_crop": tooling.tool_crop,
+    "tool_enhance": tooling.tool_enhance,
+    "validation": validation.validation,
+    "memory_pull": memory.memory_pull,
+    "memory_patch": memory.memory_patch,
+}
+
+
+def main() -> None:
+    """Run the rows named on the command line, or all."""
+    console = Console()
+    wanted = sys.argv[1:] or list(ROWS)
+    if unknown := [name for name in wanted if name not in ROWS]:
+        console.print(f"[red]no row {', '.join(unknown)}; there are: {', '.join(ROWS)}[/red]")
+        sys.exit(1)
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    table = Table("row", "what", "against", "ratio", "target", "", box=None)
+    results = []
+    for name in wanted:
+        with console.status(name):
+            row = ROWS[name]()
+        sign = "≥" if row.better == "higher" else "≤"
+        verdict = "[green]✓[/green]" if row.met else "[red]✗[/red]"
+        table.add_row(row.name, row.what, row.against, f"{row.ratio:.2f}", f"{sign} {row.target}", verdict)
+        results.append(
+            {
+                "name": row.name,
+                "ratio": round(row.ratio, 3),
+                "target": row.target,
+                "better": row.better,
+                "versions": versions,
+            }
+        )
+    console.print(table)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

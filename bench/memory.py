@@ -1,0 +1,58 @@
+"""Peak memory of a stage at ten times the images against that at one time."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.data import write_archive
+from bench.paired import Row
+from bench.patching import write_selection
+
+FEW, MANY = 60, 600
+CHILD = """
+import resource, sys
+from pathlib import Path
+from bench.patching import patch_params
+from bench.pulling import archive_params
+from cot_builder.progress import console
+from cot_builder.storage.workspace import Workspace
+console.quiet = True
+stage, folder = sys.argv[1], Path(sys.argv[2])
+if stage == "pull":
+    from cot_builder.stages.pull import pull
+    pull("mvtec_ad", archive_params(folder / "mvtec.tar"), Workspace(folder))
+else:
+    from cot_builder.stages.patch import patch
+    patch(patch_params(1), Workspace(folder))
+kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+print(max(resource.getrusage(kind).ru_maxrss for kind in kinds))
+"""
+
+
+def _peak(stage: str, folder: Path) -> int:
+    done = subprocess.run([sys.executable, "-c", CHILD, stage, str(folder)], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def _ratio(stage: str) -> float:
+    peaks = []
+    for images in (FEW, MANY):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if stage == "pull":
+                write_archive(folder / "mvtec.tar", images)
+            else:
+                write_selection(folder, images)
+            peaks.append(_peak(stage, folder))
+    return peaks[1] / peaks[0]
+
+
+def memory_pull() -> Row:
+    """60 and 600 images, 60 MB and 600 MB."""
+    return Row("memory_pull", "peak memory of pull at 10x the images", "at 1x", _ratio("pull"), 1.2, "lower")
+
+
+def memory_patch() -> Row:
+    """The same images through `patch`, in one process and its worker."""
+    return Row("memory_patch", "peak memory of patch at 10x the images", "at 1x", _ratio("patch"), 1.2, "lower")

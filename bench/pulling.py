@@ -1,0 +1,39 @@
+"""`pull` from a .tar against reading the same members with tarfile and hashing them."""
+
+import hashlib
+import tarfile
+import tempfile
+from pathlib import Path
+
+from bench.data import write_archive
+from bench.paired import Row, paired
+from cot_builder.params import Params, load_params
+from cot_builder.progress import console
+from cot_builder.stages.pull import pull
+from cot_builder.storage.workspace import Workspace
+
+IMAGES = 160
+
+
+def archive_params(archive: Path) -> Params:
+    """The default parameters with ``archive`` as the MVTec AD source."""
+    return load_params(settings=[f"pull.mvtec_ad.source={archive}"])
+
+
+def pull_tar() -> Row:
+    """160 images of about 1 MB with their masks; ours also decodes masks, checks images and writes shards."""
+    console.quiet = True
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "mvtec.tar"
+        write_archive(archive, IMAGES)
+        params, workspace = archive_params(archive), Workspace(Path(folder))
+
+        def theirs() -> None:
+            with tarfile.open(archive) as members:
+                for member in members:
+                    file = members.extractfile(member)
+                    assert file is not None
+                    hashlib.sha256(file.read()).hexdigest()
+
+        ratio = paired(lambda: pull("mvtec_ad", params, workspace), theirs, 7)
+    return Row("pull_tar", "pull from a .tar, images/s", "tarfile and sha256 of the same members", ratio, 0.7, "higher")

@@ -1,0 +1,91 @@
+"""What every data set is described by, and what its layout says of its files."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Facts on a data set that do not depend on a copy of it."""
+
+    name: str
+    title: str
+    licence: str
+    redistribution: Literal["allowed", "share-alike", "forbidden", "unknown"]
+    citation: str
+    homepage: str
+    archive: str | None = None
+    """File name of the published archive."""
+    sha256: str | None = None
+    """Of the published archive."""
+    published: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Samples by (split, label), as published."""
+    categories: tuple[str, ...] = ()
+    bands: int = 1
+    """Samples an image is cut into, by rows: band i of n of a height h is rows i*h//n to (i+1)*h//n."""
+    records_first: bool = False
+    """Which files are images follows from records, which are therefore read in a pass of their own."""
+
+
+class Place(NamedTuple):
+    """What a file of a source is to the data set."""
+
+    role: Literal["image", "mask", "record", "unlisted", "other"]
+    """unlisted: an image that no record names; other: part of the data set, but not asked for."""
+    key: str
+    """Path inside the data set, without whatever lies in front of it in this copy."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Which files a copy of a data set has, by key."""
+
+    images: Collection[str]
+    masks: Collection[str]
+    records: Mapping[str, bytes]
+    """Label and split files, whole."""
+    other: Collection[str] = ()
+    notes: list[tuple[str, str, str]] = field(default_factory=list)
+    """(what, item, detail): doubts about labels, for the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample as the data set lists it."""
+
+    image: str
+    category: str
+    split: Literal["train", "test"]
+    label: Literal["normal", "anomalous"] | None
+    """None: anomalous, and test, where the mask has a pixel in the sample's band."""
+    raw_type: str | None = None
+    """The data set's own defect label; None on normal samples."""
+    mask: str | None = None
+    """Key of the mask that must be there; None where none is published."""
+    view: str = "default"
+    part: str | None = None
+    """Names the physical part within the data set; None: the image is the only one of its part."""
+    band: int = 0
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    """Pixels, half-open; where there is a mask it counts instead."""
+    listed: str | None = None
+    """With label None: the label that a published list implies, to compare."""
+    where: str = ""
+    """File and row that said so."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set's files are to be read."""
+
+    place: Callable[[str], Place | None]
+    """What the file at a path is; None for a file that is no part of the data set."""
+    entries: Callable[[Listing], Iterator[Entry]]
+    """Every sample that the copy's records or folders name, in a fixed order.
+
+    Raises:
+        IndusCotError: a record that the labels depend on is absent or malformed.
+    """

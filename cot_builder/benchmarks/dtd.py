@@ -1,0 +1,68 @@
+"""DTD-Synthetic: 12 textures of the Describable Textures Dataset with synthetic defects.
+
+Licence: none is stated, so redistribution is unknown. Archive: by hand from the Drive folder that AnomalyCLIP's
+README links; no checksum is published.
+
+Layout: MVTec's (see ``mvtec_ad.py``) with ``good`` and ``bad``. Quirk: masks do not share the images' names;
+mask and image pair by sort order within a texture.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from cot_builder.benchmarks import mvtec_ad
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing
+from cot_builder.benchmarks.mvtec_ad import place
+from cot_builder.params import PullSet
+
+BENCHMARK = Benchmark(
+    name="dtd",
+    title="DTD-Synthetic",
+    licence="none stated",
+    redistribution="unknown",
+    citation="Aota, Tong, Okatani: Zero-shot versus many-shot: unsupervised texture anomaly detection. WACV 2023",
+    homepage="https://github.com/zqhang/AnomalyCLIP",
+    published={("test", "normal"): 357, ("test", "anomalous"): 947},
+    categories=(
+        "Blotchy_099",
+        "Fibrous_183",
+        "Marbled_078",
+        "Matted_069",
+        "Mesh_114",
+        "Perforated_037",
+        "Stratified_154",
+        "Woven_001",
+        "Woven_068",
+        "Woven_104",
+        "Woven_125",
+        "Woven_127",
+    ),
+)
+
+
+def layout(_settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+    """MVTec's layout, masks by sort order where their names do not match."""
+    return Layout(place, entries)
+
+
+def entries(listing: Listing) -> Iterator[Entry]:
+    """As MVTec's; a folder of masks in which a name is missing but the number is right is paired by sort order."""
+    found = list(mvtec_ad.entries(listing))
+    wanted: dict[str, list[str]] = {}
+    for entry in found:
+        if entry.mask:
+            wanted.setdefault(_folder(entry.mask), []).append(entry.mask)
+    there: dict[str, list[str]] = {}
+    for key in sorted(listing.masks):
+        there.setdefault(_folder(key), []).append(key)
+    renamed: dict[str, str] = {}
+    for folder, names in wanted.items():
+        masks = there.get(folder, [])
+        if len(names) == len(masks) and set(names) != set(masks):
+            renamed |= dict(zip(names, masks, strict=True))
+    for entry in found:
+        yield replace(entry, mask=renamed.get(entry.mask, entry.mask)) if entry.mask else entry
+
+
+def _folder(key: str) -> str:
+    return key.rpartition("/")[0]

@@ -1,0 +1,290 @@
+"""People's own parts: any images in MVTec's layout, or with a table.
+
+Licence: the owner's, unknown here; ``publish`` must not redistribute the images.
+
+MVTec's layout (see ``mvtec_ad.py``), with any image suffix; ``ground_truth`` may be absent::
+
+    <category>/{train,test}/good/*          <category>/test/<type>/*          <category>/ground_truth/<type>/*_mask.png
+
+A table, ``.csv`` (comma or semicolon) or ``.jsonl``, named as the source or found in it, one row an image:
+
+======== ========= ===========================================================================================
+column   needed    holds
+======== ========= ===========================================================================================
+image    yes       path relative to the table's folder
+label    yes       normal (or good, ok, 0) or anomalous (or bad, ng, defect, defective, anomaly, 1)
+mask     no        path relative to the table's folder; a pixel > 0 is a defect
+boxes    no        pixels of the image, half-open: ``x1 y1 x2 y2; x1 y1 x2 y2`` in CSV, a list of lists in JSONL;
+                   read where there is no mask
+type     no        a type of the taxonomy or any label it knows; ``bad`` (unspecified) where empty
+category no        the image's first folder where empty, the table's folder where there is none
+view     no        ``default`` where empty
+part     no        name of the physical part; each image is a part of its own where empty
+split    no        train or test; where empty, train for a training source and test for a set to evaluate on
+======== ========= ===========================================================================================
+"""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+
+from cot_builder.benchmarks import mvtec_ad
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Layout, Listing, Place
+from cot_builder.params import PullSet
+from schemas.errors import IndusCotError
+
+BENCHMARK = Benchmark(
+    name="folder",
+    title="own data",
+    licence="unknown",
+    redistribution="unknown",
+    citation="",
+    homepage="",
+    records_first=True,
+)
+LABELS: dict[str, Literal["normal", "anomalous"]] = {
+    **dict.fromkeys(("normal", "good", "ok", "0"), "normal"),
+    **dict.fromkeys(("anomalous", "anomaly", "bad", "ng", "defect", "defective", "1"), "anomalous"),
+}
+NEEDED = ("image", "label")
+COLUMNS = (*NEEDED, "mask", "boxes", "type", "category", "view", "part", "split")
+UNNAMED = "bad"
+SHOWN = 20
+
+
+def layout(settings: PullSet, records: Mapping[str, bytes]) -> Layout:
+    """The tables' layout where the source has any (the one it names, else all of them), MVTec's where not.
+
+    Args:
+        records: Path in the source to content of every .csv and .jsonl file.
+
+    Raises:
+        IndusCotError: naming file, row and column of every wrong row, up to 20.
+    """
+    named = settings.source if isinstance(settings.source, str) else ""
+    tables = {key: data for path, data in records.items() if (key := _key(path)) and _is_named(key, named)}
+    found: list[Entry] = []
+    problems: list[str] = []
+    read = 0
+    for key, data in sorted(tables.items()):
+        rows = _read(key, data, must=bool(_table_name(named)))
+        if rows is None:
+            continue
+        read += 1
+        found += _entries(key, rows, settings, problems)
+    _raise(problems)
+    if not read:
+        return Layout(mvtec_ad.place, _in_folders)
+    if not found:
+        raise IndusCotError(f"{', '.join(sorted(tables))}: the table has no row")
+    images = {entry.image for entry in found}
+    masks = {entry.mask for entry in found if entry.mask}
+    return Layout(partial(_place, images=images, masks=masks), lambda _listing: iter(found))
+
+
+def place(path: str) -> Place | None:
+    """A table to be read first."""
+    return Place("record", path) if path.lower().endswith((".csv", ".jsonl")) else None
+
+
+def _place(path: str, images: set[str], masks: set[str]) -> Place | None:
+    key = _key(path)
+    if key in images:
+        return Place("image", key)
+    if key in masks:
+        return Place("mask", key)
+    return Place("unlisted", key) if key.lower().endswith(IMAGE_SUFFIXES) else None
+
+
+def _key(path: str) -> str:
+    """Path without the source's own name."""
+    return path.partition("/")[2]
+
+
+def _table_name(source: str) -> str:
+    name = source.replace("\\", "/").rpartition("/")[2]
+    return name if name.lower().endswith((".csv", ".jsonl")) else ""
+
+
+def _is_named(key: str, source: str) -> bool:
+    return key == _table_name(source) if _table_name(source) else key.lower().endswith((".csv", ".jsonl"))
+
+
+def _in_folders(listing: Listing) -> Iterator[Entry]:
+    with_masks = {key.partition("/")[0] for key in listing.masks}
+    for entry in mvtec_ad.entries(listing):
+        if entry.mask and entry.category not in with_masks:
+            yield Entry(entry.image, entry.category, entry.split, entry.label, entry.raw_type)
+        else:
+            yield entry
+
+
+def _read(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]] | None:
+    """Numbered rows of a table; None for a file that is none (an error if it ``must`` be)."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise IndusCotError(f"{key}: is not UTF-8 ({error}); save it as UTF-8") from error
+    if key.lower().endswith(".jsonl"):
+        rows = _json_rows(key, text)
+        columns = set().union(*(row for _, row in rows)) if rows else set()
+    else:
+        first = text.partition("\n")[0]
+        delimiter = ";" if first.count(";") > first.count(",") else ","
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        columns = {name.strip() for name in reader.fieldnames or ()}
+        # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
+        rows = []
+        for row in reader:
+            rows.append((reader.line_num, {(name or "").strip(): value for name, value in row.items()}))
+    missing = [column for column in NEEDED if column not in columns]
+    if missing and (must or len(missing) == 1):
+        raise IndusCotError(
+            f"{key}: has no column {', '.join(missing)}; its columns are {', '.join(sorted(columns)) or 'none'}. "
+            f"A table has the columns {', '.join(NEEDED)} and may have {', '.join(COLUMNS[2:])}"
+        )
+    return None if missing else rows
+
+
+def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise IndusCotError(f"{key} row {number}: is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise IndusCotError(f"{key} row {number}: must be an object {{…}}, is {line[:40]!r}")
+        rows.append((number, row))
+    return rows
+
+
+def _entries(
+    key: str, rows: Iterable[tuple[int, dict[str, Any]]], settings: PullSet, problems: list[str]
+) -> Iterator[Entry]:
+    base = key.rpartition("/")[0]
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        where = f"{key} row {number}"
+        values: dict[str, Any] = {}
+        for column, parse in _PARSERS.items():
+            try:
+                values[column] = parse(row.get(column))
+            except ValueError as error:
+                problems.append(f"{where}, column {column}: {error}")
+        if len(values) < len(_PARSERS):
+            continue
+        image = f"{base}/{values['image']}" if base else values["image"]
+        if image in seen:
+            problems.append(f"{where}, column image: {values['image']!r} is in row {seen[image]} already")
+        seen[image] = number
+        anomalous = values["label"] == "anomalous"
+        if not anomalous and values["boxes"]:
+            problems.append(f"{where}, column boxes: a normal image has no box")
+        mask = f"{base}/{values['mask']}" if base and values["mask"] else values["mask"]
+        yield Entry(
+            image=image,
+            category=values["category"] or _default_category(values["image"], base, settings),
+            split=values["split"] or ("train" if settings.role == "train" else "test"),
+            label=values["label"],
+            raw_type=(values["type"] or UNNAMED) if anomalous else None,
+            mask=mask if anomalous else None,
+            view=values["view"] or "default",
+            part=values["part"],
+            boxes=values["boxes"],
+            where=where,
+        )
+
+
+def _default_category(image: str, base: str, settings: PullSet) -> str:
+    if "/" in image:
+        return image.partition("/")[0]
+    source = settings.source if isinstance(settings.source, str) else settings.source[0]
+    parts = [part for part in source.replace("\\", "/").split("/") if part]
+    if _table_name(source):
+        parts.pop()
+    return base.rpartition("/")[2] or (parts[-1].partition(".")[0] if parts else "") or "parts"
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise IndusCotError(f"{len(problems)} wrong value(s):\n  " + "\n  ".join(problems[:SHOWN]) + more)
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list | dict | bool):
+        raise ValueError(f"{value!r} is no text")
+    return unicodedata.normalize("NFC", str(value).strip()) or None
+
+
+def _path(value: Any) -> str | None:
+    text = _text(value)
+    if text is None:
+        return None
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+    if text.startswith(("/", "\\")) or ".." in parts or text[1:3] in (":\\", ":/"):
+        raise ValueError(f"{text!r} must be relative to the table's folder and lie in it")
+    return "/".join(parts)
+
+
+def _image(value: Any) -> str:
+    path = _path(value)
+    if not path:
+        raise ValueError("is empty; every row needs one")
+    return path
+
+
+def _label(value: Any) -> str:
+    text = _text(value) or ""
+    if text.lower() not in LABELS:
+        raise ValueError(f"unknown label {text!r}; use normal or anomalous")
+    return LABELS[text.lower()]
+
+
+def _split(value: Any) -> str | None:
+    text = _text(value)
+    if text not in (None, "train", "test"):
+        raise ValueError(f"{text!r} is neither train nor test")
+    return text
+
+
+def _boxes(value: Any) -> tuple[tuple[int, int, int, int], ...]:
+    if value is None or value == "":
+        return ()
+    boxes = (
+        [part.replace(",", " ").split() for part in value.split(";") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+    result = []
+    for box in boxes:
+        try:
+            x1, y1, x2, y2 = (round(float(number)) for number in box)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{value!r} is no list of boxes; write pixels as x1 y1 x2 y2; x1 y1 x2 y2") from None
+        if not (0 <= x1 < x2 and 0 <= y1 < y2):
+            raise ValueError(f"box {x1} {y1} {x2} {y2} must have 0 <= x1 < x2 and 0 <= y1 < y2")
+        result.append((x1, y1, x2, y2))
+    return tuple(result)
+
+
+_PARSERS = {
+    "image": _image,
+    "label": _label,
+    "mask": _path,
+    "boxes": _boxes,
+    "type": _text,
+    "category": _text,
+    "view": _text,
+    "part": _text,
+    "split": _split,
+}

@@ -1,0 +1,27 @@
+"""MPDD, metal parts defect detection: 6 categories of metal parts.
+
+Licence: CC BY-NC-SA 4.0. Archive: by hand from the link in the authors' README; no checksum is published.
+Layout: MVTec's (see ``mvtec_ad.py``).
+
+Published by category (train / good / anomalous): bracket_black 289/32/47, bracket_brown 185/26/51,
+bracket_white 110/30/30, connector 128/30/14, metal_plate 54/26/71, tubes 122/32/69.
+
+Quirk: the one defect type of tubes, flattening, lies in a folder named ``anomalous``.
+"""
+
+from cot_builder.benchmarks.benchmark import Benchmark
+from cot_builder.benchmarks.mvtec_ad import layout, place
+
+__all__ = ["BENCHMARK", "layout", "place"]
+
+BENCHMARK = Benchmark(
+    name="mpdd",
+    title="MPDD",
+    licence="CC BY-NC-SA 4.0",
+    redistribution="share-alike",
+    citation="Jezek, Jonak, Burget, Dvorak, Skotak: Deep learning-based defect detection of metal parts: evaluating "
+    "current methods in complex conditions. ICUMT 2021",
+    homepage="https://github.com/stepanje/MPDD",
+    published={("train", "normal"): 888, ("test", "normal"): 176, ("test", "anomalous"): 282},
+    categories=("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"),
+)

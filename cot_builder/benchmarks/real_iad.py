@@ -1,0 +1,171 @@
+"""Real-IAD: 30 categories, each part photographed by five cameras.
+
+Licence: CC BY-NC-SA 4.0 (as its page states; not checked in a licence file). Gated on the Hugging Face Hub,
+``hf://datasets/Real-IAD/Real-IAD``; no checksum is published.
+
+Layout::
+
+    realiad_jsons/<category>.json                    the labels and the split; ``realiad/`` in another packing
+    realiad_{256,512,1024}/<category>/OK/S0001/<category>_0001_OK_C1_<time>.jpg
+    realiad_{256,512,1024}/<category>/NG/<code>/S0001/<category>_0001_NG_<code>_C2_<time>.{jpg,png}
+
+Codes: AK pit, BX deformation, CH abrasion, HS scratch, PS damage, QS missing parts, YW foreign objects,
+ZW contamination.
+
+Quirks, checked on the 30 official files:
+
+- 26,881 test images lie under ``NG/``, are labelled OK and have no mask, since the defect cannot be seen from
+  that camera. The JSON is believed, never the folder.
+- A part is a folder ``S0001`` with its five views. The numbers start again in ``OK`` and in each code:
+  ``OK/S0001``, ``NG/HS/S0001`` and ``NG/AK/S0001`` were taken at different times (30,210 folders, as many times),
+  so the part is the whole path of the folder.
+- The names of 2,590 files of audiojack and plastic_plug have two underscores after the category.
+- Other JSON folders (``…_sv``, ``…_fuiad_…``) hold other protocols on the same images and are not read.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing, Place
+from cot_builder.params import PullSet
+from schemas.errors import IndusCotError
+
+BENCHMARK = Benchmark(
+    name="real_iad",
+    title="Real-IAD",
+    licence="CC BY-NC-SA 4.0",
+    redistribution="share-alike",
+    citation="Wang, Zhu, Gan, Zhang, Gu, Ji, Ma, Li: Real-IAD, a real-world multi-view dataset for benchmarking "
+    "versatile industrial anomaly detection. CVPR 2024",
+    homepage="https://realiad4ad.github.io/Real-IAD/",
+    published={("train", "normal"): 36465, ("test", "normal"): 63256, ("test", "anomalous"): 51329},
+    categories=(
+        "audiojack",
+        "bottle_cap",
+        "button_battery",
+        "end_cap",
+        "eraser",
+        "fire_hood",
+        "mint",
+        "mounts",
+        "pcb",
+        "phone_battery",
+        "plastic_nut",
+        "plastic_plug",
+        "porcelain_doll",
+        "regulator",
+        "rolled_strip_base",
+        "sim_card_set",
+        "switch",
+        "tape",
+        "terminalblock",
+        "toothbrush",
+        "toy",
+        "toy_brick",
+        "transistor1",
+        "u_block",
+        "usb",
+        "usb_adaptor",
+        "vcpill",
+        "wooden_beads",
+        "woodstick",
+        "zipper",
+    ),
+)
+RESOLUTIONS = ("256", "512", "1024", "raw")
+_IMAGE = re.compile(
+    r"(?:^|/)(?P<folder>(?:OK|NG/[^/]+)/S\d+)/(?P<name>(?P<category>[^/]+?)_+\d+_(?:OK|NG_[^_/]+)_C\d+_[^/]*"
+    r"\.(?P<suffix>jpe?g|png))$",
+    re.IGNORECASE,
+)
+_RECORD = re.compile(r"(?:^|/)(?P<folder>[^/]*)/(?P<key>[^/]+\.json)$")
+_OTHER_PROTOCOL = re.compile(r"_sv(/|$)|fuiad", re.IGNORECASE)
+_RESOLUTION = re.compile(r"(?:^|/)realiad_(\d+|raw)(?:/|$)")
+_VIEW = re.compile(r"_(C\d+)_")
+
+
+def ignore(settings: PullSet) -> list[str]:
+    """Shell patterns of the folders of the other resolutions, which need not be fetched."""
+    return [f"*realiad_{other}[/.]*" for other in RESOLUTIONS if other != settings.resolution]
+
+
+def layout(settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+    """Real-IAD's layout in the resolution that the settings name."""
+    return Layout(partial(place, resolution=settings.resolution), partial(entries, resolution=settings.resolution))
+
+
+def place(path: str, resolution: str = "1024") -> Place | None:
+    """Image, mask or record of a path; ``other`` for an image in another resolution."""
+    if match := _IMAGE.search(path):
+        key = f"{match['category']}/{match['folder']}/{match['name']}"
+        found = _RESOLUTION.search(path)
+        if found and found[1] != resolution:
+            return Place("other", key)
+        return Place("mask" if match["suffix"].lower() == "png" else "image", key)
+    match = _RECORD.search(path)
+    if match is None or _OTHER_PROTOCOL.search(path.rpartition("/")[0]):
+        return None
+    return Place("record", match["key"])
+
+
+def entries(listing: Listing, resolution: str = "1024") -> Iterator[Entry]:
+    """One sample a row of the JSON files, in their order.
+
+    Raises:
+        IndusCotError: there is no JSON, or one is malformed; images are there in another resolution only.
+    """
+    if not listing.images and listing.other:
+        raise IndusCotError(
+            f"real_iad: the source has no realiad_{resolution}, but another resolution; set pull.<name>.resolution "
+            f"to one of those that are there ({', '.join(RESOLUTIONS[:3])})"
+        )
+    read = 0
+    for name, data in sorted(listing.records.items()):
+        rows = _parse(name, data)
+        if rows is None:
+            continue
+        read += 1
+        for split in ("train", "test"):
+            for number, row in enumerate(rows[split]):
+                yield _entry(row, split, f"{name} {split}[{number}]")
+    if not read:
+        raise IndusCotError(
+            "real_iad: no realiad_jsons/<category>.json in the source; the labels are there and nowhere else "
+            "(many images under NG/ are labelled OK)"
+        )
+
+
+def _parse(name: str, data: bytes) -> dict[str, list[dict[str, Any]]] | None:
+    try:
+        rows = json.loads(data)
+    except ValueError as error:
+        raise IndusCotError(f"real_iad: {name} is no readable JSON ({error}); fetch it again") from error
+    if not isinstance(rows, dict) or "train" not in rows or "test" not in rows:
+        return None
+    return rows
+
+
+def _entry(row: dict[str, Any], split: Any, where: str) -> Entry:
+    try:
+        category, kind, image, mask = (row[key] for key in ("category", "anomaly_class", "image_path", "mask_path"))
+        view = _VIEW.search(image.rpartition("/")[2])
+        if view is None:
+            raise IndusCotError(f"real_iad: {where}, image_path: {image!r} names no camera C1 … C5")
+        return Entry(
+            image=f"{category}/{image}",
+            category=category,
+            split=split,
+            label="normal" if kind == "OK" else "anomalous",
+            raw_type=None if kind == "OK" else kind,
+            mask=f"{category}/{mask}" if mask else None,
+            view=view[1],
+            part=f"{category}/{image.rpartition('/')[0]}",
+            where=where,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IndusCotError(
+            f"real_iad: {where} is no row of Real-IAD (category, anomaly_class, image_path, mask_path): {error!r}"
+        ) from error

@@ -1,0 +1,405 @@
+"""`pull SET`: reads a benchmark and writes image shards, samples and supervision.
+
+Nothing is unpacked and nothing is re-encoded: shards hold the published bytes. One thread reads, several hash and
+check, one writes; what is in flight is bounded, so memory does not grow with the data set.
+"""
+
+import csv
+import hashlib
+import tarfile
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Place
+from cot_builder.benchmarks.mask import Mask, read_mask
+from cot_builder.benchmarks.samples import (
+    Found,
+    Report,
+    Row,
+    StoredImage,
+    StoredMask,
+    Twin,
+    defect_types,
+    physical_parts,
+    resolve,
+)
+from cot_builder.params import Params, PullSet
+from cot_builder.progress import console, track
+from cot_builder.storage.header import DamagedError, Header, read_header
+from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.shards import ShardWriter
+from cot_builder.storage.source import Checksums, Member, open_members
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from schemas.sample import SAMPLE
+from schemas.supervision import SUPERVISION
+
+SYNTHETIC = "synthetic"
+BATCH_BYTES = 2**20
+BATCH_FILES = 32
+SHOWN = 20
+SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")
+
+
+def pull(name: str, params: Params, workspace: Workspace) -> None:
+    """Read one set of ``params.pull`` into ``data/pull/<name>``.
+
+    Writes ``images-*.parquet`` and ``masks-*.parquet`` (the published files), ``sample.parquet``,
+    ``supervision.parquet``, ``left_out.csv`` (files not taken), ``warnings.csv`` (samples taken with a reservation),
+    ``duplicates.csv`` (byte-identical images) and ``manifest.json``. An image whose mask cannot be used is kept,
+    without boxes. Byte-identical images are one physical part.
+
+    Raises:
+        IndusCotError: the set is not in the parameters; the source cannot be read, has another layout, or has
+            labels that the taxonomy does not know (all of them named).
+    """
+    if name not in params.pull:
+        raise IndusCotError(f"pull {name}: not in the pull section; there are {', '.join(params.pull)}")
+    settings = params.pull[name]
+    module = BENCHMARKS[settings.benchmark]
+    request: dict[str, Any] = settings.model_dump(mode="json")
+    if settings.source == SYNTHETIC:
+        request["synthetic"] = params.synthetic.model_dump(mode="json") | {"seed": params.run.seed}
+    source = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
+    benchmark: Benchmark = module.BENCHMARK
+    published = {benchmark.archive: benchmark.sha256} if benchmark.archive and benchmark.sha256 else {}
+    checksums = Checksums(settings.sha256, published)
+    ignore = module.ignore(settings) if hasattr(module, "ignore") else []
+    with (
+        stage_output(
+            workspace.pull(name), stage="pull", params=request, inputs={"source": source}, strict=params.run.strict
+        ) as output,
+        _source(settings, params) as place,
+    ):
+
+        def members() -> Iterator[Member]:
+            return open_members(place, workspace.root / "downloads", checksums, ignore)
+
+        tables = _read_tables(members(), module.place) if benchmark.records_first else {}
+        layout = module.layout(settings, tables)
+        found = _read(track(members(), f"pull {name}"), layout.place, benchmark.bands, params.compute.workers, output)
+        if not (found.images or found.damaged_images or found.other):
+            raise _wrong_layout(source, name, settings.benchmark, found.strangers)
+        _check_family(name, settings.benchmark, found)
+        listing, report = found.listing(), Report(output)
+        rows = resolve(name, benchmark, layout.entries(listing), found, report)
+        if not rows:
+            raise IndusCotError(f"{source}: no sample could be made of it; left out:\n  " + _some(output.left_out))
+        for note in listing.notes:
+            report.warn(*note)
+        _unknown_categories(benchmark, rows, report)
+        types = defect_types(settings.benchmark, rows)
+        parts, duplicates = physical_parts(rows)
+        rows.sort(key=lambda row: (row.image.shard, row.image.row, row.entry.band))
+        output.left_out.sort()
+        SAMPLE.write(_sample_frame(name, benchmark, rows, parts), output.path / "sample.parquet")
+        SUPERVISION.write(_supervision_frame(rows, types), output.path / "supervision.parquet")
+        _write_csv(output.path / "warnings.csv", ("reason", "item", "detail"), report.warnings)
+        _write_csv(output.path / "duplicates.csv", ("sha256", "path", "label", "sample_id"), duplicates)
+        output.counts.update(_found_counts(rows, found, report, duplicates))
+        output.counts.update(_benchmark_facts(benchmark))
+        output.counts["archive_sha256"] = dict(sorted(checksums.found.items()))
+        _tell(name, benchmark, output)
+
+
+@contextmanager
+def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
+    """The source to open; a synthetic one is rendered into an archive that is read like any other."""
+    if settings.source != SYNTHETIC:
+        yield settings.source
+        return
+    from cot_builder.benchmarks import synthetic
+
+    with tempfile.TemporaryDirectory(prefix="indus-cot-") as folder:
+        path = Path(folder) / f"{SYNTHETIC}.tar"
+        with tarfile.open(path, "w") as tar:
+            rendered = synthetic.members(settings.benchmark, params.synthetic, params.run.seed)
+            for name, data in track(rendered, f"render {settings.benchmark}"):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, BytesIO(data))
+        yield str(path)
+
+
+def _read_tables(members: Iterable[Member], place: Callable[[str], Place | None]) -> dict[str, bytes]:
+    return {member.path: member.read() for member in members if place(member.path)}
+
+
+def _read(
+    members: Iterable[Member],
+    place: Callable[[str], Place | None],
+    bands: int,
+    workers: int,
+    output: Output,
+) -> Found:
+    """Stream the members into shards: this thread reads, ``workers`` threads examine, one thread writes."""
+    found = Found()
+    with (
+        ShardWriter(output.path, "images") as images,
+        ShardWriter(output.path, "masks") as masks,
+        ThreadPoolExecutor(workers, "examine") as examiners,
+        ThreadPoolExecutor(1, "write") as writer,
+    ):
+        shards = (images, masks)
+        waiting: deque[Future[None]] = deque()
+        batch: list[tuple[Place, bytes]] = []
+        held = 0
+
+        def submit() -> None:
+            examined = examiners.submit(_examine, batch, bands)
+            waiting.append(writer.submit(_store, examined, batch, found, shards, output))
+            while len(waiting) > workers + 2:
+                waiting.popleft().result()
+
+        try:
+            for member in members:
+                spot = place(member.path)
+                if spot is None:
+                    if len(found.strangers) < 2000 and member.path.lower().endswith(IMAGE_SUFFIXES):
+                        found.strangers.append(member.path)
+                elif spot.role == "record":
+                    _add_record(found.records, spot.key, member)
+                elif spot.role == "unlisted":
+                    output.leave_out("present and unlisted", spot.key, "no table names it")
+                elif spot.role == "other":
+                    found.other.append(spot.key)
+                else:
+                    data = member.read()
+                    batch.append((spot, data))
+                    held += len(data)
+                    if held >= BATCH_BYTES or len(batch) >= BATCH_FILES:
+                        submit()
+                        batch, held = [], 0
+            if batch:
+                submit()
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+    return found
+
+
+def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
+    data = member.read()
+    if records.setdefault(key, data) != data:
+        raise IndusCotError(f"{member.path}: another {key} with other content is in the source; keep one of the two")
+
+
+_Facts = tuple[Header, str] | Mask | DamagedError
+
+
+def _examine(batch: list[tuple[Place, bytes]], bands: int) -> list[_Facts]:
+    facts: list[_Facts] = []
+    for spot, data in batch:
+        try:
+            if spot.role == "image":
+                facts.append((read_header(data), hashlib.sha256(data).hexdigest()))
+            else:
+                facts.append(read_mask(data, bands))
+        except DamagedError as error:
+            facts.append(error)
+    return facts
+
+
+def _store(
+    examined: Future[list[_Facts]],
+    batch: list[tuple[Place, bytes]],
+    found: Found,
+    shards: tuple[ShardWriter, ShardWriter],
+    output: Output,
+) -> None:
+    images, masks = shards
+    for (spot, data), facts in zip(batch, examined.result(), strict=True):
+        key = spot.key
+        if isinstance(facts, DamagedError):
+            (found.damaged_images if spot.role == "image" else found.damaged_masks).add(key)
+            output.leave_out(f"damaged {spot.role}", key, str(facts))
+        elif key in found.images or key in found.masks:
+            output.leave_out("present twice", key, "the first one is used")
+        elif isinstance(facts, Mask):
+            found.masks[key] = StoredMask(facts, *masks.add(hashlib.sha256(data).hexdigest(), data))
+        else:
+            # Named by content: a path would tell the label to whoever reads the shard.
+            found.images[key] = StoredImage(*facts, *images.add(facts[1], data))
+
+
+def _wrong_layout(source: str, name: str, benchmark: str, strangers: list[str]) -> IndusCotError:
+    if not strangers:
+        return IndusCotError(f"{source}: holds no image; pull.{name}.source must be the data set's folder or archive")
+    looks_like = _guess(strangers)
+    advice = (
+        f"this looks like {looks_like}: set pull.{name}.benchmark: {looks_like}"
+        if looks_like
+        else f"the layout is described in cot_builder/benchmarks/{benchmark}.py"
+    )
+    return IndusCotError(f"{source}: no image lies where {benchmark} has them, for example {strangers[0]!r}; {advice}")
+
+
+def _guess(paths: list[str]) -> str | None:
+    """The data set whose layout most of the paths fit."""
+    fits = {
+        name: sum(1 for path in paths if (spot := module.place(path)) and spot.role == "image")
+        for name, module in BENCHMARKS.items()
+        if name not in ("mpdd", "dtd", "folder")
+    }
+    best = max(fits, key=lambda name: fits[name])
+    if not fits[best]:
+        return None
+    if best != "mvtec_ad":
+        return best
+    spots = [BENCHMARKS[best].place(path) for path in paths]
+    return _family({spot.key.partition("/")[0] for spot in spots if spot}) or "folder"
+
+
+def _family(categories: set[str]) -> str | None:
+    """Which of the sets in MVTec's layout publishes most of the categories, if any does."""
+    overlap = {name: len(categories & set(BENCHMARKS[name].BENCHMARK.categories)) for name in SIMILAR_LAYOUT}
+    best = max(overlap, key=lambda name: overlap[name])
+    return best if overlap[best] else None
+
+
+def _check_family(name: str, benchmark: str, found: Found) -> None:
+    if benchmark not in SIMILAR_LAYOUT:
+        return
+    categories = {key.partition("/")[0] for key in found.images}
+    if categories & set(BENCHMARKS[benchmark].BENCHMARK.categories):
+        return
+    other = _family(categories)
+    if other:
+        raise IndusCotError(
+            f"pull {name}: none of the categories {', '.join(sorted(categories)[:SHOWN])} is one of {benchmark}; "
+            f"this looks like {other}: set pull.{name}.benchmark: {other}"
+        )
+
+
+def _sample_frame(name: str, benchmark: Benchmark, rows: list[Row], parts: dict[str, str]) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {
+        "sample_id": [row.sample_id for row in rows],
+        "source_set": [name] * len(rows),
+        "category": [row.entry.category for row in rows],
+        "view": [row.entry.view for row in rows],
+        "part_id": [parts[row.part] for row in rows],
+        "split": [row.split for row in rows],
+        "width": [row.size[0] for row in rows],
+        "height": [row.size[1] for row in rows],
+        "channels": [row.image.header.channels for row in rows],
+        "image_format": [row.image.header.format for row in rows],
+        "image_sha256": [row.image.sha256 for row in rows],
+        "shard": [row.image.shard for row in rows],
+        "row": [row.image.row for row in rows],
+        "region": [row.region for row in rows],
+        "licence": [benchmark.licence] * len(rows),
+    }
+    return pl.DataFrame(columns, schema=SAMPLE.dtypes)
+
+
+def _supervision_frame(rows: list[Row], types: dict[str, str]) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {
+        "sample_id": [row.sample_id for row in rows],
+        "source_path": [row.entry.image for row in rows],
+        "label": [row.label for row in rows],
+        "raw_type": [row.raw_type for row in rows],
+        "defect_type": [types[row.raw_type] if row.raw_type is not None else None for row in rows],
+        "boxes": [list(row.found.boxes) if row.found else [] for row in rows],
+        "area_fraction": [row.found.area_fraction if row.found else None for row in rows],
+        "mask_shard": [row.mask.shard if row.mask else None for row in rows],
+        "mask_row": [row.mask.row if row.mask else None for row in rows],
+    }
+    return pl.DataFrame(columns, schema=SUPERVISION.dtypes)
+
+
+def _unknown_categories(benchmark: Benchmark, rows: list[Row], report: Report) -> None:
+    if benchmark.categories:
+        for category in sorted({row.entry.category for row in rows} - set(benchmark.categories)):
+            report.warn("unknown category", category, f"not one of the {len(benchmark.categories)} published; kept")
+
+
+def _found_counts(rows: list[Row], found: Found, report: Report, duplicates: list[Twin]) -> dict[str, Any]:
+    labels: dict[str, set[str]] = {}
+    paths: dict[str, set[str]] = {}
+    for sha256, path, label, _ in duplicates:
+        labels.setdefault(sha256, set()).add(label)
+        paths.setdefault(sha256, set()).add(path)
+    return {
+        "samples": len(rows),
+        "images": len({row.entry.image for row in rows}),
+        "masks": len(found.masks),
+        "by_split_label": dict(sorted(Counter(f"{row.split} {row.label}" for row in rows).items())),
+        "by_category": dict(sorted(Counter(row.entry.category for row in rows).items())),
+        "warnings": dict(Counter(reason for reason, _, _ in report.warnings)),
+        "duplicates": {
+            "groups": len(paths),
+            "images": sum(len(group) for group in paths.values()),
+            "groups_with_conflicting_labels": sum(1 for found_labels in labels.values() if len(found_labels) > 1),
+        },
+        "content_sha256": _content_hash(found),
+    }
+
+
+def _benchmark_facts(benchmark: Benchmark) -> dict[str, Any]:
+    return {
+        "published": {f"{split} {label}": count for (split, label), count in benchmark.published.items()},
+        "benchmark": {
+            "name": benchmark.name,
+            "title": benchmark.title,
+            "licence": benchmark.licence,
+            "redistribution": benchmark.redistribution,
+            "citation": benchmark.citation,
+            "homepage": benchmark.homepage,
+        },
+    }
+
+
+def _content_hash(found: Found) -> str:
+    """Hash over paths and contents of the images, equal however the set is packed."""
+    digest = hashlib.sha256()
+    for key, image in sorted(found.images.items()):
+        digest.update(f"{image.sha256}  {key}\n".encode())
+    return digest.hexdigest()
+
+
+def _tell(name: str, benchmark: Benchmark, output: Output) -> None:
+    """Say on the console how partial the copy is and what is doubtful."""
+    lines = []
+    counts = output.counts
+    wanted = counts["published"]
+    have = {key: counts["by_split_label"].get(key, 0) for key in wanted}
+    if wanted and have != wanted:
+        share = 100 * sum(have.values()) / sum(wanted.values())
+        cells = ", ".join(f"{key} {have[key]} of {wanted[key]}" for key in wanted)
+        known = len(set(counts["by_category"]) & set(benchmark.categories))
+        lines.append(
+            f"a partial copy, {share:.1f} % of {benchmark.title}: {cells}; "
+            f"{known} of {len(benchmark.categories)} categories"
+        )
+    lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
+    twins = counts["duplicates"]
+    if twins["groups"]:
+        lines.append(
+            f"{twins['images']} images are byte-identical in {twins['groups']} groups "
+            f"({twins['groups_with_conflicting_labels']} with different labels), named in duplicates.csv; "
+            "each group counts as one physical part"
+        )
+    for line in lines:
+        console.print(f"pull {name}: {line}", style="yellow", markup=False, highlight=False)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _some(left_out: list[tuple[str, str, str]]) -> str:
+    return "\n  ".join(f"{item}: {reason} {detail}".rstrip() for reason, item, detail in left_out[:SHOWN]) or "nothing"

@@ -1,0 +1,340 @@
+"""One trajectory as an inspector follows it, for the page: images made small, marks placed, HTML from the templates."""
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from cot_builder.storage.images import decode
+from schemas.errors import IndusCotError
+from schemas.geometry import SCALE, Box, check_box
+from schemas.indus_cot import IndusCot
+from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
+
+QUERY_SIDE = 720
+OBSERVATION_SIDE = 448
+THUMBNAIL_SIDE = 112
+THUMBNAIL_BYTES = 2600
+LEAST_SIDE = 160
+PATCH_LETTERS = {"proposal": "P", "defect": "D", "hard_normal": "N"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the page; width and height are those of the original, in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box drawn on the inspected image: kind (verdict, tool, patch), CSS place, badge, description."""
+
+    kind: str
+    style: str
+    badge: str
+    title: str
+    classes: str
+    """Where the badge goes so that it neither leaves the image nor covers another."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A reference point of a measurement, in per cent of the inspected image."""
+
+    x: float
+    y: float
+    badge: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A turn as the page shows it."""
+
+    number: int
+    thought: str
+    tool: str | None
+    arguments: list[tuple[str, str]]
+    text: str
+    refused: bool
+    picture: Picture | None
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class View:
+    """One trajectory, ready for the template."""
+
+    row: IndusCot
+    query: Picture
+    thumbnail: str
+    steps: list[Step]
+    conclusion: str
+    verdict: Verdict
+    tool_marks: list[tuple[Mark, str]]
+    """One a region, with the numbers of the steps that looked there."""
+    verdict_marks: list[Mark]
+    patch_marks: list[Mark]
+    patch_counts: list[tuple[str, int]]
+
+
+def picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
+    """A WebP of at most ``side`` pixels a side and, as far as that stays legible, ``limit`` bytes, as data: URI.
+
+    Args:
+        pixels: uint8 (height, width, 3) BGR.
+        side: Longest side, pixels.
+        limit: Bytes before base64.
+    """
+    height, width = pixels.shape[:2]
+    quality = 80
+    encoded = _webp(pixels, side, quality)
+    while len(encoded) > limit and (quality > 50 or side > LEAST_SIDE):
+        if quality > 50:
+            quality -= 15
+        else:
+            side = max(LEAST_SIDE, int(min(side, max(width, height)) * 0.8))
+        encoded = _webp(pixels, side, quality)
+    return Picture("data:image/webp;base64," + base64.b64encode(encoded).decode(), width, height)
+
+
+def _webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
+    height, width = pixels.shape[:2]
+    factor = side / max(width, height)
+    if factor < 1:
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def view_of(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
+    """A row of the corpus as the page shows it; the limits are bytes an image.
+
+    Raises:
+        IndusCotError: an image is damaged or missing, or the trajectory is none.
+    """
+    trajectory = trajectory_of(row)
+    stored = iter(row.images[1:])
+    steps = []
+    for number, turn in enumerate(trajectory.turns[:-1], 1):
+        assert turn.call is not None and turn.observation is not None
+        shown = None
+        if turn.observation.image_sha256:
+            image = next(stored, None)
+            if image is None:
+                raise IndusCotError(
+                    f"row {row.id}, turn {number}: its image is missing; run `indus-cot assemble` again"
+                )
+            pixels = decode(image.bytes, name=f"row {row.id}, turn {number}")
+            shown = picture(pixels, OBSERVATION_SIDE, observation_bytes)
+        steps.append(_step(number, turn, turn.call, turn.observation.text, shown))
+    inspected = decode(row.images[0].bytes, name=f"row {row.id}, inspected image")
+    query = picture(inspected, QUERY_SIDE, query_bytes)
+    patches = list(_patch_marks(row))
+    return View(
+        row=row,
+        query=query,
+        thumbnail=picture(inspected, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri,
+        steps=steps,
+        conclusion=trajectory.turns[-1].thought,
+        verdict=trajectory.verdict,
+        tool_marks=_tool_marks(trajectory),
+        verdict_marks=[
+            mark("verdict", box, trajectory.verdict.defect_type or "", f"verdict {list(box)}")
+            for box in trajectory.verdict.boxes
+        ],
+        patch_marks=patches,
+        patch_counts=sorted(Counter(patch.kind for patch in row.patch_pairs).items()),
+    )
+
+
+def trajectory_of(row: IndusCot) -> Trajectory:
+    """The structure of a row.
+
+    Raises:
+        IndusCotError: the column holds no trajectory.
+    """
+    try:
+        return Trajectory.model_validate_json(row.trajectory)
+    except ValidationError as error:
+        raise IndusCotError(
+            f"row {row.id}: column trajectory holds no trajectory: {error.errors()[0]['msg']}; assemble again"
+        ) from None
+
+
+def _step(number: int, turn: Turn, call: ToolCall, text: str, shown: Picture | None) -> Step:
+    return Step(
+        number=number,
+        thought=turn.thought,
+        tool=call.tool,
+        arguments=arguments(call),
+        text=text,
+        refused=text.startswith("error:"),
+        picture=shown,
+        points=_points(call, number),
+    )
+
+
+def arguments(call: ToolCall) -> list[tuple[str, str]]:
+    """Names and values of a call, as text."""
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in call.arguments.items()
+    ]
+
+
+def _tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
+    looked: dict[Box, list[tuple[int, str]]] = {}
+    for number, turn in enumerate(trajectory.turns[:-1], 1):
+        assert turn.call is not None and turn.observation is not None
+        region = _shown_region(turn.call, turn.observation.text)
+        if region and not turn.observation.text.startswith("error:"):
+            looked.setdefault(region, []).append((number, turn.call.tool))
+    marks = []
+    for region, steps in looked.items():
+        badge = ", ".join(str(number) for number, _ in steps)
+        title = "; ".join(f"step {number}: {tool} {list(region)}" for number, tool in steps)
+        marks.append(
+            (
+                mark("tool", region, badge, title, to_right=len(marks) % 2 == 1),
+                " ".join(str(number) for number, _ in steps),
+            )
+        )
+    return marks
+
+
+def _shown_region(call: ToolCall, text: str) -> Box | None:
+    """The region a tool says it showed (it may have widened it), else the one that was asked for."""
+    if call.tool not in ("crop", "enhance"):
+        return None
+    said = re.search(r"\bof \[(\d+), (\d+), (\d+), (\d+)\]", text)
+    asked = call.arguments.get("region")
+    values = [int(part) for part in said.groups()] if said else asked
+    return _as_box(values)
+
+
+def _as_box(values: Any) -> Box | None:
+    if not isinstance(values, list) or len(values) != 4 or not all(type(value) is int for value in values):
+        return None
+    try:
+        return check_box((values[0], values[1], values[2], values[3]))
+    except ValueError:
+        return None
+
+
+def _points(call: ToolCall, number: int) -> list[Point]:
+    points = call.arguments.get("points") if call.tool == "measure" else None
+    if not isinstance(points, list):
+        return []
+    sound = [
+        point
+        for point in points
+        if isinstance(point, list) and len(point) == 2 and all(type(v) is int and 0 <= v <= SCALE for v in point)
+    ]
+    return [
+        Point(100 * point[0] / SCALE, 100 * point[1] / SCALE, f"{number}.{index}")  # type: ignore[operator]
+        for index, point in enumerate(sound, 1)
+    ]
+
+
+def _patch_marks(row: IndusCot) -> list[Mark]:
+    numbers: Counter[str] = Counter()
+    marks = []
+    for patch in row.patch_pairs:
+        numbers[patch.kind] += 1
+        badge = f"{PATCH_LETTERS[patch.kind]}{numbers[patch.kind]}"
+        kind = patch.kind.replace("_", " ")
+        marks.append(mark("patch", patch.box, badge, f"{kind} patch {list(patch.box)}, score {patch.score:.1f}"))
+    return marks
+
+
+def mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) -> Mark:
+    """A box in 0-1000 as a mark, its badge at the left end or ``to_right``."""
+    x1, y1, x2, y2 = box
+    style = f"left:{x1 / 10:g}%;top:{y1 / 10:g}%;width:{(x2 - x1) / 10:g}%;height:{(y2 - y1) / 10:g}%"
+    near = {"at-top": y1 < 70, "low": y2 > 900, "to-right": to_right}
+    return Mark(kind, style, badge, title, " ".join(name for name, holds in near.items() if holds))
+
+
+def render(template: str, scripts: Sequence[str], context: Mapping[str, Any]) -> str:
+    """A page of the templates' folder with its style and ``scripts`` inside.
+
+    Its content security policy lets a browser load nothing but the page's own data: images and run nothing but
+    these scripts, whatever a thought may contain.
+    """
+    sources = [_asset(name) for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in sources)
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {hashes or chr(39) + 'none' + chr(39)}; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=policy,
+            style=Markup(_asset("page.css")),
+            scripts=[Markup(source) for source in sources],
+            **context,
+        )
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("eval").joinpath("templates", name).read_text("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("eval", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "share": _share,
+        "plural": plural,
+        "words": lambda name: str(name).replace("_", " "),
+    }
+    return environment
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"
+    return f"{int(value):,}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _share(part: float, whole: float) -> str:
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %" if percent < 10 and percent != int(percent) else f"{percent:.0f} %"

@@ -1,0 +1,209 @@
+"""What the stages say of themselves: manifests, what they left out, gates and leakage, gathered for the page."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cot_builder.params import Params
+from cot_builder.stages.pull import SYNTHETIC
+from cot_builder.storage.output import read_manifest
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Things a stage did not take (or took with a reservation) for one reason, and the first few by name."""
+
+    reason: str
+    count: int
+    examples: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's manifest as the page shows it."""
+
+    name: str
+    about: str
+    seconds: float
+    counts: list[tuple[str, str]]
+    left_out: list[LeftOut]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """One pulled set: what was found beside what is published."""
+
+    name: str
+    title: str
+    role: str
+    source: str
+    synthetic: bool
+    seconds: float
+    samples: int
+    cells: list[tuple[str, int, int | None]]
+    """(split and label, found, published)."""
+    complete: bool | None
+    """None: nothing is published to compare with, or the set is synthetic."""
+    share: float | None
+    """Found of published samples."""
+    duplicates: Mapping[str, int]
+    warnings: list[LeftOut]
+    left_out: list[LeftOut]
+    licence: str
+    redistribution: str
+    citation: str
+    homepage: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+ABOUT = {
+    "select": "Picks the training pool: no category and no near-duplicate of an evaluation set, defect visible, "
+    "balanced, split by physical part.",
+    "patch": "Cuts local patches, each with its box on the original image.",
+    "prior": "Describes the normal part of each category and view, measured on normal training images.",
+    "draft": "The teacher inspects each sample with the real tools; gates hold every draft to the truth.",
+    "assemble": "Applies the review policy, validates every row and writes the corpus.",
+}
+
+
+def stages(workspace: Workspace) -> list[Stage]:
+    """The stages after pull, in order.
+
+    Raises:
+        IndusCotError: one has not run.
+    """
+    folders = {name: getattr(workspace, name) for name in ("select", "patch", "prior", "draft")}
+    return [_stage(name, folder) for name, folder in {**folders, "assemble": workspace.indus_cot}.items()]
+
+
+def _stage(name: str, folder: Path) -> Stage:
+    manifest = read_manifest(folder)
+    return Stage(
+        name,
+        ABOUT[name],
+        manifest["seconds"],
+        [(key, _told(value)) for key, value in manifest["counts"].items()],
+        _grouped(folder / "left_out.csv"),
+        manifest["versions"],
+    )
+
+
+def pulled(params: Params, workspace: Workspace) -> list[Pulled]:
+    """Every set of ``params.pull``, training sets first.
+
+    Raises:
+        IndusCotError: one has not been pulled.
+    """
+    order = sorted(params.pull, key=lambda name: params.pull[name].role != "train")
+    return [_pulled(name, params, workspace.pull(name)) for name in order]
+
+
+def _pulled(name: str, params: Params, folder: Path) -> Pulled:
+    settings, manifest = params.pull[name], read_manifest(folder)
+    counts = manifest["counts"]
+    found, published, benchmark = counts["by_split_label"], counts["published"], counts["benchmark"]
+    synthetic = settings.source == SYNTHETIC
+    cells = [(cell, found.get(cell, 0), published.get(cell)) for cell in sorted({*found, *published})]
+    wanted = sum(published.values())
+    sources = [settings.source] if isinstance(settings.source, str) else settings.source
+    return Pulled(
+        name=name,
+        title=benchmark["title"],
+        role=settings.role,
+        # The last part only: a report is passed on, and where a folder lay on one's disk is nobody's business.
+        source=", ".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources),
+        synthetic=synthetic,
+        seconds=manifest["seconds"],
+        samples=counts["samples"],
+        cells=cells,
+        complete=None if synthetic or not published else all(have == want for _, have, want in cells),
+        share=None if synthetic or not wanted else sum(found.get(cell, 0) for cell in published) / wanted,
+        duplicates=counts["duplicates"],
+        warnings=_grouped(folder / "warnings.csv"),
+        left_out=_grouped(folder / "left_out.csv"),
+        licence=benchmark["licence"],
+        redistribution=benchmark["redistribution"],
+        citation=benchmark["citation"],
+        homepage=benchmark["homepage"],
+        versions=manifest["versions"],
+    )
+
+
+def versions(found: list[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Each library with the versions that stages ran under; more than one where they differ."""
+    names = dict.fromkeys(name for entry in found for name in entry)
+    return {name: sorted({entry[name] for entry in found if name in entry}) for name in names}
+
+
+def read_gates(workspace: Workspace) -> dict[str, Any]:
+    """``reports/gates.json``.
+
+    Raises:
+        IndusCotError: absent or unreadable.
+    """
+    return read_json(workspace.reports / "gates.json", "indus-cot draft")
+
+
+def read_json(path: Path, maker: str) -> dict[str, Any]:
+    """A JSON file that a stage wrote.
+
+    Raises:
+        IndusCotError: absent or unreadable; says which command makes it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IndusCotError(f"{path}: not there; run `{maker}` first, or `indus-cot repro`") from None
+    except ValueError as error:
+        raise IndusCotError(f"{path}: no valid JSON ({error}); run `{maker}` again") from error
+
+
+def read_csv(path: Path, maker: str) -> list[dict[str, str]]:
+    """A CSV file that a stage wrote, by column.
+
+    Raises:
+        IndusCotError: absent; says which command makes it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise IndusCotError(f"{path}: not there; run `{maker}` first, or `indus-cot repro`") from None
+
+
+def _grouped(path: Path) -> list[LeftOut]:
+    """A CSV of reason, item, detail by reason, commonest first; empty where the stage wrote none."""
+    if not path.is_file():
+        return []
+    counts: dict[str, int] = defaultdict(int)
+    examples: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            counts[row["reason"]] += 1
+            if counts[row["reason"]] <= EXAMPLES:
+                examples[row["reason"]].append((row["item"], row["detail"]))
+    return [
+        LeftOut(reason, count, examples[reason]) for reason, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+
+
+def _told(value: Any) -> str:
+    """A count, or several, in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_told(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_told(item) for item in value) or "none"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "–" if value is None else str(value)

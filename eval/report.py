@@ -1,0 +1,301 @@
+"""One self-contained HTML page that shows the corpus: counts, tools, gates, leakage, a gallery of trajectories."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.storage.output import write_text
+from cot_builder.storage.workspace import Workspace
+from cot_builder.teacher.gates import CORPUS_GATES, GATES
+from eval import figures
+from eval.corpus import Place, read_index, read_rows
+from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
+from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
+from schemas.errors import IndusCotError
+from schemas.sample import SAMPLE
+from schemas.trajectory import DRAFT, Trajectory
+
+PAGE_BYTES = 11 * 2**20
+"""What the images of the page may take, as base64."""
+QUERY_WEIGHT = 1.8
+"""Bytes of an inspected image beside those of an observation."""
+MOST_BYTES = 90_000
+SHOWN_REJECTED = 40
+SHOWN_COPIES = 25
+SECTIONS = (
+    ("sec-pipeline", "Pipeline"),
+    ("sec-corpus", "Corpus"),
+    ("sec-tools", "Tools and lengths"),
+    ("sec-gates", "Gates"),
+    ("sec-leakage", "Leakage"),
+    ("sec-reviews", "Reviews and licences"),
+    ("sec-gallery", "Trajectories"),
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline figure."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A draft that failed, as the page shows it."""
+
+    draft_id: str
+    gates: list[str]
+    reasons: list[tuple[str, str]]
+    trajectory: Trajectory
+
+
+def report(params: Params, workspace: Workspace) -> None:
+    """Write ``reports/index.html``; the corpus is read in batches and at most ``report.gallery`` of it is shown.
+
+    Raises:
+        IndusCotError: a stage has not run, or what it wrote is damaged.
+    """
+    index = read_index(workspace.indus_cot)
+    if not len(index):
+        raise IndusCotError(f"{workspace.indus_cot}: the corpus has no row; run `indus-cot assemble` again")
+    context = {
+        **_corpus(index),
+        **_pipeline(params, workspace, index),
+        **_gates(workspace),
+        **_leakage(workspace, index),
+        **_reviews(index),
+    }
+    context["lead"] = _lead(context)
+    context["tiles"] = _tiles(context)
+    gallery = _gallery(workspace, figures.choose(index, params.report.gallery))
+    page = render(
+        "report.html.jinja",
+        ["start.js", "gallery.js"],
+        {
+            **context,
+            "sections": SECTIONS,
+            "gallery": gallery,
+            "facets": _facets(gallery),
+            "corpus_folder": "data/indus_cot",
+        },
+    )
+    write_text(workspace.reports / "index.html", page)
+
+
+def _corpus(index: pl.DataFrame) -> dict[str, Any]:
+    calls = index["tool_calls"].list.len()
+    return {
+        "total": len(index),
+        "anomalous": int((index["answer"] == "Yes").sum()),
+        "category_count": index["category"].n_unique(),
+        "view_count": index["view"].n_unique(),
+        "by_category": figures.balance(index, "category"),
+        "by_split": figures.balance(index, "split"),
+        "by_set": figures.balance(index, "source_set"),
+        "by_view": figures.balance(index, "view"),
+        "by_type": figures.defect_types(index),
+        "tools": figures.tool_use(index),
+        "tool_names": figures.tool_columns(),
+        "by_tool": figures.tool_by_type(index),
+        "calls_total": int(calls.sum()),
+        "calls_mean": float(calls.mean()),  # type: ignore[arg-type]
+        "images_total": int(index["images"].sum()),
+        "refused_total": int(index["refused"].sum()),
+        "histograms": [
+            figures.histogram(calls, "Tool calls a trajectory", "calls"),
+            figures.histogram(index["turns"], "Turns a trajectory", "turns"),
+            figures.histogram(index["words"], "Words of thought a trajectory", "words"),
+        ],
+    }
+
+
+def _pipeline(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+    sets: list[Pulled] = pulled(params, workspace)
+    after: list[Stage] = stages(workspace)
+    gates = read_gates(workspace)
+    selected = read_json(workspace.select / "leakage.json", "indus-cot select")["counts"]
+    ran: list[Pulled | Stage] = [*sets, *after]
+    found = versions([item.versions for item in ran])
+    mixed = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+    funnel = [
+        ("pulled, training sets", selected["pulled"]),
+        ("in kept categories", selected["in kept categories"]),
+        ("usable", selected["usable"]),
+        ("selected", selected["selected"]),
+        ("with a draft that passed", gates["samples"] - gates["samples_without_trajectory"]),
+        ("in the corpus", index["sample_id"].n_unique()),
+    ]
+    return {
+        "pulls": sets,
+        "stages": after,
+        "seconds": sum(item.seconds for item in ran),
+        "versions": found,
+        "mixed_versions": ", ".join(mixed),
+        "funnel": funnel,
+    }
+
+
+def _gates(workspace: Workspace) -> dict[str, Any]:
+    gates = read_gates(workspace)
+    asks = {name: _first_sentence(gate.__doc__) for name, gate in GATES.items()}
+    asks |= dict.fromkeys(CORPUS_GATES, "No draft repeats another word for word, numbers apart.")
+    table = DRAFT.read(workspace.draft / "rejected.parquet")
+    rows = [
+        Rejected(
+            row.draft_id,
+            list(dict.fromkeys(violation.gate for violation in row.violations)),
+            [(violation.gate, violation.reason) for violation in row.violations],
+            Trajectory.model_validate_json(row.trajectory),
+        )
+        for row in DRAFT.records(_spread(table))
+    ]
+    return {
+        "gates": gates,
+        "gate_rows": [(name, asks.get(name, ""), count) for name, count in gates["failed"].items()],
+        "rejected": rows,
+        "rejected_total": len(table),
+    }
+
+
+def _spread(table: pl.DataFrame) -> pl.DataFrame:
+    """A few rejected drafts with every first-named gate among them."""
+    gate = pl.col("violations").list.first().struct.field("gate")
+    return (
+        table.sort("draft_id")
+        .with_columns(gate.alias("gate"))
+        .with_columns(pl.int_range(pl.len()).over("gate").alias("turn"))
+        .sort("turn", "gate", maintain_order=True)
+        .head(SHOWN_REJECTED)
+        .sort("gate", "draft_id")
+        .drop("gate", "turn")
+    )
+
+
+def _first_sentence(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return re.sub(r"``(.+?)``", r"\1", line)
+
+
+def _leakage(workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+    facts = read_json(workspace.select / "leakage.json", "indus-cot select")
+    samples = SAMPLE.read(workspace.select / "sample.parquet").select("sample_id", "source_set", "part_id")
+    parts = (
+        index.select("sample_id", "split")
+        .join(samples, on="sample_id", how="inner")
+        .group_by("source_set", "part_id")
+        .agg(pl.col("split").n_unique().alias("splits"))
+        .sort("source_set", "part_id")
+    )
+    straddling = parts.filter(pl.col("splits") > 1)
+    return {
+        "leakage": facts,
+        "dropped_names": sorted({row["category"] for row in facts["dropped_categories"]}),
+        "copied": len({row["sample_id"] for row in facts["copies"]}),
+        "copies_shown": SHOWN_COPIES,
+        "parts": {
+            "total": len(parts),
+            "straddling": [f"{name}/{part}" for name, part, _ in straddling.iter_rows()],
+        },
+    }
+
+
+def _reviews(index: pl.DataFrame) -> dict[str, Any]:
+    looked = int((index["review_status"] != "auto").sum())
+    total = len(index)
+    if looked == 0:
+        statement = (
+            f"No person has looked at any of these {total:,} trajectories. They passed the gates and were accepted "
+            "by policy, and each row says so: review_status is auto."
+        )
+    elif looked < total:
+        statement = f"A person has looked at {looked:,} of {total:,} trajectories; the rest were accepted by policy."
+    else:
+        statement = f"A person has looked at each of these {total:,} trajectories."
+    teachers = index.group_by("teacher", "prompt_version", "toolbox_version").len().sort("teacher", "prompt_version")
+    return {
+        "looked": looked,
+        "review_statement": statement,
+        "reviews": figures.values_of(index, "review_status"),
+        "licences": figures.values_of(index, "licence"),
+        "teachers": [
+            f"{teacher}, prompt {prompt}, toolbox {toolbox} ({count:,})"
+            for teacher, prompt, toolbox, count in teachers.iter_rows()
+        ],
+        "cost": float(index["cost_usd"].sum()),
+    }
+
+
+def _lead(context: dict[str, Any]) -> str:
+    splits = {row.name: row.total for row in context["by_split"]}
+    people = "No person has looked at them." if not context["looked"] else ""
+    stand_in = [item for item in context["pulls"] if item.role == "train" and item.synthetic]
+    source = " The images are synthetic stand-ins, rendered for the demonstration." if stand_in else ""
+    return (
+        f"Each shows one image, of {plural(context['category_count'], 'category', 'categories')} in all, as an "
+        f"inspector works through it: a thought, a tool, what the tool returned, and at last a verdict. "
+        f"{splits.get('train', 0):,} are for training, "
+        f"{splits.get('validation', 0):,} for validation.{source} {people}"
+    ).strip()
+
+
+def _tiles(context: dict[str, Any]) -> list[Tile]:
+    total, anomalous, gates = context["total"], context["anomalous"], context["gates"]
+    without = context["tools"][-1].trajectories
+    straddling = len(context["parts"]["straddling"])
+    return [
+        Tile("trajectories", f"{total:,}", f"of {gates['samples']:,} selected samples"),
+        Tile("show a defect", f"{100 * anomalous / total:.0f} %", f"{anomalous:,} Yes, {total - anomalous:,} No"),
+        Tile("categories", f"{context['category_count']}", f"in {plural(context['view_count'], 'view')}"),
+        Tile("tool calls each", f"{context['calls_mean']:.2f}", f"{100 * without / total:.0f} % answer without a tool"),
+        Tile(
+            "drafts passed",
+            f"{100 * gates['passed'] / gates['drafts']:.0f} %" if gates["drafts"] else "–",
+            f"{gates['passed']:,} of {gates['drafts']:,}",
+        ),
+        Tile(
+            "categories dropped",
+            f"{len(context['dropped_names'])}",
+            f"and {plural(context['copied'], 'copy', 'copies')} of evaluation images",
+        ),
+        Tile("parts in both splits", f"{straddling}", f"of {context['parts']['total']:,}"),
+        Tile("seen by a person", f"{context['looked']:,}", f"of {total:,}"),
+    ]
+
+
+def _gallery(workspace: Workspace, chosen: pl.DataFrame) -> list[View]:
+    places = {Place(shard, row): order for order, (shard, row) in enumerate(chosen.select("shard", "row").iter_rows())}
+    room = PAGE_BYTES * 3 / 4 - THUMBNAIL_BYTES * len(chosen)
+    unit = room / (QUERY_WEIGHT * len(chosen) + int(chosen["images"].sum()))
+    limits = [int(min(MOST_BYTES, max(unit * weight, 3000))) for weight in (QUERY_WEIGHT, 1)]
+    rows = track(read_rows(workspace.indus_cot, places.keys()), "report", len(chosen))
+    views = {row.id: view_of(row, *limits) for row in rows}
+    return [views[name] for name in chosen["id"]]
+
+
+def _facets(gallery: Sequence[View]) -> dict[str, list[tuple[str, str, int]]]:
+    """Filter to its choices: value, text, and how many of the gallery have it."""
+
+    def counted(values: Sequence[str]) -> list[tuple[str, str, int]]:
+        return [(value, value.replace("_", " "), count) for value, count in sorted(Counter(values).items())]
+
+    rows = [view.row for view in gallery]
+    tools = Counter(tool for row in rows for tool in set(row.tool_calls))
+    return {
+        "answer": counted([row.answer for row in rows]),
+        "category": counted([row.category for row in rows]),
+        "type": counted([row.defect_type for row in rows if row.defect_type]),
+        "view": counted([row.view for row in rows]),
+        "split": counted([row.split for row in rows]),
+        "set": counted([row.source_set for row in rows]),
+        "tool": [(name, name, tools[name]) for name in sorted(tools)]
+        + [("none", figures.NO_TOOL, sum(not row.tool_calls for row in rows))],
+    }

@@ -1,0 +1,157 @@
+"""Prints one trajectory of a corpus, or opens it as a page."""
+
+import difflib
+import json
+import random
+import tempfile
+import webbrowser
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from eval.corpus import Place, read_names, read_rows
+from eval.page import arguments, render, trajectory_of, view_of
+from schemas.errors import IndusCotError
+from schemas.indus_cot import IndusCot
+from schemas.trajectory import Turn, Verdict
+
+SHOWN_MATCHES = 20
+CLOSE = 5
+IMAGE_BYTES = 400_000
+
+
+def show(corpus: Path, sample: str, browser: bool) -> None:
+    """Print one trajectory as an inspector would follow it.
+
+    Args:
+        corpus: Folder of the corpus.
+        sample: Id of a row or of a sample, or a part of one; a random row where empty.
+        browser: Open it as a self-contained page instead.
+
+    Raises:
+        IndusCotError: no corpus is there; no row, or more than one, has that id.
+    """
+    row = next(read_rows(corpus, [find(corpus, sample)]))
+    if browser:
+        _open(row)
+    else:
+        Console().print(printed(row))
+
+
+def find(corpus: Path, sample: str) -> Place:
+    """Place of the one row whose id or sample id is ``sample``, or else contains it.
+
+    Raises:
+        IndusCotError: there is none, or more than one.
+    """
+    names = read_names(corpus)
+    if not names:
+        raise IndusCotError(f"{corpus}: the corpus has no row; run `indus-cot assemble` again")
+    if not sample:
+        return random.choice(names)[2]
+    matches = [item for item in names if sample in item[:2]] or [
+        item for item in names if sample in item[0] or sample in item[1]
+    ]
+    if len(matches) == 1:
+        return matches[0][2]
+    if matches:
+        lines = [f"  {row_id}  {sample_id}" for row_id, sample_id, _ in matches[:SHOWN_MATCHES]]
+        more = f"\n  … and {len(matches) - SHOWN_MATCHES} more" if len(matches) > SHOWN_MATCHES else ""
+        raise IndusCotError(
+            f"{sample!r} fits {len(matches)} trajectories of {corpus}; be more precise, for example with the id in "
+            "front:\n" + "\n".join(lines) + more
+        )
+    known = [name for item in names for name in item[:2]]
+    close = difflib.get_close_matches(sample, known, CLOSE, 0.3)
+    raise IndusCotError(
+        f"{sample!r}: no trajectory of {corpus} has that id or sample id"
+        + (f"; close to it are:\n  {chr(10).join(close)}".replace("\n", "\n  ") if close else "")
+        + "\nWithout an id, `indus-cot show` takes a random one."
+    )
+
+
+def printed(row: IndusCot) -> RenderableType:
+    """A row for the terminal. Control characters in its texts are shown, not sent."""
+    trajectory = trajectory_of(row)
+    parts: list[RenderableType] = [_header(row)]
+    images = iter(row.images[1:])
+    for number, turn in enumerate(trajectory.turns[:-1], 1):
+        parts.append(Rule(f"step {number}", style="dim", align="left"))
+        parts.append(Text(_safe(turn.thought)))
+        parts += _call(turn, next(images, None) if turn.observation and turn.observation.image_sha256 else None)
+    parts.append(Rule("verdict", style="dim", align="left"))
+    parts.append(Text(_safe(trajectory.turns[-1].thought)))
+    parts.append(_verdict(trajectory.verdict))
+    parts.append(Rule(style="dim"))
+    parts.append(Text(f"licence {_safe(row.licence)}", style="dim"))
+    return Group(*parts)
+
+
+def _header(row: IndusCot) -> Panel:
+    reviewed = "auto: no person has looked" if row.review_status == "auto" else f"{row.review_status}, {row.reviewers}"
+    facts = [
+        ("category", f"{row.category}, view {row.view}"),
+        ("sample", row.sample_id),
+        ("split", f"{row.split}, from {row.source_set}"),
+        ("review", reviewed),
+        ("teacher", f"{row.teacher}, prompt {row.prompt_version}, toolbox {row.toolbox_version}"),
+        ("image", f"{_size(row.images[0].bytes)}, sha256 {row.image_sha256}"),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(_safe(value)))
+    return Panel(table, title=Text(_safe(row.id), style="bold"), title_align="left", border_style="dim")
+
+
+def _call(turn: Turn, image: object) -> list[RenderableType]:
+    assert turn.call is not None and turn.observation is not None
+    call = Text("→ ", style="cyan").append(turn.call.tool, style="bold cyan")
+    for name, value in arguments(turn.call):
+        call.append(f"  {_safe(name)} ", style="dim").append(_safe(value), style="cyan")
+    refused = turn.observation.text.startswith("error:")
+    said = Text(_safe(turn.observation.text), style="red" if refused else "green")
+    if turn.observation.image_sha256:
+        data = getattr(image, "bytes", None)
+        size = _size(data) if isinstance(data, bytes) else "missing"
+        said.append(f"\nimage {size}, sha256 {turn.observation.image_sha256}", style="dim")
+    return [Padding(call, (1, 0, 0, 2)), Padding(said, (0, 0, 1, 4))]
+
+
+def _verdict(verdict: Verdict) -> Padding:
+    if verdict.answer == "No":
+        return Padding(Text("○ No defect", style="bold cyan"), (1, 0, 0, 2))
+    boxes = ", ".join(json.dumps(list(box)) for box in verdict.boxes)
+    text = Text("◆ Yes", style="bold red").append(f"  {_safe(verdict.defect_type or '')}", style="red")
+    return Padding(text.append(f"  at {boxes}"), (1, 0, 0, 2))
+
+
+def _size(data: bytes) -> str:
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return f"{image.width} x {image.height} px {image.format}"
+    except OSError:
+        return f"{len(data)} bytes that are no image"
+
+
+def _safe(text: str) -> str:
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def _open(row: IndusCot) -> None:
+    page = render("one.html.jinja", [], {"view": view_of(row, IMAGE_BYTES, IMAGE_BYTES)})
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="indus-cot-", suffix=".html", delete=False) as file:
+        file.write(page)
+    path = Path(file.name)
+    opened = webbrowser.open(path.as_uri())
+    Console(stderr=True).print(
+        Text(str(path) if opened else f"no browser could be started here; open {path} yourself"), soft_wrap=True
+    )
