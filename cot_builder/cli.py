@@ -215,6 +215,8 @@ def main(arguments: list[str] | None = None) -> Any:
         return app(arguments)
     except IndusCotError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+    except OSError as error:
+        typer.secho(f"error: {error.strerror or error}: {error.filename or 'no file named'}", fg="red", err=True)
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing half-written was left behind", err=True)
         sys.exit(130)

@@ -204,7 +204,7 @@ def _tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
         region = _shown_region(turn.call, turn.observation.text)
         if region and not turn.observation.text.startswith("error:"):
             looked.setdefault(region, []).append((number, turn.call.tool))
-    marks = []
+    marks: list[tuple[Mark, str]] = []
     for region, steps in looked.items():
         badge = ", ".join(str(number) for number, _ in steps)
         title = "; ".join(f"step {number}: {tool} {list(region)}" for number, tool in steps)

@@ -72,7 +72,7 @@ def find(corpus: Path, sample: str) -> Place:
     close = difflib.get_close_matches(sample, known, CLOSE, 0.3)
     raise IndusCotError(
         f"{sample!r}: no trajectory of {corpus} has that id or sample id"
-        + (f"; close to it are:\n  {chr(10).join(close)}".replace("\n", "\n  ") if close else "")
+        + ("; close to it are:\n  " + "\n  ".join(close) if close else "")
         + "\nWithout an id, `indus-cot show` takes a random one."
     )
 
@@ -102,8 +102,10 @@ def _header(row: IndusCot) -> Panel:
         ("split", f"{row.split}, from {row.source_set}"),
         ("review", reviewed),
         ("teacher", f"{row.teacher}, prompt {row.prompt_version}, toolbox {row.toolbox_version}"),
-        ("image", f"{_size(row.images[0].bytes)}, sha256 {row.image_sha256}"),
+        ("image", f"{_size(row.image.bytes)}, sha256 {row.image_sha256}"),
     ]
+    if row.region:
+        facts.append(("inspected", f"pixels {list(row.region)} of it"))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")

@@ -111,7 +111,7 @@ def real_iad_files(category: str = "toy", folder: str = "realiad_1024") -> Files
 
 
 def sdd_files() -> Files:
-    """kos05 as published in part (Part5_2 is a defect there); a defect across a cut; two identical images."""
+    """A normal image; one with a defect across a cut; two identical ones with different labels."""
     tall = {"width": 50, "height": 121}
     twin = picture(33, **tall, suffix=".jpg", grey=True)
     return {

@@ -46,6 +46,7 @@ from schemas.supervision import SUPERVISION
 SYNTHETIC = "synthetic"
 BATCH_BYTES = 2**20
 BATCH_FILES = 32
+AHEAD = 4
 SHOWN = 20
 SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")
 
@@ -157,7 +158,7 @@ def _read(
         def submit() -> None:
             examined = examiners.submit(_examine, batch, bands)
             waiting.append(writer.submit(_store, examined, batch, found, shards, output))
-            while len(waiting) > workers + 2:
+            while len(waiting) > AHEAD:
                 waiting.popleft().result()
 
         try:

@@ -106,8 +106,8 @@ def stage_output(
             os.replace(target, retired)
         os.replace(staging, target)
         shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _disk_is_full(error):
             shutil.rmtree(staging, ignore_errors=True)
             raise IndusCotError(
                 f"{target}: the disk is full; nothing was changed. Free some space and run `indus-cot {stage}` again"
@@ -127,6 +127,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise IndusCotError(f"{folder}: no manifest.json; the stage has not finished. Run `indus-cot repro`")
     return json.loads(path.read_text())
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # polars and pyarrow wrap the system's error in kinds of their own, with its text inside.
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
 
 
 def _recover(target: Path, staging: Path, retired: Path, request: str | None) -> None:

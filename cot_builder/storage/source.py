@@ -87,7 +87,7 @@ def open_members(
             or several of these.
         cache: Folder that keeps downloads.
         checksums: What to compare archives with; takes up what is found.
-        ignore: Shell patterns; files of a folder or repository that match one are neither fetched nor read.
+        ignore: Shell patterns; files of a repository that match one are not fetched, archives in a folder not opened.
 
     Raises:
         IndusCotError: the source is absent, empty or unreachable; an archive is truncated, damaged, has another
@@ -172,13 +172,13 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
         relative = Path(folder).relative_to(root).as_posix()
         for file in sorted(files):
             inside = file if relative == "." else f"{relative}/{file}"
-            if any(fnmatchcase(inside, pattern) for pattern in ignore):
-                continue
             path = clean_path(f"{name.strip('/')}/{inside}", str(root))
             if _hidden(inside):
                 continue
             full = Path(folder) / file
             if file.lower().endswith(ARCHIVE_SUFFIXES):
+                if any(fnmatchcase(inside, pattern) for pattern in ignore):
+                    continue
                 yield from _open_archive(full, path.rpartition("/")[0], file, checksums)
             else:
                 yield Member(path, _size(full), lambda full=full: _read_file(full))  # type: ignore[misc]

@@ -51,10 +51,14 @@
     if (scroll) document.getElementById("browser").scrollIntoView({ block: "start" });
   };
 
+  const address = () => {
+    if (current) history.replaceState(null, "", `#${encodeURIComponent(current.id)}`);
+  };
+
   const go = (article, scroll) => {
     if (!article) return;
     select(article, scroll);
-    history.replaceState(null, "", `#${encodeURIComponent(article.id)}`);
+    address();
   };
 
   const filter = () => {
@@ -77,7 +81,7 @@
     const article = articles.find((item) => item.id === id);
     if (!article) return false;
     if (!shown.includes(article)) {
-      form.reset();
+      for (const field of form.elements) if (field.name) field.value = "";
       filter();
     }
     select(article, scroll);
@@ -86,8 +90,13 @@
 
   const step = (by) => go(shown[shown.indexOf(current) + by], false);
 
-  form.addEventListener("input", filter);
-  form.addEventListener("reset", () => setTimeout(filter));
+  const refilter = () => {
+    filter();
+    address();
+  };
+
+  form.addEventListener("input", refilter);
+  form.addEventListener("reset", () => setTimeout(refilter));
   form.addEventListener("submit", (event) => event.preventDefault());
   previous.addEventListener("click", () => step(-1));
   next.addEventListener("click", () => step(1));
@@ -128,7 +137,6 @@
   document.addEventListener("mouseover", (event) => light(event, true));
   document.addEventListener("mouseout", (event) => light(event, false));
 
-  form.reset();
   filter();
   if (!follow(true)) select(shown[0], false);
 })();

@@ -1,0 +1,165 @@
+"""Stage output appears whole or not at all, whatever stops the run."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cot_builder.storage import shards
+from cot_builder.storage.output import read_manifest, stage_output
+from cot_builder.storage.shards import ShardReader, ShardWriter
+from schemas.errors import IndusCotError
+
+FACTS = {"stage": "select", "params": {"a": 1}, "inputs": {"b": "hash"}}
+
+
+def write(target: Path, text: str, **options) -> None:
+    with stage_output(target, **(FACTS | options)) as output:
+        (output.path / "table").write_text(text)
+        output.counts["rows"] = 3
+        output.leave_out("damaged", "image 7", "cut short")
+
+
+def test_output_holds_a_manifest_and_names_what_was_left_out(tmp_path):
+    write(tmp_path / "out", "one")
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["counts"] == {"rows": 3} and manifest["left_out"] == {"damaged": 1}
+    assert manifest["params"] == {"a": 1} and manifest["inputs"] == {"b": "hash"} and manifest["seconds"] >= 0
+    assert {"python", "indus-cot", "polars"} <= manifest["versions"].keys()
+    assert (tmp_path / "out/left_out.csv").read_text().splitlines() == [
+        "reason,item,detail",
+        "damaged,image 7,cut short",
+    ]
+
+
+def test_a_strict_run_stops_at_the_first_thing_left_out_and_changes_nothing(tmp_path):
+    write(tmp_path / "out", "one")
+    with pytest.raises(IndusCotError, match=r"image 7: damaged \(cut short\); strict runs stop here"):
+        write(tmp_path / "out", "two", strict=True)
+    assert (tmp_path / "out/table").read_text() == "one"
+
+
+def test_a_failing_stage_leaves_the_last_output_and_no_staging(tmp_path):
+    write(tmp_path / "out", "one")
+    with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS) as output:
+        (output.path / "table").write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "out/table").read_text() == "one"
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def _die_inside(target: str) -> None:
+    with stage_output(Path(target), **FACTS) as output:
+        (output.path / "table").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_kill_9_leaves_the_last_output_and_the_next_run_starts_clean(tmp_path):
+    write(tmp_path / "out", "one")
+    child = multiprocessing.get_context("spawn").Process(target=_die_inside, args=(str(tmp_path / "out"),))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert (tmp_path / "out/table").read_text() == "one"
+    with stage_output(tmp_path / "out", **FACTS) as output:
+        assert [path.name for path in output.path.iterdir()] == [".request.json"]
+    assert not (tmp_path / "out/table").exists()
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    write(tmp_path / "out", "one")
+    (tmp_path / "out").rename(tmp_path / ".out.retired")
+    with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS):
+        raise ZeroDivisionError
+    assert (tmp_path / "out/table").read_text() == "one"
+
+
+def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:
+            (output.path / "chunk").touch()
+            raise ZeroDivisionError
+    with stage_output(tmp_path / "out", resumable=True, **(FACTS | {"params": {"a": 2}})) as output:
+        assert not (output.path / "chunk").exists(), "other parameters must not reuse it"
+        (output.path / "chunk").touch()
+    assert (tmp_path / "out/chunk").exists()
+
+
+def test_two_runs_at_once_are_refused(tmp_path):
+    with stage_output(tmp_path / "out", **FACTS), pytest.raises(IndusCotError, match="another run is writing it"):
+        write(tmp_path / "out", "two")
+
+
+def test_a_folder_without_manifest_is_no_output(tmp_path):
+    with pytest.raises(IndusCotError, match="the stage has not finished"):
+        read_manifest(tmp_path)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("how", ["text", "shards", "table"])
+def test_a_full_disk_is_one_message_and_changes_nothing(tiny_disk, how):
+    import polars as pl
+
+    write(tiny_disk / "out", "one")
+    with pytest.raises(IndusCotError, match=r"the disk is full; nothing was changed"):
+        with stage_output(tiny_disk / "out", **FACTS) as output:
+            if how == "text":
+                (output.path / "table").write_bytes(bytes(8_000_000))
+            elif how == "shards":
+                with ShardWriter(output.path) as writer:
+                    for number in range(20):
+                        writer.add(str(number), os.urandom(1_000_000))
+            else:
+                pl.DataFrame({"a": [os.urandom(1000) for _ in range(8000)]}).write_parquet(output.path / "a.parquet")
+    assert (tiny_disk / "out/table").read_text() == "one"
+    assert not (tiny_disk / ".out.partial").exists()
+
+
+@settings(max_examples=25, deadline=None)
+@given(files=st.lists(st.binary(max_size=300), min_size=1, max_size=40))
+def test_shards_give_back_every_byte(tmp_path_factory, files):
+    folder = tmp_path_factory.mktemp("shards")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "ROW_GROUP_BYTES", 500)
+        patch.setattr(shards, "SHARD_BYTES", 2000)
+        with ShardWriter(folder) as writer:
+            places = [writer.add(str(number), data) for number, data in enumerate(files)]
+    reader = ShardReader(folder)
+    assert [reader.get(*place) for place in places] == files
+    stored = [item for shard in sorted({shard for shard, _ in places}) for item in reader.items(shard)]
+    assert stored == [(str(number), data) for number, data in enumerate(files)]
+
+
+def test_a_missing_row_or_shard_says_what_to_run(tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        shard, _ = writer.add("a", b"x")
+    reader = ShardReader(tmp_path)
+    with pytest.raises(IndusCotError, match="has 1 rows, not row 1; run its stage again"):
+        reader.get(shard, 1)
+    with pytest.raises(IndusCotError, match="missing or damaged shard"):
+        reader.get("nowhere.parquet", 0)
+    damaged = tmp_path / shard
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(IndusCotError, match="missing or damaged shard"):
+        ShardReader(tmp_path).get(shard, 0)
+
+
+def test_the_manifest_is_json_a_person_can_read(tmp_path):
+    write(tmp_path / "out", "one")
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["stage"] == "select"
