@@ -48,7 +48,8 @@ class Sample(BaseModel):
 
 def category_name(category: str) -> str:
     """A category as people say it: ``ball_screw`` is 'ball screw', ``Woven_001`` 'woven', ``pcb1`` 'pcb'."""
-    return re.sub(r"\d+$", "", category.replace("_", " ").strip()).strip().lower() or category
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category.replace("_", " "))
+    return re.sub(r"\d+$", "", spaced.strip()).strip().lower() or category
 
 
 SAMPLE = Table("sample", Sample, key=("sample_id",))

@@ -123,7 +123,7 @@ def sdd_files() -> Files:
         "kos01/Part1.jpg": twin,
         "kos01/Part1_label.bmp": mask(**tall, suffix=".bmp"),
         "kos26/Part1.jpg": twin,
-        "kos26/Part1_label.bmp": mask((0, 0, 5, 5), **tall, suffix=".bmp"),
+        "kos26/Part1_label.bmp": mask((0, 50, 5, 55), **tall, suffix=".bmp"),
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cot_builder.benchmarks.sdd import published_thirds
 from schemas.geometry import to_pixels
 from schemas.taxonomy import leaf
 from tests.layouts import (
@@ -159,6 +160,9 @@ def test_sdd_thirds(tmp_path: Path) -> None:
     assert [third["region"] for third in thirds] == [[0, 0, 50, 40], [0, 40, 50, 80], [0, 80, 50, 121]]
     assert [third["label"] for third in thirds] == ["normal", "anomalous", "anomalous"]
     assert [third["split"] for third in thirds][1:] == ["test", "test"]
+    # Not in the published list: a third without a defect is for training, one with a defect is not.
+    assert not {"kos01_Part1_1", "kos26_Part1_1"} & published_thirds().keys()
+    assert [pulled.row(f"{part}/Part1.jpg", 1)["split"] for part in ("kos01", "kos26")] == ["train", "test"]
     assert [(third["width"], third["height"]) for third in thirds] == [(50, 40), (50, 40), (50, 41)]
     assert [to_pixels(tuple(third["boxes"][0]), 50, third["height"]) for third in thirds[1:]] == [
         (10, 36, 20, 40),

@@ -223,6 +223,7 @@ class Server:
         self.content = content
         self.etag = '"v1"'
         self.requests: list[str] = []
+        self.sent: list[int] = []
         self.answers: list[Callable[[BaseHTTPRequestHandler], None]] = []
         self.url = ""
 
@@ -261,6 +262,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_header("Content-Length", str(len(state.content) - start))
             self.end_headers()
             self.wfile.write(state.content[start:])
+            state.sent.append(len(state.content) - start)
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Keep quiet."""
@@ -307,6 +309,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path, server
     server.answers = [interrupted(server)]
     assert len(read(server.url, tmp_path / "cache")) == 3
     assert server.requests == ["whole", f"bytes={len(server.content) // 2}-"]
+    assert server.sent == [len(server.content) - len(server.content) // 2]
 
 
 def test_a_download_that_changed_meanwhile_starts_again(tmp_path: Path, server: Server) -> None:

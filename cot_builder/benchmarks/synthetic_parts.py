@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 
 from cot_builder.benchmarks.synthetic_surface import (
     Colour,
     Material,
     Pen,
+    Surface,
     box,
     curve,
     disc,
@@ -28,8 +30,8 @@ DULL_STEEL = Material((138, 140, 143), 0.4, "brushed", 0.06)
 BRASS = Material((196, 164, 88), 0.7, "brushed", 0.05)
 GOLD = Material((214, 176, 84), 0.8, "grain", 0.02)
 COPPER = Material((178, 118, 78), 0.6, "grain", 0.03)
-SOLDER = Material((190, 192, 196), 0.85, "grain", 0.04, 0.3)
-BLACK = Material((36, 36, 39), 0.3, "grain", 0.05, 0.25)
+SOLDER = Material((184, 186, 190), 0.8, "grain", 0.04, 0.15)
+BLACK = Material((36, 36, 39), 0.3, "grain", 0.05, 0.12)
 WHITE = Material((226, 226, 222), 0.25, "grain", 0.012)
 INK = Material((40, 40, 46), 0.1, "grain", 0.05)
 PALE = Material((214, 216, 214), 0.15, "grain", 0.03)
@@ -117,9 +119,10 @@ def pcb(pen: Pen) -> None:
             lay(pen, box(0.24 + k * 0.045, 0.765, 0.024, 0.03, 0.003), GOLD, lift=1.5, bevel=1)
     for x, y, w, h, pins in ((0.36, 0.44, 0.2, 0.13, 8), (0.67, 0.6, 0.15, 0.1, 6)):
         lay(pen, [box(x, y, w + 0.02, h + 0.075), box(x, y, w + 0.013, h + 0.068)], silk)
+        text = pick_text(pen, "74HC595", "ATM328", "LM2904", "STC15W")
         bend = piece(pen)
         if bend is not None:
-            chip(pen, x, y, w, h, pins, pick_text(pen, "74HC595", "ATM328", "LM2904", "STC15W"), bend * 0.4)
+            chip(pen, x, y, w, h, pins, text, bend * 0.4)
     brown, dark = Material((150, 118, 82), 0.2), Material((44, 44, 48), 0.25)
     for k in range(9):
         x, y = 0.57 + 0.075 * (k % 4), 0.3 + 0.075 * (k // 4)
@@ -171,9 +174,9 @@ def transistor(pen: Pen) -> None:
 def tape(pen: Pen) -> None:
     film = Material(pick(pen, (206, 178, 118), (58, 96, 156), (62, 62, 66), (196, 52, 46)), 0.5, "grain", 0.02)
     lay(pen, ring(0.5, 0.5, 0.39, 0.215), film, lift=7, bevel=3)
-    for k in range(22):
-        r = 0.22 + k * 0.0077 + float(pen.rng.uniform(-0.0015, 0.0015))
-        lay(pen, ring(0.5, 0.5, r + 0.0018, r), shade_of(film, 0.9), lift=-0.8, bevel=0.8, opacity=0.7)
+    for k in range(11):
+        r = 0.225 + k * 0.0148 + float(pen.rng.uniform(-0.0015, 0.0015))
+        lay(pen, ring(0.5, 0.5, r + 0.002, r), shade_of(film, 0.82), lift=-0.8, bevel=0.8)
     lay(pen, ring(0.5, 0.5, 0.222, 0.178), Material((168, 138, 100), 0.05, "fibre", 0.06, 0.3), lift=8, bevel=2)
     tail = rotate(np.array([[0.0, -0.392], [0.075, -0.388], [0.08, -0.372], [0.0, -0.376]]), 0.6) + 0.5
     lay(pen, tail, shade_of(film, 1.08), lift=2, bevel=1)
@@ -216,7 +219,9 @@ def usb(pen: Pen) -> None:
     turn = bend * 0.35
     around = (0.5, 0.56)
     lay(pen, rotate(box(0.5, 0.355, 0.3, 0.42, 0.008), turn, around), STEEL, lift=7, bevel=3)
-    lay(pen, rotate(stroke(np.array([[0.5, 0.15], [0.5, 0.56]]), 0.004), turn, around), DULL_STEEL, lift=-1.5, bevel=0.8)
+    lay(
+        pen, rotate(stroke(np.array([[0.5, 0.15], [0.5, 0.56]]), 0.004), turn, around), DULL_STEEL, lift=-1.5, bevel=0.8
+    )
     for x in (0.43, 0.57):
         if piece(pen) is not None:
             window = rotate(box(x, 0.27, 0.055, 0.07, 0.004), turn, around)
@@ -272,8 +277,8 @@ def terminalblock(pen: Pen) -> None:
         x = 0.165 + 0.1675 * k
         lay(pen, disc(x, 0.43, 0.066), shade_of(plastic, 0.5), lift=-5, bevel=2)
         lay(pen, box(x, 0.675, 0.09, 0.065, 0.006), DEEP, lift=-4, bevel=1.5)
+        turn = float(pen.rng.uniform(0, np.pi))
         if piece(pen) is not None:
-            turn = float(pen.rng.uniform(0, np.pi))
             lay(pen, disc(x, 0.43, 0.055), STEEL, lift=5, bevel=3)
             lay(pen, box(x, 0.43, 0.1, 0.014, 0, turn), DEEP, lift=-2, bevel=1)
         if k:
@@ -394,9 +399,14 @@ def metal_nut(pen: Pen) -> None:
 def vcpill(pen: Pen) -> None:
     left = Material(pick(pen, (236, 160, 40), (214, 60, 50), (240, 206, 60)), 0.6, "grain", 0.01)
     lay(pen, box(0.5, 0.5, 0.8, 0.3, 0.15), left, lift=40, dome=True)
-    half = box(0.69, 0.5, 0.4, 0.31, 0.155)
-    half = half[half[:, 0] > 0.5]
-    lay(pen, np.concatenate([[[0.5, 0.655]], half[np.argsort(-half[:, 1])], [[0.5, 0.345]]]), WHITE, lift=1.2, bevel=1)
+    whole = box(0.69, 0.5, 0.42, 0.31, 0.155)
+    lay(
+        pen,
+        np.stack([np.maximum(whole[:, 0], 0.51), whole[:, 1]], 1),
+        shade_of(WHITE, 1.0, gloss=0.6),
+        lift=1.2,
+        bevel=1,
+    )
     write(pen, pick_text(pen, "VC 500", "C 100", "V-C 12"), 0.32, 0.5, 0.045, INK)
 
 
@@ -404,8 +414,9 @@ def woodstick(pen: Pen) -> None:
     wood = Material(pick(pen, (214, 178, 128), (222, 190, 144), (200, 160, 108)), 0.1, "wood", 0.055, 0.3)
     for k in range(4):
         y = 0.2 + 0.2 * k + float(pen.rng.uniform(-0.01, 0.01))
+        tone = float(pen.rng.uniform(0.94, 1.04))
         if piece(pen) is not None:
-            lay(pen, box(0.5, y, 0.9, 0.13, 0.06), shade_of(wood, float(pen.rng.uniform(0.94, 1.04))), lift=6, bevel=3)
+            lay(pen, box(0.5, y, 0.9, 0.13, 0.06), shade_of(wood, tone), lift=6, bevel=3)
 
 
 def mounts(pen: Pen) -> None:
@@ -423,7 +434,7 @@ def mounts(pen: Pen) -> None:
 
 
 def end_cap(pen: Pen) -> None:
-    plastic = Material(pick(pen, (44, 44, 48), (120, 124, 128), (222, 220, 214)), 0.25, "grain", 0.03, 0.25)
+    plastic = Material(pick(pen, (44, 44, 48), (120, 124, 128), (222, 220, 214)), 0.25, "grain", 0.02, 0.12)
     lay(pen, box(0.5, 0.5, 0.72, 0.72, 0.07), plastic, lift=7, bevel=5)
     lay(pen, box(0.5, 0.5, 0.54, 0.54, 0.04), shade_of(plastic, 0.75), lift=-6, bevel=4)
     for k in range(4):
@@ -470,7 +481,10 @@ def sim_card_set(pen: Pen) -> None:
     lay(pen, box(0.5, 0.5, 0.88, 0.56, 0.035), plastic, lift=3, bevel=1.5)
     lay(pen, box(0.5, 0.265, 0.88, 0.09), print_, opacity=0.95)
     for inset in (0.0, 0.035, 0.065):
-        outline = [box(0.33, 0.55, 0.3 - inset, 0.3 - inset, 0.015), box(0.33, 0.55, 0.292 - inset, 0.292 - inset, 0.013)]
+        outline = [
+            box(0.33, 0.55, 0.3 - inset, 0.3 - inset, 0.015),
+            box(0.33, 0.55, 0.292 - inset, 0.292 - inset, 0.013),
+        ]
         lay(pen, outline, Material((150, 150, 150), 0.1), lift=-1.5, bevel=1)
     lay(pen, box(0.33, 0.55, 0.16, 0.15, 0.02), GOLD, lift=0.8, bevel=1)
     for x in (0.29, 0.37):
@@ -491,11 +505,12 @@ def toothbrush(pen: Pen) -> None:
         x = 0.41 + 0.09 * column + (0.012 if row % 2 else 0)
         y = 0.15 + 0.06 * row
         lay(pen, disc(x, y, 0.03, corners=32), Material((70, 74, 78)), lift=-2, bevel=1.5)
+        wander = float(pen.rng.uniform(-0.004, 0.004))
         bend = piece(pen)
         if bend is None:
             continue
         bristle = Material(tufts[(row // 2) % 3], 0.12, "fibre", 0.12, 1.6)
-        x, y = x + bend * 0.06, y + float(pen.rng.uniform(-0.004, 0.004))
+        x, y = x + bend * 0.06, y + wander
         lay(pen, disc(x, y, 0.036, 0.031, corners=32), bristle, lift=9, bevel=4)
 
 
@@ -532,7 +547,7 @@ def usb_adaptor(pen: Pen) -> None:
 
 
 def fire_hood(pen: Pen) -> None:
-    metal = Material(pick(pen, (70, 72, 74), (140, 132, 120), (176, 176, 178)), 0.55, "grain", 0.04, 0.3)
+    metal = Material(pick(pen, (70, 72, 74), (140, 132, 120), (176, 176, 178)), 0.55, "grain", 0.03, 0.15)
     lay(pen, disc(0.5, 0.5, 0.4), metal, lift=7, bevel=5)
     lay(pen, ring(0.5, 0.5, 0.35, 0.33), shade_of(metal, 0.8), lift=-3, bevel=2)
     for k in range(18):
@@ -547,7 +562,9 @@ def fire_hood(pen: Pen) -> None:
 def porcelain_doll(pen: Pen) -> None:
     glaze = Material((236, 232, 226), 0.9, "grain", 0.006)
     dress = Material(pick(pen, (60, 98, 170), (190, 70, 80), (80, 140, 110)), 0.85, "grain", 0.01)
-    lay(pen, np.array([[0.41, 0.42], [0.59, 0.42], [0.78, 0.9], [0.68, 0.94], [0.32, 0.94], [0.22, 0.9]]), dress, 26, 22)
+    lay(
+        pen, np.array([[0.41, 0.42], [0.59, 0.42], [0.78, 0.9], [0.68, 0.94], [0.32, 0.94], [0.22, 0.9]]), dress, 26, 22
+    )
     for side in (-1, 1):
         arm = curve((0.5 + side * 0.09, 0.46), (0.5 + side * 0.26, 0.52), (0.5 + side * 0.24, 0.68))
         lay(pen, stroke(arm, 0.07), glaze, lift=14, dome=True)
@@ -606,7 +623,7 @@ def bracket_black(pen: Pen) -> None:
 
 
 def metal_plate(pen: Pen) -> None:
-    paint = Material(pick(pen, (26, 66, 160), (30, 74, 150)), 0.45, "grain", 0.04, 0.45)
+    paint = Material(pick(pen, (26, 66, 160), (30, 74, 150)), 0.45, "grain", 0.03, 0.2)
     lay(pen, box(0.5, 0.53, 0.52, 0.72), paint, lift=4, bevel=2)
     for x, y in ((0.24, 0.89), (0.76, 0.89)):
         lay(pen, disc(x, y, 0.05), None)
@@ -620,8 +637,7 @@ def tubes(pen: Pen) -> None:
     for k in range(5):
         x = 0.14 + 0.18 * k
         metal = shade_of(STEEL, float(pen.rng.uniform(0.9, 1.04)))
-        lay(pen, box(x, 0.5 + float(pen.rng.uniform(-0.03, 0.03)), 0.145, 0.82, 0.008), metal, lift=34, dome=True)
-        lay(pen, box(x, 0.135, 0.12, 0.03, 0.014), DEEP, lift=-3, bevel=2)
+        lay(pen, box(x, 0.5 + float(pen.rng.uniform(-0.03, 0.03)), 0.15, 0.84, 0.01), metal, lift=40, bevel=17)
 
 
 def leather(pen: Pen) -> None:
@@ -637,8 +653,6 @@ def leather(pen: Pen) -> None:
 
 def _cells(n: int, rng: np.random.Generator, pitch: float) -> np.ndarray:
     """Rounded cells about ``pitch`` pixels wide with creases between them, 0–1."""
-    import cv2
-
     count = int(n / pitch) + 1
     seeds = np.ones((n, n), np.uint8)
     grid = (np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2) + 0.5) * pitch
@@ -715,3 +729,22 @@ PARTS: dict[str, Draw] = {
     "Woven_001": woven, "zipper": zipper,
 }  # fmt: skip
 """The function that draws each category."""
+
+
+def commutator(rng: np.random.Generator, width: int, height: int) -> Surface:
+    """The plastic embedding of an electrical commutator, scanned grey: vertical drawing marks and dark grains."""
+    side = -(-height // 256) * 256
+    streaks, grains, cloud = noise("brushed", side).T, noise("grain", side), noise("cloud", side)
+    window = [
+        tuple(slice(at, at + reach) for at, reach in zip(rng.integers(0, side // 8, 2), (height, width), strict=True))
+        for _ in range(3)
+    ]
+    coarse = cv2.GaussianBlur(np.ascontiguousarray(grains[window[1]]), (0, 0), 1.6) * 4
+    tone = 188 + 9 * streaks[window[0]] + 9 * coarse + 8 * grains[window[1]] + 4 * cloud[window[2]]
+    tone = np.ascontiguousarray(tone - np.maximum(coarse - 1.6, 0) * 22)
+    for _ in range(int(rng.integers(0, 3))):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        cv2.ellipse(tone, (x, y), (int(width * 0.02), int(width * 0.013)), 0, 0, 360, 236.0, -1, cv2.LINE_AA)
+    tone = np.clip(tone, 40, 250).astype(np.float32)
+    flat = np.zeros_like(tone)
+    return Surface(np.repeat(tone[..., None], 3, 2), flat, flat.copy(), np.ones_like(tone))

@@ -55,6 +55,7 @@ class Pen:
     missing: int | None = None
     bent: int | None = None
     pieces: int = 0
+    salt: int = 0
 
     @property
     def size(self) -> int:
@@ -68,9 +69,8 @@ class Pen:
 def new_pen(size: int, rng: np.random.Generator, missing: int | None = None, bent: int | None = None) -> Pen:
     """An empty canvas of ``size`` pixels a side."""
     blank = np.zeros((size, size), np.float32)
-    return Pen(
-        Surface(np.zeros((size, size, 3), np.float32), blank, blank.copy(), blank.copy()), rng, missing, bent
-    )
+    surface = Surface(np.zeros((size, size, 3), np.float32), blank, blank.copy(), blank.copy())
+    return Pen(surface, rng, missing, bent, salt=int(rng.integers(1 << 20)))
 
 
 def piece(pen: Pen) -> float | None:
@@ -96,7 +96,12 @@ def box(x: float, y: float, w: float, h: float, r: float = 0.0, turn: float = 0.
     else:
         arc = np.linspace(0, np.pi / 2, 9)
         quarter = np.stack([np.cos(arc), np.sin(arc)], 1) * r
-        corners = [(w / 2 - r, h / 2 - r), (-(w / 2 - r), h / 2 - r), (-(w / 2 - r), -(h / 2 - r)), (w / 2 - r, r - h / 2)]
+        corners = [
+            (w / 2 - r, h / 2 - r),
+            (-(w / 2 - r), h / 2 - r),
+            (-(w / 2 - r), -(h / 2 - r)),
+            (w / 2 - r, r - h / 2),
+        ]
         points = np.concatenate([rotate(quarter, k * np.pi / 2) + corner for k, corner in enumerate(corners)])
     return rotate(points, turn) + (x, y)
 
@@ -212,11 +217,15 @@ def shade_of(material: Material, gain: float, **changes: float) -> Material:
 
 
 def field(pen: Pen, name: Grain, roi: tuple[slice, slice]) -> np.ndarray:
-    """A patch of the noise called ``name`` (mean 0, deviation 1), from a place that the pen's generator picks."""
+    """A patch of the noise called ``name`` (mean 0, deviation 1).
+
+    Its place in the noise follows from where it is laid, so that a part drawn without one piece is the same elsewhere.
+    """
     bank = noise(name, pen.size)
     height, width = roi[0].stop - roi[0].start, roi[1].stop - roi[1].start
-    y = int(pen.rng.integers(0, bank.shape[0] - height + 1))
-    x = int(pen.rng.integers(0, bank.shape[1] - width + 1))
+    place = pen.salt + 7919 * roi[0].start + 104729 * roi[1].start
+    y = place % (bank.shape[0] - height + 1)
+    x = place // 31 % (bank.shape[1] - width + 1)
     return bank[y : y + height, x : x + width]
 
 

@@ -55,7 +55,7 @@ class _Place(NamedTuple):
 
 
 def propose(image: np.ndarray, count: int) -> list[Proposal]:
-    """The ``count`` most conspicuous places, most conspicuous first, no two overlapping; at least one, if asked for any.
+    """The ``count`` most conspicuous places, most conspicuous first, no two overlapping; at least one, if asked for.
 
     Deterministic; the first of a longer list is the list of a shorter one.
 
@@ -96,7 +96,7 @@ def _centre(small: np.ndarray) -> Proposal:
 
 def _places(small: np.ndarray) -> Iterator[_Place]:
     height, width = small.shape[:2]
-    surface = np.ones((height, width), np.uint8)
+    surface: np.ndarray = np.ones((height, width), np.uint8)
     background = _plain_background(small)
     if background is not None:
         contrast = np.abs(small - background).mean(axis=2)
@@ -115,9 +115,8 @@ def _places(small: np.ndarray) -> Iterator[_Place]:
 
 def _plain_background(small: np.ndarray) -> np.ndarray | None:
     """Colour of the border where it keeps to one and the middle differs, else None."""
-    border = np.concatenate(
-        [edge.reshape(-1, small.shape[2]) for edge in (small[:BORDER], small[-BORDER:], small[:, :BORDER], small[:, -BORDER:])]
-    )  # fmt: skip
+    edges = (small[:BORDER], small[-BORDER:], small[:, :BORDER], small[:, -BORDER:])
+    border = np.concatenate([edge.reshape(-1, small.shape[2]) for edge in edges])
     colour = np.median(border, axis=0)
     plain = np.abs(border - colour).mean(axis=1) <= PLAIN_TOLERANCE
     middle = np.abs(small - colour).mean(axis=2) > PLAIN_TOLERANCE

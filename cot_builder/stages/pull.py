@@ -47,6 +47,7 @@ SYNTHETIC = "synthetic"
 BATCH_BYTES = 2**20
 BATCH_FILES = 32
 AHEAD = 4
+"""Batches in flight."""
 SHOWN = 20
 SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")
 

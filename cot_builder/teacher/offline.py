@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher import phrasing
-from cot_builder.teacher.appearance import Look, Scene, Spot
+from cot_builder.inspection.appearance import Look, Scene, Spot
 from cot_builder.teacher.phrasing import border, difference, listed, pick, sentence, shape, size_word, where
 from schemas.geometry import SCALE, Box, area, expand, hull, intersection, iou, place_of, union_iou
 from schemas.sample import Sample, category_name

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from cot_builder.teacher.appearance import Scene, Spot
+from cot_builder.inspection.appearance import Scene, Spot
 from schemas.geometry import Box, area, place_of
 
 NOUNS: dict[str, tuple[str, ...]] = {

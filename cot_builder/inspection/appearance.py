@@ -197,6 +197,14 @@ class Look:
             detail=float(cv2.countNonZero(small._edges) / small._edges.size),
         )
 
+    def object_mask(self) -> np.ndarray | None:
+        """Pixels of the object at first glance (longest side 448), bool (h, w); None without a background."""
+        return self._global._object
+
+    def glance(self) -> np.ndarray:
+        """The image as it is seen at first glance, longest side at most 448, uint8 (h, w, 3) BGR."""
+        return self._global.image
+
     def on_object(self, box: Box) -> bool:
         """Whether a box lies on the object rather than on the background or the image's rim."""
         if min(box[:2]) <= 8 or max(box[2:]) >= SCALE - 8:

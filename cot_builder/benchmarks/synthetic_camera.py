@@ -1,0 +1,232 @@
+"""Photographing a surface: lamp, camera, background, lens and sensor."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from cot_builder.benchmarks.synthetic_defects import WallMark
+from cot_builder.benchmarks.synthetic_surface import Surface, noise
+
+VISIBLE = 6.0
+"""Grey levels (largest over the channels) by which a pixel must differ to count as changed."""
+Ground = Literal["mat", "table", "paper", "belt"]
+_GROUNDS: dict[str, tuple[tuple[int, int, int], float, str]] = {
+    "mat": ((58, 58, 60), 0.07, "grain"),
+    "table": ((150, 152, 152), 0.02, "grain"),
+    "paper": ((208, 208, 204), 0.012, "fibre"),
+    "belt": ((66, 88, 82), 0.06, "fibre"),
+}
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The side of a part that a tilted camera sees: height as a share of the canvas, RGB, upright ribs all round."""
+
+    height: float
+    colour: tuple[int, int, int]
+    ribs: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Where camera and lamp stand, and what the photograph suffers on its way to a file."""
+
+    width: int
+    height: int
+    turn: float
+    """Of the part about the optical axis, radians."""
+    tilt: float
+    """Of the camera off the vertical, radians; the near side of the part is at the bottom of the image."""
+    scale: float
+    shift: tuple[float, float]
+    lamp: float
+    """Azimuth of the lamp in the image, radians."""
+    lamp_height: float
+    """Elevation of the lamp, 0 grazing to 1 overhead."""
+    exposure: float
+    fall: float
+    """Fall of light across the image, share."""
+    blur: float
+    noise: float
+    """Standard deviation of the sensor's noise, grey levels."""
+    ground: Ground
+    seed: int
+
+
+def photograph(surface: Surface, view: View, wall: Wall | None = None, mark: WallMark | None = None) -> np.ndarray:
+    """The image before the sensor's noise: (height, width, 3) float32 BGR, 0–255."""
+    place = _homography(surface.size, view)
+    size = (view.width, view.height)
+    lit = _lit(surface, view)
+    lit *= surface.alpha[..., None]
+    top = cv2.warpPerspective(lit, place, size, flags=cv2.INTER_LINEAR)
+    image = _ground(view)
+    if surface.alpha.min() > 0.99:
+        cover = None
+        image = top
+    else:
+        cover = cv2.warpPerspective(surface.alpha, place, size, flags=cv2.INTER_LINEAR)
+        drop = round(wall.height * surface.size * view.scale * np.sin(view.tilt)) if wall else 0
+        side = _below(cover, drop) if drop > 1 else None
+        image *= _shadow(cover if side is None else np.maximum(cover, side), view)[..., None]
+        if wall and side is not None:
+            painted = _wall(cover, side, drop, wall, view)
+            if mark:
+                _mark(painted, mark, place, drop, view)
+            image += (painted - image) * side[..., None]
+        image *= (1 - cover)[..., None]
+        image += top
+    image *= _falloff(view)[..., None]
+    return np.clip(cv2.GaussianBlur(image, (0, 0), view.blur), 0, 255, out=image)
+
+
+def expose(image: np.ndarray, view: View) -> np.ndarray:
+    """The photograph with the sensor's noise, uint8; the same noise for the same view."""
+    bank = noise("sensor", -(-max(view.width, view.height) // 256) * 256)
+    rng = np.random.default_rng(view.seed)
+    height, width = image.shape[:2]
+    offsets = rng.integers(0, (bank.shape[0] - height + 1, bank.shape[1] - width + 1), (4, 2))
+    common, *own = (bank[y : y + height, x : x + width] for y, x in offsets)
+    grains = cv2.merge([np.ascontiguousarray(channel) for channel in own])
+    grains *= np.float32(0.5 * view.noise)
+    grains += (common * np.float32(0.85 * view.noise))[..., None]
+    grains += image
+    return cv2.convertScaleAbs(np.clip(grains, 0, 255, out=grains))
+
+
+def changed(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
+    """Pixels that a defect visibly changed, (height, width) bool, from two photographs without noise.
+
+    Gaps of a few pixels are closed and single pixels dropped; nothing is grown beyond that.
+    """
+    difference = np.abs(harmed - clean).max(2)
+    seen = (difference > VISIBLE).astype(np.uint8)
+    side = max(3, max(clean.shape[:2]) // 150) | 1
+    seen = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8)
+    keep = np.zeros(count, bool)
+    keep[1:] = stats[1:, cv2.CC_STAT_AREA] >= 3
+    return keep[labels]
+
+
+def _lit(surface: Surface, view: View) -> np.ndarray:
+    azimuth = view.lamp - view.turn
+    flat = np.sqrt(1 - view.lamp_height**2)
+    lx, ly, lz = flat * np.cos(azimuth), flat * np.sin(azimuth), view.lamp_height
+    gx = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
+    gy = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
+    # The lamp is near: a flat part shows a highlight in one place, as if it were slightly domed.
+    near_x, near_y = _nearness(surface.size)
+    gx += near_x
+    gy += near_y
+    norm = 1 / cv2.sqrt(gx * gx + gy * gy + 1)
+    diffuse = np.maximum((np.float32(lz) - gx * np.float32(lx) - gy * np.float32(ly)) * norm, 0)
+    half = np.array([lx, ly, lz + 1])
+    half /= np.linalg.norm(half)
+    facing = np.maximum((np.float32(half[2]) - gx * np.float32(half[0]) - gy * np.float32(half[1])) * norm, 0)
+    wide = facing * facing
+    wide *= wide
+    wide *= wide
+    narrow = wide * wide
+    narrow *= narrow
+    gloss = surface.gloss
+    body = (np.float32(0.42) + np.float32(0.72) * diffuse) * (1 - np.float32(0.25) * gloss)
+    shine = gloss * (np.float32(0.2) * wide + np.float32(0.42) * narrow) * 255
+    lit = surface.albedo * (body * np.float32(view.exposure))[..., None]
+    lit += (shine * np.float32(view.exposure))[..., None]
+    return lit
+
+
+@lru_cache(maxsize=8)
+def _nearness(size: int) -> tuple[np.ndarray, np.ndarray]:
+    ramp = np.linspace(-0.3, 0.3, size, dtype=np.float32)
+    return np.ascontiguousarray(np.broadcast_to(ramp, (size, size))), np.ascontiguousarray(
+        np.broadcast_to(ramp[:, None], (size, size))
+    )
+
+
+def _homography(size: int, view: View) -> np.ndarray:
+    cos, sin = np.cos(view.turn), np.sin(view.turn)
+    centre = np.array([[1, 0, -size / 2], [0, 1, -size / 2], [0, 0, 1.0]])
+    turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
+    squeezed = np.diag([view.scale, view.scale * np.cos(view.tilt), 1.0])
+    perspective = np.array([[1, 0, 0], [0, 1, 0], [0, -0.35 * np.sin(view.tilt) / size, 1.0]])
+    back = np.array([[1, 0, view.width / 2 + view.shift[0]], [0, 1, view.height / 2 + view.shift[1]], [0, 0, 1.0]])
+    return back @ perspective @ squeezed @ turned @ centre
+
+
+def _below(cover: np.ndarray, drop: int) -> np.ndarray:
+    kernel = np.ones((drop, 1), np.uint8)
+    return cv2.dilate(cover, kernel, anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def _wall(cover: np.ndarray, side: np.ndarray, drop: int, wall: Wall, view: View) -> np.ndarray:
+    depth = cv2.boxFilter(cover, -1, (1, drop), anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT)
+    soft = cv2.blur(side, (2 * (drop // 2) + 5, 5))
+    across = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=3)
+    light = np.float32(0.5) + np.float32(0.34) * depth - np.float32(0.9 * np.cos(view.lamp)) * across
+    if wall.ribs:
+        columns = np.flatnonzero(side.max(0) > 0.5)
+        middle, reach = (columns[0] + columns[-1]) / 2, max((columns[-1] - columns[0]) / 2, 1)
+        angle = np.arcsin(np.clip((np.arange(view.width) - middle) / reach, -1, 1)) + view.turn
+        light *= (1 + 0.16 * np.sin(angle * wall.ribs)).astype(np.float32)
+    light = np.clip(light, 0.12, 1.2) * np.float32(view.exposure)
+    return light[..., None] * np.array(wall.colour[::-1], np.float32)
+
+
+def _mark(painted: np.ndarray, mark: WallMark, place: np.ndarray, drop: int, view: View) -> None:
+    x, y, w = place @ (mark.x, mark.y, 1)
+    x, y = x / w, y / w + drop * 0.5
+    rng = np.random.default_rng(mark.seed)
+    reach = max(4, round(drop * 0.45))
+    width = reach * 2 if mark.long else reach
+    stamp = np.zeros((2 * reach + 1, 2 * width + 1), np.float32)
+    if mark.long:
+        first, last = (2, int(rng.integers(2, 2 * reach))), (2 * width - 2, int(rng.integers(2, 2 * reach)))
+        cv2.line(stamp, first, last, 1.0, 1 if rng.random() < 0.6 else 2)
+        stamp = cv2.GaussianBlur(stamp, (0, 0), 0.5)
+    else:
+        for _ in range(5):
+            at = (int(width + rng.normal(0, width * 0.3)), int(reach + rng.normal(0, reach * 0.25)))
+            cv2.circle(stamp, at, int(rng.integers(1, max(3, reach // 2))), 1.0, -1)
+        stamp = cv2.GaussianBlur(stamp, (0, 0), 0.8)
+    left, top = round(x) - width, round(y) - reach
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(left + stamp.shape[1], view.width), min(top + stamp.shape[0], view.height)
+    if x1 > x0 and y1 > y0:
+        painted[y0:y1, x0:x1] += np.float32(mark.contrast) * stamp[y0 - top : y1 - top, x0 - left : x1 - left, None]
+
+
+def _ground(view: View) -> np.ndarray:
+    return _ground_image(view.ground, view.width, view.height)[
+        view.seed % 16 : view.seed % 16 + view.height, view.seed % 13 : view.seed % 13 + view.width
+    ] * np.float32(view.exposure)
+
+
+@lru_cache(maxsize=16)
+def _ground_image(ground: str, width: int, height: int) -> np.ndarray:
+    colour, amount, texture = _GROUNDS[ground]
+    size = max(width, height)
+    bank, cloud = noise(texture, size), noise("cloud", size)  # type: ignore[arg-type]
+    window = np.s_[: height + 16, : width + 16]
+    gain = 1 + amount * bank[window] + 0.02 * cloud[window]
+    return np.ascontiguousarray(gain[..., None] * np.array(colour[::-1], np.float32))
+
+
+def _shadow(cover: np.ndarray, view: View) -> np.ndarray:
+    small = cv2.resize(cover, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    away = max(view.width, view.height) / 4 * 0.02 * (1.2 - view.lamp_height) * 2.5
+    move = np.array([[1, 0, -away * np.cos(view.lamp)], [0, 1, -away * np.sin(view.lamp)]])
+    small = cv2.warpAffine(small, move, (small.shape[1], small.shape[0]))
+    small = cv2.GaussianBlur(small, (0, 0), max(1.0, view.width / 200))
+    return 1 - np.float32(0.5) * cv2.resize(small, (view.width, view.height), interpolation=cv2.INTER_LINEAR)
+
+
+def _falloff(view: View) -> np.ndarray:
+    x = np.linspace(-1, 1, view.width, dtype=np.float32)
+    y = np.linspace(-1, 1, view.height, dtype=np.float32)[:, None]
+    slope = np.float32(view.fall) * (np.float32(np.cos(view.lamp)) * x + np.float32(np.sin(view.lamp)) * y)
+    return (1 + slope) * (1 - np.float32(0.09) * (x * x + y * y))

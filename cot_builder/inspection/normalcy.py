@@ -1,0 +1,229 @@
+"""What defect-free parts have in common, measured, and a text that says it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cot_builder.inspection.appearance import Look
+from schemas.sample import category_name
+
+NORMALCY_VERSION = "1"
+SYMMETRIC = 0.8
+"""Correlation with the mirror image from which a part counts as symmetric."""
+DIRECTED = 0.35
+"""Coherence of the structure tensor from which a texture counts as directed, in [0, 1]."""
+PERIODIC = 0.3
+"""Height of the second peak of the autocorrelation from which a texture counts as repeating."""
+
+
+def measure_normalcy(images: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Facts on normal images of one category and view, each uint8 (height, width, 3) BGR.
+
+    Returns:
+        ``images``, and by fact the median with the least and greatest value, or the share of images for
+        which it holds; ``colours`` and ``backgrounds`` by name with their share.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    found = [_measure(image) for image in images]
+    if not found:
+        raise ValueError("normalcy of no images")
+    facts: dict[str, Any] = {"images": len(found)}
+    for name in ("share", "aspect", "centre_x", "centre_y", "symmetry_x", "symmetry_y", "brightness", "contrast",
+                 "detail", "coherence", "direction", "period", "repeats"):  # fmt: skip
+        values = [item[name] for item in found if item[name] is not None]
+        if values:
+            facts[name] = {
+                "median": round(float(np.median(values)), 3),
+                "least": round(min(values), 3),
+                "greatest": round(max(values), 3),
+                "images": len(values),
+            }
+    for name, key in (("colours", "colour"), ("backgrounds", "background")):
+        counted = Counter(item[key] for item in found if item[key])
+        facts[name] = {colour: round(number / len(found), 3) for colour, number in counted.most_common(4)}
+    return facts
+
+
+def describe_normalcy(category: str, view: str, facts: dict[str, Any]) -> str:
+    """The facts in sentences an expert can edit; nothing is said that was not measured.
+
+    Args:
+        category: As the benchmark writes it.
+        view: As the benchmark writes it.
+        facts: From :func:`measure_normalcy`.
+    """
+    name = category_name(category)
+    sentences = [
+        _place(name, facts),
+        _colour(facts),
+        _symmetry(facts),
+        _texture(facts),
+        _repeats(facts),
+        _spread(facts),
+    ]
+    seen = f" from view {view}" if view != "default" else ""
+    count = facts["images"]
+    basis = f"Measured on {count} defect-free image{'s' if count != 1 else ''}{seen}."
+    return " ".join([*filter(None, sentences), basis])
+
+
+def _measure(image: np.ndarray) -> dict[str, Any]:
+    look = Look(image)
+    scene, mask, small = look.scene(), look.object_mask(), look.glance()
+    grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    part = grey
+    share = aspect = centre_x = centre_y = None
+    if mask is not None:
+        ys, xs = np.nonzero(_largest(mask))
+        x1, x2, y1, y2 = int(xs.min()), int(xs.max()) + 1, int(ys.min()), int(ys.max()) + 1
+        share, aspect = len(xs) / mask.size, (x2 - x1) / (y2 - y1)
+        centre_x, centre_y = (x1 + x2) / 2 / mask.shape[1], (y1 + y2) / 2 / mask.shape[0]
+        part = grey[y1:y2, x1:x2]
+    coherence, direction = _direction(part)
+    return {
+        "share": share,
+        "aspect": aspect,
+        "centre_x": centre_x,
+        "centre_y": centre_y,
+        "symmetry_x": _correlation(part, part[:, ::-1]),
+        "symmetry_y": _correlation(part, part[::-1]),
+        "brightness": float(part.mean()),
+        "contrast": float(part.std()),
+        "detail": scene.detail,
+        "coherence": coherence,
+        "direction": direction if coherence > DIRECTED else None,
+        "period": _period(part),
+        "repeats": _repeated(part),
+        "colour": scene.colour,
+        "background": scene.background if scene.on_background else None,
+    }
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / (math.sqrt(float((a * a).sum() * (b * b).sum())) + 1e-6))
+
+
+def _direction(grey: np.ndarray) -> tuple[float, float]:
+    """Coherence in [0, 1] and course in degrees to the horizontal, in [0, 180), of the structure tensor."""
+    gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    xx, yy, xy = float((gx * gx).mean()), float((gy * gy).mean()), float((gx * gy).mean())
+    coherence = math.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-6)
+    # The texture runs across its gradient; image rows grow downwards.
+    return coherence, (90 - math.degrees(math.atan2(2 * xy, xx - yy)) / 2) % 180
+
+
+def _period(grey: np.ndarray) -> float | None:
+    """Distance in pixels, at first glance, after which the pattern repeats along a row or a column."""
+    best: tuple[float, float] | None = None
+    for profile in (grey.mean(axis=0), grey.mean(axis=1)):
+        line = profile - np.convolve(np.pad(profile, 20, mode="edge"), np.ones(41) / 41, "valid")
+        size = len(line)
+        if size < 24 or float(line.std()) < 1.5:
+            continue
+        correlation = np.correlate(line, line, "full")[size - 1 :] / (float((line * line).sum()) + 1e-6)
+        lags = np.arange(4, size // 3)
+        peaks = [lag for lag in lags if correlation[lag] > max(correlation[lag - 1], correlation[lag + 1], PERIODIC)]
+        if peaks and (best is None or correlation[peaks[0]] > best[0]):
+            best = float(correlation[peaks[0]]), float(peaks[0])
+    return best[1] if best else None
+
+
+def _repeated(grey: np.ndarray) -> float | None:
+    """Number of alike small regions that stand out, or None where they are fewer than three or unlike."""
+    local = cv2.absdiff(grey, cv2.GaussianBlur(grey, (0, 0), max(4.0, min(grey.shape) / 12)))
+    level, mask = cv2.threshold(cv2.convertScaleAbs(local), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if level < 8:
+        return None
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA].astype(float)
+    areas = areas[areas > 0.0008 * grey.size]
+    alike = areas[np.abs(areas - np.median(areas)) < 0.35 * np.median(areas)] if len(areas) else areas
+    return float(len(alike)) if len(alike) >= 3 and len(alike) >= 0.7 * len(areas) else None
+
+
+def _place(name: str, facts: dict[str, Any]) -> str:
+    article = "An" if name[:1] in "aeiou" else "A"
+    if facts.get("share", {}).get("images", 0) < 0.6 * facts["images"]:
+        return f"{article} {name} is seen close, without a plain background around it."
+    share, aspect = facts["share"], facts["aspect"]["median"]
+    low, high = round(100 * share["least"]), round(100 * share["greatest"])
+    much = f"about {round(100 * share['median'])} %" if high - low < 6 else f"{low} to {high} %"
+    form = "wider than high" if aspect > 1.15 else "higher than wide" if aspect < 0.87 else "about as wide as high"
+    dx, dy = facts["centre_x"]["median"] - 0.5, facts["centre_y"]["median"] - 0.5
+    place = "in the middle" if max(abs(dx), abs(dy)) < 0.08 else "off the middle"
+    ratio = f", {aspect:.1f} to 1" if not 0.87 <= aspect <= 1.15 else ""
+    return f"{article} {name} takes {much} of the image, lies {place} and is {form}{ratio}."
+
+
+def _colour(facts: dict[str, Any]) -> str:
+    colours, backgrounds = list(facts["colours"]), [k for k, share in facts["backgrounds"].items() if share > 0.6]
+    tones = colours[0] if len(colours) == 1 or facts["colours"][colours[0]] > 0.8 else " or ".join(colours[:2])
+    level = facts["brightness"]["median"]
+    light = "dark" if level < 70 else "bright" if level > 175 else "of middle brightness"
+    ground = f" on a background that is {backgrounds[0]}" if backgrounds else ""
+    return f"Its colour is {tones}, {light} (mean grey {level:.0f}){ground}."
+
+
+def _symmetry(facts: dict[str, Any]) -> str:
+    across, down = facts["symmetry_x"]["median"], facts["symmetry_y"]["median"]
+    if across > SYMMETRIC and down > SYMMETRIC:
+        return "Left and right mirror each other, and so do top and bottom."
+    if across > SYMMETRIC:
+        return "Left and right mirror each other."
+    if down > SYMMETRIC:
+        return "Top and bottom mirror each other."
+    return ""
+
+
+def _texture(facts: dict[str, Any]) -> str:
+    detail = facts["detail"]["median"]
+    amount = (
+        "smooth, with hardly an edge"
+        if detail < 0.02
+        else "rich in edges"
+        if detail > 0.12
+        else "moderately structured"
+    )
+    text = f"Its surface is {amount} (edges on {100 * detail:.0f} % of the pixels)"
+    directed = facts.get("direction")
+    if directed and directed["images"] > 0.6 * facts["images"] and directed["greatest"] - directed["least"] < 40:
+        angle = directed["median"]
+        course = "horizontally" if angle < 20 or angle > 160 else "vertically" if 70 < angle < 110 else "diagonally"
+        text += f"; its structure runs {course}"
+    period = facts.get("period")
+    if period and period["images"] > 0.6 * facts["images"] and period["greatest"] < 1.5 * period["least"]:
+        text += "; a pattern repeats in it at an even distance"
+    return text + "."
+
+
+def _repeats(facts: dict[str, Any]) -> str:
+    repeats = facts.get("repeats")
+    if not repeats or repeats["images"] < 0.6 * facts["images"]:
+        return ""
+    low, high = int(repeats["least"]), int(repeats["greatest"])
+    if high - low > max(2, 0.3 * repeats["median"]):
+        return ""
+    number = str(low) if low == high else f"{low} to {high}"
+    return f"It shows {number} features of like size."
+
+
+def _spread(facts: dict[str, Any]) -> str:
+    if facts["images"] < 3:
+        return ""
+    low, high = facts["brightness"]["least"], facts["brightness"]["greatest"]
+    if high - low > 45:
+        return f"Brightness varies from part to part (mean grey {low:.0f} to {high:.0f}) without being a fault."
+    return "Sound parts look much alike in brightness."

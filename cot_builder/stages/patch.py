@@ -1,0 +1,253 @@
+"""Makes global/local patch pairs: chunk by chunk, the same whatever the number of workers or the executor."""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal, TypedDict
+
+import cv2
+import numpy as np
+
+from cot_builder.inspection.proposals import Proposal, propose
+from cot_builder.params import Params
+from cot_builder.params import Patch as PatchParams
+from cot_builder.progress import track
+from cot_builder.storage.images import encode_png
+from cot_builder.storage.output import stage_output
+from cot_builder.storage.shards import ShardWriter
+from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from schemas.errors import IndusCotError
+from schemas.geometry import SCALE, Box, expand, intersection, to_pixels
+from schemas.patch import PATCH, PatchPair
+from schemas.sample import SAMPLE, Sample
+from schemas.supervision import SUPERVISION, Supervision
+
+CHUNK = 16
+"""Samples a chunk: what a killed run loses at most, a worker."""
+CONTEXT = 1.8
+"""Side of a defect-centred patch over the side of the defect's box."""
+LEAST_SIDE = 110
+"""Shortest side of a defect-centred patch, in 0-1000."""
+PIXELS = 8
+"""Surroundings of a patch are compared on every eighth pixel."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One local patch of a sample."""
+
+    kind: Literal["proposal", "defect", "hard_normal"]
+    box: Box
+    rank: int
+    score: float
+    method: Literal["foreground", "centre", "supervision"]
+
+
+class Chunk(TypedDict):
+    """A piece of the work, as it travels to a worker."""
+
+    number: int
+    samples: list[Sample]
+    truths: list[Supervision]
+
+
+def patch(params: Params, workspace: Workspace) -> None:
+    """Write ``data/patch``: ``patch.parquet`` and, a chunk, one shard of global views and local patches as PNG.
+
+    A killed run goes on at the first chunk that it had not finished.
+
+    Raises:
+        IndusCotError: an earlier stage has not run; ``compute.executor`` is ray and Ray is not installed; the run
+            is strict and an image is damaged.
+    """
+    paths = {name: workspace.select / f"{name}.parquet" for name in ("sample", "supervision")}
+    inputs = {name: file_hash(path) for name, path in paths.items()}
+    truths = {row.sample_id: row for row in SUPERVISION.records(SUPERVISION.read(paths["supervision"]))}
+    # Neighbours in a shard are read together.
+    samples = SAMPLE.records(SAMPLE.read(paths["sample"]).sort("source_set", "shard", "row", "sample_id"))
+    chunks = [
+        Chunk(number=number, samples=part, truths=[truths[sample.sample_id] for sample in part])
+        for number, part in enumerate(samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK))
+    ]
+    settings = params.patch.model_dump() | {"seed": params.run.seed}
+    with stage_output(
+        workspace.patch, stage="patch", params=settings, inputs=inputs, strict=params.run.strict, resumable=True
+    ) as output:
+        open_chunks = [chunk for chunk in chunks if not _rows_file(output.path, chunk["number"]).exists()]
+        work = _Work(workspace, output.path, params.patch, params.run.seed)
+        run = _run_on_ray if params.compute.executor == "ray" else _run_on_processes
+        for _ in track(run(work, open_chunks, params.compute.workers), "patch (chunks)", len(open_chunks)):
+            pass
+        rows: list[PatchPair] = []
+        for chunk in chunks:
+            file = _rows_file(output.path, chunk["number"])
+            done = json.loads(file.read_text())
+            rows += [PatchPair.model_validate(row) for row in done["rows"]]
+            for sample_id, reason in done["damaged"]:
+                output.leave_out("damaged image", sample_id, reason)
+            file.unlink()
+        PATCH.write(PATCH.frame(rows), output.path / "patch.parquet")
+        kinds: Counter[str] = Counter(row.kind for row in rows)
+        output.counts |= {"samples": len(samples), "patches": len(rows)} | dict(sorted(kinds.items()))
+
+
+def patch_sample(image: np.ndarray, sample_id: str, truth: Supervision, params: PatchParams, seed: int) -> list[Patch]:
+    """The local patches of one image.
+
+    Proposals are found without the truth. A defect-centred patch holds its whole box with context around it, off
+    centre by up to ``params.jitter`` of its side. Hard-normal patches are the most conspicuous proposals beyond
+    those that touch no truth box; on a defect-free image, the most conspicuous ones beyond the first.
+
+    Args:
+        image: uint8 (height, width, 3) BGR.
+        sample_id: With ``seed`` it fixes the jitter.
+        truth: Supervision of the sample.
+        params: The ``patch`` section.
+        seed: Of the run.
+    """
+    found = propose(image, params.proposals + params.hard_normal + 2 * len(truth.boxes) + 1)
+    patches = [
+        Patch("proposal", item.box, rank, item.score, item.method)
+        for rank, item in enumerate(found[: params.proposals])
+    ]
+    random = Random(hashlib.sha256(f"{seed}/{sample_id}".encode()).digest())
+    for rank, box in enumerate(truth.boxes):
+        around = _jittered(box, params.jitter, random)
+        patches.append(Patch("defect", around, rank, _conspicuousness(image, around), "supervision"))
+    hard = _hard_normal(found, truth, params)
+    patches += [Patch("hard_normal", item.box, rank, item.score, item.method) for rank, item in enumerate(hard)]
+    return patches
+
+
+def _hard_normal(found: list[Proposal], truth: Supervision, params: PatchParams) -> list[Proposal]:
+    if truth.label == "anomalous" and not truth.boxes:
+        return []  # where the defect lies is not known, so no place is known to be free of it
+    start = 0 if truth.boxes else params.proposals
+    free = [item for item in found[start:] if not any(intersection(item.box, box) for box in truth.boxes)]
+    return free[: params.hard_normal]
+
+
+def _jittered(box: Box, jitter: float, random: Random) -> Box:
+    wide = expand(box, CONTEXT, LEAST_SIDE)
+    spans = []
+    for low, high, start, end in ((box[0], box[2], wide[0], wide[2]), (box[1], box[3], wide[1], wide[3])):
+        side = end - start
+        shifted = round(start + random.uniform(-jitter, jitter) * side)
+        # The whole defect stays inside, and the patch inside the image.
+        shifted = min(max(shifted, high - side, 0), low, SCALE - side)
+        spans.append((shifted, shifted + side))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
+def _conspicuousness(image: np.ndarray, box: Box) -> float:
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = to_pixels(box, width, height)
+    left, top, right, bottom = to_pixels(expand(box, 2.0), width, height)
+    step = max(1, min(x2 - x1, y2 - y1) // (4 * PIXELS))
+    around = image[top:bottom:step, left:right:step].reshape(-1, 3)
+    inside = image[y1:y2:step, x1:x2:step].reshape(-1, 3)
+    return round(float(np.abs(inside - np.median(around, axis=0)).mean()), 2)
+
+
+def cut(image: np.ndarray, box: Box, longest: int) -> np.ndarray:
+    """The pixels of ``box``; only downscaled, and only where a side is longer than ``longest``."""
+    x1, y1, x2, y2 = to_pixels(box, image.shape[1], image.shape[0])
+    return shrink(image[y1:y2, x1:x2], longest)
+
+
+def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with no side longer than ``longest`` pixels."""
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+@dataclass(frozen=True)
+class _Work:
+    workspace: Workspace
+    staging: Path
+    params: PatchParams
+    seed: int
+
+    def __call__(self, chunk: Chunk) -> int:
+        """Write one chunk's shard, then its rows: who finds the rows finds the shard whole."""
+        cv2.setNumThreads(1)
+        number = chunk["number"]
+        images = SampleImages(self.workspace)
+        rows: list[PatchPair] = []
+        damaged: list[tuple[str, str]] = []
+        name = f"patches-{number:05d}"
+        with ShardWriter(self.staging, f".{name}") as writer:
+            for sample, truth in zip(chunk["samples"], chunk["truths"], strict=True):
+                try:
+                    image = images.pixels(sample)
+                except IndusCotError as error:
+                    damaged.append((sample.sample_id, str(error)))
+                    continue
+                rows += self._write(image, sample, truth, writer, f"{name}.parquet")
+        if rows:
+            os.replace(self.staging / f".{name}-00000.parquet", self.staging / f"{name}.parquet")
+        partial = self.staging / f".rows-{number:05d}.partial"
+        partial.write_text(json.dumps({"rows": [row.model_dump() for row in rows], "damaged": damaged}))
+        os.replace(partial, _rows_file(self.staging, number))
+        return number
+
+    def _write(
+        self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter, shard: str
+    ) -> Iterator[PatchPair]:
+        key = sample.sample_id
+        _, global_row = writer.add(f"{key}#global", encode_png(shrink(image, self.params.global_size)))
+        for number, item in enumerate(patch_sample(image, key, truth, self.params, self.seed)):
+            pixels = cut(image, item.box, self.params.local_size)
+            _, row = writer.add(f"{key}#{number}", encode_png(pixels))
+            yield PatchPair(
+                patch_id=f"{key}#{number}",
+                sample_id=key,
+                kind=item.kind,
+                box=item.box,
+                rank=item.rank,
+                score=item.score,
+                method=item.method,
+                width=pixels.shape[1],
+                height=pixels.shape[0],
+                shard=shard,
+                row=row,
+                global_shard=shard,
+                global_row=global_row,
+            )
+
+
+def _rows_file(staging: Path, number: int) -> Path:
+    return staging / f".rows-{number:05d}.json"
+
+
+def _run_on_processes(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
+    if workers == 1 or len(chunks) < 2:
+        yield from map(work, chunks)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(work, chunks)
+
+
+def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise IndusCotError("compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not ray.is_initialized():
+        ray.init(num_cpus=workers, include_dashboard=False, logging_level=logging.ERROR)
+    rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
+    done = rows.map(lambda row: {"number": work(row["chunk"])})
+    yield from (row["number"] for row in done.iter_rows())

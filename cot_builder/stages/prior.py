@@ -1,0 +1,117 @@
+"""Writes what a defect-free part looks like, a category and view, from training-split normal images only."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.storage.output import Output, stage_output, write_text
+from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
+from schemas.errors import IndusCotError
+from schemas.prior import PRIOR, NormalcyPrior
+from schemas.sample import SAMPLE, Sample
+from schemas.selection import SPLIT
+from schemas.supervision import SUPERVISION
+
+MEASURED = "measured"
+
+
+def prior(params: Params, workspace: Workspace) -> None:
+    """Write ``data/prior``: ``prior.parquet`` and the same to read, ``priors.md``.
+
+    Of the training pool, normal images that `select` put into the split train are measured; of an evaluation
+    set, normal images of the benchmark's own training split. A category and view without any is named in
+    ``left_out.csv``.
+
+    Raises:
+        IndusCotError: an earlier stage has not run; no category has a normal training image.
+    """
+    inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
+    inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
+    settings = params.prior.model_dump() | {"seed": params.run.seed}
+    with stage_output(
+        workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
+    ) as output:
+        images = SampleImages(workspace)
+        groups = _normal_images(params, workspace, output)
+        rows = [
+            row
+            for group in track(groups.values(), "prior", len(groups))
+            if (row := _prior(group, images, params.prior.max_images, params.run.seed, output))
+        ]
+        if not rows:
+            raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
+        PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
+        write_text(output.path / "priors.md", _readable(rows))
+        output.counts |= {"priors": len(rows), "images": sum(row.image_count for row in rows)}
+
+
+def _normal_images(params: Params, workspace: Workspace, output: Output) -> dict[tuple[str, str, str], list[Sample]]:
+    """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
+    groups: dict[tuple[str, str, str], list[Sample]] = {}
+    for name, source in params.pull.items():
+        supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet").select("sample_id", "label")
+        if source.role == "train":
+            splits = SPLIT.read(workspace.select / "split.parquet").rename({"split": "chosen"})
+            table = SAMPLE.read(workspace.select / "sample.parquet").filter(pl.col("source_set") == name)
+            table = table.join(splits, on="sample_id")
+            usable = pl.col("chosen") == "train"
+        else:
+            table = read_samples(workspace, name)
+            usable = pl.col("split") == "train"
+        table = table.join(supervision, on="sample_id").sort("category", "view", "sample_id")
+        usable &= pl.col("label") == "normal"
+        for (category, view), rows in table.group_by("category", "view", maintain_order=True):
+            chosen = rows.filter(usable).select(list(SAMPLE.dtypes))
+            if chosen.is_empty():
+                output.leave_out("no normal image in the training split", f"{name}/{category}/{view}")
+            else:
+                groups[name, str(category), str(view)] = SAMPLE.records(chosen)
+    return groups
+
+
+def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, output: Output) -> NormalcyPrior | None:
+    # A fixed draw that does not favour low numbers, then in storage order, so that a shard is read once.
+    drawn = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{item.sample_id}".encode()).digest())[:most]
+    drawn.sort(key=lambda item: (item.shard, item.row, item.sample_id))
+    measured: list[str] = []
+
+    def pixels() -> Iterator[np.ndarray]:
+        for sample in drawn:
+            try:
+                image = images.pixels(sample)
+            except IndusCotError as error:
+                output.leave_out("damaged image", sample.sample_id, str(error))
+                continue
+            measured.append(sample.image_sha256)
+            yield image
+
+    try:
+        facts = measure_normalcy(pixels())
+    except ValueError:
+        output.leave_out("no normal image that decodes", f"{group[0].source_set}/{group[0].category}/{group[0].view}")
+        return None
+    first = group[0]
+    return NormalcyPrior(
+        prior_id=f"{first.source_set}/{first.category}/{first.view}",
+        source_set=first.source_set,
+        category=first.category,
+        view=first.view,
+        text=describe_normalcy(first.category, first.view, facts),
+        facts=json.dumps(facts),
+        image_count=len(measured),
+        image_sha256=measured,
+        author=MEASURED,
+        version=NORMALCY_VERSION,
+    )
+
+
+def _readable(rows: list[NormalcyPrior]) -> str:
+    parts = ["# Normalcy priors\n\nMeasured on normal images of training splits only; the table is `prior.parquet`.\n"]
+    parts += [f"## {row.prior_id}\n\n{row.text}\n\n{row.image_count} images, author {row.author}.\n" for row in rows]
+    return "\n".join(parts)
