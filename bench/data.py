@@ -12,7 +12,7 @@ CATEGORY = "bottle"
 
 
 def write_archive(path: Path, images: int) -> None:
-    """A .tar of ``images`` PNG photographs of about 1 MB, as MVTec AD's are; every fourth is defective and has a mask."""
+    """A .tar of ``images`` PNG photographs; every fourth is defective and has a mask."""
     random = np.random.default_rng(0)
     grain = random.integers(-18, 18, (SIDE, SIDE, 3), dtype=np.int16)
     slope = np.linspace(60, 190, SIDE, dtype=np.int16)[None, :, None]

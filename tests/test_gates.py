@@ -70,6 +70,7 @@ def test_a_sound_draft_passes_every_gate():
         ("evidence", case("The crop shows a line; the nut has a defect.")),
         ("evidence", case("The residual peaks on it, so the nut has a defect.")),
         ("evidence", case("The prior describes a smooth nut; this is a defect.")),
+        ("evidence", case("I enlarge the nut there.", 'The crop says: "a scratch of 3 mm". A defect.', calls=(CROP,))),
         ("evidence", case("The defect is 12.5 px long on the nut.")),
         ("evidence", case("I measure the line on it.", "It is 77.7 px long, so this is a defect.", calls=(MEASURE,))),
         (

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.pulled import Pulled, params_for, picture, write_pulled_set
 
 from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.params import Params
@@ -27,6 +26,7 @@ from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
+from tests.pulled import Pulled, params_for, picture, write_pulled_set
 
 EVALUATION = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
 SETS = {"real_iad": ("real_iad", "train"), "mvtec_ad": ("mvtec_ad", "evaluate")}

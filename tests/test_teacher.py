@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cot_builder.inspection.appearance import Look, colour_name
 from cot_builder.params import Draft as DraftParams
 from cot_builder.teacher import phrasing
-from cot_builder.inspection.appearance import Look, colour_name
 from cot_builder.teacher.gates import Case, run_gates
 from cot_builder.teacher.offline import MAX_BOXES, draft_offline, verdict_boxes
 from schemas.geometry import from_pixels, union_iou

@@ -77,14 +77,15 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
     look = Look(image)
     scene, mask, small = look.scene(), look.object_mask(), look.glance()
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
-    part = grey
+    part, inside = grey, np.ones(grey.shape, np.uint8)
     share = aspect = centre_x = centre_y = None
     if mask is not None:
-        ys, xs = np.nonzero(_largest(mask))
+        largest = _largest(mask)
+        ys, xs = np.nonzero(largest)
         x1, x2, y1, y2 = int(xs.min()), int(xs.max()) + 1, int(ys.min()), int(ys.max()) + 1
         share, aspect = len(xs) / mask.size, (x2 - x1) / (y2 - y1)
         centre_x, centre_y = (x1 + x2) / 2 / mask.shape[1], (y1 + y2) / 2 / mask.shape[0]
-        part = grey[y1:y2, x1:x2]
+        part, inside = grey[y1:y2, x1:x2], _without_holes(largest[y1:y2, x1:x2])
     coherence, direction = _direction(part)
     return {
         "share": share,
@@ -99,7 +100,7 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
         "coherence": coherence,
         "direction": direction if coherence > DIRECTED else None,
         "period": _period(part),
-        "repeats": _repeated(part),
+        "repeats": _repeated(part, inside),
         "colour": scene.colour,
         "background": scene.background if scene.on_background else None,
     }
@@ -108,6 +109,12 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
 def _largest(mask: np.ndarray) -> np.ndarray:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """The region within the mask's outline, uint8 0 or 1."""
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return cv2.drawContours(np.zeros(mask.shape, np.uint8), outlines, -1, 1, cv2.FILLED)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -140,8 +147,14 @@ def _period(grey: np.ndarray) -> float | None:
     return best[1] if best else None
 
 
-def _repeated(grey: np.ndarray) -> float | None:
-    """Number of alike small regions that stand out, or None where they are fewer than three or unlike."""
+def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
+    """Number of alike small regions that stand out in a part, or None where they are fewer than three or unlike.
+
+    Args:
+        grey: float32 (height, width), the part's bounding box.
+        inside: uint8 (height, width), 1 within the part's outline: corners of the box are no features of the part.
+    """
+    grey = np.where(inside > 0, grey, np.median(grey[inside > 0])).astype(np.float32)
     local = cv2.absdiff(grey, cv2.GaussianBlur(grey, (0, 0), max(4.0, min(grey.shape) / 12)))
     level, mask = cv2.threshold(cv2.convertScaleAbs(local), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     if level < 8:
@@ -164,7 +177,7 @@ def _place(name: str, facts: dict[str, Any]) -> str:
     form = "wider than high" if aspect > 1.15 else "higher than wide" if aspect < 0.87 else "about as wide as high"
     dx, dy = facts["centre_x"]["median"] - 0.5, facts["centre_y"]["median"] - 0.5
     place = "in the middle" if max(abs(dx), abs(dy)) < 0.08 else "off the middle"
-    ratio = f", {aspect:.1f} to 1" if not 0.87 <= aspect <= 1.15 else ""
+    ratio = f", {aspect:.1f} to 1" if aspect > 1.15 else f", 1 to {1 / aspect:.1f}" if aspect < 0.87 else ""
     return f"{article} {name} takes {much} of the image, lies {place} and is {form}{ratio}."
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -206,8 +207,11 @@ class _Work:
         self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter, shard: str
     ) -> Iterator[PatchPair]:
         key = sample.sample_id
+        patches = patch_sample(image, key, truth, self.params, self.seed)
+        if not patches:
+            return  # a global view that no row leads to is not stored
         _, global_row = writer.add(f"{key}#global", encode_png(shrink(image, self.params.global_size)))
-        for number, item in enumerate(patch_sample(image, key, truth, self.params, self.seed)):
+        for number, item in enumerate(patches):
             pixels = cut(image, item.box, self.params.local_size)
             _, row = writer.add(f"{key}#{number}", encode_png(pixels))
             yield PatchPair(
@@ -235,8 +239,20 @@ def _run_on_processes(work: _Work, chunks: list[Chunk], workers: int) -> Iterato
     if workers == 1 or len(chunks) < 2:
         yield from map(work, chunks)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
         yield from pool.map(work, chunks)
+
+
+def _end_with_parent() -> None:
+    """Else the workers of a killed run would wait for work for ever, and write beside the next run."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
@@ -246,8 +262,16 @@ def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]
     except ImportError:
         raise IndusCotError("compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not ray.is_initialized():
-        ray.init(num_cpus=workers, include_dashboard=False, logging_level=logging.ERROR)
-    rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
-    done = rows.map(lambda row: {"number": work(row["chunk"])})
-    yield from (row["number"] for row in done.iter_rows())
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # Progress is shown by `track`.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
+        done = rows.map(lambda row: {"number": work(row["chunk"])})
+        yield from (row["number"] for row in done.iter_rows())
+    finally:
+        if started:
+            ray.shutdown()

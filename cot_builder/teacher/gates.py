@@ -97,17 +97,23 @@ def evidence(case: Case) -> list[str]:
     found = []
     called: set[str] = set()
     known: set[str] = set()
+    read = ""
     for number, turn in enumerate(case.trajectory.turns, 1):
         planned = called | ({turn.call.tool} if turn.call else set())
+        for quote in re.findall(r'"([^"]+)"', turn.thought):
+            if quote not in read:
+                found.append(f"thought {number} quotes {quote!r}, which no observation said")
+        own_words = re.sub(r'"[^"]*"', " ", turn.thought)
         for tool, pattern in _MENTIONS.items():
-            if tool not in planned and (match := re.search(pattern, turn.thought, re.IGNORECASE)):
+            if tool not in planned and (match := re.search(pattern, own_words, re.IGNORECASE)):
                 found.append(f"thought {number} speaks of {match.group()!r}, but {tool} was not called")
-        stated = _numbers(_without_coordinates(turn.thought))
+        stated = _numbers(_without_coordinates(own_words))
         if invented := sorted(stated - known):
             found.append(f"thought {number} states {', '.join(invented)}, which no observation returned")
         if turn.call and turn.observation:
             called.add(turn.call.tool)
             known |= _numbers(turn.observation.text)
+            read += turn.observation.text
             if turn.observation.text.startswith("error:"):
                 found.append(f"call {number} failed: {turn.observation.text}")
     return found

@@ -13,10 +13,10 @@ from random import Random
 import numpy as np
 from pydantic import JsonValue
 
+from cot_builder.inspection.appearance import Look, Scene, Spot
 from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher import phrasing
-from cot_builder.inspection.appearance import Look, Scene, Spot
 from cot_builder.teacher.phrasing import border, difference, listed, pick, sentence, shape, size_word, where
 from schemas.geometry import SCALE, Box, area, expand, hull, intersection, iou, place_of, union_iou
 from schemas.sample import Sample, category_name
@@ -257,7 +257,7 @@ def _read_prior(case: Inspection) -> str:
             "There is only a prior for a related category, which I do not lean on.",
         )
     quotable = [part.strip() for part in re.split(r"(?<=[.])\s+", body) if 4 <= len(part.split()) <= 24]
-    quotable = [part for part in quotable if not re.search(r"[<>\[\]]", part)]
+    quotable = [part for part in quotable if not re.search(r"[<>\[\]\"]|defect-free images?", part)]
     if not quotable:
         return pick(case.rng, "The prior gives me the picture of a sound part.", "That prior is what I compare with.")
     quote = case.rng.choice(quotable).rstrip(".")
