@@ -44,4 +44,5 @@ def run(
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "HF_DATASETS_CACHE": str(project / "hf")} | environment,
         capture_output=True,
         text=True,
+        check=False,
     )

@@ -13,6 +13,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -70,63 +72,47 @@ class Rendered:
 
 _PIT, _LINE, _FILM, _BODY = ("pit",), ("scratch",), ("stain",), ("foreign",)
 _RUB, _BROKEN, _CHUNK, _GONE, _BENT = ("abrasion",), ("chip", "crack"), ("chip", "gouge"), ("missing",), ("bent",)
-_LIGHT, _DARK = (214, 214, 210), (48, 48, 52)
 
 REAL_IAD: dict[str, Recipe] = {
-    "bottle_cap": Recipe(
-        {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.13, (150, 90, 70), 60), 3.0
-    ),
-    "pcb": Recipe({"HS": _LINE, "QS": _GONE, "YW": _BODY, "ZW": _FILM}, "mat", Wall(0.018, (70, 96, 70))),
-    "button_battery": Recipe(
-        {"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.07, (150, 152, 156)), 3.0
-    ),
-    "transistor1": Recipe({"BX": _BENT, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.05, _DARK)),
-    "tape": Recipe(
-        {"HS": _LINE, "PS": ("chip", "cut"), "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.15, (150, 130, 96)), 3.0
-    ),
-    "toy_brick": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14, (140, 66, 60))),
-    "u_block": Recipe({"CH": _RUB, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.1, (136, 138, 142))),
-    "usb": Recipe(
-        {"BX": ("bent", "dent"), "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.05, (118, 120, 124))
-    ),
-    "plastic_plug": Recipe(
-        {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.08, (170, 150, 120)), 3.0
-    ),
-    "eraser": Recipe({"AK": _PIT, "HS": _LINE, "QS": _CHUNK, "ZW": _FILM}, "belt", Wall(0.12, (196, 194, 190))),
-    "wooden_beads": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.05, (120, 84, 52)), 3.0),
-    "terminalblock": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14, (46, 92, 82))),
-    "mint": Recipe({"QS": ("chip", "gouge"), "YW": _BODY, "ZW": _FILM}, "belt", Wall(0.05, _LIGHT), 3.0),
-    "phone_battery": Recipe(
-        {"AK": _PIT, "HS": _LINE, "PS": ("chip", "cut"), "ZW": _FILM}, "paper", Wall(0.045, (110, 112, 116))
-    ),
+    "bottle_cap": Recipe({"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.13, 60), 3.0),
+    "pcb": Recipe({"HS": _LINE, "QS": _GONE, "YW": _BODY, "ZW": _FILM}, "mat", Wall(0.018)),
+    "button_battery": Recipe({"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.07), 3.0),
+    "transistor1": Recipe({"BX": _BENT, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.05)),
+    "tape": Recipe({"HS": _LINE, "PS": ("chip", "cut"), "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.15), 3.0),
+    "toy_brick": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "u_block": Recipe({"CH": _RUB, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.1)),
+    "usb": Recipe({"BX": ("bent", "dent"), "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.05)),
+    "plastic_plug": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.08), 3.0),
+    "eraser": Recipe({"AK": _PIT, "HS": _LINE, "QS": _CHUNK, "ZW": _FILM}, "belt", Wall(0.12)),
+    "wooden_beads": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.05), 3.0),
+    "terminalblock": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "mint": Recipe({"QS": ("chip", "gouge"), "YW": _BODY, "ZW": _FILM}, "belt", Wall(0.05), 3.0),
+    "phone_battery": Recipe({"AK": _PIT, "HS": _LINE, "PS": ("chip", "cut"), "ZW": _FILM}, "paper", Wall(0.045)),
     "zipper": Recipe({"BX": _BENT, "PS": ("cut",), "QS": _GONE, "ZW": _FILM}, "table"),
-    "switch": Recipe({"HS": _LINE, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.13, _DARK)),
+    "switch": Recipe({"HS": _LINE, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.13)),
     "audiojack": Recipe({"BX": _BENT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "belt"),
-    "plastic_nut": Recipe(
-        {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "mat", Wall(0.12, (168, 158, 130)), 3.0
-    ),
+    "plastic_nut": Recipe({"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "mat", Wall(0.12), 3.0),
     "vcpill": Recipe({"AK": _PIT, "HS": _LINE, "QS": _CHUNK, "ZW": _FILM}, "belt"),
-    "woodstick": Recipe(
-        {"AK": _PIT, "HS": _LINE, "QS": ("chip", "missing"), "ZW": _FILM}, "mat", Wall(0.02, (170, 138, 94))
-    ),
-    "mounts": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.09, (120, 122, 124))),
-    "end_cap": Recipe({"HS": _LINE, "PS": _BROKEN, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14, (84, 86, 90))),
-    "regulator": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1, (90, 92, 98))),
-    "rolled_strip_base": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.04, (130, 132, 136))),
-    "sim_card_set": Recipe({"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.012, _LIGHT)),
-    "toothbrush": Recipe({"CH": _RUB, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.06, (190, 196, 200))),
-    "toy": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1, (140, 100, 70))),
-    "usb_adaptor": Recipe({"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.16, (170, 170, 168))),
-    "fire_hood": Recipe(
-        {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.08, (110, 108, 104)), 3.0
-    ),
-    "porcelain_doll": Recipe({"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.05, (190, 188, 184))),
+    "woodstick": Recipe({"AK": _PIT, "HS": _LINE, "QS": ("chip", "missing"), "ZW": _FILM}, "mat", Wall(0.02)),
+    "mounts": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.09)),
+    "end_cap": Recipe({"HS": _LINE, "PS": _BROKEN, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "regulator": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1)),
+    "rolled_strip_base": Recipe({"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.04)),
+    "sim_card_set": Recipe({"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.012)),
+    "toothbrush": Recipe({"CH": _RUB, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.06)),
+    "toy": Recipe({"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1)),
+    "usb_adaptor": Recipe({"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.16)),
+    "fire_hood": Recipe({"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.08), 3.0),
+    "porcelain_doll": Recipe({"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.05)),
 }
 """Real-IAD's categories with their official codes, in the order in which ``settings.categories`` takes them."""
 
 MVTEC_AD = {
     "grid": Recipe(
-        {"bent": ("warp",), "broken": _GONE, "glue": ("glue",), "metal_contamination": ("metal_crumb",), "thread": ("fibre",)},
+        {
+            "bent": ("warp",), "broken": _GONE, "glue": ("glue",), "metal_contamination": ("metal_crumb",),
+            "thread": ("fibre",),
+        },
         "mat", zoom=1.3, grey=True,
     ),
     "leather": Recipe(
@@ -178,7 +164,8 @@ DTD = {
     "Woven_001": Recipe({"bad": ("warp", "fibre", "cut", "discolour")}, zoom=1.3, spin=0.1),
 }
 _MVTEC_LIKE = {"mvtec_ad": MVTEC_AD, "mpdd": MPDD, "dtd": DTD}
-_SHARE = {"mvtec_ad": 1.0, "visa": 1.0, "mpdd": 1.0, "dtd": 0.75}
+_SHARE = {"dtd": 0.75}
+"""Side of a set's images as a share of ``settings.size``, where it is not 1."""
 
 
 def members(benchmark: str, settings: Synthetic, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -228,26 +215,22 @@ def renders(benchmark: str, settings: Synthetic, seed: int) -> Iterator[Rendered
         for category in _MVTEC_LIKE[benchmark]:
             yield from _mvtec_category(benchmark, category, settings, seed)
     else:
-        raise IndusCotError(
-            f"synthetic: no layout for {benchmark!r}; it renders {', '.join(sorted([*_MVTEC_LIKE, 'real_iad', 'sdd', 'visa']))}"
-        )
+        known = ", ".join(sorted([*_MVTEC_LIKE, "real_iad", "sdd", "visa"]))
+        raise IndusCotError(f"synthetic: there is no layout of {benchmark!r} to render; there are {known}")
 
 
 def _real_iad_category(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
     recipe = REAL_IAD[category]
     numbers: dict[str, int] = {}
     for index in range(settings.parts):
-        code = _fault_label(recipe, index, settings.parts)
+        code = _label(recipe, index, settings.parts)
         folder = f"NG/{code}" if code else "OK"
         number = numbers[folder] = numbers.get(folder, 0) + 1
-        views = [_camera("real_iad", category, index, camera, settings, seed) for camera in range(settings.views)]
-        faults = [_fault(recipe, code, index)] if code else []
-        for camera, (clean, steps) in enumerate(
-            _shoot("real_iad", category, index, recipe, faults, views, settings.size, seed), 1
-        ):
+        part = _Part(seed, "real_iad", category, index, recipe, settings.size, _faults(recipe, code, index))
+        for camera, (view, shot) in enumerate(_shoot(part, settings.views), 1):
             name = f"{category}_{number:04d}_{folder.replace('/', '_')}_C{camera}_{STAMP}.jpg"
             path = f"realiad_1024/{category}/{folder}/S{number:04d}/{name}"
-            yield _rendered(path, category, faults, clean, steps, views[camera - 1])
+            yield _rendered(path, part, shot, view)
 
 
 def _real_iad_record(category: str, shots: list[Rendered]) -> bytes:
@@ -273,29 +256,30 @@ def _mvtec_category(benchmark: str, category: str, settings: Synthetic, seed: in
     recipe = _MVTEC_LIKE[benchmark][category]
     numbers: dict[str, int] = {}
     for index in range(settings.parts):
-        label = _fault_label(recipe, index, settings.parts)
+        label = _label(recipe, index, settings.parts)
         folder = f"test/{label}" if label else ("train/good" if _trains(index, settings.parts) else "test/good")
         number = numbers[folder] = numbers.get(folder, -1) + 1
-        faults = [_fault(recipe, label, index)] if label else []
-        yield _single(
-            benchmark, category, index, recipe, faults, f"{category}/{folder}/{number:03d}.png", settings, seed
-        )
+        size = round(settings.size * _SHARE.get(benchmark, 1))
+        part = _Part(seed, benchmark, category, index, recipe, size, _faults(recipe, label, index))
+        view, shot = next(_shoot(part))
+        yield _rendered(f"{category}/{folder}/{number:03d}.png", part, shot, view)
 
 
 def _visa_category(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
     recipe = VISA[category]
     numbers: dict[str, int] = {}
     for index in range(settings.parts):
-        label = _fault_label(recipe, index, settings.parts)
+        label = _label(recipe, index, settings.parts)
         folder = "Anomaly" if label else "Normal"
         number = numbers[folder] = numbers.get(folder, -1) + 1
-        faults = [_fault(recipe, label, index)] if label else []
-        if faults and index == settings.parts - 1:
+        faults = _faults(recipe, label, index)
+        if index == settings.parts - 1:
             # VisA has images with several types, whose names it joins by commas.
             other = next(name for name, kinds in recipe.defects.items() if name != label and kinds[0] in SURFACE_HARMS)
-            faults.append(replace(_fault(recipe, other, index), strength=1.0))
-        path = f"{category}/Data/Images/{folder}/{number:03d}.JPG"
-        yield _single("visa", category, index, recipe, faults, path, settings, seed)
+            faults += (_Fault(other, recipe.defects[other][0], CONTRASTS[-1]),)
+        part = _Part(seed, "visa", category, index, recipe, settings.size, faults)
+        view, shot = next(_shoot(part))
+        yield _rendered(f"{category}/Data/Images/{folder}/{number:03d}.JPG", part, shot, view)
 
 
 def _visa_files(settings: Synthetic, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -314,22 +298,6 @@ def _visa_files(settings: Synthetic, seed: int) -> Iterator[tuple[str, bytes]]:
             split.append((category, train, "anomaly" if shot.labels else "normal", shot.path, mask))
         yield f"{category}/image_anno.csv", _csv(("image", "label", "mask"), rows)
     yield "split_csv/1cls.csv", _csv(("object", "split", "label", "image", "mask"), split)
-
-
-def _single(
-    benchmark: str,
-    category: str,
-    index: int,
-    recipe: Recipe,
-    faults: list["_Fault"],
-    path: str,
-    settings: Synthetic,
-    seed: int,
-) -> Rendered:
-    size = round(settings.size * _SHARE[benchmark])
-    view = _camera(benchmark, category, index, 0, settings.model_copy(update={"size": size}), seed, recipe)
-    clean, steps = _shoot(benchmark, category, index, recipe, faults, [view], size, seed)[0]
-    return _rendered(path, category, faults, clean, steps, view, recipe.grey)
 
 
 _TWINS = {"kos26": "kos01", "kos34": "kos27"}
@@ -357,14 +325,15 @@ def _sdd(settings: Synthetic, seed: int) -> Iterator[Rendered]:
 def _sdd_image(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> Rendered:
     shown = _TWINS.get(name, name)
     rng = _rng(seed, "sdd", shown, part)
-    width = round(settings.size * 500 / 512)
+    # The scans are 500 wide; what is looked at are their thirds, and `size` is the largest side of those.
+    width = min(500, round(settings.size * 500 / 512))
     height = round(width * float(rng.uniform(2.5, 2.55)))
     clean = commutator(rng, width, height)
     surfaces = [clean]
-    number = int(name[3:])
+    number = int(shown[3:])
     for k in range((2 if name == "kos20" else 1) if bands else 0):
         surface = surfaces[-1].copy()
-        strength = CONTRASTS[number % 3] * 0.6 + 0.25
+        strength = CONTRASTS[number % 3] * 0.6 + 0.4
         if len(bands) > 1:
             # The published test set lists both thirds: this crack runs across the cut between them.
             start = np.array([width * rng.uniform(0.35, 0.65), height * (max(bands) / 3 - 0.03)])
@@ -374,15 +343,17 @@ def _sdd_image(name: str, part: str, bands: list[int], settings: Synthetic, seed
             left = rng.random() < 0.5
             start = np.array([0.0 if left else width - 1.0, row])
             turn, length = (0.0 if left else np.pi) + rng.uniform(-0.15, 0.15), width * rng.uniform(0.14, 0.4)
-        crack_along(surface, rng, strength, start, float(turn), float(length))
+        crack_along(surface, rng, strength, start, float(turn), float(length), widest=3)
         surfaces.append(surface)
     view = View(width, height, 0, 0, 1, (0, 0), 0, 1, 1, 0, 0.55, 2.5, "table", int(rng.integers(1 << 30)))
-    photographs = [cv2.GaussianBlur(surface.albedo, (0, 0), view.blur) for surface in surfaces]
-    faults = [_Fault("defect", "crack", 1.0)] * (len(photographs) - 1)
-    shot = _rendered(f"{name}/{part}.jpg", "commutator", faults, photographs[0], photographs[1:], view, grey=True)
+    images = [cv2.GaussianBlur(surface.albedo, (0, 0), view.blur) for surface in surfaces]
+    faults = (_Fault("defect", "crack", 1.0),) * (len(images) - 1)
+    seen = [changed(before, after) for before, after in pairwise(images)]
+    recipe = Recipe({"defect": ("crack",)}, grey=True)
+    commutator_part = _Part(seed, "sdd", "commutator", number, recipe, width, faults)
+    shot = _rendered(f"{name}/{part}.jpg", commutator_part, _Shot(images[0], images[-1], seen), view)
     if name in _TWINS and bands:
-        loose = cv2.dilate(shot.mask, np.ones((5, 5), np.uint8))
-        return replace(shot, mask=loose)
+        return replace(shot, mask=cv2.dilate(shot.mask, np.ones((5, 5), np.uint8)))
     return shot
 
 
@@ -393,7 +364,36 @@ class _Fault:
     strength: float
 
 
-def _fault_label(recipe: Recipe, index: int, parts: int) -> str | None:
+@dataclass(frozen=True)
+class _Part:
+    """One physical part: everything of it follows from these."""
+
+    seed: int
+    benchmark: str
+    category: str
+    index: int
+    recipe: Recipe
+    size: int
+    faults: tuple[_Fault, ...]
+
+    def rng(self, *purpose: object) -> np.random.Generator:
+        return _rng(self.seed, self.benchmark, self.category, self.index, *purpose)
+
+    @property
+    def least(self) -> float:
+        """Fewest changed pixels that count as visible."""
+        return max(4, VISIBLE_PIXELS * (self.size / 512) ** 2)
+
+
+class _Shot(NamedTuple):
+    """A photograph without noise: of the sound part, of the part as it is, and what each fault changed."""
+
+    clean: np.ndarray
+    image: np.ndarray
+    seen: list[np.ndarray]
+
+
+def _label(recipe: Recipe, index: int, parts: int) -> str | None:
     first = parts - parts // 2
     return None if index < first else list(recipe.defects)[(index - first) % len(recipe.defects)]
 
@@ -403,29 +403,29 @@ def _trains(index: int, parts: int) -> bool:
     return index < (normal + 1) // 2
 
 
-def _fault(recipe: Recipe, label: str, index: int) -> _Fault:
+def _faults(recipe: Recipe, label: str | None, index: int) -> tuple[_Fault, ...]:
+    if label is None:
+        return ()
     kinds = recipe.defects[label]
     turn = index // len(recipe.defects)
-    return _Fault(label, kinds[turn % len(kinds)], CONTRASTS[(index + turn) % len(CONTRASTS)])
+    return (_Fault(label, kinds[turn % len(kinds)], CONTRASTS[(index + turn) % len(CONTRASTS)]),)
 
 
-def _camera(
-    benchmark: str, category: str, index: int, camera: int, settings: Synthetic, seed: int, recipe: Recipe | None = None
-) -> View:
-    recipe = recipe or REAL_IAD[category]
-    rig, pose = _rng(seed, benchmark, category, "rig", camera), _rng(seed, benchmark, category, index, "pose")
+def _camera(part: _Part, camera: int) -> View:
+    recipe, size = part.recipe, part.size
+    rig, pose = _rng(part.seed, part.benchmark, part.category, "rig", camera), part.rng("pose")
     turn = float(pose.uniform(-recipe.spin, recipe.spin))
     zoom = recipe.zoom * float(pose.uniform(0.97, 1.03))
-    shift = pose.uniform(-0.012, 0.012, 2) * settings.size
-    pose = _rng(seed, benchmark, category, index, "pose", camera)
+    shift = pose.uniform(-0.012, 0.012, 2) * size
+    pose = part.rng("pose", camera)
     tilted = camera > 0
     return View(
-        width=settings.size,
-        height=round(settings.size * recipe.aspect),
+        width=size,
+        height=round(size * recipe.aspect),
         turn=turn + (camera - 1) * np.pi / 2 * tilted,
         tilt=float(rig.uniform(0.58, 0.72)) if tilted else float(rig.uniform(0, 0.05)),
         scale=zoom,
-        shift=(float(shift[0]), float(shift[1]) - 0.02 * settings.size * tilted),
+        shift=(float(shift[0]), float(shift[1]) - 0.02 * size * tilted),
         lamp=float(rig.uniform(-2.6, -0.5)),
         lamp_height=float(rig.uniform(0.6, 0.78)) if tilted else float(rig.uniform(0.74, 0.9)),
         exposure=float(rig.uniform(0.94, 1.04) * pose.uniform(0.97, 1.03)),
@@ -437,74 +437,57 @@ def _camera(
     )
 
 
-def _shoot(
-    benchmark: str,
-    category: str,
-    index: int,
-    recipe: Recipe,
-    faults: list[_Fault],
-    views: list[View],
-    size: int,
-    seed: int,
-) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """For each view the photograph of the sound part, and one after each of its faults."""
-    variant = int(_rng(seed, benchmark, category, index, "make").integers(VARIANTS))
-    drawn = _drawn(seed, benchmark, category, variant, size, None, None)
-    rng = _rng(seed, benchmark, category, index, "part")
-    sound = _individual(drawn.surface, drawn.surface, rng)
-    clean = [photograph(sound, view, recipe.wall) for view in views]
-    if not faults:
-        return [(image, []) for image in clean]
-    least = max(4, VISIBLE_PIXELS * (size / 512) ** 2)
-    for attempt in range(ATTEMPTS):
-        steps: list[list[np.ndarray]] = [[] for _ in views]
-        state, mark = sound, None
-        for number, fault in enumerate(faults):
-            rng = _rng(seed, benchmark, category, index, "fault", attempt, number)
+def _shoot(part: _Part, cameras: int = 1) -> Iterator[tuple[View, _Shot]]:
+    """The part from each camera; each of its faults is visible from one camera at least."""
+    views = [_camera(part, camera) for camera in range(cameras)]
+    drawn = _drawn(part, None, None)
+    state = _individual(part, drawn.surface, drawn.surface)
+    wall = replace(part.recipe.wall, colour=_rim_colour(state)) if part.recipe.wall else None
+    clean = images = [photograph(state, view, wall) for view in views]
+    seen: list[list[np.ndarray]] = [[] for _ in views]
+    for number, fault in enumerate(part.faults):
+        for attempt in range(ATTEMPTS):
+            rng = part.rng("fault", number, attempt)
             strength = fault.strength * float(rng.uniform(0.85, 1.2)) * 1.45**attempt
-            mark = _wall_mark(sound, recipe, fault.kind, strength, views, rng) if benchmark == "real_iad" else None
-            if mark is None:
-                state = _harmed(
-                    state, drawn, (seed, benchmark, category, variant, size, index), fault.kind, strength, rng
-                )
-            for k, view in enumerate(views):
-                steps[k].append(photograph(state, view, recipe.wall, mark))
-        if all(
-            max(changed(before, after).sum() for before, after in zip(befores, afters, strict=True)) >= least
-            for befores, afters in zip(
-                [clean, *([s[n] for s in steps] for n in range(len(faults) - 1))],
-                [[s[n] for s in steps] for n in range(len(faults))],
-                strict=True,
-            )
-        ):
-            return list(zip(clean, steps, strict=True))
-    raise RuntimeError(f"no visible {[fault.kind for fault in faults]} on {category} {index} in {ATTEMPTS} attempts")
+            mark = _wall_mark(state, wall, fault.kind, strength, views, rng)
+            harmed = state if mark else _harmed(part, state, drawn, fault.kind, strength, rng)
+            after = [photograph(harmed, view, wall, mark) for view in views]
+            masks = [changed(*pair) for pair in zip(images, after, strict=True)]
+            if max(int(mask.sum()) for mask in masks) >= part.least:
+                break
+        else:
+            raise RuntimeError(f"{part.category} {part.index}: {fault.kind} stays invisible in {ATTEMPTS} attempts")
+        state, images = harmed, after
+        for found, mask in zip(seen, masks, strict=True):
+            found.append(mask)
+    for view, before, image, found in zip(views, clean, images, seen, strict=True):
+        yield view, _Shot(before, image, found)
 
 
-def _harmed(
-    state: Surface,
-    drawn: Pen,
-    key: tuple[int, str, str, int, int, int],
-    kind: str,
-    strength: float,
-    rng: np.random.Generator,
-) -> Surface:
-    seed, benchmark, category, variant, size, index = key
+def _harmed(part: _Part, state: Surface, drawn: Pen, kind: str, strength: float, rng: np.random.Generator) -> Surface:
     if kind in ("missing", "bent"):
         chosen = int(rng.integers(drawn.pieces))
-        missing, bent = (chosen, None) if kind == "missing" else (None, chosen)
-        changed_part = _drawn(seed, benchmark, category, variant, size, missing, bent)
-        return _individual(changed_part.surface, drawn.surface, _rng(seed, benchmark, category, index, "part"))
+        other = _drawn(part, chosen if kind == "missing" else None, chosen if kind == "bent" else None)
+        return _individual(part, other.surface, drawn.surface)
     harmed = state.copy()
     SURFACE_HARMS[kind](harmed, rng, strength)
     return harmed
 
 
+def _rim_colour(surface: Surface) -> tuple[float, float, float]:
+    """The mean colour along the outline, RGB: that of the side wall."""
+    solid = np.ascontiguousarray(surface.alpha[::4, ::4] > 0.98).astype(np.uint8)
+    rim = (solid > 0) & (cv2.erode(solid, np.ones((7, 7), np.uint8)) == 0)
+    blue, green, red = surface.albedo[::4, ::4][rim].mean(0) * 0.95
+    return float(red), float(green), float(blue)
+
+
 def _wall_mark(
-    surface: Surface, recipe: Recipe, kind: str, strength: float, views: list[View], rng: np.random.Generator
+    surface: Surface, wall: Wall | None, kind: str, strength: float, views: list[View], rng: np.random.Generator
 ) -> WallMark | None:
-    chosen = rng.random() < 0.35 and kind in ("scratch", "stain", "abrasion", "pit")
-    if not chosen or len(views) < 2 or recipe.wall is None or recipe.wall.height < 0.06:
+    """Now and then a defect lies on the side, where few cameras see it."""
+    chosen = rng.random() < 0.5 and kind in ("scratch", "stain", "abrasion", "pit")
+    if not chosen or len(views) < 2 or wall is None or wall.height < 0.06:
         return None
     towards = np.pi / 2 - views[int(rng.integers(1, len(views)))].turn + rng.uniform(-0.5, 0.5)
     reach = np.arange(0, surface.size * 0.49)
@@ -513,35 +496,45 @@ def _wall_mark(
     if not len(inside):
         return None
     last = int(inside[-1])
-    sign = 1 if np.mean(recipe.wall.colour) < 110 else -1
+    sign = 1 if np.mean(wall.colour) < 110 else -1
     contrast = sign * (10 + 60 * strength)
     return WallMark(float(x[last]), float(y[last]), kind == "scratch", contrast, int(rng.integers(1 << 30)))
 
 
-@lru_cache(maxsize=6)
-def _drawn(
-    seed: int, benchmark: str, category: str, variant: int, size: int, missing: int | None, bent: int | None
-) -> Pen:
-    pen = new_pen(size, _rng(seed, benchmark, category, "make", variant), missing, bent)
+def _drawn(part: _Part, missing: int | None, bent: int | None) -> Pen:
+    make = int(part.rng("make").integers(VARIANTS))
+    return _draw(part.seed, part.benchmark, part.category, make, part.size, missing, bent)
+
+
+@lru_cache(maxsize=4)
+def _draw(seed: int, benchmark: str, category: str, make: int, size: int, missing: int | None, bent: int | None) -> Pen:
+    pen = new_pen(size, _rng(seed, benchmark, category, "make", make), missing, bent)
     PARTS[category](pen)
     return pen
 
 
-def _individual(surface: Surface, sound: Surface, rng: np.random.Generator) -> Surface:
+def _individual(one: _Part, surface: Surface, sound: Surface) -> Surface:
     """A make's surface as one part of it: its own tint, and normal marks that may raise doubt."""
+    rng = one.rng("part")
     part = surface.copy()
     cloud = noise("cloud", part.size)
     y, x = rng.integers(0, cloud.shape[0] - part.size + 1, 2)
-    tint = np.float32(1) + rng.normal(0, 0.02, 3).astype(np.float32) + np.float32(rng.normal(0, 0.02))
+    tint = np.float32(1) + rng.normal(0, 0.006, 3).astype(np.float32) + np.float32(rng.normal(0, 0.025))
     uneven = np.float32(1) + np.float32(0.015) * cloud[y : y + part.size, x : x + part.size]
-    part.albedo *= uneven[..., None] * tint
+    part.albedo = cv2.multiply(part.albedo, cv2.merge([uneven * level for level in tint]))
     unit = part.size / 512
     if sound.alpha.min() < 0.5:
         if rng.random() < 0.4:
             at = np.array(spot(sound, rng, 26)) / part.size
-            ink = Material((236, 236, 232) if part.albedo.mean() < 60 else (56, 56, 62), 0.2)
-            code = f"{rng.choice(list('ABKLT'))}{int(rng.integers(10, 99))} {int(rng.integers(1, 53)):02d}/{int(rng.integers(21, 25))}"
-            write(Pen(part, rng), code, at[0], at[1], 0.024, ink)
+            ink = Material((236, 236, 232) if sound.albedo.mean() < 60 else (56, 56, 62), 0.2)
+            letter, lot, week, year = (
+                rng.choice(list("ABKLT")),
+                rng.integers(10, 99),
+                rng.integers(1, 53),
+                rng.integers(21, 25),
+            )
+            batch = f"{letter}{lot} {week:02d}/{year}"
+            write(Pen(part, rng), batch, at[0], at[1], 0.024, ink)
         if rng.random() < 0.35:
             row = int(rng.uniform(0.3, 0.7) * part.size)
             part.height[row : row + max(1, round(2 * unit))] += np.float32(0.35 * unit)
@@ -554,29 +547,19 @@ def _individual(surface: Surface, sound: Surface, rng: np.random.Generator) -> S
     return part
 
 
-def _rendered(
-    path: str,
-    category: str,
-    faults: list[_Fault],
-    clean: np.ndarray,
-    steps: list[np.ndarray],
-    view: View,
-    grey: bool = False,
-) -> Rendered:
-    least = max(4, VISIBLE_PIXELS * (view.width / 512) ** 2)
-    mask = np.zeros(clean.shape[:2], np.uint8)
+def _rendered(path: str, part: _Part, shot: _Shot, view: View) -> Rendered:
+    mask = np.zeros(shot.clean.shape[:2], np.uint8)
     labels: list[str] = []
-    for fault, before, after in zip(faults, [clean, *steps], steps, strict=False):
-        seen = changed(before, after)
-        if seen.sum() >= least:
+    for fault, seen in zip(part.faults, shot.seen, strict=True):
+        if seen.sum() >= part.least:
             labels.append(fault.label)
             mask[seen] = len(labels)
-    # A part whose defect this camera does not see is photographed as it is, defect and all.
-    pixels = expose(steps[-1] if steps else clean, view)
-    normal = expose(clean, view) if labels else pixels
-    if grey:
+    # A part whose defect this camera does not see is shown as it is, whatever its folder says.
+    pixels = expose(shot.image, view)
+    normal = expose(shot.clean, view) if labels else pixels
+    if part.recipe.grey:
         pixels, normal = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (pixels, normal))
-    return Rendered(path, category, tuple(labels), pixels, normal, mask)
+    return Rendered(path, part.category, tuple(labels), pixels, normal, mask)
 
 
 def _rng(*key: object) -> np.random.Generator:

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 
 from cot_builder.benchmarks.synthetic_defects import WallMark
-from cot_builder.benchmarks.synthetic_surface import Surface, noise
+from cot_builder.benchmarks.synthetic_surface import Colour, Grain, Surface, noise
 
 VISIBLE = 6.0
 """Grey levels (largest over the channels) by which a pixel must differ to count as changed."""
 Ground = Literal["mat", "table", "paper", "belt"]
-_GROUNDS: dict[str, tuple[tuple[int, int, int], float, str]] = {
+_GROUNDS: dict[Ground, tuple[Colour, float, Grain]] = {
     "mat": ((58, 58, 60), 0.07, "grain"),
     "table": ((150, 152, 152), 0.02, "grain"),
     "paper": ((208, 208, 204), 0.012, "fibre"),
@@ -23,11 +23,14 @@ _GROUNDS: dict[str, tuple[tuple[int, int, int], float, str]] = {
 
 @dataclass(frozen=True)
 class Wall:
-    """The side of a part that a tilted camera sees: height as a share of the canvas, RGB, upright ribs all round."""
+    """The side of a part that a tilted camera sees."""
 
     height: float
-    colour: tuple[int, int, int]
+    """As a share of the canvas."""
     ribs: int = 0
+    """Upright ribs all round."""
+    colour: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    """RGB."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +63,28 @@ def photograph(surface: Surface, view: View, wall: Wall | None = None, mark: Wal
     """The image before the sensor's noise: (height, width, 3) float32 BGR, 0–255."""
     place = _homography(surface.size, view)
     size = (view.width, view.height)
-    lit = _lit(surface, view)
-    lit *= surface.alpha[..., None]
-    top = cv2.warpPerspective(lit, place, size, flags=cv2.INTER_LINEAR)
-    image = _ground(view)
-    if surface.alpha.min() > 0.99:
-        cover = None
-        image = top
-    else:
+    image = cv2.warpPerspective(_lit(surface, view), place, size, flags=cv2.INTER_LINEAR)
+    if surface.alpha.min() <= 0.99:
         cover = cv2.warpPerspective(surface.alpha, place, size, flags=cv2.INTER_LINEAR)
+        bare = 1 - cover
         drop = round(wall.height * surface.size * view.scale * np.sin(view.tilt)) if wall else 0
-        side = _below(cover, drop) if drop > 1 else None
-        image *= _shadow(cover if side is None else np.maximum(cover, side), view)[..., None]
-        if wall and side is not None:
-            painted = _wall(cover, side, drop, wall, view)
+        if wall and drop > 1:
+            side = _below(cover, drop)
+            behind = bare * (1 - side)
+            behind *= _shadow(np.maximum(cover, side), view)
+            bare *= side
+            image += _wall(cover, side, bare, drop, wall, view)
             if mark:
-                _mark(painted, mark, place, drop, view)
-            image += (painted - image) * side[..., None]
-        image *= (1 - cover)[..., None]
-        image += top
-    image *= _falloff(view)[..., None]
+                _mark(image, bare, mark, place, drop)
+        else:
+            behind = bare * _shadow(cover, view)
+        image += _gained(_ground(view), behind * np.float32(view.exposure))
+    image = _gained(image, _falloff(view))
     return np.clip(cv2.GaussianBlur(image, (0, 0), view.blur), 0, 255, out=image)
+
+
+def _gained(image: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return cv2.multiply(image, cv2.merge((gain, gain, gain)))
 
 
 def expose(image: np.ndarray, view: View) -> np.ndarray:
@@ -90,11 +94,9 @@ def expose(image: np.ndarray, view: View) -> np.ndarray:
     height, width = image.shape[:2]
     offsets = rng.integers(0, (bank.shape[0] - height + 1, bank.shape[1] - width + 1), (4, 2))
     common, *own = (bank[y : y + height, x : x + width] for y, x in offsets)
-    grains = cv2.merge([np.ascontiguousarray(channel) for channel in own])
-    grains *= np.float32(0.5 * view.noise)
-    grains += (common * np.float32(0.85 * view.noise))[..., None]
-    grains += image
-    return cv2.convertScaleAbs(np.clip(grains, 0, 255, out=grains))
+    shared = common * np.float32(0.85 * view.noise)
+    noisy = cv2.add(image, cv2.merge([shared + channel * np.float32(0.5 * view.noise) for channel in own]))
+    return cv2.convertScaleAbs(np.maximum(noisy, 0))
 
 
 def changed(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
@@ -102,10 +104,14 @@ def changed(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
 
     Gaps of a few pixels are closed and single pixels dropped; nothing is grown beyond that.
     """
-    difference = np.abs(harmed - clean).max(2)
-    seen = (difference > VISIBLE).astype(np.uint8)
+    blue, green, red = cv2.split(cv2.absdiff(harmed, clean))
+    over = cv2.max(cv2.max(blue, green), red) > VISIBLE
+    if not over.any():
+        return over
     side = max(3, max(clean.shape[:2]) // 150) | 1
-    seen = cv2.morphologyEx(seen, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    seen = cv2.morphologyEx(
+        over.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    )
     count, labels, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8)
     keep = np.zeros(count, bool)
     keep[1:] = stats[1:, cv2.CC_STAT_AREA] >= 3
@@ -133,11 +139,10 @@ def _lit(surface: Surface, view: View) -> np.ndarray:
     narrow = wide * wide
     narrow *= narrow
     gloss = surface.gloss
-    body = (np.float32(0.42) + np.float32(0.72) * diffuse) * (1 - np.float32(0.25) * gloss)
-    shine = gloss * (np.float32(0.2) * wide + np.float32(0.42) * narrow) * 255
-    lit = surface.albedo * (body * np.float32(view.exposure))[..., None]
-    lit += (shine * np.float32(view.exposure))[..., None]
-    return lit
+    shown = surface.alpha * np.float32(view.exposure)
+    body = (np.float32(0.42) + np.float32(0.72) * diffuse) * (1 - np.float32(0.25) * gloss) * shown
+    shine = gloss * (np.float32(0.2 * 255) * wide + np.float32(0.42 * 255) * narrow) * shown
+    return cv2.add(_gained(surface.albedo, body), cv2.merge((shine, shine, shine)))
 
 
 @lru_cache(maxsize=8)
@@ -163,7 +168,7 @@ def _below(cover: np.ndarray, drop: int) -> np.ndarray:
     return cv2.dilate(cover, kernel, anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT, borderValue=0)
 
 
-def _wall(cover: np.ndarray, side: np.ndarray, drop: int, wall: Wall, view: View) -> np.ndarray:
+def _wall(cover: np.ndarray, side: np.ndarray, shown: np.ndarray, drop: int, wall: Wall, view: View) -> np.ndarray:
     depth = cv2.boxFilter(cover, -1, (1, drop), anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT)
     soft = cv2.blur(side, (2 * (drop // 2) + 5, 5))
     across = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=3)
@@ -173,17 +178,17 @@ def _wall(cover: np.ndarray, side: np.ndarray, drop: int, wall: Wall, view: View
         middle, reach = (columns[0] + columns[-1]) / 2, max((columns[-1] - columns[0]) / 2, 1)
         angle = np.arcsin(np.clip((np.arange(view.width) - middle) / reach, -1, 1)) + view.turn
         light *= (1 + 0.16 * np.sin(angle * wall.ribs)).astype(np.float32)
-    light = np.clip(light, 0.12, 1.2) * np.float32(view.exposure)
-    return light[..., None] * np.array(wall.colour[::-1], np.float32)
+    light = np.clip(light, 0.12, 1.2) * np.float32(view.exposure) * shown
+    return cv2.merge([light * np.float32(level) for level in wall.colour[::-1]])
 
 
-def _mark(painted: np.ndarray, mark: WallMark, place: np.ndarray, drop: int, view: View) -> None:
+def _mark(image: np.ndarray, shown: np.ndarray, mark: WallMark, place: np.ndarray, drop: int) -> None:
     x, y, w = place @ (mark.x, mark.y, 1)
     x, y = x / w, y / w + drop * 0.5
     rng = np.random.default_rng(mark.seed)
     reach = max(4, round(drop * 0.45))
     width = reach * 2 if mark.long else reach
-    stamp = np.zeros((2 * reach + 1, 2 * width + 1), np.float32)
+    stamp: np.ndarray = np.zeros((2 * reach + 1, 2 * width + 1), np.float32)
     if mark.long:
         first, last = (2, int(rng.integers(2, 2 * reach))), (2 * width - 2, int(rng.integers(2, 2 * reach)))
         cv2.line(stamp, first, last, 1.0, 1 if rng.random() < 0.6 else 2)
@@ -195,22 +200,23 @@ def _mark(painted: np.ndarray, mark: WallMark, place: np.ndarray, drop: int, vie
         stamp = cv2.GaussianBlur(stamp, (0, 0), 0.8)
     left, top = round(x) - width, round(y) - reach
     x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + stamp.shape[1], view.width), min(top + stamp.shape[0], view.height)
+    x1, y1 = min(left + stamp.shape[1], image.shape[1]), min(top + stamp.shape[0], image.shape[0])
     if x1 > x0 and y1 > y0:
-        painted[y0:y1, x0:x1] += np.float32(mark.contrast) * stamp[y0 - top : y1 - top, x0 - left : x1 - left, None]
+        seen = stamp[y0 - top : y1 - top, x0 - left : x1 - left] * shown[y0:y1, x0:x1]
+        image[y0:y1, x0:x1] = np.maximum(image[y0:y1, x0:x1] + np.float32(mark.contrast) * seen[..., None], 0)
 
 
 def _ground(view: View) -> np.ndarray:
     return _ground_image(view.ground, view.width, view.height)[
         view.seed % 16 : view.seed % 16 + view.height, view.seed % 13 : view.seed % 13 + view.width
-    ] * np.float32(view.exposure)
+    ]
 
 
-@lru_cache(maxsize=16)
-def _ground_image(ground: str, width: int, height: int) -> np.ndarray:
+@lru_cache(maxsize=4)
+def _ground_image(ground: Ground, width: int, height: int) -> np.ndarray:
     colour, amount, texture = _GROUNDS[ground]
     size = max(width, height)
-    bank, cloud = noise(texture, size), noise("cloud", size)  # type: ignore[arg-type]
+    bank, cloud = noise(texture, size), noise("cloud", size)
     window = np.s_[: height + 16, : width + 16]
     gain = 1 + amount * bank[window] + 0.02 * cloud[window]
     return np.ascontiguousarray(gain[..., None] * np.array(colour[::-1], np.float32))

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from cot_builder.benchmarks.synthetic_surface import Colour, Surface, noise
+from cot_builder.benchmarks.synthetic_surface import Colour, Grain, Surface, noise
 
 Harm = Callable[[Surface, np.random.Generator, float], None]
 """Changes a surface in place; the strength is 1 for a plain defect, 0.1 for one near the noise."""
@@ -31,6 +32,8 @@ def spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) -> tupl
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)[1:-1, 1:-1] * step
     if _fills(surface):
         depth = _border_depth(depth.shape, step)
+    rows, columns = np.indices(depth.shape)
+    depth = np.where(_within(surface, columns * step, rows * step), depth, -1)
     wanted = min(inset * _unit(surface), float(depth.max()) * 0.8)
     rows, columns = np.nonzero(depth >= wanted)
     index = int(rng.integers(len(rows)))
@@ -42,8 +45,8 @@ def edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]
     found = cv2.findContours((surface.alpha > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     height, width = surface.alpha.shape
     points = np.concatenate([contour[:, 0] for contour in found])
-    margin = 0.06 * width
-    inner = (
+    margin = 0.14 * width
+    inner = _within(surface, points[:, 0], points[:, 1]) & (
         (points[:, 0] > margin)
         & (points[:, 0] < width - margin)
         & (points[:, 1] > margin)
@@ -56,15 +59,15 @@ def edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]
 
 
 def scratch(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """One to three thin lines; seen by their relief alone where the material shows through alike."""
-    relief_only = rng.random() < 0.35 and strength < 2
+    """One hairline or up to three lines; at times seen by their relief alone, when the lamp stands well."""
+    relief_only, hairline = rng.random() < 0.35 and strength < 2, rng.random() < 0.35
     centre = spot(surface, rng, 22)
     turn = rng.uniform(0, np.pi)
-    for k in range(int(rng.integers(1, 4))):
-        length = rng.uniform(36, 150) * _unit(surface) * (1 if k == 0 else 0.6)
+    for k in range(1 if hairline else int(rng.integers(1, 4))):
+        length = rng.uniform(36, 150) * _unit(surface) * (0.6 if k or hairline else 1)
         start = np.array(centre) + rng.uniform(-7, 7, 2) * k * _unit(surface)
         points = _wavy(start, turn + rng.uniform(-0.06, 0.06), length, rng, 0.05)
-        cover, roi = _line(surface, points, 1 if rng.random() < 0.75 else 2, taper=True)
+        cover, roi = _line(surface, points, 1 if hairline or rng.random() < 0.7 else 2, taper=True)
         sign = -1 if surface.albedo[roi].mean() > 120 else 1
         change = 0.0 if relief_only else sign * (9 + 62 * strength)
         _alter(surface, roi, cover, change=change, relief=-(0.5 + 1.1 * strength), gloss=0.1)
@@ -79,10 +82,11 @@ def dent(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 
 def pit(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """One to four small, sharp-edged hollows."""
+    """A pinhole, or up to four small, sharp-edged hollows."""
     x, y = spot(surface, rng, 14)
-    for _ in range(int(rng.integers(1, 5))):
-        radius = rng.uniform(1.6, 5.5) * _unit(surface)
+    pinhole = rng.random() < 0.35
+    for _ in range(1 if pinhole else int(rng.integers(1, 5))):
+        radius = (1.4 if pinhole else rng.uniform(1.8, 5.5)) * _unit(surface)
         at = (x + rng.normal(0, 11) * _unit(surface), y + rng.normal(0, 11) * _unit(surface))
         cover, roi = _blob(surface, *at, max(radius, 1.2), rng, sharp=1.0, rough=0.3)
         _alter(surface, roi, cover, change=-(6 + 48 * strength), relief=-(0.5 + 2.4 * strength), gloss=0.02)
@@ -98,17 +102,23 @@ def crack(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 
 def crack_along(
-    surface: Surface, rng: np.random.Generator, strength: float, start: np.ndarray, turn: float, length: float
+    surface: Surface,
+    rng: np.random.Generator,
+    strength: float,
+    start: np.ndarray,
+    turn: float,
+    length: float,
+    widest: int = 2,
 ) -> None:
-    """A crack from ``start`` (x, y) in the direction ``turn``, of ``length`` pixels."""
+    """A crack from ``start`` (x, y) in the direction ``turn``, of ``length`` pixels, ``widest`` at most."""
     points = _jagged(start, turn, length, rng)
     branches = [points]
     for _ in range(int(rng.integers(0, 3))):
         root = points[int(rng.integers(len(points) // 3, len(points)))]
         branches.append(_jagged(root, turn + rng.choice([-1, 1]) * rng.uniform(0.5, 1.0), length * 0.3, rng))
     for k, path in enumerate(branches):
-        wide = k == 0 and rng.random() < 0.5
-        cover, roi = _line(surface, path, 2 if wide else 1, taper=True)
+        width = int(rng.integers(widest - 1, widest + 1)) if k == 0 else 1
+        cover, roi = _line(surface, path, width, taper=True)
         _alter(surface, roi, cover, change=-(9 + 85 * strength), relief=-(0.4 + 1.6 * strength), gloss=0.02)
 
 
@@ -151,7 +161,7 @@ def stain(surface: Surface, rng: np.random.Generator, strength: float) -> None:
         for _ in range(int(rng.integers(5, 14))):
             at = (x + rng.normal(0, 16) * _unit(surface), y + rng.normal(0, 16) * _unit(surface))
             cover, roi = _blob(
-                surface, *at, max(1.2, rng.uniform(1.2, 4.2) * _unit(surface)), rng, sharp=0.8, rough=0.4
+                surface, *at, max(1.1, rng.uniform(1.1, 3.4) * _unit(surface)), rng, sharp=0.8, rough=0.4
             )
             _paint(surface, roi, cover, colour, 0.12 + 0.6 * strength, 0.1)
 
@@ -254,13 +264,15 @@ def rust(surface: Surface, rng: np.random.Generator, strength: float, spread: fl
     """Brown, rough, speckled corrosion in runs."""
     x, y = spot(surface, rng, 20)
     turn = rng.uniform(0, np.pi)
-    for _ in range(int(rng.integers(2, 5) * spread)):
+    for _ in range(int(rng.integers(3, 6) * spread)):
         reach = rng.normal(0, 34 * spread) * _unit(surface)
-        at = (x + reach * np.cos(turn), y + reach * np.sin(turn) + rng.normal(0, 9 * spread) * _unit(surface))
+        at = (x + reach * np.cos(turn), y + reach * np.sin(turn) + rng.normal(0, 14 * spread) * _unit(surface))
         cover, roi = _blob(surface, *at, rng.uniform(12, 34) * spread**0.5 * _unit(surface), rng, sharp=0.25, rough=1.0)
         grain = np.clip(0.55 + 0.5 * _patch("grain", surface, roi, rng), 0, 1)
         colour = _pick(rng, (122, 74, 26), (96, 58, 28), (146, 92, 34))
-        _paint(surface, roi, np.clip(cover * grain * 1.5, 0, 1), colour, 0.2 + 0.75 * min(strength, 1), 0.03)
+        _paint(
+            surface, roi, np.clip(cover * grain * 1.5, 0, 1), colour, 0.3 + 0.65 * min(strength, 1), 0.03, exact=True
+        )
         surface.height[roi] += cover * grain * np.float32(0.9 * min(strength, 1))
 
 
@@ -287,7 +299,7 @@ def gouge(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A chunk gone from the surface, its floor rough."""
     x, y = spot(surface, rng, 14)
     cover, roi = _blob(surface, x, y, rng.uniform(10, 24) * _unit(surface), rng, sharp=0.95, rough=0.6)
-    rough = np.clip(1 + 0.25 * _patch("grain", surface, roi, rng), 0.3, 2)
+    rough = np.clip(1 + 0.08 * _patch("grain", surface, roi, rng), 0.3, 2)
     _alter(surface, roi, cover * rough, change=-(6 + 20 * strength), relief=-(2 + 7 * strength), gloss=0.02)
 
 
@@ -320,10 +332,12 @@ def warp(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 def flatten(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A tube squeezed flat in one place."""
     x, y = spot(surface, rng, 22)
-    cover, roi = _blob(surface, x, y, rng.uniform(24, 44) * _unit(surface), rng, sharp=0.1, rough=0.15)
-    shallow = np.float32(min(0.35 + 0.6 * strength, 1.0))
+    cover, roi = _blob(surface, x, y, rng.uniform(34, 56) * _unit(surface), rng, sharp=0.0, rough=0.15)
     patch = surface.height[roi]
-    patch += (np.float32(np.quantile(patch, 0.35)) - patch) * cover * shallow
+    low, high = np.quantile(patch, (0.15, 0.98))
+    top = np.float32(high - (0.15 + 0.3 * min(strength, 1)) * (high - low))
+    pressed = cv2.GaussianBlur(np.minimum(patch, top), (0, 0), 3 * _unit(surface))
+    patch += (pressed - patch) * np.clip(cover * 1.5, 0, 1)
 
 
 SURFACE_HARMS: dict[str, Harm] = {
@@ -333,6 +347,12 @@ SURFACE_HARMS: dict[str, Harm] = {
     "stain": stain, "warp": warp, "wax": wax, "wide_rust": wide_rust,
 }  # fmt: skip
 """The defects that are done to a drawn surface; ``missing`` and ``bent`` are drawn anew without or with the piece."""
+
+
+def _within(surface: Surface, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    height, width = surface.alpha.shape
+    x1, y1, x2, y2 = surface.area
+    return (x >= x1 * width) & (x <= x2 * width) & (y >= y1 * height) & (y <= y2 * height)
 
 
 def _unit(surface: Surface) -> float:
@@ -378,7 +398,7 @@ def _line(
     low, high = np.floor(points.min(0)).astype(int) - margin, np.ceil(points.max(0)).astype(int) + margin
     mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
     fixed = np.round((points - low) * 16).astype(int).tolist()
-    for k, (first, last) in enumerate(zip(fixed, fixed[1:], strict=False)):
+    for k, (first, last) in enumerate(pairwise(fixed)):
         level = np.sin(np.pi * (k + 0.7) / len(fixed)) ** 0.5 if taper else 1.0
         cv2.line(mask, first, last, int(255 * level), width, cv2.LINE_AA, 4)
     cover = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), max(soft * unit, 0.35))
@@ -417,8 +437,8 @@ def _clip(surface: Surface, cover: np.ndarray, left: int, top: int) -> tuple[np.
     return inside, np.s_[y0:y1, x0:x1]
 
 
-def _patch(name: str, surface: Surface, roi: tuple[slice, slice], rng: np.random.Generator) -> np.ndarray:
-    bank = noise(name, surface.alpha.shape[1])  # type: ignore[arg-type]
+def _patch(name: Grain, surface: Surface, roi: tuple[slice, slice], rng: np.random.Generator) -> np.ndarray:
+    bank = noise(name, surface.alpha.shape[1])
     height, width = roi[0].stop - roi[0].start, roi[1].stop - roi[1].start
     y, x = int(rng.integers(0, bank.shape[0] - height + 1)), int(rng.integers(0, bank.shape[1] - width + 1))
     return bank[y : y + height, x : x + width]
@@ -441,12 +461,18 @@ def _alter(
 
 
 def _paint(
-    surface: Surface, roi: tuple[slice, slice], cover: np.ndarray, colour: Colour, opacity: float, gloss: float
+    surface: Surface,
+    roi: tuple[slice, slice],
+    cover: np.ndarray,
+    colour: Colour,
+    opacity: float,
+    gloss: float,
+    exact: bool = False,
 ) -> None:
     there = surface.albedo[roi]
     target = np.array(colour[::-1], np.float32)
     # Dirt of the ground's own tone would not be seen at any opacity.
-    if abs(float(there.mean()) - float(target.mean())) < 45:
+    if not exact and abs(float(there.mean()) - float(target.mean())) < 45:
         target = target * np.float32(0.35) if there.mean() > 110 else target * np.float32(0.4) + np.float32(150)
     there += (target - there) * np.clip(cover * np.float32(min(opacity, 0.97)), 0, 1)[..., None]
     surface.gloss[roi] += (np.float32(gloss) - surface.gloss[roi]) * np.clip(cover, 0, 1) * np.float32(min(opacity, 1))

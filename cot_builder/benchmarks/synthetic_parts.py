@@ -109,8 +109,8 @@ def pcb(pen: Pen) -> None:
         path = np.array([[x, y], [(x + x2) / 2 - abs(bend) / 2, y], [(x + x2) / 2 + abs(bend) / 2, y2], [x2, y2]])
         lay(pen, stroke(path, 0.006), trace, lift=0.8, bevel=0.8)
         for via in (path[0], path[-1]):
-            lay(pen, disc(*via, 0.0075, corners=24), GOLD, lift=0.6, bevel=0.8)
-            lay(pen, disc(*via, 0.003, corners=12), DEEP, lift=-1, bevel=0.6)
+            lay(pen, disc(via[0], via[1], 0.0075, corners=24), GOLD, lift=0.6, bevel=0.8)
+            lay(pen, disc(via[0], via[1], 0.003, corners=12), DEEP, lift=-1, bevel=0.6)
     for x, y in ((0.14, 0.235), (0.86, 0.235), (0.14, 0.765), (0.86, 0.765)):
         lay(pen, ring(x, y, 0.028, 0.017), GOLD, lift=0.8, bevel=1)
         lay(pen, disc(x, y, 0.017), None)
@@ -148,6 +148,7 @@ def strip_board(pen: Pen) -> None:
             lay(pen, disc(x, y, 0.03, corners=36), COPPER, lift=0.7, bevel=1)
             lay(pen, disc(x, y, 0.013, corners=24), DEEP, lift=-1.5, bevel=1)
     transistor(pen)
+    pen.surface.area = (0.31, 0.36, 0.69, 0.6)
 
 
 def transistor(pen: Pen) -> None:
@@ -160,11 +161,11 @@ def transistor(pen: Pen) -> None:
             continue
         leg = np.array([[x, 0.58], [x, 0.7], [x, 0.78], [x, 0.9]])
         bent = leg if not bend else np.concatenate([leg[:1], rotate(leg[1:], -bend, root)])
-        lay(pen, stroke(bent[:2], 0.04), SOLDER, lift=4, bevel=1.5)
-        lay(pen, stroke(bent[1:], 0.024), SOLDER, lift=3.5, bevel=1.5)
-    lay(pen, box(0.5, 0.27, 0.4, 0.28, 0.02), STEEL, lift=4, bevel=2)
+        lay(pen, stroke(bent[:2], 0.04), SOLDER, lift=4, bevel=1.5, bridge=True)
+        lay(pen, stroke(bent[1:], 0.024), SOLDER, lift=3.5, bevel=1.5, bridge=True)
+    lay(pen, box(0.5, 0.27, 0.4, 0.28, 0.02), STEEL, lift=4, bevel=2, bridge=True)
     lay(pen, disc(0.5, 0.23, 0.065), Material((70, 68, 66), 0.05), lift=-4, bevel=1.5)
-    lay(pen, box(0.5, 0.48, 0.4, 0.27, 0.012), BLACK, lift=9, bevel=4)
+    lay(pen, box(0.5, 0.48, 0.4, 0.27, 0.012), BLACK, lift=9, bevel=4, bridge=True)
     lay(pen, disc(0.36, 0.56, 0.018), shade_of(BLACK, 0.8), lift=-2, bevel=1.5)
     laser = Material((138, 138, 140), 0.15)
     write(pen, pick_text(pen, "TIP122", "IRF540", "LM317"), 0.5, 0.45, 0.042, laser)
@@ -188,7 +189,7 @@ def toy_brick(pen: Pen) -> None:
     for k in range(8):
         x, y = 0.2 + 0.2 * (k % 4), 0.4 + 0.2 * (k // 4)
         if piece(pen) is None:
-            lay(pen, disc(x, y, 0.058), shade_of(plastic, 0.82, rough=0.8))
+            lay(pen, disc(x, y, 0.058), shade_of(plastic, 0.82, rough=0.4))
             continue
         lay(pen, disc(x, y, 0.062), plastic, lift=8, bevel=3)
         lay(pen, ring(x, y, 0.047, 0.044), shade_of(plastic, 0.95), lift=0.4, bevel=0.8)
@@ -386,13 +387,13 @@ def plastic_nut(pen: Pen) -> None:
 
 
 def metal_nut(pen: Pen) -> None:
-    bronze = Material((142, 124, 104), 0.6, "brushed", 0.07, 0.15)
+    metal = Material((150, 145, 138), 0.6, "grain", 0.03, 0.12)
     lobes = [rotate(box(0.5, 0.28, 0.2, 0.26, 0.05), k * np.pi / 2, (0.5, 0.5)) for k in range(4)]
     for lobe in lobes:
         if piece(pen) is not None:
-            lay(pen, lobe, bronze, lift=5, bevel=4)
-    lay(pen, disc(0.5, 0.5, 0.26), bronze, lift=6, bevel=4)
-    lay(pen, ring(0.5, 0.5, 0.2, 0.165), shade_of(bronze, 0.75), lift=-3, bevel=2)
+            lay(pen, lobe, metal, lift=5, bevel=4)
+    lay(pen, disc(0.5, 0.5, 0.26), metal, lift=8, bevel=5, bridge=True)
+    lay(pen, ring(0.5, 0.5, 0.2, 0.165), shade_of(metal, 0.75), lift=-3, bevel=2)
     lay(pen, disc(0.5, 0.5, 0.13), None)
 
 
@@ -593,7 +594,7 @@ def candle(pen: Pen) -> None:
         if piece(pen) is not None:
             wick = curve((x, y), (x + lean, y - 0.02), (x + 2 * lean, y - 0.035), 8)
             lay(pen, stroke(wick, 0.014), Material((206, 196, 176), 0.02, "fibre", 0.1), lift=7, bevel=2)
-            lay(pen, disc(*wick[-1], 0.008, corners=20), Material((60, 52, 46)))
+            lay(pen, disc(wick[-1, 0], wick[-1, 1], 0.008, corners=20), Material((60, 52, 46)))
 
 
 def macaroni(pen: Pen) -> None:
@@ -615,7 +616,6 @@ def bracket_black(pen: Pen) -> None:
     paint = Material((38, 39, 42), 0.4, "grain", 0.06, 0.3)
     outline = np.array([[0.16, 0.12], [0.4, 0.12], [0.4, 0.58], [0.86, 0.6], [0.86, 0.86], [0.16, 0.86]])
     lay(pen, outline, paint, lift=5, bevel=3)
-    lay(pen, stroke(np.array([[0.2, 0.82], [0.36, 0.66]]), 0.03), paint, lift=3, bevel=4)
     for k, (x, y) in enumerate(((0.28, 0.2), (0.28, 0.42), (0.54, 0.73), (0.76, 0.73))):
         if piece(pen) is not None:
             lay(pen, disc(x, y, 0.058 if k % 2 else 0.045), shade_of(paint, 1.3), lift=-2, bevel=2)
@@ -637,7 +637,7 @@ def tubes(pen: Pen) -> None:
     for k in range(5):
         x = 0.14 + 0.18 * k
         metal = shade_of(STEEL, float(pen.rng.uniform(0.9, 1.04)))
-        lay(pen, box(x, 0.5 + float(pen.rng.uniform(-0.03, 0.03)), 0.15, 0.84, 0.01), metal, lift=40, bevel=17)
+        lay(pen, box(x, 0.5 + float(pen.rng.uniform(-0.03, 0.03)), 0.15, 0.84, 0.06), metal, lift=40, bevel=17)
 
 
 def leather(pen: Pen) -> None:
@@ -739,8 +739,10 @@ def commutator(rng: np.random.Generator, width: int, height: int) -> Surface:
         tuple(slice(at, at + reach) for at, reach in zip(rng.integers(0, side // 8, 2), (height, width), strict=True))
         for _ in range(3)
     ]
-    coarse = cv2.GaussianBlur(np.ascontiguousarray(grains[window[1]]), (0, 0), 1.6) * 4
-    tone = 188 + 9 * streaks[window[0]] + 9 * coarse + 8 * grains[window[1]] + 4 * cloud[window[2]]
+    unit = width / 500
+    coarse = cv2.GaussianBlur(np.ascontiguousarray(grains[window[1]]), (0, 0), sigmaX=2.6 * unit, sigmaY=1.9 * unit)
+    coarse = coarse / np.float32(coarse.std())
+    tone = 186 + 8 * streaks[window[0]] + 14 * coarse + 6 * grains[window[1]] + 4 * cloud[window[2]]
     tone = np.ascontiguousarray(tone - np.maximum(coarse - 1.6, 0) * 22)
     for _ in range(int(rng.integers(0, 3))):
         x, y = int(rng.integers(width)), int(rng.integers(height))

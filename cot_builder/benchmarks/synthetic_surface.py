@@ -37,9 +37,11 @@ class Surface:
     height: np.ndarray
     gloss: np.ndarray
     alpha: np.ndarray
+    area: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """Where defects may lie: x1, y1, x2, y2 in canvas units."""
 
     def copy(self) -> "Surface":
-        return Surface(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy())
+        return Surface(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy(), self.area)
 
     @property
     def size(self) -> int:
@@ -140,11 +142,12 @@ def lay(
     bevel: float = 2.0,
     dome: bool = False,
     opacity: float = 1.0,
+    bridge: bool = False,
 ) -> None:
     """Lay a piece on the surface. Further outlines are holes in the first (even-odd).
 
     ``material`` None cuts the outline out of the part. ``lift`` raises (or, negative, sinks) it by reference
-    pixels, its edge rounded over ``bevel``, or domed all over.
+    pixels, its edge rounded over ``bevel``, or domed all over; a ``bridge`` hides the relief below it.
     """
     contours = [outline] if isinstance(outline, np.ndarray) else list(outline)
     surface, unit = pen.surface, pen.unit
@@ -168,6 +171,8 @@ def lay(
     surface.albedo[roi] += (paint - surface.albedo[roi]) * cover[..., None]
     surface.gloss[roi] += (material.gloss - surface.gloss[roi]) * cover
     np.maximum(surface.alpha[roi], cover, out=surface.alpha[roi])
+    if bridge:
+        surface.height[roi] *= 1 - cover
     if lift:
         surface.height[roi] += np.float32(lift * unit) * _profile(mask, bevel * unit, dome)
     if material.rough:
@@ -191,11 +196,11 @@ def write(
     scale = pixels / 22
     thickness = max(1, round(pixels / 9))
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-    stamp = np.zeros((h + 12, w + 12), np.uint8)
+    stamp: np.ndarray = np.zeros((h + 12, w + 12), np.uint8)
     cv2.putText(stamp, text, (6, h + 5), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
-    turned = cv2.getRotationMatrix2D((stamp.shape[1] / 2, stamp.shape[0] / 2), -np.degrees(turn), 1)
+    turned: np.ndarray = cv2.getRotationMatrix2D((stamp.shape[1] / 2, stamp.shape[0] / 2), -np.degrees(turn), 1)
     reach = int(np.hypot(*stamp.shape)) + 2
-    turned[:, 2] += (reach / 2 - stamp.shape[1] / 2, reach / 2 - stamp.shape[0] / 2)
+    turned[:, 2] += np.array([reach - stamp.shape[1], reach - stamp.shape[0]]) / 2
     stamp = cv2.warpAffine(stamp, turned, (reach, reach))
     left, top = round(x * pen.size - reach / 2), round(y * pen.size - reach / 2)
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + reach, pen.size), min(top + reach, pen.size)
