@@ -12,7 +12,7 @@ from cot_builder.progress import console
 from cot_builder.stages.pull import pull
 from cot_builder.storage.workspace import Workspace
 
-IMAGES = 160
+IMAGES = 480
 
 
 def archive_params(archive: Path) -> Params:
@@ -21,7 +21,7 @@ def archive_params(archive: Path) -> Params:
 
 
 def pull_tar() -> Row:
-    """160 images of about 1 MB with their masks; ours also decodes masks, checks images and writes shards."""
+    """480 images with their masks; ours also decodes masks, checks images and writes shards."""
     console.quiet = True
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "mvtec.tar"

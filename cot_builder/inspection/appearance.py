@@ -117,7 +117,9 @@ class Look:
         scale = GLOBAL_SIDE / max(self.image.shape[:2])
         if scale >= 1:
             return self
-        return Look(cv2.resize(self.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        height, width = self.image.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return Look(cv2.resize(self.image, size, interpolation=cv2.INTER_AREA))
 
     @cached_property
     def _edges(self) -> np.ndarray:

@@ -16,7 +16,7 @@ SYMMETRIC = 0.8
 """Correlation with the mirror image from which a part counts as symmetric."""
 DIRECTED = 0.35
 """Coherence of the structure tensor from which a texture counts as directed, in [0, 1]."""
-PERIODIC = 0.3
+PERIODIC = 0.55
 """Height of the second peak of the autocorrelation from which a texture counts as repeating."""
 
 
@@ -77,7 +77,7 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
     look = Look(image)
     scene, mask, small = look.scene(), look.object_mask(), look.glance()
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
-    part, inside = grey, np.ones(grey.shape, np.uint8)
+    part, inside, levels = grey, np.ones(grey.shape, np.uint8), grey
     share = aspect = centre_x = centre_y = None
     if mask is not None:
         largest = _largest(mask)
@@ -85,7 +85,7 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
         x1, x2, y1, y2 = int(xs.min()), int(xs.max()) + 1, int(ys.min()), int(ys.max()) + 1
         share, aspect = len(xs) / mask.size, (x2 - x1) / (y2 - y1)
         centre_x, centre_y = (x1 + x2) / 2 / mask.shape[1], (y1 + y2) / 2 / mask.shape[0]
-        part, inside = grey[y1:y2, x1:x2], _without_holes(largest[y1:y2, x1:x2])
+        part, inside, levels = grey[y1:y2, x1:x2], _without_holes(largest[y1:y2, x1:x2]), grey[largest]
     coherence, direction = _direction(part)
     return {
         "share": share,
@@ -94,8 +94,8 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
         "centre_y": centre_y,
         "symmetry_x": _correlation(part, part[:, ::-1]),
         "symmetry_y": _correlation(part, part[::-1]),
-        "brightness": float(part.mean()),
-        "contrast": float(part.std()),
+        "brightness": float(levels.mean()),
+        "contrast": float(levels.std()),
         "detail": scene.detail,
         "coherence": coherence,
         "direction": direction if coherence > DIRECTED else None,
@@ -169,14 +169,20 @@ def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
 
 def _place(name: str, facts: dict[str, Any]) -> str:
     article = "An" if name[:1] in "aeiou" else "A"
-    if facts.get("share", {}).get("images", 0) < 0.6 * facts["images"]:
-        return f"{article} {name} is seen close, without a plain background around it."
+    framed = facts.get("share", {}).get("images", 0) / facts["images"]
+    if framed < 0.6:
+        if framed < 0.1:
+            return f"{article} {name} is seen close, without a plain background around it."
+        return f"{article} {name} does not always stand out from what lies around it."
     share, aspect = facts["share"], facts["aspect"]["median"]
     low, high = round(100 * share["least"]), round(100 * share["greatest"])
     much = f"about {round(100 * share['median'])} %" if high - low < 6 else f"{low} to {high} %"
     form = "wider than high" if aspect > 1.15 else "higher than wide" if aspect < 0.87 else "about as wide as high"
+    varied = facts["aspect"]["greatest"] > 1.3 * facts["aspect"]["least"]
     dx, dy = facts["centre_x"]["median"] - 0.5, facts["centre_y"]["median"] - 0.5
     place = "in the middle" if max(abs(dx), abs(dy)) < 0.08 else "off the middle"
+    if varied:
+        return f"{article} {name} takes {much} of the image and lies {place}; its outline changes with its pose."
     ratio = f", {aspect:.1f} to 1" if aspect > 1.15 else f", 1 to {1 / aspect:.1f}" if aspect < 0.87 else ""
     return f"{article} {name} takes {much} of the image, lies {place} and is {form}{ratio}."
 
@@ -186,8 +192,9 @@ def _colour(facts: dict[str, Any]) -> str:
     tones = colours[0] if len(colours) == 1 or facts["colours"][colours[0]] > 0.8 else " or ".join(colours[:2])
     level = facts["brightness"]["median"]
     light = "dark" if level < 70 else "bright" if level > 175 else "of middle brightness"
+    told = light == "dark" and ("dark" in tones or "black" in tones)
     ground = f" on a background that is {backgrounds[0]}" if backgrounds else ""
-    return f"Its colour is {tones}, {light} (mean grey {level:.0f}){ground}."
+    return f"Its colour is {tones}{'' if told else f', {light}'} (mean grey {level:.0f}){ground}."
 
 
 def _symmetry(facts: dict[str, Any]) -> str:
@@ -210,7 +217,8 @@ def _texture(facts: dict[str, Any]) -> str:
         if detail > 0.12
         else "moderately structured"
     )
-    text = f"Its surface is {amount} (edges on {100 * detail:.0f} % of the pixels)"
+    share = f" (edges on {100 * detail:.0f} % of the pixels)" if detail >= 0.01 else ""
+    text = f"Its surface is {amount}{share}"
     directed = facts.get("direction")
     if directed and directed["images"] > 0.6 * facts["images"] and directed["greatest"] - directed["least"] < 40:
         angle = directed["median"]
@@ -239,4 +247,5 @@ def _spread(facts: dict[str, Any]) -> str:
     low, high = facts["brightness"]["least"], facts["brightness"]["greatest"]
     if high - low > 45:
         return f"Brightness varies from part to part (mean grey {low:.0f} to {high:.0f}) without being a fault."
-    return "Sound parts look much alike in brightness."
+    span = f"{low:.0f} to {high:.0f}" if round(low) < round(high) else f"{low:.0f}"
+    return f"Its mean brightness hardly varies from part to part (mean grey {span})."

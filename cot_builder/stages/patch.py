@@ -195,25 +195,23 @@ class _Work:
                 except IndusCotError as error:
                     damaged.append((sample.sample_id, str(error)))
                     continue
-                rows += self._write(image, sample, truth, writer, f"{name}.parquet")
-        if rows:
-            os.replace(self.staging / f".{name}-00000.parquet", self.staging / f"{name}.parquet")
+                rows += self._write(image, sample, truth, writer)
+        for shard in self.staging.glob(f".{name}-*.parquet"):
+            os.replace(shard, shard.with_name(shard.name[1:]))
         partial = self.staging / f".rows-{number:05d}.partial"
         partial.write_text(json.dumps({"rows": [row.model_dump() for row in rows], "damaged": damaged}))
         os.replace(partial, _rows_file(self.staging, number))
         return number
 
-    def _write(
-        self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter, shard: str
-    ) -> Iterator[PatchPair]:
+    def _write(self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter) -> Iterator[PatchPair]:
         key = sample.sample_id
         patches = patch_sample(image, key, truth, self.params, self.seed)
         if not patches:
             return  # a global view that no row leads to is not stored
-        _, global_row = writer.add(f"{key}#global", encode_png(shrink(image, self.params.global_size)))
+        global_shard, global_row = writer.add(f"{key}#global", encode_png(shrink(image, self.params.global_size)))
         for number, item in enumerate(patches):
             pixels = cut(image, item.box, self.params.local_size)
-            _, row = writer.add(f"{key}#{number}", encode_png(pixels))
+            shard, row = writer.add(f"{key}#{number}", encode_png(pixels))
             yield PatchPair(
                 patch_id=f"{key}#{number}",
                 sample_id=key,
@@ -224,9 +222,9 @@ class _Work:
                 method=item.method,
                 width=pixels.shape[1],
                 height=pixels.shape[0],
-                shard=shard,
+                shard=shard[1:],
                 row=row,
-                global_shard=shard,
+                global_shard=global_shard[1:],
                 global_row=global_row,
             )
 
@@ -267,7 +265,7 @@ def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     # Progress is shown by `track`.
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
         done = rows.map(lambda row: {"number": work(row["chunk"])})

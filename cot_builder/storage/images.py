@@ -5,6 +5,9 @@ import numpy as np
 
 from schemas.errors import IndusCotError
 
+# A damaged file is reported by whoever decodes it, by name; OpenCV's own line names nothing.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 def decode(data: bytes, region: tuple[int, int, int, int] | None = None, name: str = "image") -> np.ndarray:
     """Image file to uint8 (height, width, 3) BGR; EXIF orientation ignored, so that masks and boxes keep fitting.
