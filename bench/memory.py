@@ -2,10 +2,9 @@
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from bench.data import write_archive
+from bench.data import scratch, write_archive
 from bench.paired import Row
 from bench.patching import write_selection
 
@@ -38,7 +37,7 @@ def _peak(stage: str, folder: Path) -> int:
 def _ratio(stage: str) -> float:
     peaks = []
     for images in (FEW, MANY):
-        with tempfile.TemporaryDirectory() as name:
+        with scratch() as name:
             folder = Path(name)
             if stage == "pull":
                 write_archive(folder / "mvtec.tar", images)

@@ -34,7 +34,7 @@ def band_rows(band: int, bands: int, height: int) -> tuple[int, int]:
     return band * height // bands, (band + 1) * height // bands
 
 
-def read_mask(data: bytes, bands: int = 1) -> Mask:
+def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
     """Decode a mask file; a pixel is marked where its value, palette index or any of its colours is > 0.
 
     A transparent pixel is not marked. Regions are 8-connected. A speck, under 16 px and under 1 % of the largest

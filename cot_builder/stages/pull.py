@@ -46,7 +46,7 @@ from schemas.supervision import SUPERVISION
 SYNTHETIC = "synthetic"
 BATCH_BYTES = 2**20
 BATCH_FILES = 32
-AHEAD = 4
+AHEAD = 16
 """Batches in flight."""
 SHOWN = 20
 SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")
@@ -133,7 +133,7 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
 
 
 def _read_tables(members: Iterable[Member], place: Callable[[str], Place | None]) -> dict[str, bytes]:
-    return {member.path: member.read() for member in members if place(member.path)}
+    return {member.path: bytes(member.read()) for member in members if place(member.path)}
 
 
 def _read(
@@ -153,7 +153,7 @@ def _read(
     ):
         shards = (images, masks)
         waiting: deque[Future[None]] = deque()
-        batch: list[tuple[Place, bytes]] = []
+        batch: list[tuple[Place, bytes | memoryview]] = []
         held = 0
 
         def submit() -> None:
@@ -192,7 +192,7 @@ def _read(
 
 
 def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
-    data = member.read()
+    data = bytes(member.read())
     if records.setdefault(key, data) != data:
         raise IndusCotError(f"{member.path}: another {key} with other content is in the source; keep one of the two")
 
@@ -200,7 +200,7 @@ def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
 _Facts = tuple[Header, str] | Mask | DamagedError
 
 
-def _examine(batch: list[tuple[Place, bytes]], bands: int) -> list[_Facts]:
+def _examine(batch: list[tuple[Place, bytes | memoryview]], bands: int) -> list[_Facts]:
     facts: list[_Facts] = []
     for spot, data in batch:
         try:
@@ -215,7 +215,7 @@ def _examine(batch: list[tuple[Place, bytes]], bands: int) -> list[_Facts]:
 
 def _store(
     examined: Future[list[_Facts]],
-    batch: list[tuple[Place, bytes]],
+    batch: list[tuple[Place, bytes | memoryview]],
     found: Found,
     shards: tuple[ShardWriter, ShardWriter],
     output: Output,

@@ -15,6 +15,8 @@ CHANNELS = {"1": 1, "L": 1, "LA": 1, "I": 1, "I;16": 1, "I;16B": 1, "P": 3, "RGB
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 4}
 """By colour type: grey, RGB, palette, grey with alpha, RGBA."""
+JPEG_TAIL = 4096
+"""Where the end mark is looked for first, in bytes from the end."""
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -31,7 +33,7 @@ class Header(NamedTuple):
     format: str
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | memoryview) -> Header:
     """Header of an image file whose structure is complete.
 
     PNG: every chunk's CRC and the end chunk. JPEG: the end mark after the scan. BMP: the length of the pixel
@@ -41,11 +43,11 @@ def read_header(data: bytes) -> Header:
         DamagedError: the structure is not complete, the format is unknown, or the image is a decompression bomb.
     """
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
             header = _png(data)
-        elif data.startswith(b"\xff\xd8"):
+        elif data[:2] == b"\xff\xd8":
             header = _jpeg(data)
-        elif data.startswith(b"BM") and data[14:15] == b"\x28" and data[30:31] in (b"\0", b"\3"):
+        elif data[:2] == b"BM" and data[14:15] == b"\x28" and data[30:31] in (b"\0", b"\3"):
             header = _bmp(data)
         else:
             return _decoded(data)
@@ -58,7 +60,7 @@ def read_header(data: bytes) -> Header:
     return header
 
 
-def open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes | memoryview) -> Image.Image:
     """Open with Pillow, without decoding.
 
     Raises:
@@ -76,7 +78,7 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(data: bytes) -> Header:
+def _decoded(data: bytes | memoryview) -> Header:
     image = open_image(data)
     if image.mode not in CHANNELS:
         raise DamagedError(f"pixels of mode {image.mode} are not supported")
@@ -87,7 +89,7 @@ def _decoded(data: bytes) -> Header:
     return Header(*image.size, CHANNELS[image.mode], str(image.format))
 
 
-def _png(data: bytes) -> Header:
+def _png(data: bytes | memoryview) -> Header:
     """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
@@ -107,7 +109,7 @@ def _png(data: bytes) -> Header:
     raise DamagedError("truncated: the PNG has no end")
 
 
-def _jpeg(data: bytes) -> Header:
+def _jpeg(data: bytes | memoryview) -> Header:
     """Markers of ITU-T T.81, annex B."""
     header = None
     position = 2
@@ -126,13 +128,14 @@ def _jpeg(data: bytes) -> Header:
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:
             # Within a scan FF is always followed by 00, so FF D9 can only be the end.
-            if header is not None and data.rfind(b"\xff\xd9", position) >= 0:
+            tail = max(position, len(data) - JPEG_TAIL)
+            if header and (b"\xff\xd9" in bytes(data[tail:]) or b"\xff\xd9" in bytes(data[position:])):
                 return header
             break
     raise DamagedError("truncated: the JPEG has no end")
 
 
-def _bmp(data: bytes) -> Header:
+def _bmp(data: bytes | memoryview) -> Header:
     offset, _, width, height, _, bits = struct.unpack_from("<IIiiHH", data, 10)
     if len(data) < offset + -(-abs(width) * bits // 32) * 4 * abs(height):
         raise DamagedError("truncated: the BMP is shorter than its pixels")

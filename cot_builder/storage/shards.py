@@ -26,9 +26,7 @@ class ShardWriter:
         self._folder = folder
         self._prefix = prefix
         self._keys: list[str] = []
-        self._ends: list[int] = [0]
-        # Reused for every row group: fresh memory of this size costs more than copying into it.
-        self._buffer = bytearray()
+        self._values: list[pa.Array] = []
         self._pending = 0
         self._written = 0
         self._row = 0
@@ -36,15 +34,16 @@ class ShardWriter:
         self._writer: pq.ParquetWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, key: str, data: bytes) -> tuple[str, int]:
+    def add(self, key: str, data: bytes | memoryview) -> tuple[str, int]:
         """Append one file under ``key``; returns the shard's file name and the row in it."""
         if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
             self._next_shard()
         place = (self._name, self._row)
         self._keys.append(key)
-        self._buffer[self._pending : self._pending + len(data)] = data
+        # One chunk a file: its bytes go from where they lie into the encoder, without a copy in between.
+        ends = pa.py_buffer(np.array([0, len(data)], np.int32))
+        self._values.append(pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(data)]))
         self._pending += len(data)
-        self._ends.append(self._pending)
         self._row += 1
         if self._pending >= ROW_GROUP_BYTES:
             self._flush()
@@ -66,13 +65,10 @@ class ShardWriter:
             self._writer = pq.ParquetWriter(
                 self._folder / self._name, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
             )
-        buffers = [None, pa.py_buffer(np.array(self._ends, np.int32)), pa.py_buffer(self._buffer)]
-        values = pa.Array.from_buffers(pa.binary(), len(self._keys), buffers)
-        self._writer.write_table(
-            pa.table([pa.array(self._keys), values], schema=SCHEMA), row_group_size=len(self._keys)
-        )
+        table = pa.table([pa.array(self._keys), pa.chunked_array(self._values)], schema=SCHEMA)
+        self._writer.write_table(table, row_group_size=len(self._keys))
         self._written += self._pending
-        self._keys, self._ends, self._pending = [], [0], 0
+        self._keys, self._values, self._pending = [], [], 0
 
     def close(self) -> None:
         """Write what is held and finish the current shard."""
