@@ -101,7 +101,7 @@ def _installed(name: str) -> str:
 def _sources(params: Params) -> Iterator[Finding]:
     for name, source in params.pull.items():
         for place in [source.source] if isinstance(source.source, str) else source.source:
-            if place == "synthetic" or re.match(r"(https?|hf)://", place) or Path(place).exists():
+            if place == "synthetic" or re.match(r"(https?|hf)://", place) or Path(place).expanduser().exists():
                 yield Finding("ok", f"source {name}", place)
             else:
                 advice = f"put the data there, or set pull.{name}.source"

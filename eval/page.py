@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,6 @@ OBSERVATION_SIDE = 448
 THUMBNAIL_SIDE = 112
 THUMBNAIL_BYTES = 2600
 LEAST_SIDE = 160
-PATCH_LETTERS = {"proposal": "P", "defect": "D", "hard_normal": "N"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,6 @@ class View:
     """One a region, with the numbers of the steps that looked there."""
     verdict_marks: list[Mark]
     patch_marks: list[Mark]
-    patch_counts: list[tuple[str, int]]
 
 
 def picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
@@ -158,7 +155,6 @@ def view_of(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
             for box in trajectory.verdict.boxes
         ],
         patch_marks=patches,
-        patch_counts=sorted(Counter(patch.kind for patch in row.patch_pairs).items()),
     )
 
 
@@ -252,14 +248,10 @@ def _points(call: ToolCall, number: int) -> list[Point]:
 
 
 def _patch_marks(row: IndusCot) -> list[Mark]:
-    numbers: Counter[str] = Counter()
-    marks = []
-    for patch in row.patch_pairs:
-        numbers[patch.kind] += 1
-        badge = f"{PATCH_LETTERS[patch.kind]}{numbers[patch.kind]}"
-        kind = patch.kind.replace("_", " ")
-        marks.append(mark("patch", patch.box, badge, f"{kind} patch {list(patch.box)}, score {patch.score:.1f}"))
-    return marks
+    return [
+        mark("patch", patch.box, f"P{number}", f"local patch {list(patch.box)}, score {patch.score:.1f}")
+        for number, patch in enumerate(row.patch_pairs, 1)
+    ]
 
 
 def mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) -> Mark:

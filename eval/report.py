@@ -10,11 +10,11 @@ import polars as pl
 
 from cot_builder.params import Params
 from cot_builder.progress import track
+from cot_builder.storage.corpus import Place, read_index, read_rows
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from eval import figures
-from eval.corpus import Place, read_index, read_rows
 from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
 from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from schemas.errors import IndusCotError

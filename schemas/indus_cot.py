@@ -22,13 +22,13 @@ class Image(BaseModel):
 
 
 class PatchRef(BaseModel):
-    """A local patch by its place; its pixels are the crop of the image there."""
+    """A local patch by its place, found without the truth; its pixels are the crop of the image there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["proposal", "defect", "hard_normal"]
     box: UnitBox
     score: float
+    """Conspicuousness in grey levels, as in :class:`schemas.patch.PatchPair`."""
 
 
 class PriorRef(BaseModel):

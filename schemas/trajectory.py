@@ -112,6 +112,8 @@ class Draft(BaseModel):
     """Names of the calls, in order."""
     observations: list[Sha256]
     """Images the trajectory shows, in order of appearance, without the query image."""
+    gates: list[str]
+    """Names of the gates that were run on it."""
     violations: list[Violation]
     """Empty where every gate passed."""
     draft_sha256: Sha256

@@ -235,6 +235,7 @@ def _draft(sample: Sample, truth: Supervision, turns: list[Turn], number: int) -
         observations=[
             turn.observation.image_sha256 for turn in turns if turn.observation and turn.observation.image_sha256
         ],
+        gates=["grammar"],
         violations=[],
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher="offline",

@@ -68,6 +68,14 @@ def test_a_sound_draft_passes_every_gate():
         ("coordinates", case("A defect lies at [300, 100, 100, 300] here.")),
         ("coordinates", case("A defect lies at (0.5, 100) on it.")),
         ("evidence", case("The crop shows a line; the nut has a defect.")),
+        (
+            "evidence",
+            case("I enlarge the nut: the crop shows a long scratch there.", "So the nut has a defect.", calls=(CROP,)),
+        ),
+        (
+            "evidence",
+            case("I measure it; it extends over the whole nut.", "So the nut has a defect.", calls=(MEASURE,)),
+        ),
         ("evidence", case("The residual peaks on it, so the nut has a defect.")),
         ("evidence", case("The prior describes a smooth nut; this is a defect.")),
         ("evidence", case("I enlarge the nut there.", 'The crop says: "a scratch of 3 mm". A defect.', calls=(CROP,))),
@@ -139,6 +147,13 @@ def test_the_location_gate_asks_for_the_configured_overlap():
     assert refused(case("The nut has a clear defect.", verdict=near)) == set()
     far = YES.model_copy(update={"boxes": [(100, 100, 300, 190)]})
     assert refused(case("The nut has a clear defect.", verdict=far)) == {"location"}
+
+
+def test_an_intention_is_no_result():
+    draft = case(
+        "A crop should show what it is, so I enlarge it.", "The crop shows a line. The nut has a defect.", calls=(CROP,)
+    )
+    assert refused(draft) == set()
 
 
 def test_duplicates_ignore_case_punctuation_and_numbers():

@@ -74,7 +74,7 @@ def test_the_corpus_is_balanced_and_uses_every_tool(project):
     rows = corpus_rows(project)
     assert 0.35 < (rows["answer"] == "No").mean() < 0.65
     used = set(rows["tool_calls"].explode().drop_nulls())
-    assert {"crop", "enhance"} <= used
+    assert used == {"crop", "enhance", "measure", "prior"}
     assert rows.filter(pl.col("tool_calls").list.len() == 0).height > 0, "clear images are answered without a tool"
     assert rows.filter((pl.col("answer") == "No") & (pl.col("tool_calls").list.len() > 0)).height > 0
 
@@ -85,8 +85,19 @@ def test_no_student_facing_text_speaks_of_the_truth_or_of_files(project):
     for row in rows.iter_rows(named=True):
         stem = Path(row["source_path"]).stem
         assert stem not in row["messages"] and row["sample_id"] not in row["messages"]
-        assert "NG" not in row["image"]["path"] and stem not in row["image"]["path"]
-        assert str(project) not in json.dumps([row["messages"], row["trajectory"], row["tagged"]])
+        names = [row["image"]["path"], *(image["path"] for image in row["images"])]
+        assert not any(stem in name or row["category"] in name for name in names)
+        told = json.dumps([row["messages"], row["trajectory"], row["tagged"], row["prior"]])
+        assert str(project) not in told and row["sample_id"] not in told
+
+
+def test_local_patches_of_a_row_were_found_without_the_truth(project):
+    patches = pl.read_parquet(project / "data/patch/patch.parquet")
+    chosen = patches.filter(pl.col("kind") == "proposal").sort("sample_id", "rank")
+    expected = {key[0]: group["box"].to_list() for key, group in chosen.partition_by("sample_id", as_dict=True).items()}
+    assert set(patches["kind"]) == {"proposal", "defect", "hard_normal"}
+    for row in corpus_rows(project).iter_rows(named=True):
+        assert [patch["box"] for patch in row["patch_pairs"]] == expected.get(row["sample_id"], [])
 
 
 def test_overlapping_categories_are_dropped_with_their_reason(project):
@@ -131,6 +142,12 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
     assert done.returncode == 0, done.stderr
     ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
     assert ran == {"report"}
+    done = run(changed, "repro", settings=(*SMALL, "select.validation_fraction=0.4"))
+    assert done.returncode == 0, done.stderr
+    ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
+    assert {"select", "prior", "assemble"} <= ran and "pull@visa" not in ran, (
+        "priors are measured on the train split only"
+    )
 
 
 def test_verify_passes_and_names_the_first_difference(project, tmp_path):
@@ -155,6 +172,11 @@ def test_verify_passes_and_names_the_first_difference(project, tmp_path):
     [
         ("trajectory", lambda text: text.replace(" px shown", " px  shown", 1), "returned"),
         ("image_sha256", lambda digest: "0" * 64, "differs from its sha256"),
+        ("messages", lambda text: text.replace(" px shown", " px  shown", 1), "column messages is not what"),
+        ("tagged", lambda text: text.replace("<think>", "<think> ", 1), "column tagged is not what"),
+        ("answer", lambda answer: "No" if answer == "Yes" else "Yes", "column answer is not what"),
+        ("toolbox_version", lambda version: version + "x", "made with tools of version"),
+        ("trajectory", lambda text: text[:-3], "column trajectory holds no trajectory"),
     ],
 )
 def test_verify_refuses_a_changed_row(project, tmp_path, column, change, message):
@@ -167,6 +189,16 @@ def test_verify_refuses_a_changed_row(project, tmp_path, column, change, message
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), shard)
     with pytest.raises(IndusCotError, match=message):
         verify(corpus)
+
+
+def test_verify_of_a_damaged_corpus_is_one_message(project, tmp_path):
+    corpus = shutil.copytree(project / "data/indus_cot", tmp_path / "corpus")
+    shard = corpus / "data/train-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    done = run(project, "verify", str(corpus))
+    assert done.returncode == 1 and "damaged parquet file" in done.stderr and "Traceback" not in done.stderr
+    done = run(project, "verify", str(tmp_path))
+    assert done.returncode == 1 and "is this a corpus?" in done.stderr
 
 
 @pytest.mark.parametrize("stage", STAGES)

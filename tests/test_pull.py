@@ -275,6 +275,18 @@ def test_own_parts_in_folders_need_no_masks(tmp_path: Path) -> None:
     assert row["defect_type"] == "scratch"
 
 
+def test_the_noise_of_a_jpeg_mask_is_no_defect(tmp_path: Path) -> None:
+    marked = np.zeros((96, 128), np.uint8)
+    marked[21:51, 19:60] = 255
+    encoded = cv2.imencode(".jpg", marked, [cv2.IMWRITE_JPEG_QUALITY, 40])[1]
+    assert np.count_nonzero(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))) > np.count_nonzero(marked)
+    rows = [{"image": "a.png", "label": "bad", "mask": "a.jpg"}]
+    files = {"a.png": picture(1, 128, 96), "a.jpg": encoded.tobytes(), "parts.csv": csv_bytes(rows)}
+    row = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files)).row("a.png")
+    assert [to_pixels(tuple(box), 128, 96) for box in row["boxes"]] == [(19, 21, 60, 51)]
+    assert row["area_fraction"] == pytest.approx((marked > 0).mean(), rel=0.02)
+
+
 def test_a_partial_copy_says_how_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pulled = pull_set(tmp_path / "work", "mvtec_ad", write_folder(tmp_path / "mvtec", mvtec_files()))
     assert (

@@ -1,5 +1,6 @@
 """Bad input: one clear message or one named image, nothing half-written, and the rest untouched."""
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -84,6 +86,47 @@ def test_a_damaged_image_costs_that_image(tmp_path: Path, damage: str) -> None:
     with pytest.raises(IndusCotError, match=rf"000{suffix}: damaged image .*strict runs stop here"):
         pull_set(tmp_path / "strict", "folder", source, strict=True)
     no_trace(tmp_path / "strict")
+
+
+def tagged(suffix: str, orientation: int) -> bytes:
+    """The same noise in every call, with an EXIF orientation."""
+    image = Image.open(io.BytesIO(picture(4)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[suffix], exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_an_image_that_viewers_turn_is_left_out(tmp_path: Path, suffix: str) -> None:
+    turned, upright = f"flange/test/scratch/turned{suffix}", f"flange/test/scratch/upright{suffix}"
+    files = mvtec_files("flange", "scratch") | {turned: tagged(suffix, 6), upright: tagged(suffix, 1)}
+    pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
+    assert pulled.left_out == [
+        {
+            "reason": "rotated by EXIF",
+            "item": turned,
+            "detail": "EXIF orientation 6: save the pixels upright, without the tag",
+        }
+    ]
+    assert pulled.samples.height == 6
+    assert pulled.row(upright)["width"] == 64
+
+
+def test_orientation_by_xmp_counts_too(tmp_path: Path) -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="8"/></x:xmpmeta>'
+    jpeg = picture(4, suffix=".jpg")
+    payload = b"http://ns.adobe.com/xap/1.0/\0" + packet
+    jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]
+    png = picture(4)
+    png = png[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet) + png[33:]
+    files = mvtec_files("flange", "scratch") | {"flange/test/scratch/x.jpg": jpeg, "flange/test/scratch/y.png": png}
+    pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
+    assert {(row["reason"], row["item"]) for row in pulled.left_out} == {
+        ("rotated by EXIF", "flange/test/scratch/x.jpg"),
+        ("rotated by EXIF", "flange/test/scratch/y.png"),
+    }
 
 
 def test_only_damaged_images_is_an_error(tmp_path: Path) -> None:
@@ -281,6 +324,34 @@ def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path: Path, change: dic
     files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": csv_bytes(rows)}
     with pytest.raises(IndusCotError, match=message):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files) / "parts.csv")
+    no_trace(tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [('"b.png,bad,', "image"), ('b.png,"bad,', "label"), ('b.png,bad,"sc"ratch', "type"), ('"b.png",bad,"x', "type")],
+)
+def test_a_stray_quote_is_named_by_file_row_and_column(tmp_path: Path, line: str, column: str) -> None:
+    table = f'image,label,type\na.png,good,"all\nwell"\n{line}\nc.png,good,\n'.encode()
+    files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "parts.csv": table}
+    with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is no CSV"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    no_trace(tmp_path / "work")
+
+
+def test_a_quoted_field_may_hold_quotes_and_line_breaks(tmp_path: Path) -> None:
+    table = b'image,label,part\na.png,good,"4"" bolt,\nleft"\nb.png,good,4" bolt\n'
+    files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table, "notes.csv": b'remark\n"never closed\n'}
+    pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    assert pulled.samples.height == 2
+
+
+@pytest.mark.parametrize("boxes", ["5", "true", "false", '{"x": 1}', "[5]", "[true]", "[[1, 2, 3]]"])
+def test_boxes_of_another_kind_are_named(tmp_path: Path, boxes: str) -> None:
+    table = f'{{"image": "a.png", "label": "bad", "boxes": {boxes}}}\n'.encode()
+    source = write_folder(tmp_path / "parts", {"a.png": picture(1), "parts.jsonl": table})
+    with pytest.raises(IndusCotError, match=r"parts\.jsonl row 1, column boxes: .* is no list of boxes"):
+        pull_set(tmp_path / "work", "folder", source)
     no_trace(tmp_path / "work")
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_corpus import HOSTILE, build
 
-from eval.corpus import read_names, read_rows
+from cot_builder.storage.corpus import read_names, read_rows
 from eval.show import show
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot

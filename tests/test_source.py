@@ -129,6 +129,19 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
         read(path, tmp_path)
 
 
+def test_a_zip_of_an_unknown_compression_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"1" * 700})
+    data = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.index(magic) + offset
+        data[start : start + 2] = (9).to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(
+        IndusCotError, match=r"set\.zip: is packed in a way .*compression.*unpack it and give the folder"
+    ):
+        read(path, tmp_path)
+
+
 def test_a_member_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
     info = tarfile.TarInfo("a/huge.png")
@@ -193,6 +206,14 @@ def test_absent_and_empty_sources_are_named(tmp_path: Path) -> None:
 def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
     (folder / "a" / "again").symlink_to(folder)
+    assert read(folder, tmp_path) == {"a/one.png": b"1"}
+
+
+def test_a_dangling_link_that_is_hidden_is_passed_over(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
+    (folder / "a" / ".#one.png").symlink_to("somebody@somewhere")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_bytes(b"x")
     assert read(folder, tmp_path) == {"a/one.png": b"1"}
 
 
@@ -349,6 +370,21 @@ def test_a_download_with_a_wrong_checksum_is_not_kept(tmp_path: Path, server: Se
         with pytest.raises(IndusCotError, match=r"set\.zip: its sha256 is"):
             read(server.url, tmp_path / "cache", Checksums(wanted="0" * 64))
     assert server.requests == ["whole", "whole"]
+
+
+@pytest.mark.parametrize("damage", ["web page", "cut short", "flipped"])
+def test_a_download_that_cannot_be_read_is_fetched_anew(tmp_path: Path, server: Server, damage: str) -> None:
+    whole = server.content
+    bad = {
+        "web page": b"<!DOCTYPE html><html>",
+        "cut short": whole[: len(whole) // 2],
+        "flipped": whole[:900] + bytes(8) + whole[908:],
+    }
+    server.content = bad[damage]
+    with pytest.raises(IndusCotError, match=r"set\.zip: (is a web page|the archive is truncated or damaged)"):
+        read(server.url, tmp_path / "cache")
+    server.content = whole
+    assert len(read(server.url, tmp_path / "cache")) == 3
 
 
 def test_a_hub_repository_is_a_folder(tmp_path: Path) -> None:

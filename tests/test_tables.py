@@ -153,8 +153,7 @@ ONE_BAD_VALUE = [
     (DRAFT, "tools", ["crop", "hammer"], "each entry: one of crop, enhance, measure, prior"),
     (DRAFT, "violations", [{"gate": "", "reason": "why"}], "each entry: gate: length at least 1"),
     (INDUS_COT, "image", {"bytes": None, "path": None}, "bytes: not null"),
-    (INDUS_COT, "patch_pairs", [{"kind": "odd", "box": [0, 0, 9, 9], "score": 1.0}], "kind: one of proposal"),
-    (INDUS_COT, "patch_pairs", [{"kind": "defect", "box": [9, 0, 9, 9], "score": 1.0}], "box: a box in 0-1000"),
+    (INDUS_COT, "patch_pairs", [{"box": [9, 0, 9, 9], "score": 1.0}], "box: a box in 0-1000"),
     (SPLIT, "split", "test", "one of train, validation"),
 ]
 

@@ -103,6 +103,35 @@ def test_normal_parts_pass_every_gate_with_and_without_tools():
     assert 0 in calls and max(calls) > 0
 
 
+def test_how_an_inspection_begins_does_not_tell_how_it_ends():
+    """Naive Bayes on the words before the first observation, leaving one out, on images whose doubt looks alike."""
+    drafts = []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        x, y, size, grey = (
+            int(v) for v in (*random.integers(150, 320, 2), random.integers(8, 40), random.integers(60, 190))
+        )
+        image, truth = defective("stain", (x, y, x + size, y + size), grey, seed)
+        for number, supervision in enumerate((truth, NORMAL)):
+            trajectory, _ = draft(image, supervision, f"{seed}{number}", seed)
+            if trajectory.calls:
+                words = set(re.findall(r"[a-z]+", trajectory.turns[0].thought.lower()))
+                drafts.append((words, number, {call.tool for call in trajectory.calls}))
+    right = 0
+    for index, (words, answer, _) in enumerate(drafts):
+        others = [item for place, item in enumerate(drafts) if place != index]
+        score = []
+        for label in (0, 1):
+            own = [seen for seen, given, _ in others if given == label]
+            score.append(
+                np.log(len(own)) + sum(np.log((sum(w in seen for seen in own) + 0.5) / (len(own) + 1)) for w in words)
+            )
+        right += int(np.argmax(score)) == answer
+    assert len(drafts) > 60 and right / len(drafts) < 0.72
+    for tool in ("crop", "enhance", "measure", "prior"):
+        assert {answer for _, answer, tools in drafts if tool in tools} == {0, 1}, f"{tool} gives the answer away"
+
+
 def test_the_same_sample_is_drafted_the_same_and_another_seed_otherwise():
     image, truth = defective("stain", (200, 200, 260, 260), 80)
     first, second = draft(image, truth, seed=1), draft(image, truth, seed=1)

@@ -13,7 +13,7 @@ column   needed    holds
 ======== ========= ===========================================================================================
 image    yes       path relative to the table's folder
 label    yes       normal (or good, ok, 0) or anomalous (or bad, ng, defect, defective, anomaly, 1)
-mask     no        path relative to the table's folder; a pixel > 0 is a defect
+mask     no        path relative to the table's folder; a pixel > 0 is a defect; of a JPEG, >= 128
 boxes    no        pixels of the image, half-open: ``x1 y1 x2 y2; x1 y1 x2 y2`` in CSV, a list of lists in JSONL;
                    read where there is no mask
 type     no        a type of the taxonomy or any label it knows; ``bad`` (unspecified) where empty
@@ -27,6 +27,7 @@ split    no        train or test; where empty, train for a training source and t
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -133,14 +134,7 @@ def _read(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]]
         rows = _json_rows(key, text)
         columns = set().union(*(row for _, row in rows)) if rows else set()
     else:
-        first = text.partition("\n")[0]
-        delimiter = ";" if first.count(";") > first.count(",") else ","
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-        columns = {name.strip() for name in reader.fieldnames or ()}
-        # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
-        rows = []
-        for row in reader:
-            rows.append((reader.line_num, {(name or "").strip(): value for name, value in row.items()}))
+        columns, rows = _csv_rows(key, text)
     missing = [column for column in NEEDED if column not in columns]
     if missing and (must or len(missing) == 1):
         raise IndusCotError(
@@ -148,6 +142,43 @@ def _read(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]]
             f"A table has the columns {', '.join(NEEDED)} and may have {', '.join(COLUMNS[2:])}"
         )
     return None if missing else rows
+
+
+def _csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, Any]]]]:
+    """Columns and numbered rows; of a file without the needed columns, which may be anything, no rows."""
+    first = text.partition("\n")[0]
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    # Strict, or a quote that is never closed would swallow the rows after it.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    rows: list[tuple[int, dict[str, Any]]] = []
+    read = 0
+    try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if set(NEEDED) <= set(names):
+            read = reader.line_num
+            for row in reader:
+                # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
+                read = reader.line_num
+                rows.append((read, {(name or "").strip(): value for name, value in row.items()}))
+    except csv.Error as error:
+        rest = "".join(io.StringIO(text, newline="").readlines()[read:])
+        column = _broken_column(rest, delimiter)
+        named = names[column] if column < len(names) else str(column + 1)
+        raise IndusCotError(
+            f"{key} row {read + 1}, column {named}: is no CSV ({error}); "
+            'close the quotes, and double those within a field: "4"" bolt"'
+        ) from error
+    return set(names), rows
+
+
+def _broken_column(text: str, delimiter: str) -> int:
+    """Index of the first field of ``text`` that is not quoted as CSV wants it."""
+    sound = re.compile(rf'(?:"(?:[^"]|"")*"|(?!")[^{delimiter}\r\n]*){delimiter}')
+    column = position = 0
+    while match := sound.match(text, position):
+        column, position = column + 1, match.end()
+    return column
 
 
 def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
@@ -265,6 +296,8 @@ def _boxes(value: Any) -> tuple[tuple[int, int, int, int], ...]:
         if isinstance(value, str)
         else value
     )
+    if not isinstance(boxes, list):
+        raise ValueError(f"{value!r} is no list of boxes; write [[x1, y1, x2, y2], …] in pixels")
     result = []
     for box in boxes:
         try:

@@ -8,6 +8,8 @@ import numpy as np
 from cot_builder.storage.header import DamagedError, open_image, read_header
 from schemas.geometry import Box, from_pixels
 
+JPEG_MARKED = 128
+"""Compression leaves values just above 0 all around what was marked."""
 SPECK_PX = 16
 SPECK_SHARE = 0.01
 MAX_BOXES = 64
@@ -37,18 +39,21 @@ def band_rows(band: int, bands: int, height: int) -> tuple[int, int]:
 def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
     """Decode a mask file; a pixel is marked where its value, palette index or any of its colours is > 0.
 
-    A transparent pixel is not marked. Regions are 8-connected. A speck, under 16 px and under 1 % of the largest
-    region of its band, gets no box, nor does any region after the 64 largest; all of them count in the area.
+    In a JPEG it must be >= 128. A transparent pixel is not marked. Regions are 8-connected. A speck, under 16 px and
+    under 1 % of the largest region of its band, gets no box, nor does any region after the 64 largest; all of them
+    count in the area.
 
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
     """
-    read_header(data)
+    header = read_header(data)
     image = open_image(data)
     try:
         values = np.asarray(image)
     except Exception as error:
         raise DamagedError(f"does not decode: {error}") from error
+    if header.format == "JPEG":
+        values = values >= JPEG_MARKED
     if values.ndim == 3:
         alpha = image.mode in ("LA", "RGBA")
         marked = values[..., : values.shape[2] - alpha].max(axis=2) > 0

@@ -10,7 +10,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from schemas.geometry import SCALE, Box, expand, to_pixels
+from schemas.geometry import SCALE, Box, expand, from_pixels, to_pixels
 
 GLOBAL_SIDE = 448
 """Longest side, in pixels, of what a model is assumed to see of the whole image at first glance."""
@@ -182,6 +182,19 @@ class Look:
         colour, kept = self._ground
         mask = np.linalg.norm(self._lab - colour, axis=2) > BACKGROUND_TOLERANCE
         return mask if kept > PLAIN and 0.03 < mask.mean() < 0.9 else None
+
+    def core(self, box: Box) -> Box:
+        """The part of a box that really stands out from its surroundings, at least 10 units a side."""
+        height, width = self.image.shape[:2]
+        x1, y1, x2, y2 = to_pixels(box, width, height)
+        inside = self._lab[y1:y2, x1:x2]
+        distance = np.linalg.norm(inside - np.median(inside.reshape(-1, 3), axis=0), axis=2)
+        marked = (distance > max(float(np.percentile(distance, 85)), NOTICEABLE)).astype(np.uint8)
+        count, _, stats, _ = cv2.connectedComponentsWithStats(marked, connectivity=8)
+        if count < 2:
+            return box
+        x, y, w, h = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()), :4].tolist()
+        return expand(from_pixels((x1 + x, y1 + y, x1 + x + w, y1 + y + h), width, height), 1.0, 10)
 
     def scene(self) -> Scene:
         """Facts on the whole image."""

@@ -21,7 +21,6 @@ from cot_builder.stages.draft import ObservationImages, read_trajectory
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
-from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
 from schemas.patch import PATCH
@@ -84,10 +83,11 @@ def assemble(params: Params, workspace: Workspace) -> None:
 
 
 def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
+    """Proposals by sample, most conspicuous first; the other kinds of patch were chosen by the truth."""
     found: dict[str, list[PatchRef]] = {}
-    for row in table.sort("patch_id").select("sample_id", "kind", "box", "score").iter_rows(named=True):
-        sample_id = row.pop("sample_id")
-        found.setdefault(sample_id, []).append(PatchRef.model_validate(row))
+    proposals = table.filter(pl.col("kind") == "proposal").sort("sample_id", "rank")
+    for row in proposals.select("sample_id", "box", "score").iter_rows(named=True):
+        found.setdefault(row.pop("sample_id"), []).append(PatchRef.model_validate(row))
     return found
 
 
@@ -130,7 +130,7 @@ def _row(
         boxes=draft.boxes,
         defect_type=draft.defect_type,
         tool_calls=draft.tools,
-        gates=[*GATES, *CORPUS_GATES],
+        gates=draft.gates,
         judge_scores=[],
         judge_disagreement=None,
         review_status="auto",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import polars as pl
 
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Draft as DraftParams
@@ -161,6 +162,7 @@ def _record(trajectory: Trajectory, sample: Sample, candidate: int, violations: 
         boxes=trajectory.verdict.boxes,
         tools=[call.tool for call in trajectory.calls],
         observations=[digest for digest in observations if digest],
+        gates=[*GATES, *CORPUS_GATES],
         violations=violations,
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher=TEACHER,
@@ -189,10 +191,15 @@ def read_trajectory(row: Draft) -> Trajectory:
 
 def read_priors(workspace: Workspace, sets: Collection[str]) -> Priors:
     """Normalcy text by (category, view), of the given sets only: training never reads an evaluation set's prior."""
-    table = PRIOR.read(workspace.prior / "prior.parquet")
-    return {
-        (row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True) if row["source_set"] in sets
-    }
+    table = PRIOR.read(workspace.prior / "prior.parquet").filter(pl.col("source_set").is_in(list(sets)))
+    shared = table.filter(table.select("category", "view").is_duplicated())
+    if not shared.is_empty():
+        first = shared.row(0, named=True)
+        raise IndusCotError(
+            f"prior: several training sets have the category {first['category']!r}, view {first['view']!r} "
+            f"({', '.join(sorted(set(shared['source_set'])))}); rename it in all but one of them"
+        )
+    return {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
 
 
 class ObservationImages:

@@ -1,8 +1,6 @@
 """Images that show the same picture: perceptual hashes, and a finer look at what they bring together."""
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ import polars as pl
 from PIL import Image
 
 from cot_builder.progress import track
+from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
 
@@ -91,7 +90,7 @@ def fingerprints(
     """Fingerprints of samples, by ``workers`` processes; thumbnails are kept in the file ``scratch``.
 
     Raises:
-        IndusCotError: a shard is missing or damaged.
+        IndusCotError: a shard is missing or damaged; the system ended a worker.
     """
     columns = ["source_set", "shard", "row", "sample_id", "width", "height", "region"]
     ordered = samples.select(columns).sort("source_set", "shard", "row", "sample_id")
@@ -104,7 +103,8 @@ def fingerprints(
     sample_ids: list[str] = []
     hashes: list[np.uint64] = []
     damaged: dict[str, str] = {}
-    done = _run(blocks, workspace, workers if ordered.height > INLINE else 1)
+    work = partial(_fingerprint_block, workspace)
+    done = process_map(work, blocks, workers if ordered.height > INLINE else 1)
     for sample_id, thumbnail, value in track((item for block in done for item in block), description, ordered.height):
         if isinstance(thumbnail, str):
             damaged[sample_id] = thumbnail
@@ -118,15 +118,6 @@ def fingerprints(
 _Block = list[tuple[str, str, int, str, int, int, list[int] | None]]
 _Done = list[tuple[str, np.ndarray | str, np.uint64]]
 """Sample id, its thumbnail or what is wrong with the image, its hash."""
-
-
-def _run(blocks: list[_Block], workspace: Workspace, workers: int) -> Iterator[_Done]:
-    work = partial(_fingerprint_block, workspace)
-    if workers == 1:
-        yield from map(work, blocks)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, blocks)
 
 
 def _fingerprint_block(workspace: Workspace, block: _Block) -> _Done:

@@ -28,12 +28,12 @@ def same_category(training: str, evaluation: str) -> str | None:
 
 
 def share_a_word(training: str, evaluation: str) -> bool:
-    """True where a person should look: one word stands in both names, or one name ends in the other."""
+    """True where a person should look: one word stands in both names, or one name begins or ends with the other."""
     first, second = words(training), words(evaluation)
     if any(len(word) >= SHORTEST_SHARED_WORD for word in set(first) & set(second)):
         return True
-    joined = sorted(("".join(first), "".join(second)), key=len)
-    return len(joined[0]) >= SHORTEST_SHARED_WORD and joined[1].endswith(joined[0])
+    short, long = sorted(("".join(first), "".join(second)), key=len)
+    return len(short) >= SHORTEST_SHARED_WORD and (long.startswith(short) or long.endswith(short))
 
 
 def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:

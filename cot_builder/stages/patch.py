@@ -3,12 +3,9 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +20,7 @@ from cot_builder.params import Patch as PatchParams
 from cot_builder.progress import track
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import stage_output
+from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
 from schemas.errors import IndusCotError
@@ -31,6 +29,8 @@ from schemas.patch import PATCH, PatchPair
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
+PATCH_VERSION = "1"
+"""Of what a patch is: raised with every change of it, so that no resumed run mixes two kinds."""
 CHUNK = 16
 """Samples a chunk: what a killed run loses at most, a worker."""
 CONTEXT = 1.8
@@ -67,7 +67,7 @@ def patch(params: Params, workspace: Workspace) -> None:
 
     Raises:
         IndusCotError: an earlier stage has not run; ``compute.executor`` is ray and Ray is not installed; the run
-            is strict and an image is damaged.
+            is strict and an image is damaged; the system ended a worker.
     """
     paths = {name: workspace.select / f"{name}.parquet" for name in ("sample", "supervision")}
     inputs = {name: file_hash(path) for name, path in paths.items()}
@@ -78,7 +78,7 @@ def patch(params: Params, workspace: Workspace) -> None:
         Chunk(number=number, samples=part, truths=[truths[sample.sample_id] for sample in part])
         for number, part in enumerate(samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK))
     ]
-    settings = params.patch.model_dump() | {"seed": params.run.seed}
+    settings = params.patch.model_dump() | {"seed": params.run.seed, "patch_version": PATCH_VERSION}
     with stage_output(
         workspace.patch, stage="patch", params=settings, inputs=inputs, strict=params.run.strict, resumable=True
     ) as output:
@@ -182,7 +182,6 @@ class _Work:
 
     def __call__(self, chunk: Chunk) -> int:
         """Write one chunk's shard, then its rows: who finds the rows finds the shard whole."""
-        cv2.setNumThreads(1)
         number = chunk["number"]
         images = SampleImages(self.workspace)
         rows: list[PatchPair] = []
@@ -234,23 +233,7 @@ def _rows_file(staging: Path, number: int) -> Path:
 
 
 def _run_on_processes(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
-    if workers == 1 or len(chunks) < 2:
-        yield from map(work, chunks)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
-        yield from pool.map(work, chunks)
-
-
-def _end_with_parent() -> None:
-    """Else the workers of a killed run would wait for work for ever, and write beside the next run."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    yield from process_map(work, chunks, max(1, min(workers, len(chunks))))
 
 
 def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
@@ -259,6 +242,11 @@ def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]
         import ray.data
     except ImportError:
         raise IndusCotError("compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`") from None
+
+    def alone(row: dict[str, Chunk]) -> dict[str, int]:
+        cv2.setNumThreads(1)
+        return {"number": work(row["chunk"])}
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
     if started:
@@ -268,7 +256,7 @@ def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
-        done = rows.map(lambda row: {"number": work(row["chunk"])})
+        done = rows.map(alone)
         yield from (row["number"] for row in done.iter_rows())
     finally:
         if started:

@@ -34,7 +34,7 @@ from cot_builder.benchmarks.samples import (
 )
 from cot_builder.params import Params, PullSet
 from cot_builder.progress import console, track
-from cot_builder.storage.header import DamagedError, Header, read_header
+from cot_builder.storage.header import DamagedError, Header, RotatedError, read_header
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.source import Checksums, Member, open_members
@@ -225,7 +225,8 @@ def _store(
         key = spot.key
         if isinstance(facts, DamagedError):
             (found.damaged_images if spot.role == "image" else found.damaged_masks).add(key)
-            output.leave_out(f"damaged {spot.role}", key, str(facts))
+            reason = "rotated by EXIF" if isinstance(facts, RotatedError) else f"damaged {spot.role}"
+            output.leave_out(reason, key, str(facts))
         elif key in found.images or key in found.masks:
             output.leave_out("present twice", key, "the first one is used")
         elif isinstance(facts, Mask):

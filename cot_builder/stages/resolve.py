@@ -1,7 +1,6 @@
 """The parameters in force, written where DVC can watch them, with a fingerprint of each local source."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import yaml
 
 from cot_builder.params import Params
 from cot_builder.storage.output import write_text
+from cot_builder.storage.source import TABLE_SUFFIXES, local_files
 from cot_builder.storage.workspace import Workspace
 
 
@@ -31,17 +31,24 @@ def resolve(params: Params, workspace: Workspace) -> None:
 
 
 def fingerprint(source: str) -> str:
-    """Hash over names, sizes and times of a local file or folder; of the text itself for anything else."""
+    """Hash over names, sizes and times of what a local source holds; of the text itself for anything else.
+
+    A table stands for the folder it lies in, as in ``open_members``.
+    """
     digest = hashlib.sha256(source.encode())
-    path = Path(source)
-    if path.is_file():
-        digest.update(_facts(path.name, path.stat()))
-    for folder, subfolders, files in os.walk(path):
-        subfolders.sort()
-        for name in sorted(files):
-            digest.update(_facts(f"{folder}/{name}", (Path(folder) / name).stat()))
+    if "://" in source:
+        return digest.hexdigest()[:16]
+    path = Path(source).expanduser()
+    root = path.parent if path.name.lower().endswith(TABLE_SUFFIXES) else path
+    for file in [root] if root.is_file() else local_files(root):
+        digest.update(_facts(file, file.relative_to(root)))
     return digest.hexdigest()[:16]
 
 
-def _facts(name: str, stat: os.stat_result) -> bytes:
-    return f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+def _facts(file: Path, name: Path) -> bytes:
+    try:
+        stat = file.stat()
+    except OSError:
+        # `pull` says what is wrong with it, if the source is pulled at all.
+        return f"{name}\0unreadable\n".encode("utf-8", "surrogateescape")
+    return f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")

@@ -1,25 +1,29 @@
-"""Replays every tool call of a corpus and compares with what it recorded."""
+"""Replays every tool call of a corpus, renders every text again, and compares with what it recorded."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
+from cot_builder.storage.corpus import read_all, read_names
 from cot_builder.storage.images import decode
 from schemas.errors import IndusCotError
+from schemas.indus_cot import IndusCot
 from schemas.prior import PRIOR
 from schemas.trajectory import Trajectory, Turn
 
-COLUMNS = ("id", "image", "image_sha256", "region", "images", "trajectory", "toolbox_version")
+Priors = dict[tuple[str, str], str]
 
 
 def verify(corpus: Path) -> tuple[int, int]:
-    """Check every stored image's hash and re-run every call.
+    """Check every row: image hashes, every tool call run again, and every rendering of the trajectory.
 
     Texts must be equal and images equal pixel by pixel. The stored PNG bytes are held to their hash, the
     replayed ones are not: another libpng may pack the same pixels otherwise.
@@ -28,60 +32,85 @@ def verify(corpus: Path) -> tuple[int, int]:
         Number of trajectories and of calls.
 
     Raises:
-        IndusCotError: no corpus is there, or the first difference, by row, turn and tool.
+        IndusCotError: no corpus is there, a file is damaged, or the first difference, by row, turn and tool.
     """
-    shards = sorted((corpus / "data").glob("*.parquet"))
-    if not shards:
-        raise IndusCotError(f"{corpus}: no data/*.parquet; is this a corpus? `indus-cot assemble` writes one")
+    total = len(read_names(corpus))
     table = PRIOR.read(corpus / "priors" / "priors.parquet")
     priors = {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
     rows = calls = 0
-    for shard in shards:
-        try:
-            file = pq.ParquetFile(shard)
-            total = file.metadata.num_rows
-            batches = file.iter_batches(batch_size=8, columns=list(COLUMNS))
-            records = (record for batch in batches for record in batch.to_pylist())
-            for record in track(records, f"verify {shard.name}", total):
-                calls += _verify_row(record, priors, f"{shard.name}, row {record['id']}")
-                rows += 1
-        except OSError as error:
-            raise IndusCotError(f"{shard}: damaged parquet file ({error})") from error
+    for row in track(read_all(corpus), "verify", total):
+        calls += _verify_row(row, priors, f"{corpus}, row {row.id}")
+        rows += 1
     return rows, calls
 
 
-def _verify_row(record: dict[str, Any], priors: dict[tuple[str, str], str], where: str) -> int:
-    original, images = record["image"]["bytes"], [image["bytes"] for image in record["images"]]
-    if hashlib.sha256(original).hexdigest() != record["image_sha256"]:
-        raise IndusCotError(f"{where}: the image differs from its sha256")
-    pixels = decode(original, record["region"] and tuple(record["region"]), where)
-    if record["region"] is None and images[0] != original:
-        raise IndusCotError(f"{where}: the first of images is not the inspected image")
-    if not np.array_equal(decode(images[0], name=where), pixels):
-        raise IndusCotError(f"{where}: the first of images does not show the inspected region")
-    toolbox = Toolbox(pixels, priors)
-    turns = Trajectory.model_validate(json.loads(record["trajectory"])).turns[:-1]
-    stored = iter(images[1:])
-    for number, turn in enumerate(turns, 1):
-        assert turn.call is not None
-        _verify_turn(
-            turn, toolbox, stored, f"{where}, turn {number}, {turn.call.tool}({json.dumps(turn.call.arguments)})"
+def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
+    if row.toolbox_version != TOOLBOX_VERSION:
+        raise IndusCotError(
+            f"{where}: made with tools of version {row.toolbox_version}, here is {TOOLBOX_VERSION}; "
+            "verify it with the version of this project that made it"
         )
+    try:
+        trajectory = Trajectory.model_validate_json(row.trajectory)
+    except ValidationError as error:
+        raise IndusCotError(f"{where}: column trajectory holds no trajectory ({error.errors()[0]['msg']})") from None
+    pixels = _verify_images(row, where)
+    _verify_renderings(row, trajectory, where)
+    toolbox = Toolbox(pixels, priors)
+    stored = iter([image.bytes for image in row.images[1:]])
+    for number, turn in enumerate(trajectory.turns[:-1], 1):
+        assert turn.call is not None
+        call = f"{turn.call.tool}({json.dumps(turn.call.arguments)})"
+        _verify_turn(turn, toolbox, stored, f"{where}, turn {number}, {call}")
     if next(stored, None) is not None:
         raise IndusCotError(f"{where}: holds more images than its calls returned")
-    return len(turns)
+    return len(trajectory.calls)
 
 
-def _verify_turn(turn: Turn, toolbox: Toolbox, stored: Any, where: str) -> None:
+def _verify_images(row: IndusCot, where: str) -> np.ndarray:
+    """The inspected pixels, once image, hash, region and the first of images agree."""
+    if hashlib.sha256(row.image.bytes).hexdigest() != row.image_sha256:
+        raise IndusCotError(f"{where}: the image differs from its sha256")
+    pixels = decode(row.image.bytes, row.region, where)
+    shown = row.images[0].bytes if row.images else b""
+    if row.region is None and shown != row.image.bytes:
+        raise IndusCotError(f"{where}: the first of images is not the inspected image")
+    if not np.array_equal(decode(shown, name=where), pixels):
+        raise IndusCotError(f"{where}: the first of images does not show the inspected region")
+    return pixels
+
+
+def _verify_renderings(row: IndusCot, trajectory: Trajectory, where: str) -> None:
+    verdict = trajectory.verdict
+    due = {
+        "messages": messages(trajectory, row.category, row.view),
+        "tools": tool_schemas(),
+        "tagged": tagged(trajectory),
+        "answer": verdict.answer,
+        "boxes": verdict.boxes,
+        "defect_type": verdict.defect_type,
+        "tool_calls": [call.tool for call in trajectory.calls],
+    }
+    for column, expected in due.items():
+        recorded = getattr(row, column)
+        if column in ("messages", "tools"):
+            try:
+                recorded = json.loads(recorded)
+            except ValueError as error:
+                raise IndusCotError(f"{where}: column {column} holds no JSON ({error})") from None
+        if recorded != expected:
+            raise IndusCotError(f"{where}: column {column} is not what its trajectory renders to")
+
+
+def _verify_turn(turn: Turn, toolbox: Toolbox, stored: Iterator[bytes], where: str) -> None:
     assert turn.call is not None and turn.observation is not None
     recorded = turn.observation
     again, png = toolbox.observe(turn.call)
     if again.text != recorded.text:
         raise IndusCotError(f"{where}: returned {again.text!r}, recorded is {recorded.text!r}")
     if (png is None) != (recorded.image_sha256 is None):
-        raise IndusCotError(
-            f"{where}: {'an image' if png is None else 'no image'} is recorded, the tool returns otherwise"
-        )
+        kind = "an image" if png is None else "no image"
+        raise IndusCotError(f"{where}: {kind} is recorded, the tool returns otherwise")
     if png is None:
         return
     kept = next(stored, None)

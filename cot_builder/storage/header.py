@@ -5,7 +5,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485
@@ -17,11 +17,19 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 4}
 """By colour type: grey, RGB, palette, grey with alpha, RGBA."""
 JPEG_TAIL = 4096
 """Where the end mark is looked for first, in bytes from the end."""
+TURNED = range(2, 9)
+"""EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class DamagedError(ValueError):
     """The file is truncated, corrupt, or no image that can be read; its text says why."""
+
+
+class RotatedError(DamagedError):
+    """Viewers that heed EXIF turn or mirror the pixels, those that do not leave them."""
 
 
 class Header(NamedTuple):
@@ -41,6 +49,7 @@ def read_header(data: bytes | memoryview) -> Header:
 
     Raises:
         DamagedError: the structure is not complete, the format is unknown, or the image is a decompression bomb.
+        RotatedError: its orientation tag turns or mirrors the pixels.
     """
     try:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -82,6 +91,8 @@ def _decoded(data: bytes | memoryview) -> Header:
     image = open_image(data)
     if image.mode not in CHANNELS:
         raise DamagedError(f"pixels of mode {image.mode} are not supported")
+    # Before decoding: Pillow turns a TIFF as it decodes it, and drops the tag.
+    _check_upright(image)
     try:
         image.load()
     except Exception as error:
@@ -89,10 +100,21 @@ def _decoded(data: bytes | memoryview) -> Header:
     return Header(*image.size, CHANNELS[image.mode], str(image.format))
 
 
+def _check_upright(image: Image.Image) -> None:
+    """Pillow's reading of EXIF and XMP, since `datasets.Image` turns the pixels by it."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:
+        raise DamagedError(f"corrupt: its EXIF cannot be read ({error})") from error
+    if orientation in TURNED:
+        raise RotatedError(f"EXIF orientation {orientation}: save the pixels upright, without the tag")
+
+
 def _png(data: bytes | memoryview) -> Header:
     """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
+    tagged = False
     while position + 12 <= size:
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
@@ -100,7 +122,11 @@ def _png(data: bytes | memoryview) -> Header:
             break
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DamagedError(f"corrupt at byte {position}: a PNG chunk's checksum is wrong")
+        tagged |= kind == b"eXIf"
+        tagged |= kind in PNG_TEXTS and bytes(view[position + 8 : min(end, position + 40)]).startswith(PNG_METADATA)
         if kind == b"IEND":
+            if tagged:
+                _check_upright(open_image(data))
             width, height, _, colour = struct.unpack_from(">IIBB", data, 16)
             return Header(width, height, PNG_CHANNELS[colour], "PNG")
         if position == 8 and (kind != b"IHDR" or length != 13 or data[25] not in PNG_CHANNELS):
@@ -112,6 +138,7 @@ def _png(data: bytes | memoryview) -> Header:
 def _jpeg(data: bytes | memoryview) -> Header:
     """Markers of ITU-T T.81, annex B."""
     header = None
+    tagged = False
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -125,11 +152,14 @@ def _jpeg(data: bytes | memoryview) -> Header:
             if channels not in (1, 3, 4):
                 raise DamagedError(f"corrupt: a JPEG of {channels} channels")
             header = Header(width, height, channels, "JPEG")
+        tagged |= marker == 0xE1
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:
             # Within a scan FF is always followed by 00, so FF D9 can only be the end.
             tail = max(position, len(data) - JPEG_TAIL)
             if header and (b"\xff\xd9" in bytes(data[tail:]) or b"\xff\xd9" in bytes(data[position:])):
+                if tagged:
+                    _check_upright(open_image(data))
                 return header
             break
     raise DamagedError("truncated: the JPEG has no end")

@@ -64,7 +64,7 @@ def stage_output(
         inputs: What it was made from: name to hash or path.
         strict: Raise at the first thing left out.
         resumable: Keep the staging folder of a run that was killed or failed, and offer it to the next
-            run with equal ``params`` and ``inputs``.
+            run with equal ``params``, ``inputs`` and versions of the libraries and the project.
 
     Raises:
         IndusCotError: another run is writing ``target``; the disk is full.
@@ -78,7 +78,10 @@ def stage_output(
         lock.acquire(timeout=0)
     except Timeout:
         raise IndusCotError(f"{target}: another run is writing it; wait for that run or stop it") from None
-    request = json.dumps({"stage": stage, "params": params, "inputs": inputs}, sort_keys=True, default=str)
+    versions = _versions()
+    request = json.dumps(
+        {"stage": stage, "params": params, "inputs": inputs, "versions": versions}, sort_keys=True, default=str
+    )
     started = time.perf_counter()
     try:
         _recover(target, staging, retired, request if resumable else None)
@@ -98,7 +101,7 @@ def stage_output(
             "params": dict(params),
             "counts": output.counts,
             "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
-            "versions": _versions(),
+            "versions": versions,
             "seconds": round(time.perf_counter() - started, 2),
         }
         (staging / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")

@@ -4,6 +4,7 @@ Archives are read member by member and never extracted to disk.
 """
 
 import bz2
+import functools
 import gzip
 import hashlib
 import json
@@ -47,7 +48,16 @@ DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, lzma.LZMAError, zlib.error, EOFError, OSError)
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +123,7 @@ def open_members(
 
 def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
     if source.startswith(("http://", "https://")):
-        path = download(source, cache)
-        name = _url_name(source)
-        try:
-            yield from _open_archive(path, _stem(name), name, checksums)
-        except ChecksumError:
-            path.unlink(missing_ok=True)
-            raise
+        yield from _open_download(source, cache, checksums)
         return
     if source.startswith(HUB):
         yield from _walk(_snapshot(source, ignore), source.removeprefix(HUB), checksums, ignore)
@@ -133,6 +137,26 @@ def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[s
         yield from _walk(path.parent, path.resolve().parent.name, checksums, ignore)
     else:
         yield from _open_archive(path, _stem(path.name), path.name, checksums)
+
+
+def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Member]:
+    """Members of an archive at ``url``; one that cannot be read is not kept, so that the next run fetches it anew."""
+    path = download(url, cache)
+    name = _url_name(url)
+
+    def kept_if_readable(read: Callable[[], bytes | memoryview]) -> bytes | memoryview:
+        try:
+            return read()
+        except IndusCotError:
+            path.unlink(missing_ok=True)
+            raise
+
+    try:
+        for member in _open_archive(path, _stem(name), name, checksums):
+            yield Member(member.path, member.size, functools.partial(kept_if_readable, member.read))
+    except IndusCotError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _is_archive(source: str) -> bool:
@@ -163,7 +187,8 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
+def local_files(root: Path) -> Iterator[Path]:
+    """Every file below ``root`` that is not hidden, in one order; links are followed, each folder entered once."""
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -171,20 +196,22 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        relative = Path(folder).relative_to(root).as_posix()
+        folders[:] = sorted(name for name in folders if not _hidden(name))
         for file in sorted(files):
-            inside = file if relative == "." else f"{relative}/{file}"
-            path = clean_path(f"{name.strip('/')}/{inside}", str(root))
-            if _hidden(inside):
+            if not _hidden(file):
+                yield Path(folder) / file
+
+
+def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
+    for full in local_files(root):
+        inside = full.relative_to(root).as_posix()
+        path = clean_path(f"{name.strip('/')}/{inside}", str(root))
+        if full.name.lower().endswith(ARCHIVE_SUFFIXES):
+            if any(fnmatchcase(inside, pattern) for pattern in ignore):
                 continue
-            full = Path(folder) / file
-            if file.lower().endswith(ARCHIVE_SUFFIXES):
-                if any(fnmatchcase(inside, pattern) for pattern in ignore):
-                    continue
-                yield from _open_archive(full, path.rpartition("/")[0], file, checksums)
-            else:
-                yield Member(path, _size(full), lambda full=full: _read_file(full))  # type: ignore[misc]
+            yield from _open_archive(full, path.rpartition("/")[0], full.name, checksums)
+        else:
+            yield Member(path, _size(full), functools.partial(_read_file, full))
 
 
 def _size(path: Path) -> int:
@@ -204,10 +231,6 @@ def _read_file(path: Path) -> bytes:
         raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
 
 
-class ChecksumError(IndusCotError):
-    """The archive is not the one that was expected."""
-
-
 def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> Iterator[Member]:
     """Members of one archive, its sha256 compared first where one is known.
 
@@ -216,7 +239,7 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
     kind = _kind(path, name)
     expected = checksums.wanted or checksums.published.get(name)
     if expected and (actual := _sha256(path)) != expected:
-        raise ChecksumError(
+        raise IndusCotError(
             f"{name}: its sha256 is {actual}, expected {expected}; "
             "the file is damaged or another version: download it again"
         )
@@ -245,6 +268,8 @@ def _guarded(read: Callable[[], bytes | memoryview], name: str) -> Callable[[], 
 
 
 def _damaged(name: str, error: Exception) -> IndusCotError:
+    if isinstance(error, NotImplementedError):
+        return IndusCotError(f"{name}: is packed in a way not read here ({error}); unpack it and give the folder")
     return IndusCotError(f"{name}: the archive is truncated or damaged ({error}); download it again")
 
 

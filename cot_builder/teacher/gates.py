@@ -92,6 +92,16 @@ _MENTIONS = {
 }
 
 
+_CLAIMED = r"(?<!should )(?<!would )(?<!will )(?<!may )(?:shows?|reveals?|confirms?|resolves?|draws?|peaks?|is strongest|stays|says|describes)"
+_RESULTS = {
+    "crop": rf"\b(?:crop|close-up|enlarged (?:view|region|area)|enlargement)\b[^.;]{{0,40}}\b{_CLAIMED}\b|\benlarged,|\bseen close",
+    "enhance": rf"\b(?:edge map|residual|equalisation|map)\b[^.;]{{0,30}}\b{_CLAIMED}\b|\bequalised,|\bafter equalisation",
+    "measure": r"\bthe measured\b|\bit extends over\b|\bmeasures \d",
+    "prior": rf"\bprior\b[^.;]{{0,20}}\b{_CLAIMED}\b|\baccording to the (?:normalcy )?prior\b",
+}
+"""Words that report a result, which a thought may not do before the call has been made."""
+
+
 def evidence(case: Case) -> list[str]:
     """What a thought says of a tool happened: the tool was called by then, succeeded, and returned those numbers."""
     found = []
@@ -107,6 +117,9 @@ def evidence(case: Case) -> list[str]:
         for tool, pattern in _MENTIONS.items():
             if tool not in planned and (match := re.search(pattern, own_words, re.IGNORECASE)):
                 found.append(f"thought {number} speaks of {match.group()!r}, but {tool} was not called")
+        for tool, pattern in _RESULTS.items():
+            if tool not in called and (match := re.search(pattern, own_words, re.IGNORECASE)):
+                found.append(f"thought {number} reports {match.group()!r} before {tool} returned anything")
         stated = _numbers(_without_coordinates(own_words))
         if invented := sorted(stated - known):
             found.append(f"thought {number} states {', '.join(invented)}, which no observation returned")

@@ -1,19 +1,21 @@
 """The offline teacher: a deterministic inspector that calls the real tools and words what it measured.
 
-Supervision tells it what the verdict must be and where to look; every statement about the image comes from
-measuring pixels or from a tool's observation.
+Supervision tells it what the verdict must be and, on a defective part, where to look. Tone, colour, shape, border and
+grain are measured, numbers come from observations; that a place is harmless, or a defect, it knows from supervision.
+Until the first observation a sound part and a defective one are worded and examined by the same rules, from the same
+measurements, so that the way an inspection begins does not tell how it ends.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
 from pydantic import JsonValue
 
-from cot_builder.inspection.appearance import Look, Scene, Spot
+from cot_builder.inspection.appearance import Look, Spot
 from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher import phrasing
@@ -151,33 +153,39 @@ def verdict_boxes(boxes: list[Box]) -> list[Box]:
 
 
 def _find_defect(case: Inspection, boxes: list[Box], kind: str) -> Trajectory:
-    rng, look, main = case.rng, case.look, boxes[0]
+    look, main = case.look, boxes[0]
     glance, near = look.at_first_glance(main), look.spot(main)
-    scene = look.scene()
-    case.say(phrasing.scene(rng, case.name, scene))
-    obvious = glance.visibility > OBVIOUS and area(main) > 6000
-    sprawling = area(main) > SPRAWLING
-    if case.chance(0.25):
+    case.say(phrasing.scene(case.rng, case.name, look.scene()))
+    if case.chance(0.3):
         case.say(_plan(case))
-    if obvious and case.chance(0.55):
+    if area(main) > SPRAWLING or (glance.visibility > OBVIOUS and case.chance(0.4)):
         case.say(_first_sight(case, main, glance, kind))
     else:
-        if case.chance(0.15) and case.calls_left > 1:
-            _look_elsewhere_first(case, boxes)
-        if kind in phrasing.SHAPE_TYPES and case.has_priors and case.chance(0.45) and case.calls_left > 1:
-            _consult_prior(case, main)
-        if sprawling or (obvious and kind not in phrasing.SHAPE_TYPES and case.chance(0.35)):
-            case.say(_first_sight(case, main, glance, kind))
-        else:
-            _crop_defect(case, main, glance, near, kind)
-        if not sprawling and (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
-            _enhance_defect(case, main, near, kind, scene)
-        lengthwise = near.elongation > 2.4 and kind in phrasing.LINEAR
-        if (lengthwise or kind in phrasing.SHAPE_TYPES) and case.chance(0.35) and case.calls_left:
-            _measure_defect(case, main, near)
+        _approach(case, main, boxes)
+        _crop(case, main, glance)
+        case.say(_read_defect(case, near, kind))
+        if case.calls_left and case.chance(0.15):
+            _compare_defect(case, main, near)
+        if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
+            _enhance_defect(case, main, near)
+        if case.chance(_measuring(near)) and case.calls_left:
+            _measure(case, main, near)
     _others(case, boxes[1:])
     case.say(_reasoning(case, main, near, kind), _verdict_yes(case, boxes, kind))
     return case.conclude(Verdict(answer="Yes", boxes=boxes, defect_type=kind))
+
+
+def _approach(case: Inspection, focus: Box, truth: list[Box]) -> None:
+    """What may come before the focus is enlarged, whatever it will turn out to be."""
+    if case.chance(0.12) and case.calls_left > 2:
+        _look_around_first(case, focus, truth)
+    if case.has_priors and case.chance(0.18) and case.calls_left > 1:
+        _consult_prior(case, focus)
+
+
+def _measuring(spot: Spot) -> float:
+    """How likely a place is measured: a line rather than a patch."""
+    return 0.4 if spot.elongation > 2.4 else 0.12
 
 
 def _plan(case: Inspection) -> str:
@@ -206,9 +214,9 @@ def _first_sight(case: Inspection, box: Box, spot: Spot, kind: str) -> str:
     )
 
 
-def _look_elsewhere_first(case: Inspection, boxes: list[Box]) -> None:
+def _look_around_first(case: Inspection, focus: Box, truth: list[Box]) -> None:
     proposal = propose(case.look.image, 1)[0]
-    if any(intersection(expand(box, 1.2), proposal.box) for box in boxes) or area(proposal.box) > 300_000:
+    if any(intersection(expand(box, 1.2), proposal.box) for box in [focus, *truth]) or area(proposal.box) > 300_000:
         return
     rng = case.rng
     case.say(
@@ -220,14 +228,13 @@ def _look_elsewhere_first(case: Inspection, boxes: list[Box]) -> None:
         )
     )
     case.call(ToolCall(tool="crop", arguments={}))
-    spot = case.look.spot(proposal.box)
-    facts = difference(rng, spot)
+    facts = difference(rng, case.look.spot(proposal.box))
     case.say(
         pick(
             rng,
             f"The enlarged region {where(rng, proposal.box)} {facts}, but I find no damage in it; I look further.",
-            f"That region {facts}; this alone is no fault, and its form is whole. The search goes on elsewhere.",
-            f"Enlarged, the region {where(rng, proposal.box)} {facts}. It holds nothing wrong that I can name, so I move on.",
+            f"That region {facts}; this alone is no fault. The search goes on elsewhere.",
+            f"Enlarged, the region {where(rng, proposal.box)} {facts}. It holds nothing that I can call wrong, so I move on.",
         )
     )
 
@@ -269,33 +276,12 @@ def _read_prior(case: Inspection) -> str:
     )
 
 
-def _crop_defect(case: Inspection, main: Box, glance: Spot, near: Spot, kind: str) -> None:
+def _crop(case: Inspection, focus: Box, glance: Spot) -> None:
+    """Say what is doubtful about the focus, and enlarge it."""
     rng = case.rng
-    region = _grid(expand(main, rng.uniform(1.4, 2.4), 110))
-    place = where(rng, main)
-    if area(main) < 4000:
-        doubt = pick(
-            rng,
-            f"Something {size_word(main)} {place} is too small to judge at this scale.",
-            f"There may be a {size_word(main)} irregularity {place}, but the whole view does not resolve it.",
-            f"At full frame the spot {place} is only a few pixels of difference.",
-        )
-    elif glance.visibility < FAINT:
-        doubt = pick(
-            rng,
-            f"The area {place} looks uneven, though the difference is faint.",
-            f"I am not sure about the area {place}: it hardly stands apart from its surroundings.",
-            f"Faintly, the area {place} {difference(rng, glance)}.",
-        )
-    else:
-        doubt = pick(
-            rng,
-            f"The area {place} {difference(rng, glance)}; what it is, I cannot say yet.",
-            f"An area {place} {difference(rng, glance)}, which deserves a closer look.",
-            f"I notice that the area {place} {difference(rng, glance)}.",
-        )
+    region = _grid(expand(focus, rng.uniform(1.4, 2.4), 110))
     case.say(
-        doubt,
+        _doubt(rng, focus, glance),
         pick(
             rng,
             "I enlarge it.",
@@ -303,38 +289,121 @@ def _crop_defect(case: Inspection, main: Box, glance: Spot, near: Spot, kind: st
             f"I take a crop of {list(region)}.",
             "I zoom in before deciding.",
             "Let me see it enlarged.",
+            "A close-up will tell.",
         ),
     )
-    observation = case.call(ToolCall(tool="crop", arguments={"region": list(region)}))
-    zoom = re.search(r"shown at ([\d.]+)x", observation.text)
-    scale = f" at {zoom.group(1)}x" if zoom and zoom.group(1) != "1.0" and case.chance(0.4) else ""
-    facts = listed([difference(rng, near), shape(rng, near, kind), border(rng, near)])
-    case.say(
-        pick(
+    case.call(ToolCall(tool="crop", arguments={"region": list(region)}))
+
+
+def _doubt(rng: Random, focus: Box, glance: Spot) -> str:
+    place = where(rng, focus)
+    if area(focus) < 4000:
+        return pick(
             rng,
-            f"Enlarged{scale}, the area {facts}.",
-            f"In the crop{scale} the place itself {facts}.",
-            f"The enlarged view{scale} shows an area that {facts}.",
-            f"Seen close{scale}, it {facts}.",
+            f"Something {size_word(focus)} {place} is too small to judge at this scale.",
+            f"There may be a {size_word(focus)} irregularity {place}, but the whole view does not resolve it.",
+            f"At full frame the spot {place} is only a few pixels of difference.",
+            f"A {size_word(focus)} place {place} could be anything at this scale.",
         )
+    if glance.visibility < FAINT:
+        return pick(
+            rng,
+            f"The area {place} looks uneven, though the difference is faint.",
+            f"I am not sure about the area {place}: it hardly stands apart from its surroundings.",
+            f"Faintly, the area {place} {difference(rng, glance)}.",
+            f"Most of it looks regular; the area {place} I would rather check than guess.",
+        )
+    return pick(
+        rng,
+        f"The area {place} {difference(rng, glance)}; what it is, I cannot say yet.",
+        f"An area {place} {difference(rng, glance)}, which deserves a closer look.",
+        f"I notice that the area {place} {difference(rng, glance)}.",
+        f"One place makes me hesitate: an area {place} {difference(rng, glance)}.",
+        f"A {size_word(focus)} area {place} {difference(rng, glance)}. That could be harmless or not.",
     )
 
 
-def _enhance_defect(case: Inspection, main: Box, near: Spot, kind: str, scene: Scene) -> None:
+def _read_defect(case: Inspection, near: Spot, kind: str) -> str:
     rng = case.rng
-    region = _grid(expand(main, rng.uniform(1.6, 2.6), 140))
-    operators = ["residual", "clahe"] if scene.fills_frame or near.visibility < FAINT else ["clahe", "residual"]
-    if kind in phrasing.LINEAR and near.elongation > 2.4:
-        operators.insert(0, "canny")
-    for operator in operators:
+    scale = _scale(case)
+    facts = listed([difference(rng, near), shape(rng, near, kind), border(rng, near)])
+    return pick(
+        rng,
+        f"Enlarged{scale}, the area {facts}.",
+        f"In the crop{scale} the place itself {facts}.",
+        f"The enlarged view{scale} shows an area that {facts}.",
+        f"Seen close{scale}, it {facts}.",
+    )
+
+
+def _scale(case: Inspection) -> str:
+    """The zoom of the last crop, sometimes, where it enlarged anything."""
+    observation = case.turns[-1].observation
+    zoom = re.search(r"shown at ([\d.]+)x", observation.text) if observation else None
+    return f" at {zoom.group(1)}x" if zoom and zoom.group(1) != "1.0" and case.chance(0.4) else ""
+
+
+def _compare(case: Inspection, focus: Box) -> Box | None:
+    """Enlarge the place that is most like the focus; None where there is none."""
+    recurrence, twin = case.look.recurrence(focus)
+    if twin is None or recurrence < 0.5:
+        return None
+    region = _grid(expand(twin, 1.2, 110))
+    if any(turn.call and turn.call.arguments.get("region") == list(region) for turn in case.turns):
+        return None
+    case.say(
+        pick(
+            case.rng,
+            f"To compare, I enlarge a similar place {where(case.rng, twin).rstrip(',')} as well.",
+            f"I compare it with a place much like it {where(case.rng, twin).rstrip(',')}, enlarged as well.",
+        )
+    )
+    case.call(ToolCall(tool="crop", arguments={"region": list(region)}))
+    return twin
+
+
+def _compare_defect(case: Inspection, main: Box, near: Spot) -> None:
+    twin = _compare(case, main)
+    if twin is None:
+        return
+    there = case.look.spot(twin)
+    if there.contrast < 0.6 * near.contrast:
+        case.say(
+            pick(
+                case.rng,
+                "The form is the same there, but what marks the first place is missing.",
+                "There the surface goes on undisturbed, unlike at the first place.",
+            )
+        )
+    else:
+        case.say(
+            pick(
+                case.rng,
+                "The second place looks alike in parts, so the comparison does not settle it.",
+                "That comparison leaves the question open.",
+            )
+        )
+
+
+def _enhance_defect(case: Inspection, main: Box, near: Spot) -> None:
+    region = _grid(expand(main, case.rng.uniform(1.6, 2.6), 140))
+    for operator in _operators(case, near):
         call = ToolCall(tool="enhance", arguments={"operator": operator, "region": list(region)})
         observation, png = case.toolbox.observe(call)
         reading = _read_enhanced(case, observation, operator, main, region)
         if reading:
-            case.say(_ask_enhanced(rng, operator, near))
+            case.say(_ask_enhanced(case.rng, operator, near))
             case.record(call, observation, png)
             case.say(reading)
             return
+
+
+def _operators(case: Inspection, spot: Spot) -> list[str]:
+    """Enhancements worth trying on a place, the best first: edges for a line, the residual for what is faint."""
+    operators = (
+        ["residual", "clahe"] if case.look.scene().fills_frame or spot.visibility < FAINT else ["clahe", "residual"]
+    )
+    return ["canny", *operators] if spot.elongation > 2.4 else operators
 
 
 def _ask_enhanced(rng: Random, operator: str, spot: Spot) -> str:
@@ -398,7 +467,7 @@ def _read_enhanced(case: Inspection, observation: Observation, operator: str, ma
     )
 
 
-def _measure_defect(case: Inspection, main: Box, near: Spot) -> None:
+def _measure(case: Inspection, main: Box, near: Spot) -> None:
     rng = case.rng
     x1, y1, x2, y2 = main
     rising = near.angle < 90
@@ -508,20 +577,20 @@ def _verdict_yes(case: Inspection, boxes: list[Box], kind: str) -> str:
 
 
 def _clear_part(case: Inspection) -> Trajectory:
-    rng, look = case.rng, case.look
-    scene = look.scene()
-    case.say(phrasing.scene(rng, case.name, scene))
-    if case.chance(0.35):
+    look = case.look
+    case.say(phrasing.scene(case.rng, case.name, look.scene()))
+    if case.chance(0.3):
         case.say(_plan(case))
     proposed = [proposal.box for proposal in propose(look.image, 5) if area(proposal.box) < 250_000]
-    candidates = [box for box in proposed if look.on_object(box)]
+    # What stands out within a proposal is what the eye stops at, as it would at a defect.
+    candidates = [look.core(box) for box in proposed if look.on_object(box)]
     spots = {box: look.at_first_glance(box) for box in candidates}
     suspect = max(spots, key=lambda box: spots[box].visibility, default=None)
     calm = suspect is None or spots[suspect].visibility < 2.0
-    if suspect is None or (calm and case.chance(0.6)) or case.chance(0.2):
+    if suspect is None or (calm and case.chance(0.5)) or case.chance(0.2):
         case.say(_calm(case, spots, suspect))
     else:
-        _settle_doubt(case, suspect, spots[suspect], scene)
+        _settle_doubt(case, suspect, spots[suspect])
     case.say(_verdict_no(case))
     return case.conclude(Verdict(answer="No"))
 
@@ -549,63 +618,37 @@ def _calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) -> s
     )
 
 
-def _settle_doubt(case: Inspection, suspect: Box, glance: Spot, scene: Scene) -> None:
-    rng = case.rng
-    place = where(rng, suspect)
-    region = _grid(expand(suspect, rng.uniform(1.1, 1.6), 120))
-    case.say(
-        pick(
-            rng,
-            f"One place makes me hesitate: an area {place} {difference(rng, glance)}.",
-            f"The area {place} {difference(rng, glance)}, and I would rather check it than guess.",
-            f"A {size_word(suspect)} area {place} {difference(rng, glance)}. That could be harmless or not.",
-            f"Most of it looks regular, yet the area {place} {difference(rng, glance)}.",
-        )
-    )
-    steps: list[Callable[[], None]] = [lambda: _crop_normal(case, suspect, region)]
-    if case.has_priors and case.chance(0.3):
-        steps.append(lambda: _prior_normal(case))
-    if case.chance(0.35 if scene.fills_frame else 0.15):
-        steps[0:1] = (
-            [lambda: _enhance_normal(case, region)]
-            if case.chance(0.5)
-            else [*steps[:1], lambda: _enhance_normal(case, region)]
-        )
-    for step in steps[: case.max_calls]:
-        step()
-
-
-def _crop_normal(case: Inspection, suspect: Box, region: Box) -> None:
-    rng, look = case.rng, case.look
-    case.say(
-        pick(
-            rng,
-            "I enlarge it.",
-            f"I take a crop of {list(region)} to see.",
-            "A close-up will tell.",
-            "Let me zoom in there.",
-        )
-    )
-    case.call(ToolCall(tool="crop", arguments={"region": list(region)}))
+def _settle_doubt(case: Inspection, suspect: Box, glance: Spot) -> None:
+    near = case.look.spot(suspect)
+    _approach(case, suspect, [])
+    _crop(case, suspect, glance)
     case.say(_explanation(case, suspect))
-    recurrence, twin = look.recurrence(suspect)
-    if twin is not None and recurrence > 0.8 and case.chance(0.35) and case.calls_left > 1:
-        twin_region = _grid(expand(twin, 1.2, 120))
-        if twin_region == region:
-            return
+    if case.calls_left and case.chance(0.15):
+        _compare_normal(case, suspect, near)
+    if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
+        _enhance_normal(case, suspect, near)
+    if case.chance(_measuring(near)) and case.calls_left:
+        _measure(case, suspect, near)
+
+
+def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
+    twin = _compare(case, suspect)
+    if twin is None:
+        return
+    if case.look.spot(twin).contrast > 0.6 * near.contrast:
         case.say(
             pick(
-                rng,
-                f"To compare, I enlarge a similar place {where(rng, twin).rstrip(',')} as well.",
-                f"I compare it with a place much like it {where(rng, twin).rstrip(',')}, enlarged as well.",
+                case.rng,
+                "The two places stand out in the same way, so it is the part's own pattern.",
+                "Both crops show a like form; what recurs like this was made so.",
             )
         )
-        case.call(ToolCall(tool="crop", arguments={"region": list(twin_region)}))
+    else:
         case.say(
             pick(
-                rng,
-                "The two places repeat the same form, so it is the part's own pattern.",
-                "Both crops show the same form; what recurs like this was made so.",
+                case.rng,
+                "The second place is quieter, but in form the two agree.",
+                "It stands out less there; the form is alike all the same.",
             )
         )
 
@@ -662,52 +705,39 @@ def _explanation(case: Inspection, suspect: Box) -> str:
     )
 
 
-def _prior_normal(case: Inspection) -> None:
+def _enhance_normal(case: Inspection, suspect: Box, near: Spot) -> None:
     rng = case.rng
-    case.say(
-        pick(
-            rng,
-            f"I check that against the prior for a {case.name}.",
-            "The normalcy prior tells what variation is to be expected, so I ask for it.",
-            "Last, the prior: what should a sound part look like?",
-        )
-    )
-    case.call(ToolCall(tool="prior", arguments={"category": case.sample.category, "view": case.sample.view}))
-    case.say(_read_prior(case))
-
-
-def _enhance_normal(case: Inspection, region: Box) -> None:
-    rng = case.rng
-    operator = rng.choice(["residual", "clahe"])
-    call = ToolCall(tool="enhance", arguments={"operator": operator, "region": list(region)})
-    observation, png = case.toolbox.observe(call)
-    case.say(
-        pick(rng, "I take its high-frequency residual.", "The residual would show a fine mark, so I take it.")
-        if operator == "residual"
-        else pick(rng, "I equalise its contrast.", "Equalised contrast would show a faint mark, so I try that.")
-    )
-    case.record(call, observation, png)
+    region = _grid(expand(suspect, rng.uniform(1.6, 2.6), 140))
+    operator = _operators(case, near)[0]
+    case.say(_ask_enhanced(rng, operator, near))
+    observation = case.call(ToolCall(tool="enhance", arguments={"operator": operator, "region": list(region)}))
     if operator == "clahe":
         case.say(
             pick(
                 rng,
-                "Equalised, the region shows its structure more strongly, but no mark that breaks it.",
+                "Equalised, the region shows its structure more strongly, but I find no mark that breaks it.",
                 "With contrast equalised, I still find no line, spot or gap in it.",
             )
         )
-        return
-    peak = re.search(r"strongest at \((\d+), (\d+)\), ([\d.]+) times", observation.text)
-    assert peak is not None
-    x, y, times = peak.groups()
-    if float(times) < 4:
-        reading = f"The residual stays even, at most {times} times its median, so there is no fine mark."
-    else:
-        reading = pick(
-            rng,
-            f"The residual is strongest at ({x}, {y}), on an edge that belongs to the part's form; no isolated mark appears.",
-            f"Its peak at ({x}, {y}) is {times} times the median and lies on an outline of the part, not on a separate mark.",
+    elif operator == "canny":
+        case.say(
+            pick(
+                rng,
+                "The edge map follows the form of the part; I see no line in it that stands by itself.",
+                "In the edge map I find outlines, and none that ends in the middle of the surface.",
+            )
         )
-    case.say(reading)
+    else:
+        peak = re.search(r"strongest at \((\d+), (\d+)\), ([\d.]+) times", observation.text)
+        assert peak is not None
+        x, y, times = int(peak.group(1)), int(peak.group(2)), peak.group(3)
+        around = (max(x - 20, 0), max(y - 20, 0), min(x + 20, SCALE), min(y + 20, SCALE))
+        if float(times) < 4:
+            case.say(f"The residual stays even, at most {times} times its median, so there is no fine mark.")
+        elif case.look.detail(around) > 0.04:
+            case.say(f"Its peak at ({x}, {y}), {times} times the median, lies on an edge of the form.")
+        else:
+            case.say(f"It peaks at ({x}, {y}), {times} times the median, where I see texture and no mark.")
 
 
 def _verdict_no(case: Inspection) -> str:

@@ -96,6 +96,18 @@ def read_rows(corpus: Path, places: Collection[Place]) -> Iterator[IndusCot]:
             start += count
 
 
+def read_all(corpus: Path) -> Iterator[IndusCot]:
+    """Every row in the order of the corpus, a few in memory at a time.
+
+    Raises:
+        IndusCotError: as :func:`read_rows`.
+    """
+    for shard in _shards(corpus):
+        rows = (row for batch in _batches(shard, None, ROW_BATCH) for row in batch)
+        for number, row in enumerate(rows):
+            yield _record(row, f"{shard}, row {number}")
+
+
 def _shards(corpus: Path) -> list[Path]:
     shards = sorted((corpus / "data").glob("*.parquet"))
     if not shards:
@@ -122,7 +134,7 @@ def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(shard, memory_map=True) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise IndusCotError(f"{shard}: damaged parquet file ({error}); run `indus-cot assemble` again") from error
 
 
