@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -10,12 +9,6 @@ import numpy as np
 
 SIDE = 900
 CATEGORY = "bottle"
-
-
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder in memory where there is one: the rows compare work, not disks."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
 
 
 def write_archive(path: Path, images: int) -> None:

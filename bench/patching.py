@@ -1,11 +1,12 @@
 """`patch` against bare OpenCV on the same pixels, and two workers against one."""
 
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from bench.data import CATEGORY, scratch, write_archive
+from bench.data import CATEGORY, write_archive
 from bench.paired import Row, paired
 from bench.pulling import archive_params
 from cot_builder.params import Params, load_params
@@ -43,7 +44,7 @@ def write_selection(folder: Path, images: int) -> Workspace:
 
 def patch_one_core() -> Row:
     """Decode, crop, resize and PNG-encode the very patches that the stage made, and nothing else."""
-    with scratch() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         workspace, params = write_selection(Path(folder), FEW), patch_params(1)
         patch(params, workspace)
         made = PATCH.read(workspace.patch / "patch.parquet").partition_by("sample_id", as_dict=True)
@@ -70,7 +71,7 @@ def patch_one_core() -> Row:
 
 def patch_two_workers() -> Row:
     """The same images, enough of them that starting a process does not count."""
-    with scratch() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         workspace = write_selection(Path(folder), MANY)
         one, two = patch_params(1), patch_params(2)
         ratio = paired(lambda: patch(two, workspace), lambda: patch(one, workspace), 3)

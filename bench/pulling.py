@@ -2,9 +2,10 @@
 
 import hashlib
 import tarfile
+import tempfile
 from pathlib import Path
 
-from bench.data import scratch, write_archive
+from bench.data import write_archive
 from bench.paired import Row, paired
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console
@@ -22,7 +23,7 @@ def archive_params(archive: Path) -> Params:
 def pull_tar() -> Row:
     """480 images with their masks; ours also decodes masks, checks images and writes shards."""
     console.quiet = True
-    with scratch() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "mvtec.tar"
         write_archive(archive, IMAGES)
         params, workspace = archive_params(archive), Workspace(Path(folder))

@@ -1,11 +1,11 @@
 """Writing shards of original bytes against `datasets` writing the same bytes."""
 
+import tempfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from bench.data import scratch
 from bench.paired import Row, paired
 from cot_builder.storage.shards import ShardWriter
 
@@ -17,7 +17,7 @@ def shard_writing() -> Row:
     """Incompressible blobs of a photograph's size, held in memory by both sides."""
     blobs = [np.random.default_rng(i).bytes(SIZE) for i in range(IMAGES)]
     features = datasets.Features({"key": datasets.Value("string"), "image": datasets.Image()})
-    with scratch() as folder:
+    with tempfile.TemporaryDirectory() as folder:
 
         def ours() -> None:
             with ShardWriter(Path(folder) / "ours") as writer:

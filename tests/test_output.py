@@ -1,5 +1,6 @@
 """Stage output appears whole or not at all, whatever stops the run."""
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -89,6 +90,20 @@ def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_pa
         assert not (output.path / "chunk").exists(), "other parameters must not reuse it"
         (output.path / "chunk").touch()
     assert (tmp_path / "out/chunk").exists()
+
+
+def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
+    def found() -> bool:
+        with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:
+            there = (output.path / "chunk").exists()
+            (output.path / "chunk").touch()
+            raise ZeroDivisionError
+        return there
+
+    assert [found(), found()] == [False, True]
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "polars" else version(name))
+    assert [found(), found()] == [False, True]
 
 
 def test_two_runs_at_once_are_refused(tmp_path):

@@ -95,6 +95,14 @@ def test_the_official_names_give_exactly_the_papers_drops() -> None:
         ("MetalNut", "metal_nut", "normalised"),
         ("battery", "batteries", "normalised"),
         ("box", "boxes", "normalised"),
+        ("size", "sizes", "normalised"),
+        ("cache", "caches", "normalised"),
+        ("sandwich", "sandwiches", "normalised"),
+        ("switch", "switches", "normalised"),
+        ("waltz", "waltzes", "normalised"),
+        ("axe", "axes", "normalised"),
+        ("nozzle", "nozzles", "normalised"),
+        ("maze", "mat", None),
         ("woven", "Woven_001", "normalised"),
         ("bottle_cap", "bottle", None),
         ("plastic_nut", "hazelnut", None),
@@ -121,6 +129,25 @@ def test_a_number_or_a_separator_never_hides_a_category(first: str, second: str,
     assert same_category(name.upper(), f"{first}{second}")
     assert not same_category(name, second)
     assert share_a_word(name, second)
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "flagged"),
+    [
+        ("woodstick", "wood", True),
+        ("wooden_beads", "wood", True),
+        ("wood", "plywood", True),
+        ("plastic_nut", "metal_nut", True),
+        ("vcpill", "pill", True),
+        ("eraser", "pill", False),
+        ("redwoods", "wool", False),
+    ],
+)
+def test_names_that_share_a_word_or_begin_or_end_with_the_other_are_flagged_and_not_dropped(
+    training: str, evaluation: str, flagged: bool
+) -> None:
+    assert share_a_word(training, evaluation) == share_a_word(evaluation, training) == flagged
+    assert overlaps([training], [evaluation]) == []
 
 
 def test_overlapping_categories_are_dropped_also_by_the_official_list_and_told(tmp_path: Path) -> None:

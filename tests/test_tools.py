@@ -52,6 +52,15 @@ def test_crop_enlarges_small_regions_up_to_8x():
     assert f"shown at {MAX_ZOOM:.1f}x" in tools.crop(image, [0, 0, 20, 20]).text
 
 
+@pytest.mark.parametrize(
+    "call", [lambda image: tools.crop(image, [0, 0, 900, 1000]), lambda image: tools.enhance(image, "canny")]
+)
+def test_a_view_of_a_large_photograph_is_scaled_down_and_says_so(call):
+    result = call(picture(2400, 1600))
+    assert max(result.image.shape[:2]) == 1024 and min(result.image.shape[:2]) > 600
+    assert re.search(r"shown at 0\.[45]x", result.text)
+
+
 def test_crop_without_a_region_finds_the_foreground_and_says_how():
     image = np.full((300, 400, 3), 200, np.uint8)
     cv2.rectangle(image, (240, 60), (300, 120), (20, 20, 160), -1)

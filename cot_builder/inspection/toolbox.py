@@ -23,7 +23,7 @@ class Toolbox:
         self._priors = priors
 
     def crop(self, region: list[int] | None = None) -> ToolResult:
-        """Look at a region of the image enlarged, at full resolution.
+        """Look at a region of the image, small ones enlarged.
 
         Args:
             region: Box [x1, y1, x2, y2], integers 0-1000 of the original image. Leave it out to see the most conspicuous foreground region.

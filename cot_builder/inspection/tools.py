@@ -24,6 +24,8 @@ MIN_SIDE = 28
 """Pixels: one merged visual token of Qwen-VL models; a smaller image tells them nothing."""
 TARGET_SIDE = 448
 MAX_ZOOM = 8.0
+MAX_SIDE = 1024
+"""Pixels; a larger view is scaled down, since an image costs tokens by its area."""
 Operator = Literal["clahe", "canny", "residual"]
 
 
@@ -40,10 +42,11 @@ class ToolResult:
 
 
 def crop(image: np.ndarray, region: Sequence[int] | None = None) -> ToolResult:
-    """Enlarged view of a region at full resolution.
+    """Enlarged view of a region.
 
-    The longest side comes out at about 448 px, at most 8x enlarged; a region too narrow to show 28 px a
-    side is widened, and the text says what was shown.
+    A small region comes out at about 448 px, at most 8x enlarged; one of more than 1024 px is scaled down to that;
+    between them the original pixels are shown. A region too narrow to show 28 px a side is widened. The text says
+    what was shown, and at which scale.
 
     Args:
         image: The inspected image.
@@ -160,7 +163,8 @@ def _view(image: np.ndarray, box: Box) -> tuple[np.ndarray, Box, float]:
     """The region's pixels, enlarged; the box really shown; the zoom."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = to_pixels(box, width, height)
-    zoom = min(max(TARGET_SIDE / max(x2 - x1, y2 - y1), 1.0), MAX_ZOOM)
+    longest = max(x2 - x1, y2 - y1)
+    zoom = MAX_SIDE / longest if longest > MAX_SIDE else min(max(TARGET_SIDE / longest, 1.0), MAX_ZOOM)
     least = math.ceil(MIN_SIDE / zoom)
     x1, x2 = _widen(x1, x2, least, width)
     y1, y2 = _widen(y1, y2, least, height)
@@ -168,10 +172,10 @@ def _view(image: np.ndarray, box: Box) -> tuple[np.ndarray, Box, float]:
     pixels = image[y1:y2, x1:x2]
     # Only an image that is itself narrower than MIN_SIDE needs more than MAX_ZOOM allows.
     zoom = max(zoom, MIN_SIDE / min(pixels.shape[:2]))
-    if zoom > 1:
-        size = (max(MIN_SIDE, round((x2 - x1) * zoom)), max(MIN_SIDE, round((y2 - y1) * zoom)))
-        return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), shown, zoom
-    return pixels.copy(), shown, 1.0
+    if zoom == 1:
+        return pixels.copy(), shown, zoom
+    size = (max(MIN_SIDE, round((x2 - x1) * zoom)), max(MIN_SIDE, round((y2 - y1) * zoom)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if zoom > 1 else cv2.INTER_AREA), shown, zoom
 
 
 def _widen(low: int, high: int, least: int, size: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ SHORTEST_SHARED_WORD = 3
 def words(category: str) -> list[str]:
     """A category's name as words: lower case, singular, without digits and separators.
 
-    ``pcb1`` and ``PCB`` are both ``['pcb']``; ``MetalNuts`` is ``['metal', 'nut']``.
+    ``pcb1`` and ``PCB`` are both ``['pcb']``; ``MetalNuts`` is ``['metal', 'nut']``. To compare by, not to show:
+    ``size`` and ``sizes`` are both ``['siz']``.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category)
     found = re.findall(r"[^\W\d_]+", spaced)
@@ -49,9 +50,15 @@ def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[s
 
 def _singular(word: str) -> str:
     if len(word) <= 3 or word.endswith(("ss", "us", "is")):
-        return word
+        return _without_e(word)
     if word.endswith("ies"):
         return f"{word[:-3]}y"
-    if word.endswith(("sses", "xes", "ches", "shes", "zes")):
+    if word.endswith("sses"):
         return word[:-2]
-    return word.removesuffix("s")
+    return _without_e(word.removesuffix("s"))
+
+
+def _without_e(word: str) -> str:
+    # A plural on -ches, -shes, -xes, -zes does not tell whether its singular has the e (cache, size) or not (patch,
+    # box), so neither keeps it.
+    return word.removesuffix("e") if word.endswith(("che", "she", "xe", "ze")) else word

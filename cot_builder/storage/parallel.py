@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import batched
+from itertools import islice
 from typing import Any, TypeVar
 
 import cv2
@@ -49,7 +49,8 @@ def process_map(
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(initializer, initargs))
     pending: deque[Future[list[Result]]] = deque()
     try:
-        for chunk in batched(items, chunksize):
+        left = iter(items)
+        while chunk := tuple(islice(left, chunksize)):
             pending.append(pool.submit(_apply, work, chunk))
             if len(pending) >= AHEAD * workers:
                 yield from pending.popleft().result()

@@ -1,7 +1,6 @@
 """Where each stage's output lies, and reading samples across the pulled sets."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +79,6 @@ class SampleImages:
 def read_samples(workspace: Workspace, name: str) -> pl.DataFrame:
     """The sample table of one pulled set."""
     return SAMPLE.read(workspace.pull(name) / "sample.parquet")
-
-
-def iter_samples(frame: pl.DataFrame) -> Iterator[Sample]:
-    """Rows of a sample table as records, without holding them all."""
-    for row in frame.iter_rows(named=True):
-        yield Sample.model_validate(row)
 
 
 def file_hash(path: Path) -> str:
