@@ -75,7 +75,6 @@ def test_items_are_drawn_only_as_far_ahead_as_needed() -> None:
     for _ in range(4):
         next(results)
     assert len(drawn) <= 3 * (2 * AHEAD + 2)
-    results.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

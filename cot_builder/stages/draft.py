@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-import multiprocessing
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import polars as pl
 
 from cot_builder.inspection.tools import TOOLBOX_VERSION
@@ -17,6 +14,7 @@ from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import stage_output, write_text
+from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader, ShardWriter
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
@@ -28,6 +26,8 @@ from schemas.supervision import SUPERVISION, Supervision
 from schemas.trajectory import DRAFT, OBSERVATION, Draft, ObservationImage, Trajectory, Violation
 
 Priors = dict[tuple[str, str], str]
+DRAFT_CHUNK = 8
+"""Samples that travel to a worker together."""
 
 
 def draft(params: Params, workspace: Workspace) -> None:
@@ -60,7 +60,15 @@ def draft(params: Params, workspace: Workspace) -> None:
         rejected: list[Draft] = []
         places: dict[str, ObservationImage] = {}
         with ShardWriter(output.path, "observations") as writer:
-            for result in track(_draft_all(tasks, priors, params, workspace), "draft", len(tasks)):
+            results = process_map(
+                _draft_one,
+                tasks,
+                params.compute.workers,
+                initializer=_start,
+                initargs=(workspace, priors, params),
+                chunksize=DRAFT_CHUNK,
+            )
+            for result in track(results, "draft", len(tasks)):
                 if result.damage:
                     output.leave_out("damaged image", result.sample_id, result.damage)
                 for candidate in result.drafts:
@@ -108,18 +116,7 @@ _worker: _Worker | None = None
 
 def _start(workspace: Workspace, priors: Priors, params: Params) -> None:
     global _worker  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
-    cv2.setNumThreads(1)
     _worker = _Worker(SampleImages(workspace), priors, params.draft, params.run.seed)
-
-
-def _draft_all(
-    tasks: list[tuple[Sample, Supervision]], priors: Priors, params: Params, workspace: Workspace
-) -> Iterator[_Result]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        params.compute.workers, context, initializer=_start, initargs=(workspace, priors, params)
-    ) as pool:
-        yield from pool.map(_draft_one, tasks, chunksize=8)
 
 
 def _draft_one(task: tuple[Sample, Supervision]) -> _Result:

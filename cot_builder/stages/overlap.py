@@ -2,19 +2,24 @@
 
 import re
 from collections.abc import Iterable
+from itertools import product
 
 SHORTEST_SHARED_WORD = 3
 
 
-def words(category: str) -> list[str]:
-    """A category's name as words: lower case, singular, without digits and separators.
+def words(category: str) -> list[set[str]]:
+    """A category's name as words, lower case, singular, without digits and separators: each in all its readings.
 
-    ``pcb1`` and ``PCB`` are both ``['pcb']``; ``MetalNuts`` is ``['metal', 'nut']``. To compare by, not to show:
-    ``size`` and ``sizes`` are both ``['siz']``.
+    ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``, ``MetalNuts`` is ``[{'metal'}, {'nut'}]``. A plural on -es does
+    not tell whether its singular ends in e: ``boxes`` is ``[{'box', 'boxe'}]``, ``caches`` ``[{'cach', 'cache'}]``.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category)
     found = re.findall(r"[^\W\d_]+", spaced)
-    return [_singular(word.casefold()) for word in found] or [category.casefold()]
+    return [_singulars(word.casefold()) for word in found] or [{category.casefold()}]
+
+
+def _joined(category: str) -> set[str]:
+    return {"".join(reading) for reading in product(*words(category))}
 
 
 def same_category(training: str, evaluation: str) -> str | None:
@@ -25,16 +30,20 @@ def same_category(training: str, evaluation: str) -> str | None:
     """
     if training == evaluation:
         return "exact"
-    return "normalised" if "".join(words(training)) == "".join(words(evaluation)) else None
+    return "normalised" if _joined(training) & _joined(evaluation) else None
 
 
 def share_a_word(training: str, evaluation: str) -> bool:
     """True where a person should look: one word stands in both names, or one name begins or ends with the other."""
-    first, second = words(training), words(evaluation)
-    if any(len(word) >= SHORTEST_SHARED_WORD for word in set(first) & set(second)):
+    shared = set().union(*words(training)) & set().union(*words(evaluation))
+    if any(len(word) >= SHORTEST_SHARED_WORD for word in shared):
         return True
-    short, long = sorted(("".join(first), "".join(second)), key=len)
-    return len(short) >= SHORTEST_SHARED_WORD and (long.startswith(short) or long.endswith(short))
+    pairs = [sorted(pair, key=len) for pair in product(_joined(training), _joined(evaluation))]
+    return any(len(short) >= SHORTEST_SHARED_WORD and _at_an_end(short, long) for short, long in pairs)
+
+
+def _at_an_end(short: str, long: str) -> bool:
+    return long.startswith(short) or long.endswith(short)
 
 
 def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -48,17 +57,13 @@ def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[s
     ]
 
 
-def _singular(word: str) -> str:
+def _singulars(word: str) -> set[str]:
     if len(word) <= 3 or word.endswith(("ss", "us", "is")):
-        return _without_e(word)
+        return {word}
     if word.endswith("ies"):
-        return f"{word[:-3]}y"
+        return {f"{word[:-3]}y"}
     if word.endswith("sses"):
-        return word[:-2]
-    return _without_e(word.removesuffix("s"))
-
-
-def _without_e(word: str) -> str:
-    # A plural on -ches, -shes, -xes, -zes does not tell whether its singular has the e (cache, size) or not (patch,
-    # box), so neither keeps it.
-    return word.removesuffix("e") if word.endswith(("che", "she", "xe", "ze")) else word
+        return {word[:-2]}
+    if word.endswith(("ses", "xes", "ches", "shes", "zes")):
+        return {word[:-1], word[:-2]}
+    return {word.removesuffix("s")}

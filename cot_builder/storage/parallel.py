@@ -91,7 +91,8 @@ def _start(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -
     try:
         if initializer is not None:
             initializer(*initargs)
-    except Exception as error:  # noqa: BLE001 - told by the first item: the pool itself would only say that it broke
+    except Exception as error:
+        # Told by the first item: the pool itself would only say that it broke.
         _failure = error
 
 
