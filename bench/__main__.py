@@ -1,31 +1,29 @@
 """`make bench`: prints the table and writes bench/results.json; `ONLY=name` measures one row anew."""
 
+import importlib
 import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import memory, patching, pulling, shards, tooling, validation
-from bench.paired import Row
-
 RESULTS = Path(__file__).parent / "results.json"
 LIBRARIES = ("indus-cot", "numpy", "opencv-python-headless", "pillow", "polars", "pyarrow", "pandera", "datasets")
-ROWS: dict[str, Callable[[], Row]] = {
-    "pull_tar": pulling.pull_tar,
-    "patch_one_core": patching.patch_one_core,
-    "patch_two_workers": patching.patch_two_workers,
-    "shard_writing": shards.shard_writing,
-    "tool_crop": tooling.tool_crop,
-    "tool_enhance": tooling.tool_enhance,
-    "validation": validation.validation,
-    "memory_pull": memory.memory_pull,
-    "memory_patch": memory.memory_patch,
+ROWS = {
+    "pull_tar": "pulling",
+    "patch_one_core": "patching",
+    "patch_two_workers": "patching",
+    "shard_writing": "shards",
+    "tool_crop": "tooling",
+    "tool_enhance": "tooling",
+    "validation": "validation",
+    "memory_pull": "memory",
+    "memory_patch": "memory",
 }
+"""Function to module. Imported when its turn comes: worker processes import this file again."""
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
     results = []
     for name in wanted:
         with console.status(name):
-            row = ROWS[name]()
+            row = getattr(importlib.import_module(f"bench.{ROWS[name]}"), name)()
         sign = "≥" if row.better == "higher" else "≤"
         verdict = "[green]✓[/green]" if row.met else "[red]✗[/red]"
         table.add_row(row.name, row.what, row.against, f"{row.ratio:.2f}", f"{sign} {row.target}", verdict)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cot_builder.inspection.proposals import propose
 from cot_builder.params import Params
-from cot_builder.stages.patch import CHUNK, patch, patch_sample
+from cot_builder.stages.patch import CHUNK, PATCH_VERSION, patch, patch_sample
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.shards import ShardReader
@@ -510,3 +510,18 @@ def test_the_number_of_workers_is_no_reason_to_start_again(tmp_path: Path) -> No
     one = json.dumps(read_manifest(workspace.patch)["params"])
     patch(with_settings(compute__workers=2), workspace)
     assert json.dumps(read_manifest(workspace.patch)["params"]) == one
+
+
+def test_a_worker_imports_neither_pandas_nor_pandera(tmp_path: Path) -> None:
+    # Each costs a worker process half a second before its first image.
+    script = "import sys\nfrom cot_builder.stages import patch\nfrom cot_builder.storage.shards import ShardWriter\n"
+    script += f"with ShardWriter(__import__('pathlib').Path({str(tmp_path)!r})) as writer:\n    writer.add('a', b'b')\n"
+    script += "print(sorted({'pandas', 'pandera', 'datasets'} & set(sys.modules)))\n"
+    said = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_the_version_of_the_patches_is_part_of_what_a_resumed_run_must_share(tmp_path: Path) -> None:
+    workspace = chosen(tmp_path, {"real_iad": parts(2)})
+    patch(with_settings(), workspace)
+    assert read_manifest(workspace.patch)["params"]["patch_version"] == PATCH_VERSION

@@ -55,7 +55,6 @@ def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
     except ValidationError as error:
         raise IndusCotError(f"{where}: column trajectory holds no trajectory ({error.errors()[0]['msg']})") from None
     pixels = _verify_images(row, where)
-    _verify_renderings(row, trajectory, where)
     toolbox = Toolbox(pixels, priors)
     stored = iter([image.bytes for image in row.images[1:]])
     for number, turn in enumerate(trajectory.turns[:-1], 1):
@@ -64,6 +63,7 @@ def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
         _verify_turn(turn, toolbox, stored, f"{where}, turn {number}, {call}")
     if next(stored, None) is not None:
         raise IndusCotError(f"{where}: holds more images than its calls returned")
+    _verify_renderings(row, trajectory, where)
     return len(trajectory.calls)
 
 

@@ -25,7 +25,7 @@ class ShardWriter:
     def __init__(self, folder: Path, prefix: str = "shard") -> None:
         self._folder = folder
         self._prefix = prefix
-        self._keys: list[str] = []
+        self._keys: list[pa.Array] = []
         self._values: list[pa.Array] = []
         self._pending = 0
         self._written = 0
@@ -39,10 +39,9 @@ class ShardWriter:
         if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
             self._next_shard()
         place = (self._name, self._row)
-        self._keys.append(key)
+        self._keys.append(_array(pa.string(), key.encode()))
         # One chunk a file: its bytes go from where they lie into the encoder, without a copy in between.
-        ends = pa.py_buffer(np.array([0, len(data)], np.int32))
-        self._values.append(pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(data)]))
+        self._values.append(_array(pa.binary(), data))
         self._pending += len(data)
         self._row += 1
         if self._pending >= ROW_GROUP_BYTES:
@@ -65,7 +64,7 @@ class ShardWriter:
             self._writer = pq.ParquetWriter(
                 self._folder / self._name, SCHEMA, compression="none", use_dictionary=False, write_statistics=False
             )
-        table = pa.table([pa.array(self._keys), pa.chunked_array(self._values)], schema=SCHEMA)
+        table = pa.table([pa.chunked_array(self._keys), pa.chunked_array(self._values)], schema=SCHEMA)
         self._writer.write_table(table, row_group_size=len(self._keys))
         self._written += self._pending
         self._keys, self._values, self._pending = [], [], 0
@@ -87,6 +86,12 @@ class ShardWriter:
             self.close()
         elif self._writer is not None:
             self._writer.close()
+
+
+def _array(kind: pa.DataType, data: bytes | memoryview) -> pa.Array:
+    # From buffers: `pa.array` would import pandas, half a second in each worker process.
+    ends = pa.py_buffer(np.array([0, len(data)], np.int32))
+    return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(data)])
 
 
 class ShardReader:
