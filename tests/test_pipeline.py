@@ -142,12 +142,22 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
     assert done.returncode == 0, done.stderr
     ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
     assert ran == {"report"}
+    import datasets
+
+    def loaded() -> int:
+        return datasets.load_dataset(str(changed / "data/indus_cot"), cache_dir=str(changed / "hf"))[
+            "validation"
+        ].num_rows
+
+    before = loaded()
     done = run(changed, "repro", settings=(*SMALL, "select.validation_fraction=0.4"))
     assert done.returncode == 0, done.stderr
     ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
     assert {"select", "prior", "assemble"} <= ran and "pull@visa" not in ran, (
         "priors are measured on the train split only"
     )
+    written = sum(pq.read_metadata(path).num_rows for path in (changed / "data/indus_cot/data").glob("validation-*"))
+    assert loaded() == written > before, "a corpus made anew must not come from the cache of the old one"
 
 
 def test_verify_passes_and_names_the_first_difference(project, tmp_path):

@@ -79,7 +79,9 @@ def assemble(params: Params, workspace: Workspace) -> None:
             raise IndusCotError("assemble: no draft passed; see reports/gates.md")
         PRIOR.write(prior_table, output.path / "priors" / "priors.parquet")
         output.counts |= dict(tally) | {"auto": tally.total(), "normal": int((drafts["answer"] == "No").sum())}
-        write_text(output.path / "README.md", _card(tally, sorted({row.licence for row in samples.values()})))
+        write_text(
+            output.path / "README.md", _card(output.path, tally, sorted({row.licence for row in samples.values()}))
+        )
 
 
 def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
@@ -198,7 +200,7 @@ def _size(row: IndusCot) -> int:
     return len(row.image.bytes) + sum(len(image.bytes) for image in row.images)
 
 
-def _card(tally: Counter[str], licences: Sequence[str]) -> str:
+def _card(folder: Path, tally: Counter[str], licences: Sequence[str]) -> str:
     present = "\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in SPLITS if tally[name])
     return f"""---
 pretty_name: Indus-CoT
@@ -211,6 +213,9 @@ configs:
   data_files:
   - split: train
     path: priors/priors.parquet
+dataset_info:
+{_info("default", {name: sorted(folder.glob(f"data/{name}-*.parquet")) for name in SPLITS if tally[name]})}
+{_info("priors", {"train": [folder / "priors" / "priors.parquet"]})}
 ---
 # Indus-CoT
 
@@ -229,3 +234,18 @@ Licences of the images: {"; ".join(licences)}.
 
 Every tool call can be run again: `indus-cot verify FOLDER`.
 """
+
+
+def _info(config: str, shards: dict[str, list[Path]]) -> str:
+    """Sizes of a configuration, for `datasets`.
+
+    Its cache of a local data set with configurations is keyed by these and by nothing of the files themselves:
+    without them, a corpus made anew in the same place would be read from the cache of the old one.
+    """
+    sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
+    rows = {split: sum(pq.read_metadata(path).num_rows for path in paths) for split, paths in shards.items()}
+    listed = "\n".join(
+        f"  - name: {split}\n    num_bytes: {sizes[split]}\n    num_examples: {rows[split]}" for split in shards
+    )
+    total = sum(sizes.values())
+    return f"- config_name: {config}\n  splits:\n{listed}\n  download_size: {total}\n  dataset_size: {total}"
