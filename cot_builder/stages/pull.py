@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from schemas.sample import SAMPLE
 from schemas.supervision import SUPERVISION
 
 SYNTHETIC = "synthetic"
+SYNTHETIC_LICENCE = "rendered by this project, free of third-party rights"
 BATCH_BYTES = 2**20
 BATCH_FILES = 32
 AHEAD = 16
@@ -73,6 +75,8 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         request["synthetic"] = params.synthetic.model_dump(mode="json") | {"seed": params.run.seed}
     source = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
     benchmark: Benchmark = module.BENCHMARK
+    if settings.source == SYNTHETIC:
+        benchmark = replace(benchmark, licence=SYNTHETIC_LICENCE)
     published = {benchmark.archive: benchmark.sha256} if benchmark.archive and benchmark.sha256 else {}
     checksums = Checksums(settings.sha256, published)
     ignore = module.ignore(settings) if hasattr(module, "ignore") else []
