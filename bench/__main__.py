@@ -1,17 +1,16 @@
 """`make bench`: prints the table and writes bench/results.json; `ONLY=name` measures one row anew."""
 
 import importlib
-import importlib.metadata
 import json
-import platform
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from cot_builder.storage.output import versions
+
 RESULTS = Path(__file__).parent / "results.json"
-LIBRARIES = ("indus-cot", "numpy", "opencv-python-headless", "pillow", "polars", "pyarrow", "pandera", "datasets")
 ROWS = {
     "pull_tar": "pulling",
     "patch_one_core": "patching",
@@ -33,7 +32,6 @@ def main() -> None:
     if unknown := [name for name in wanted if name not in ROWS]:
         console.print(f"[red]no row {', '.join(unknown)}; there are: {', '.join(ROWS)}[/red]")
         sys.exit(1)
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
     table = Table("row", "what", "against", "ratio", "target", "", box=None)
     results = []
     for name in wanted:
@@ -48,7 +46,7 @@ def main() -> None:
                 "ratio": round(row.ratio, 3),
                 "target": row.target,
                 "better": row.better,
-                "versions": versions,
+                "versions": versions(),
             }
         )
     console.print(table)

@@ -167,19 +167,6 @@ def read_json(path: Path, maker: str) -> dict[str, Any]:
         raise IndusCotError(f"{path}: no valid JSON ({error}); run `{maker}` again") from error
 
 
-def read_csv(path: Path, maker: str) -> list[dict[str, str]]:
-    """A CSV file that a stage wrote, by column.
-
-    Raises:
-        IndusCotError: absent; says which command makes it.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise IndusCotError(f"{path}: not there; run `{maker}` first, or `indus-cot repro`") from None
-
-
 def _grouped(path: Path) -> list[LeftOut]:
     """A CSV of reason, item, detail by reason, commonest first; empty where the stage wrote none."""
     if not path.is_file():

@@ -36,8 +36,6 @@ class Spot:
     """Shift of a* and b* from the surroundings."""
     surrounding_hue: tuple[float, float]
     """a* and b* of the surroundings."""
-    filled: float
-    """Share of the box that is conspicuous, in [0, 1]."""
     elongation: float
     """Length over width of the conspicuous region, at least 1."""
     angle: float
@@ -161,7 +159,6 @@ class Look:
             green_red=float(shift[1]),
             blue_yellow=float(shift[2]),
             surrounding_hue=(float(centre[1]), float(centre[2])),
-            filled=float(core.sum() / inside.sum()),
             elongation=elongation,
             angle=angle,
             sharpness=_sharpness(distance, core),
@@ -198,6 +195,10 @@ class Look:
 
     def scene(self) -> Scene:
         """Facts on the whole image."""
+        return self._scene
+
+    @cached_property
+    def _scene(self) -> Scene:
         small = self._global
         colour, kept = small._ground
         mask = small._object

@@ -78,9 +78,9 @@ def stage_output(
         lock.acquire(timeout=0)
     except Timeout:
         raise IndusCotError(f"{target}: another run is writing it; wait for that run or stop it") from None
-    versions = _versions()
+    used = versions()
     request = json.dumps(
-        {"stage": stage, "params": params, "inputs": inputs, "versions": versions}, sort_keys=True, default=str
+        {"stage": stage, "params": params, "inputs": inputs, "versions": used}, sort_keys=True, default=str
     )
     started = time.perf_counter()
     try:
@@ -101,7 +101,7 @@ def stage_output(
             "params": dict(params),
             "counts": output.counts,
             "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
-            "versions": versions,
+            "versions": used,
             "seconds": round(time.perf_counter() - started, 2),
         }
         (staging / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
@@ -158,7 +158,8 @@ def _write_left_out(output: Output) -> None:
         writer.writerows(output.left_out)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python, of this project and of the libraries that shape what it writes."""
     found = {name: importlib.metadata.version(name) for name in ("indus-cot", *LIBRARIES)}
     return {"python": platform.python_version(), **found}
 

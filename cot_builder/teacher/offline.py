@@ -8,8 +8,9 @@ measurements, so that the way an inspection begins does not tell how it ends.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -161,18 +162,36 @@ def _find_defect(case: Inspection, boxes: list[Box], kind: str) -> Trajectory:
     if area(main) > SPRAWLING or (glance.visibility > OBVIOUS and case.chance(0.4)):
         case.say(_first_sight(case, main, glance, kind))
     else:
-        _approach(case, main, boxes)
-        _crop(case, main, glance)
-        case.say(_read_defect(case, near, kind))
-        if case.calls_left and case.chance(0.15):
-            _compare_defect(case, main, near)
-        if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
-            _enhance_defect(case, main, near)
-        if case.chance(_measuring(near)) and case.calls_left:
-            _measure(case, main, near)
+        read = partial(_read_defect, case, near, kind)
+        _examine(case, main, boxes, glance, near, read, _compare_defect, _enhance_defect)
     _others(case, boxes[1:])
     case.say(_reasoning(case, main, near, kind), _verdict_yes(case, boxes, kind))
     return case.conclude(Verdict(answer="Yes", boxes=boxes, defect_type=kind))
+
+
+def _examine(
+    case: Inspection,
+    focus: Box,
+    truth: list[Box],
+    glance: Spot,
+    near: Spot,
+    read: Callable[[], str],
+    compare: Callable[[Inspection, Box, Spot], None],
+    enhance: Callable[[Inspection, Box, Spot], None],
+) -> None:
+    """Look into a doubtful place: the one set of rules for sound and defective parts.
+
+    They differ in ``read``, ``compare`` and ``enhance`` alone, which word what the tools returned.
+    """
+    _approach(case, focus, truth)
+    _crop(case, focus, glance)
+    case.say(read())
+    if case.calls_left and case.chance(0.15):
+        compare(case, focus, near)
+    if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
+        enhance(case, focus, near)
+    if case.chance(_measuring(near)) and case.calls_left:
+        _measure(case, focus, near)
 
 
 def _approach(case: Inspection, focus: Box, truth: list[Box]) -> None:
@@ -620,15 +639,7 @@ def _calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) -> s
 
 def _settle_doubt(case: Inspection, suspect: Box, glance: Spot) -> None:
     near = case.look.spot(suspect)
-    _approach(case, suspect, [])
-    _crop(case, suspect, glance)
-    case.say(_explanation(case, suspect))
-    if case.calls_left and case.chance(0.15):
-        _compare_normal(case, suspect, near)
-    if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
-        _enhance_normal(case, suspect, near)
-    if case.chance(_measuring(near)) and case.calls_left:
-        _measure(case, suspect, near)
+    _examine(case, suspect, [], glance, near, partial(_explanation, case, suspect), _compare_normal, _enhance_normal)
 
 
 def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
