@@ -30,19 +30,28 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def paired(ours: Callable[[], object], theirs: Callable[[], object], runs: int = 5) -> float:
+def paired(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    runs: int = 5,
+    before: Callable[[], object] = lambda: None,
+) -> float:
     """Median of ``theirs`` time over ``ours`` time: 2 means ours is twice as fast. One run of each warms up.
 
-    The order within a pair alternates, so that a machine that slows down favours neither.
+    The order within a pair alternates, so that a machine that slows down favours neither. ``before`` runs ahead of
+    each run of ours and is not timed.
     """
+    before()
     ours()
     theirs()
     ratios = []
     for turn in range(runs):
         if turn % 2:
             second = seconds(theirs)
+            before()
             first = seconds(ours)
         else:
+            before()
             first = seconds(ours)
             second = seconds(theirs)
         ratios.append(second / first)

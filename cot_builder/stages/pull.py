@@ -37,6 +37,7 @@ from cot_builder.params import Params, PullSet
 from cot_builder.progress import console, track
 from cot_builder.storage.header import DamagedError, Header, RotatedError, read_header
 from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.parallel import one_opencv_thread
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.source import Checksums, Member, open_members
 from cot_builder.storage.workspace import Workspace
@@ -150,6 +151,7 @@ def _read(
     """Stream the members into shards: this thread reads, ``workers`` threads examine, one thread writes."""
     found = Found()
     with (
+        one_opencv_thread(),
         ShardWriter(output.path, "images") as images,
         ShardWriter(output.path, "masks") as masks,
         ThreadPoolExecutor(workers, "examine") as examiners,

@@ -2,9 +2,9 @@
 
 import io
 import struct
-import zlib
 from typing import NamedTuple
 
+from isal import isal_zlib
 from PIL import ExifTags, Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -120,7 +120,7 @@ def _png(data: bytes | memoryview) -> Header:
         end = position + 8 + length
         if end + 4 > size:
             break
-        if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+        if isal_zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DamagedError(f"corrupt at byte {position}: a PNG chunk's checksum is wrong")
         tagged |= kind == b"eXIf"
         tagged |= kind in PNG_TEXTS and bytes(view[position + 8 : min(end, position + 40)]).startswith(PNG_METADATA)

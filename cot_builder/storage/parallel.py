@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -65,20 +66,27 @@ def process_map(
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Where the work is already spread over threads or processes, OpenCV's own would only spin beside them."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def _map_here(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     initializer: Callable[..., None] | None,
     initargs: tuple[Any, ...],
 ) -> Iterator[Result]:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
+    with one_opencv_thread():
         if initializer is not None:
             initializer(*initargs)
         yield from map(work, items)
-    finally:
-        cv2.setNumThreads(threads)
 
 
 _failure: Exception | None = None
