@@ -29,9 +29,21 @@ class Run(Section):
     strict: bool
 
 
+class EndpointPace(Section):
+    concurrency: Positive
+    rpm: Positive | None
+    tpm: Positive | None
+    timeout_s: Annotated[float, Field(gt=0)]
+    attempts: Positive
+    backoff_s: Annotated[float, Field(gt=0)]
+    batch: bool
+    poll_s: Annotated[float, Field(gt=0)]
+
+
 class Compute(Section):
     workers: Positive
     executor: Literal["local", "ray"]
+    endpoint: EndpointPace
 
 
 class Synthetic(Section):
@@ -70,11 +82,31 @@ class Patch(Section):
 
 class Prior(Section):
     max_images: Positive
+    shown_images: Positive
+
+
+class Teacher(Section):
+    backend: Literal["offline", "endpoint"]
+    base_url: str
+    model: str
+    judge_model: str
+    api_key_env: str
+    structured: Literal["schema", "json", "text"]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None
+    max_tokens: Positive
+    corrections: Count
+    audit: bool
+    judge_readings: Count
+
+
+class Budget(Section):
+    usd: Annotated[float, Field(ge=0)] | None
+    tokens: Count | None
 
 
 class Draft(Section):
-    teacher: Literal["offline"]
     candidates: Positive
+    blind: bool
     max_calls: Positive
     min_iou: Fraction
     max_words: Positive
@@ -98,6 +130,8 @@ class Params(Section):
     pull: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], PullSet], Field(min_length=1)]
     select: Select
     patch: Patch
+    teacher: Teacher
+    budget: Budget
     prior: Prior
     draft: Draft
     assemble: Assemble

@@ -56,11 +56,11 @@ def test_numbers_arrive_as_they_were_given(samples: int, fraction: float) -> Non
 
 
 def test_everything_that_does_not_fit_is_named_at_once(project: Path) -> None:
-    settings = ["select.samples=0", "patch.jiter=0.1", "draft.teacher=oracle", "compute.workers=two"]
+    settings = ["select.samples=0", "patch.jiter=0.1", "teacher.backend=oracle", "compute.workers=two"]
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=settings, root=project)
     message = str(caught.value)
-    for key in ("select.samples", "patch.jiter", "draft.teacher", "compute.workers"):
+    for key in ("select.samples", "patch.jiter", "teacher.backend", "compute.workers"):
         assert f"\n  {key}: " in message
     assert "'oracle'" in message
 

@@ -16,9 +16,9 @@ def resolve(params: Params, workspace: Workspace) -> None:
     """Write ``data/params.yaml``.
 
     ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
-    ``compute`` is left out, since it changes how fast a stage runs and never what it makes.
+    ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
     """
-    values: dict[str, Any] = params.model_dump(mode="json", exclude={"compute"})
+    values: dict[str, Any] = params.model_dump(mode="json", exclude={"compute", "budget"})
     for name, settings in values["pull"].items():
         sources = params.pull[name].source
         settings["fingerprint"] = [

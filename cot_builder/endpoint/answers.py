@@ -1,0 +1,240 @@
+"""Paid answers, kept: each response is stored by the hash of its request before it is used."""
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cot_builder.endpoint.prices import Usage
+from schemas.errors import IndusCotError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS answer (
+    key TEXT PRIMARY KEY, step TEXT NOT NULL, model TEXT NOT NULL, response TEXT NOT NULL, sha256 TEXT NOT NULL,
+    input INTEGER NOT NULL, cached_input INTEGER NOT NULL, output INTEGER NOT NULL, usd REAL NOT NULL,
+    stored REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spend (
+    stored REAL NOT NULL, model TEXT NOT NULL, step TEXT NOT NULL,
+    input INTEGER NOT NULL, cached_input INTEGER NOT NULL, output INTEGER NOT NULL, usd REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS batch (
+    id TEXT PRIMARY KEY, submitted REAL NOT NULL, keys TEXT NOT NULL, open INTEGER NOT NULL
+);
+"""
+KEEP_FREE_BYTES = 32 * 2**20
+"""A request is not sent when its answer might not fit on the disk."""
+
+
+class Stored(NamedTuple):
+    """A response as it was stored, with what it cost then."""
+
+    response: dict[str, Any]
+    usage: Usage
+    usd: float
+
+
+class Spend(NamedTuple):
+    """What was spent on one model so far, re-asked and pruned answers included."""
+
+    model: str
+    answers: int
+    input: int
+    output: int
+    usd: float
+
+
+class Answers:
+    """The store of answers: one SQLite file in WAL mode; what is committed survives the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the store.
+
+        Raises:
+            IndusCotError: the file is damaged or cannot be written.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._told():
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            text = str(error)
+            if "full" in text or "I/O" in text:
+                raise IndusCotError(
+                    f"{self.path}: the disk is full; every answer stored so far is kept. Free some space and run again"
+                ) from error
+            if "malformed" in text or "not a database" in text:
+                raise IndusCotError(
+                    f"{self.path}: the store of answers is damaged ({text}); nothing was sent. "
+                    "`indus-cot cache --salvage` keeps the answers that can still be read"
+                ) from error
+            raise IndusCotError(
+                f"{self.path}: cannot be used ({text}); check its rights and who else has it open"
+            ) from error
+
+    def get(self, key: str) -> Stored | None:
+        """The answer under ``key``, or None; one whose text was damaged on disk counts as absent."""
+        with self._told():
+            row = self._db.execute(
+                "SELECT response, sha256, input, cached_input, output, usd FROM answer WHERE key = ?", (key,)
+            ).fetchone()
+        if row is None or _digest(row[0]) != row[1]:
+            return None
+        return Stored(json.loads(row[0]), Usage(input=row[2], cached_input=row[3], output=row[4]), row[5])
+
+    def has(self, key: str) -> bool:
+        """Whether there is an answer under ``key``."""
+        with self._told():
+            return self._db.execute("SELECT 1 FROM answer WHERE key = ?", (key,)).fetchone() is not None
+
+    def put(self, key: str, step: str, model: str, response: dict[str, Any], usage: Usage, usd: float) -> None:
+        """Store an answer and book what it cost; both or neither."""
+        text = json.dumps(response, ensure_ascii=False)
+        tokens = (usage.input, usage.cached_input, usage.output, usd)
+        now = time.time()
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO answer VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    (key, step, model, text, _digest(text), *tokens, now),
+                )
+                self._db.execute("INSERT INTO spend VALUES (?,?,?,?,?,?,?)", (now, model, step, *tokens))
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def check_space(self) -> None:
+        """Raise while there is still room to stop cleanly.
+
+        Raises:
+            IndusCotError: less than 32 MiB are free.
+        """
+        if shutil.disk_usage(self.path.parent).free < KEEP_FREE_BYTES:
+            raise IndusCotError(
+                f"{self.path.parent}: the disk is full; nothing more is asked, since an answer could not be kept. "
+                "Every answer stored so far is safe: free some space and run again"
+            )
+
+    def spent(self) -> tuple[float, int]:
+        """USD and tokens over all runs."""
+        with self._told():
+            usd, tokens = self._db.execute("SELECT total(usd), total(input + output) FROM spend").fetchone()
+        return float(usd), int(tokens)
+
+    def spend(self) -> list[Spend]:
+        """Spend by model, the dearest first."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT model, count(*), sum(input), sum(output), sum(usd) FROM spend GROUP BY model ORDER BY 5 DESC, 1"
+            ).fetchall()
+        return [Spend(*row) for row in rows]
+
+    def counts(self) -> list[tuple[str, str, int]]:
+        """Stored answers by model and step."""
+        with self._told():
+            return self._db.execute("SELECT model, step, count(*) FROM answer GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
+
+    def mean_output(self, model: str, least: int = 20) -> dict[str, float]:
+        """Mean output tokens by step, of steps with at least ``least`` answers of ``model``."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT step, avg(output) FROM answer WHERE model = ? GROUP BY step HAVING count(*) >= ?",
+                (model, least),
+            ).fetchall()
+        return dict(rows)
+
+    def prune(self, older_than_days: float | None = None, model: str | None = None) -> int:
+        """Delete answers, by age, by model, or both; the record of what was spent stays. Returns how many went."""
+        conditions, values = [], []
+        if older_than_days is not None:
+            conditions.append("stored < ?")
+            values.append(time.time() - older_than_days * 86400)
+        if model is not None:
+            conditions.append("model = ?")
+            values.append(model)  # type: ignore[arg-type]
+        with self._told():
+            gone = self._db.execute(f"DELETE FROM answer WHERE {' AND '.join(conditions) or '1'}", values).rowcount
+            self._db.execute("VACUUM")
+        return gone
+
+    def open_batches(self) -> dict[str, list[str]]:
+        """Batches not collected yet: id to the keys of its requests."""
+        with self._told():
+            rows = self._db.execute("SELECT id, keys FROM batch WHERE open ORDER BY submitted").fetchall()
+        return {name: json.loads(keys) for name, keys in rows}
+
+    def open_batch(self, name: str, keys: Iterable[str]) -> None:
+        """Remember a submitted batch."""
+        with self._told():
+            self._db.execute(
+                "INSERT OR REPLACE INTO batch VALUES (?,?,?,1)", (name, time.time(), json.dumps(list(keys)))
+            )
+
+    def close_batch(self, name: str) -> None:
+        """Forget a batch whose answers are stored, or that will never have any."""
+        with self._told():
+            self._db.execute("UPDATE batch SET open = 0 WHERE id = ?", (name,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def store(root: Path) -> Path:
+    """Where a project's answers are: outside everything a stage or DVC deletes."""
+    return root / ".indus-cot" / "answers.sqlite"
+
+
+def salvage(path: Path) -> tuple[int, Path]:
+    """Copy every answer of a damaged store that can still be read into a new one, which takes its place.
+
+    Returns:
+        How many answers were kept, and where the damaged file now lies.
+
+    Raises:
+        IndusCotError: there is no such file.
+    """
+    if not path.is_file():
+        raise IndusCotError(f"{path}: no store of answers here")
+    damaged = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(damaged.with_name(damaged.name + suffix))
+    fresh = Answers(path)
+    old = sqlite3.connect(damaged, isolation_level=None)
+    kept: set[str] = set()
+    # From either end up to the damage.
+    for order in ("ASC", "DESC"):
+        try:
+            for row in old.execute(f"SELECT * FROM answer ORDER BY key {order}"):
+                if row[0] in kept or _digest(row[3]) != row[4]:
+                    continue
+                usage = Usage(input=row[5], cached_input=row[6], output=row[7])
+                fresh.put(row[0], row[1], row[2], json.loads(row[3]), usage, row[8])
+                kept.add(row[0])
+        except sqlite3.Error:
+            continue
+    old.close()
+    fresh.close()
+    return len(kept), damaged
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

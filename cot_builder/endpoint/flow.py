@@ -1,0 +1,157 @@
+"""Many samples through one endpoint: bounded, in order, stopped cleanly."""
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import TypeVar
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from cot_builder.endpoint.door import Door
+from cot_builder.progress import LINE_EVERY_S, console
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RUNNING = 1.25
+"""Samples at work for each request that may be under way: a sample between two requests holds no request up."""
+AHEAD = 8
+"""Samples begun for each request that may be under way: one slow sample does not hold the others up."""
+PANEL_EVERY_S = 0.5
+
+
+async def in_order(
+    items: Iterable[Item],
+    work: Callable[[Item], Awaitable[Result]],
+    take: Callable[[Result], None],
+    door: Door,
+    at_once: int,
+    description: str,
+    total: int,
+) -> None:
+    """``take(await work(item))`` for every item, in the order of the items, many at work at a time.
+
+    The first Ctrl-C lets every request under way finish and be kept, the second leaves at once. Likewise an
+    error is raised only when nothing is under way any more.
+
+    Args:
+        items: Drawn only as far ahead as needed.
+        work: Asks ``door``.
+        take: Called one result at a time.
+        door: Closed to new requests when the run has to end.
+        at_once: Requests that may be under way.
+        description: Shown beside the progress.
+        total: Number of items.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    room = asyncio.Semaphore(max(1, round(RUNNING * at_once)))
+    tasks: deque[asyncio.Task[Result]] = deque()
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        interrupted.set()
+        door.close_to_new()
+        # The next one raises KeyboardInterrupt wherever the program is.
+        loop.remove_signal_handler(signal.SIGINT)
+        console.print(
+            f"{description}: stopping; {door.throttle.under_way} requests under way are waited for and kept. "
+            "Press Ctrl-C again to leave at once",
+            style="yellow",
+            highlight=False,
+        )
+
+    async def one(item: Item) -> Result:
+        async with room:
+            return await work(item)
+
+    # Only the main thread may; elsewhere Ctrl-C is somebody else's.
+    with suppress(ValueError, RuntimeError, NotImplementedError):
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    progress = _Progress(door, description, total)
+    shown = asyncio.create_task(progress.show())
+    try:
+        left = iter(items)
+        more = True
+        while more or tasks:
+            while more and len(tasks) < AHEAD * at_once and not interrupted.is_set():
+                try:
+                    tasks.append(asyncio.create_task(one(next(left))))
+                except StopIteration:
+                    more = False
+            if not tasks:
+                break
+            take(await tasks.popleft())
+            progress.done += 1
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+    except Exception:
+        door.close_to_new()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if interrupted.is_set():
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        shown.cancel()
+        with suppress(ValueError, RuntimeError, NotImplementedError):
+            loop.remove_signal_handler(signal.SIGINT)
+        for task in tasks:
+            task.cancel()
+        progress.end()
+
+
+class _Progress:
+    """What the run did so far: a panel on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, door: Door, description: str, total: int) -> None:
+        self._door = door
+        self._description = description
+        self._total = total
+        self._started = time.monotonic()
+        self._ended = False
+        self.done = 0
+
+    async def show(self) -> None:
+        if not console.is_terminal:
+            while True:
+                await asyncio.sleep(LINE_EVERY_S)
+                console.print(self._line(), highlight=False)
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while True:
+                live.update(self._panel(), refresh=True)
+                await asyncio.sleep(PANEL_EVERY_S)
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            console.print(self._line(), highlight=False)
+
+    def _panel(self) -> Group:
+        return Group(ProgressBar(total=max(self._total, 1), completed=self.done, width=60), Text(self._line()))
+
+    def _line(self) -> str:
+        stats, spent = self._door.stats, self._door.budget
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        parts = [
+            f"{self._description}: {self.done}/{self._total} samples",
+            f"{stats.answered} answers ({stats.answered / seconds:.1f}/s), {stats.kept} kept ones",
+            f"{self._door.throttle.under_way} of {self._door.throttle.limit} under way",
+        ]
+        if stats.overloaded:
+            parts.append(f"{stats.overloaded} x overloaded")
+        if stats.failed:
+            parts.append(f"{stats.failed} not answered")
+        parts.append(f"{stats.input + stats.output} tokens")
+        projected = stats.usd * self._total / self.done if self.done else 0.0
+        parts.append(f"{stats.usd:.2f} USD, {projected:.2f} projected, {spent.spent_usd:.2f} in all runs")
+        if 0 < self.done < self._total:
+            parts.append(f"{(self._total - self.done) * seconds / self.done:.0f} s left")
+        return ", ".join(parts)

@@ -1,0 +1,94 @@
+"""One question to a model: what is sent, and the key under which its answer is kept."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+Message = dict[str, Any]
+IMAGE_SCHEME = "sha256:"
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to send. Its bytes are read and encoded once, and only if a request is really sent."""
+
+    sha256: str
+    """Of the file it is made from; stands for the image in the key of a request."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    load: Callable[[], tuple[bytes, str]]
+    """Returns the bytes and their media type, such as ``image/png``."""
+
+    @cached_property
+    def url(self) -> str:
+        """As a data URL."""
+        data, media_type = self.load()
+        return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+    @property
+    def part(self) -> Message:
+        """The content part that stands for it in a message."""
+        return {"type": "image_url", "image_url": {"url": f"{IMAGE_SCHEME}{self.sha256}"}}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A chat completion to ask for."""
+
+    step: str
+    """What it is for, such as ``describe``; told in estimates, not part of the key."""
+    model: str
+    messages: Sequence[Message]
+    """Chat messages; images as :attr:`ImageFile.part`."""
+    images: Mapping[str, ImageFile] = field(default_factory=dict)
+    """Every image of ``messages`` by its sha256."""
+    max_tokens: int = 1024
+    """Longest answer, tokens."""
+    temperature: float | None = None
+    response_format: Mapping[str, Any] | None = None
+    candidate: int = 0
+    """Tells apart several answers to one and the same question."""
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of everything that shapes the answer, images by their own sha256."""
+        return hashlib.sha256(json.dumps([self._body, self.candidate], sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(self.messages),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "response_format": self.response_format,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """UTF-8 length of all that is sent but the images."""
+        return len(json.dumps(self._body, ensure_ascii=False).encode())
+
+    def body(self) -> dict[str, Any]:
+        """What goes over the wire, images as data URLs."""
+        return self._body | {"messages": [self._filled(message) for message in self.messages]}
+
+    def _filled(self, message: Message) -> Message:
+        if isinstance(message["content"], str):
+            return message
+        return message | {"content": [self._filled_part(part) for part in message["content"]]}
+
+    def _filled_part(self, part: Message) -> Message:
+        if part["type"] != "image_url":
+            return part
+        return {
+            "type": "image_url",
+            "image_url": {"url": self.images[part["image_url"]["url"][len(IMAGE_SCHEME) :]].url},
+        }

@@ -1,0 +1,92 @@
+"""How many requests may be under way: within the provider's limits, fewer when it says it has enough."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from aiolimiter import AsyncLimiter
+
+GROWTH = 1.0
+"""Requests more at once after as many successes as are allowed at once (additive increase, RFC 5681)."""
+MINUTE_S = 60.0
+
+
+class Throttle:
+    """Additive increase, multiplicative decrease of the concurrency, beside limits by the minute."""
+
+    def __init__(self, most: int, rpm: int | None = None, tpm: int | None = None) -> None:
+        self._most = float(most)
+        self._limit = float(most)
+        self._under_way = 0
+        self._room = asyncio.Condition()
+        self._resume_at = 0.0
+        self._halved_at = 0.0
+        self._requests = AsyncLimiter(rpm, MINUTE_S) if rpm else None
+        self._tokens = AsyncLimiter(tpm, MINUTE_S) if tpm else None
+        self._tpm = tpm or 0
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be under way now."""
+        return max(1, int(self._limit))
+
+    @property
+    def under_way(self) -> int:
+        """Requests under way."""
+        return self._under_way
+
+    @asynccontextmanager
+    async def slot(self, tokens: int) -> AsyncIterator[None]:
+        """Wait for a place for a request of about ``tokens`` tokens, and hold it."""
+        async with self._room:
+            await self._room.wait_for(lambda: self._under_way < self.limit)
+            self._under_way += 1
+        try:
+            if self._requests:
+                await self._requests.acquire()
+            if self._tokens:
+                await self._tokens.acquire(min(max(tokens, 1), self._tpm))
+            while (pause := self._resume_at - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            yield
+        finally:
+            async with self._room:
+                self._under_way -= 1
+                self._room.notify_all()
+
+    def succeeded(self, headers: Mapping[str, str]) -> None:
+        """Grow a little; heed rate headers that say nothing is left."""
+        self._limit = min(self._most, self._limit + GROWTH / self.limit)
+        for what in ("requests", "tokens"):
+            if headers.get(f"x-ratelimit-remaining-{what}") == "0":
+                self.pause(seconds(headers.get(f"x-ratelimit-reset-{what}", "")) or 0.0)
+
+    def overloaded(self, sent: float, wait: float | None) -> None:
+        """Halve, once for all that were under way together; wait as long as the server asks.
+
+        Args:
+            sent: When the refused request was sent, ``time.monotonic()``.
+            wait: Seconds to wait, where the server named them.
+        """
+        if sent >= self._halved_at:
+            self._limit = max(1.0, self._limit / 2)
+            self._halved_at = time.monotonic()
+        if wait:
+            self.pause(wait)
+
+    def pause(self, wait: float) -> None:
+        """Send nothing for ``wait`` seconds."""
+        self._resume_at = max(self._resume_at, time.monotonic() + wait)
+
+
+def seconds(text: str) -> float | None:
+    """Seconds of a Retry-After or rate-reset header: ``20``, ``0.5``, ``6m0s``, ``250ms``; None for anything else."""
+    text = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
