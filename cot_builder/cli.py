@@ -14,6 +14,7 @@ from schemas.errors import IndusCotError
 
 if TYPE_CHECKING:
     from cot_builder.params import Params
+    from cot_builder.stages.endpoint import Estimate
     from cot_builder.storage.workspace import Workspace
 
 SETTINGS_VARIABLE = "INDUS_COT_SET"
@@ -110,24 +111,72 @@ def patch(context: typer.Context) -> None:
     _done(workspace.patch)
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and cost; ask nothing.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the endpoint anew; kept answers are replaced.")]
+AllowUnpriced = Annotated[
+    bool,
+    typer.Option("--allow-unpriced", help="Ask a model that prices.yaml does not know: no estimate, no cap in USD."),
+]
+
+
 @app.command(rich_help_panel=PIPELINE)
-def prior(context: typer.Context) -> None:
+def prior(context: typer.Context, refresh: Refresh = False, allow_unpriced: AllowUnpriced = False) -> None:
     """Write what a defect-free part looks like, for each category and view, from normal training images."""
     from cot_builder.stages.prior import prior as stage
 
     params, workspace = _load(context)
-    stage(params, workspace)
+    stage(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
     _done(workspace.prior)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def draft(context: typer.Context) -> None:
-    """Draft trajectories with the teacher's real tool calls, and gate them."""
+def draft(
+    context: typer.Context,
+    dry_run: DryRun = False,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Try the samples of reports/failures.csv again, and no other.")
+    ] = False,
+    refresh: Refresh = False,
+    allow_unpriced: AllowUnpriced = False,
+) -> None:
+    """Draft trajectories with the teacher and real tool calls, and gate them.
+
+    With `teacher.backend: endpoint` a model behind an OpenAI-compatible server writes them. Its answers are kept
+    in `.indus-cot/answers.sqlite`: stop and start as you like, nothing is paid twice. Begin with `--dry-run`, and
+    set `budget.usd`.
+    """
     from cot_builder.stages.draft import draft as stage
+    from cot_builder.stages.draft import estimate_draft
 
     params, workspace = _load(context)
-    stage(params, workspace)
+    if dry_run:
+        _print_estimate(estimate_draft(params, workspace, allow_unpriced), params)
+        return
+    stage(params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced)
     _done(workspace.draft)
+
+
+def _print_estimate(found: "Estimate", params: "Params") -> None:
+    from rich.table import Table
+
+    from cot_builder.progress import console
+
+    table = Table("step", "kept", "to ask", "input tokens", "output tokens", "USD", box=None, header_style="bold")
+    for step in dict.fromkeys([*found.kept, *found.requests]):
+        output = f"{found.output[step]}{'' if step in found.measured else ' (assumed)'}"
+        cells = (found.kept[step], found.requests[step], found.input[step], output, f"{found.usd[step]:.4f}")
+        table.add_row(step, *(str(cell) for cell in cells))
+    console.print(table)
+    kept, asked, usd = sum(found.kept.values()), sum(found.requests.values()), sum(found.usd.values())
+    share = 100 * kept / (kept + asked) if kept + asked else 0.0
+    tokens = sum(found.input.values()) + sum(found.output.values())
+    typer.echo(
+        f"{found.samples} samples, {kept + asked} requests, {share:.0f} % of them kept already; to ask: {asked} "
+        f"requests, about {tokens} tokens, {usd:.2f} USD at the prices of prices.yaml. Corrections come on top, at "
+        f"most {params.teacher.corrections} a form. Spent so far, in all runs: {found.spent_usd:.2f} USD; "
+        f"cap: {params.budget.usd if params.budget.usd is not None else 'none'} USD, "
+        f"{params.budget.tokens if params.budget.tokens is not None else 'none'} tokens (budget). Nothing was asked."
+    )
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -184,6 +233,56 @@ def verify(
 
     rows, calls = check(corpus)
     typer.echo(f"{corpus}: {rows} trajectories, {calls} tool calls replayed, all equal")
+
+
+@app.command(rich_help_panel=LOOK)
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete answers; say which with --older-than or --model.")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(help="Of --prune: answers older than so many days.", min=0)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of --prune: answers of this model.")] = None,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Move what can still be read of a damaged store into a new one.")
+    ] = False,
+) -> None:
+    """Show the kept answers of the endpoint: how many, how large, what was spent on which model."""
+    from rich.table import Table
+
+    from cot_builder.endpoint import answers
+    from cot_builder.endpoint.door import open_answers
+    from cot_builder.progress import console
+
+    path = answers.store(Path())
+    if salvage:
+        kept, damaged = answers.salvage(path)
+        typer.echo(f"{kept} answers moved to {path}; what was there before is {damaged}")
+        return
+    if not path.exists():
+        typer.echo(f"{path}: no endpoint has been asked yet")
+        return
+    store = open_answers(Path())
+    try:
+        if prune:
+            if older_than is None and model is None:
+                raise IndusCotError("cache --prune: say which answers with --older-than DAYS, --model NAME or both")
+            typer.echo(f"{store.prune(older_than, model)} answers deleted; the record of what was spent stays")
+            return
+        table = Table(
+            "model", "answers paid for", "input tokens", "output tokens", "USD", box=None, header_style="bold"
+        )
+        for row in store.spend():
+            table.add_row(row.model, str(row.answers), str(row.input), str(row.output), f"{row.usd:.4f}")
+        console.print(table)
+        steps = ", ".join(f"{count} {step}" for _, step, count in store.counts())
+        usd, tokens = store.spent()
+        typer.echo(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, kept: {steps or 'none'}; spent {usd:.4f} USD, {tokens} tokens"
+        )
+    finally:
+        store.close()
 
 
 @app.command(rich_help_panel=LOOK)

@@ -115,7 +115,15 @@ class Draft(BaseModel):
     gates: list[str]
     """Names of the gates that were run on it."""
     violations: list[Violation]
-    """Empty where every gate passed."""
+    """Empty where every gate passed and no other candidate was judged better."""
+    judge_scores: list[Annotated[float, Field(ge=0, le=1)]]
+    """One a reading of the judge; empty where no judge read it."""
+    judge_disagreement: Annotated[float, Field(ge=0, le=1)] | None
+    """Largest difference between two readings."""
+    blind_answer: Literal["Yes", "No"] | None
+    """What the teacher answered before it was told the truth; None where it was not asked."""
+    corrections: Annotated[int, Field(ge=0)]
+    """Rounds in which violations went back to the teacher."""
     draft_sha256: Sha256
     """Of the trajectory's JSON: reviews name the draft they judged by it."""
     teacher: Name

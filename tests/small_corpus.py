@@ -195,6 +195,7 @@ def _write_draft(workspace: Workspace, samples: Sequence[Sample], truth: dict[st
         "rejected": 1,
         "samples_without_trajectory": 0,
         "failed": failed,
+        "teacher": {"usd": 0.0, "candidates_without_draft": 0, "corrections": {"0": len(rows) + 1}},
     }
     write_text(workspace.reports / "gates.json", json.dumps(figures))
 
@@ -237,6 +238,10 @@ def _draft(sample: Sample, truth: Supervision, turns: list[Turn], number: int) -
         ],
         gates=["grammar"],
         violations=[],
+        judge_scores=[],
+        judge_disagreement=None,
+        blind_answer=None,
+        corrections=0,
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher="offline",
         prompt_version="1",

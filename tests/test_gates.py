@@ -10,7 +10,7 @@ from schemas.sample import Sample
 from schemas.supervision import Supervision
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 
-PARAMS = DraftParams(teacher="offline", candidates=1, max_calls=2, min_iou=0.5, max_words=60, min_words=4)
+PARAMS = DraftParams(candidates=1, blind=False, max_calls=2, min_iou=0.5, max_words=60, min_words=4)
 SAMPLE = Sample(
     sample_id="real_iad/nut/0123456789abcdef", source_set="real_iad", category="nut", view="C1", part_id="p",
     split="test", width=300, height=200, channels=3, image_format="PNG", image_sha256="0" * 64, shard="s", row=0,

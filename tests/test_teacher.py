@@ -19,7 +19,7 @@ from schemas.supervision import Supervision
 from schemas.taxonomy import leaves
 from schemas.trajectory import Trajectory
 
-PARAMS = DraftParams(teacher="offline", candidates=1, max_calls=4, min_iou=0.5, max_words=320, min_words=6)
+PARAMS = DraftParams(candidates=1, blind=False, max_calls=4, min_iou=0.5, max_words=320, min_words=6)
 PRIORS = {
     (
         "nut",

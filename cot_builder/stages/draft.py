@@ -1,47 +1,70 @@
 """Drafts trajectories with a teacher, gates them, and keeps what failed apart with its reasons."""
 
+import csv
 import hashlib
+import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
 
 import polars as pl
 
+from cot_builder.endpoint.door import Door, NotAskedError
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.storage.output import stage_output, write_text
+from cot_builder.stages.endpoint import DamagedImageError, Estimate, SharedImages, estimate, run_through_door
+from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader, ShardWriter
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.teacher.endpoint import AUDIT, Attempt, Lesson, draft_with_endpoint
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
 from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline
+from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 from schemas.trajectory import DRAFT, OBSERVATION, Draft, ObservationImage, Trajectory, Violation
 
+FAILURES = "failures.csv"
 Priors = dict[tuple[str, str], str]
 DRAFT_CHUNK = 8
 """Samples that travel to a worker together."""
 
 
-def draft(params: Params, workspace: Workspace) -> None:
-    """Draft every selected sample; up to ``draft.candidates`` tries each, the first that passes every gate is kept.
+def draft(
+    params: Params,
+    workspace: Workspace,
+    *,
+    refresh: bool = False,
+    only_failed: bool = False,
+    allow_unpriced: bool = False,
+) -> None:
+    """Draft every selected sample with ``draft.candidates`` candidates, gate them, and keep one that passes.
 
-    Writes ``trajectory.parquet`` (what passed), ``rejected.parquet`` (what failed, with its violations),
-    ``observation.parquet`` with the images' shards, and ``reports/gates.json`` and ``.md``.
+    The offline teacher's first that passes is kept, the endpoint's best. Writes ``trajectory.parquet`` (what
+    passed), ``rejected.parquet`` (what did not, with its reasons), ``observation.parquet`` with the images' shards,
+    ``reports/gates.json`` and ``.md``, and ``reports/failures.csv``: each sample without a trajectory, why, and
+    what was tried.
+
+    Args:
+        params: The parameters.
+        workspace: The project.
+        refresh: Ask the endpoint anew about everything.
+        only_failed: Ask it about the samples of ``reports/failures.csv`` only; all others come from kept answers.
+        allow_unpriced: Ask a model whose price is not known.
 
     Raises:
-        IndusCotError: an earlier stage has not run; nothing passed the gates.
+        IndusCotError: an earlier stage has not run; nothing passed the gates; the endpoint stops the run.
     """
-    samples = SAMPLE.read(workspace.select / "sample.parquet")
-    supervision = SUPERVISION.read(workspace.select / "supervision.parquet")
-    priors = read_priors(workspace, [name for name, source in params.pull.items() if source.role == "train"])
+    tasks, priors = _tasks(params, workspace)
     inputs = {
         name: file_hash(path)
         for name, path in (
@@ -50,49 +73,74 @@ def draft(params: Params, workspace: Workspace) -> None:
             ("prior", workspace.prior / "prior.parquet"),
         )
     }
-    settings = {"seed": params.run.seed, **params.draft.model_dump()}
-    truth = {row.sample_id: row for row in SUPERVISION.records(supervision)}
-    tasks = [(sample, truth[sample.sample_id]) for sample in SAMPLE.records(samples)]
+    settings = {"seed": params.run.seed, **params.draft.model_dump(), "teacher": params.teacher.model_dump()}
+    again = read_failures(workspace) if only_failed else set()
     with stage_output(
         workspace.draft, stage="draft", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
-        kept: list[Draft] = []
-        rejected: list[Draft] = []
-        places: dict[str, ObservationImage] = {}
         with ShardWriter(output.path, "observations") as writer:
-            results = process_map(
-                _draft_one,
-                tasks,
-                params.compute.workers,
-                initializer=_start,
-                initargs=(workspace, priors, params),
-                chunksize=DRAFT_CHUNK,
-            )
-            for result in track(results, "draft", len(tasks)):
-                if result.damage:
-                    output.leave_out("damaged image", result.sample_id, result.damage)
-                for candidate in result.drafts:
-                    (rejected if candidate.violations else kept).append(candidate)
-                for digest, png in result.images.items():
-                    if digest not in places:
-                        shard, row = writer.add(digest, png)
-                        places[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
-        kept, rejected = _without_duplicates(kept, rejected)
+            sink = _Sink(output, writer)
+            if params.teacher.backend == "offline":
+                _draft_offline(params, workspace, tasks, priors, sink)
+            else:
+                _draft_with_endpoint(params, workspace, tasks, priors, sink, refresh, again, allow_unpriced)
+        kept, rejected = _without_duplicates(sink.kept, sink.rejected)
+        _write_failures(workspace, [sample.sample_id for sample, _ in tasks], kept, rejected, sink.failures)
         if not kept:
             raise IndusCotError(
-                f"draft: none of {len(rejected)} drafts passed the gates; the commonest reasons: "
-                f"{_reasons(rejected).most_common(3)}. See the `draft` section of params.yaml"
+                f"draft: no sample of {len(tasks)} has a draft that passed; the commonest reasons: "
+                f"{_told(_reasons(rejected), sink.failures)}. reports/failures.csv names every sample and why"
             )
         DRAFT.write(DRAFT.frame(kept), output.path / "trajectory.parquet")
         DRAFT.write(DRAFT.frame(rejected), output.path / "rejected.parquet")
-        OBSERVATION.write(OBSERVATION.frame(places.values()), output.path / "observation.parquet")
+        OBSERVATION.write(OBSERVATION.frame(sink.places.values()), output.path / "observation.parquet")
         output.counts |= {
             "samples": len(tasks),
             "trajectories": len(kept),
             "rejected": len(rejected),
-            "observations": len(places),
+            "observations": len(sink.places),
+            "usd": round(sum(item.cost_usd for item in (*kept, *rejected)), 6),
         }
-    _report_gates(workspace, kept, rejected, len(tasks))
+    _report_gates(workspace, kept, rejected, len(tasks), sink.unanswered)
+
+
+def estimate_draft(params: Params, workspace: Workspace, allow_unpriced: bool = False) -> Estimate:
+    """What drafting would ask, take and cost, without asking anything.
+
+    Raises:
+        IndusCotError: an earlier stage has not run; the teacher is offline; no model or price.
+    """
+    if params.teacher.backend == "offline":
+        raise IndusCotError("draft --dry-run: teacher.backend is offline, which asks nobody and costs nothing")
+    tasks, priors = _tasks(params, workspace)
+    images = SharedImages(workspace)
+
+    def after(step: str) -> list[str]:
+        judge = ["judge"] * params.teacher.judge_readings
+        chain = ["describe", "compose", *(["audit"] if params.teacher.audit else []), *judge]
+        if step == "blind":
+            return [step, *(chain * params.draft.candidates)]
+        if step == "judge":
+            return [step]
+        if step in ("correct", "replan"):
+            return [step, *chain[2 if step == "correct" else 1 :]]
+        return chain[chain.index(step) :]
+
+    async def work(door: Door, task: Task) -> None:
+        await draft_with_endpoint(door, _lesson(params, images, priors, *task), {})
+
+    return estimate(params, workspace, tasks, work, after, allow_unpriced=allow_unpriced)
+
+
+Task = tuple[Sample, Supervision]
+
+
+def _tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
+    samples = SAMPLE.read(workspace.select / "sample.parquet")
+    supervision = SUPERVISION.read(workspace.select / "supervision.parquet")
+    priors = read_priors(workspace, [name for name, source in params.pull.items() if source.role == "train"])
+    truth = {row.sample_id: row for row in SUPERVISION.records(supervision)}
+    return [(sample, truth[sample.sample_id]) for sample in SAMPLE.records(samples)], priors
 
 
 @dataclass(frozen=True)
@@ -101,6 +149,53 @@ class _Result:
     drafts: list[Draft]
     images: dict[str, bytes]
     damage: str = ""
+    failures: tuple[str, ...] = ()
+    """Why candidates never became a draft."""
+    unanswered: int = 0
+
+
+class _Sink:
+    """Takes results as they come and stores each image once."""
+
+    def __init__(self, output: Output, writer: ShardWriter) -> None:
+        self.kept: list[Draft] = []
+        self.rejected: list[Draft] = []
+        self.places: dict[str, ObservationImage] = {}
+        self.failures: dict[str, list[str]] = {}
+        self.unanswered = 0
+        self._output = output
+        self._writer = writer
+
+    def take(self, result: _Result) -> None:
+        if result.damage:
+            self._output.leave_out("damaged image", result.sample_id, result.damage)
+            self.failures.setdefault(result.sample_id, []).append(f"damaged image: {result.damage}")
+        for candidate in result.drafts:
+            (self.rejected if candidate.violations else self.kept).append(candidate)
+        for reason in result.failures:
+            self.failures.setdefault(result.sample_id, []).append(reason)
+        self.unanswered += result.unanswered
+        shown = {digest for item in result.drafts for digest in item.observations}
+        for digest, png in result.images.items():
+            if digest in shown and digest not in self.places:
+                shard, row = self._writer.add(digest, png)
+                self.places[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
+
+
+# --- the offline teacher --------------------------------------------------------------------------
+
+
+def _draft_offline(params: Params, workspace: Workspace, tasks: list[Task], priors: Priors, sink: _Sink) -> None:
+    results = process_map(
+        _draft_one,
+        tasks,
+        params.compute.workers,
+        initializer=_start,
+        initargs=(workspace, priors, params),
+        chunksize=DRAFT_CHUNK,
+    )
+    for result in track(results, "draft", len(tasks)):
+        sink.take(result)
 
 
 @dataclass
@@ -119,7 +214,7 @@ def _start(workspace: Workspace, priors: Priors, params: Params) -> None:
     _worker = _Worker(SampleImages(workspace), priors, params.draft, params.run.seed)
 
 
-def _draft_one(task: tuple[Sample, Supervision]) -> _Result:
+def _draft_one(task: Task) -> _Result:
     assert _worker is not None
     sample, supervision = task
     try:
@@ -139,34 +234,159 @@ def _draft_one(task: tuple[Sample, Supervision]) -> _Result:
             max_calls=_worker.params.max_calls,
         )
         violations = run_gates(Case(trajectory, sample, supervision, _worker.params))
-        drafts.append(_record(trajectory, sample, candidate, violations))
+        drafts.append(_record(trajectory, sample, Attempt(candidate, trajectory, violations=violations), [*GATES]))
         shown |= images
         if not violations:
             break
     return _Result(sample.sample_id, drafts, shown)
 
 
-def _record(trajectory: Trajectory, sample: Sample, candidate: int, violations: list[Violation]) -> Draft:
+# --- the endpoint teacher -------------------------------------------------------------------------
+
+
+def _draft_with_endpoint(
+    params: Params,
+    workspace: Workspace,
+    tasks: list[Task],
+    priors: Priors,
+    sink: _Sink,
+    refresh: bool,
+    again: Collection[str],
+    allow_unpriced: bool,
+) -> None:
+    images = SharedImages(workspace)
+    gates = [*GATES, *([AUDIT] if params.teacher.audit else [])]
+
+    async def work(door: Door, task: Task) -> _Result:
+        sample, supervision = task
+        lesson = _lesson(params, images, priors, sample, supervision)
+        try:
+            drafted = await draft_with_endpoint(
+                door, lesson, {"offline": bool(again) and sample.sample_id not in again}
+            )
+            if sample.sample_id in again and all(item.violations or item.failure for item in drafted.attempts):
+                # What was kept, and what could not be asked last time, does not do: new answers are needed.
+                drafted = await draft_with_endpoint(door, lesson, {"refresh": True})
+        except DamagedImageError as error:
+            return _Result(sample.sample_id, [], {}, str(error))
+        except NotAskedError as error:
+            if again and sample.sample_id not in again:
+                return _Result(sample.sample_id, [], {}, failures=(f"{error}: not asked, --only-failed",))
+            raise
+        model = f"{params.teacher.model}"
+        records = [
+            _record(item.trajectory, sample, item, gates, model, prompt_version(), drafted.blind_answer)
+            for item in drafted.attempts
+            if item.trajectory is not None
+        ]
+        shown = {digest: png for item in drafted.attempts for digest, png in item.images.items()}
+        failures = tuple(f"candidate {item.candidate}: {item.failure}" for item in drafted.attempts if item.failure)
+        return _Result(sample.sample_id, records, shown, failures=failures, unanswered=len(failures))
+
+    run_through_door(
+        params,
+        workspace,
+        tasks,
+        work,
+        sink.take,
+        description="draft",
+        total=len(tasks),
+        refresh=refresh,
+        allow_unpriced=allow_unpriced,
+    )
+
+
+def _lesson(params: Params, images: SharedImages, priors: Priors, sample: Sample, supervision: Supervision) -> Lesson:
+    return Lesson(
+        sample,
+        supervision,
+        images=images,
+        priors=priors,
+        teacher=params.teacher,
+        params=params.draft,
+    )
+
+
+# --- records and reports --------------------------------------------------------------------------
+
+
+def _record(
+    trajectory: Trajectory,
+    sample: Sample,
+    attempt: Attempt,
+    gates: list[str],
+    teacher: str = TEACHER,
+    prompts: str = PROMPT_VERSION,
+    blind_answer: Literal["Yes", "No"] | None = None,
+) -> Draft:
     text = trajectory.model_dump_json()
     observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]
+    scores = attempt.scores
     return Draft(
-        draft_id=f"{sample.sample_id}#{candidate}",
+        draft_id=f"{sample.sample_id}#{attempt.candidate}",
         sample_id=sample.sample_id,
-        candidate=candidate,
+        candidate=attempt.candidate,
         trajectory=text,
         answer=trajectory.verdict.answer,
         defect_type=trajectory.verdict.defect_type,
         boxes=trajectory.verdict.boxes,
         tools=[call.tool for call in trajectory.calls],
         observations=[digest for digest in observations if digest],
-        gates=[*GATES, *CORPUS_GATES],
-        violations=violations,
+        gates=[*gates, *CORPUS_GATES],
+        violations=attempt.violations,
+        judge_scores=scores,
+        judge_disagreement=max(scores) - min(scores) if scores else None,
+        blind_answer=blind_answer,
+        corrections=attempt.corrections,
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        teacher=TEACHER,
-        prompt_version=PROMPT_VERSION,
+        teacher=teacher,
+        prompt_version=prompts,
         toolbox_version=TOOLBOX_VERSION,
-        cost_usd=0.0,
+        cost_usd=attempt.usd,
     )
+
+
+def read_failures(workspace: Workspace) -> set[str]:
+    """Samples of the failure ledger.
+
+    Raises:
+        IndusCotError: there is none: no run has ended yet.
+    """
+    path = workspace.reports / FAILURES
+    if not path.is_file():
+        raise IndusCotError(f"{path}: not there; it is written at the end of `indus-cot draft`, so run that first")
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["sample_id"] for row in csv.DictReader(file)}
+
+
+def _write_failures(
+    workspace: Workspace,
+    sample_ids: list[str],
+    kept: list[Draft],
+    rejected: list[Draft],
+    failures: Mapping[str, list[str]],
+) -> None:
+    done = {item.sample_id for item in kept}
+    refused: dict[str, list[str]] = {}
+    for item in rejected:
+        why = "; ".join(f"{violation.gate}: {violation.reason}" for violation in item.violations)
+        tried = f"candidate {item.candidate} after {item.corrections} corrections: {why}"
+        refused.setdefault(item.sample_id, []).append(tried)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["sample_id", "why"])
+    for sample_id in sample_ids:
+        if sample_id not in done:
+            writer.writerow([sample_id, " | ".join([*failures.get(sample_id, []), *refused.get(sample_id, [])])])
+    write_text(workspace.reports / FAILURES, text.getvalue())
+
+
+def _told(reasons: Counter[str], failures: Mapping[str, list[str]]) -> str:
+    told = [f"{name} ({count})" for name, count in reasons.most_common(3)]
+    if failures:
+        first = next(iter(failures.values()))[0]
+        told.append(f"no usable answer ({len(failures)} samples), for example {first[:300]}")
+    return ", ".join(told) or "none"
 
 
 def _without_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[Draft], list[Draft]]:
@@ -225,8 +445,12 @@ def _reasons(rejected: Iterable[Draft]) -> Counter[str]:
     return Counter(name for item in rejected for name in {violation.gate for violation in item.violations})
 
 
-def _report_gates(workspace: Workspace, kept: list[Draft], rejected: list[Draft], samples: int) -> None:
+def _report_gates(
+    workspace: Workspace, kept: list[Draft], rejected: list[Draft], samples: int, unanswered: int
+) -> None:
     failed = _reasons(rejected)
+    names = list(dict.fromkeys(name for item in (*kept, *rejected) for name in item.gates))
+    names += [name for name in failed if name not in names]
     without = samples - len({item.sample_id for item in kept})
     figures = {
         "samples": samples,
@@ -234,10 +458,11 @@ def _report_gates(workspace: Workspace, kept: list[Draft], rejected: list[Draft]
         "passed": len(kept),
         "rejected": len(rejected),
         "samples_without_trajectory": without,
-        "failed": {name: failed.get(name, 0) for name in (*GATES, *CORPUS_GATES)},
+        "failed": {name: failed.get(name, 0) for name in names},
+        "teacher": _teacher_figures(kept, rejected, unanswered),
     }
     write_text(workspace.reports / "gates.json", json.dumps(figures, indent=1) + "\n")
-    lines = [f"| {name} | {failed.get(name, 0)} |" for name in (*GATES, *CORPUS_GATES)]
+    lines = [f"| {name} | {failed.get(name, 0)} |" for name in names]
     examples = [
         f"- `{item.draft_id}` {violation.gate}: {violation.reason}"
         for item in rejected[:50]
@@ -250,3 +475,24 @@ def _report_gates(workspace: Workspace, kept: list[Draft], rejected: list[Draft]
         "| gate | drafts that failed it |\n|---|---|\n" + "\n".join(lines) + "\n"
         + ("\n## Reasons\n\n" + "\n".join(examples) + "\n" if examples else ""),
     )  # fmt: skip
+
+
+def _teacher_figures(kept: list[Draft], rejected: list[Draft], unanswered: int) -> dict[str, Any]:
+    """Cost, corrections, judge and blind figures; the last two only where there was a judge or a blind question."""
+    drafts = [*kept, *rejected]
+    judged = [item for item in drafts if item.judge_scores]
+    figures: dict[str, Any] = {
+        "usd": round(sum(item.cost_usd for item in drafts), 6),
+        "candidates_without_draft": unanswered,
+        "corrections": dict(sorted(Counter(item.corrections for item in drafts).items())),
+    }
+    if judged:
+        figures["judge"] = {
+            "drafts": len(judged),
+            "mean_score": round(mean(mean(item.judge_scores) for item in judged), 4),
+            "mean_disagreement": round(mean(item.judge_disagreement or 0.0 for item in judged), 4),
+        }
+    blind = {item.sample_id: item.blind_answer == item.answer for item in kept if item.blind_answer}
+    if blind:
+        figures["blind"] = {"samples": len(blind), "right": sum(blind.values())}
+    return figures

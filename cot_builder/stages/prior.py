@@ -7,11 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from cot_builder.endpoint.door import Door, NotAnsweredError
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
+from cot_builder.stages.endpoint import SharedImages, run_through_door
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
+from cot_builder.teacher.endpoint import query_image, word_prior
+from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.sample import SAMPLE, Sample
@@ -21,19 +25,29 @@ from schemas.supervision import SUPERVISION
 MEASURED = "measured"
 
 
-def prior(params: Params, workspace: Workspace) -> None:
+def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False) -> None:
     """Write ``data/prior``: ``prior.parquet`` and the same to read, ``priors.md``.
+
+    With an endpoint teacher, the model words the text, from several of the measured images in one request; where it
+    cannot, the measured text stays, and the prior is named in ``left_out.csv``.
 
     Of the training pool, normal images that `select` put into the split train are measured; of an evaluation
     set, normal images of the benchmark's own training split. A category and view without any is named in
     ``left_out.csv``.
 
+    Args:
+        params: The parameters.
+        workspace: The project.
+        refresh: Ask the endpoint anew.
+        allow_unpriced: Ask a model whose price is not known.
+
     Raises:
-        IndusCotError: an earlier stage has not run; no category has a normal training image.
+        IndusCotError: an earlier stage has not run; no category has a normal training image; the endpoint stops
+            the run.
     """
     inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
     inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
-    settings = params.prior.model_dump() | {"seed": params.run.seed}
+    settings = params.prior.model_dump() | {"seed": params.run.seed, "teacher": params.teacher.model_dump()}
     with stage_output(
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
@@ -46,6 +60,8 @@ def prior(params: Params, workspace: Workspace) -> None:
         ]
         if not rows:
             raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
+        if params.teacher.backend == "endpoint":
+            rows = _worded(rows, groups, params, workspace, output, refresh, allow_unpriced)
         PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
         write_text(output.path / "priors.md", _readable(rows))
         output.counts |= {"priors": len(rows), "images": sum(row.image_count for row in rows)}
@@ -109,6 +125,48 @@ def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, outp
         author=MEASURED,
         version=NORMALCY_VERSION,
     )
+
+
+def _worded(
+    rows: list[NormalcyPrior],
+    groups: dict[tuple[str, str, str], list[Sample]],
+    params: Params,
+    workspace: Workspace,
+    output: Output,
+    refresh: bool,
+    allow_unpriced: bool,
+) -> list[NormalcyPrior]:
+    """The priors in the endpoint teacher's words."""
+    images = SharedImages(workspace)
+    worded: list[NormalcyPrior] = []
+
+    async def work(door: Door, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
+        by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
+        shown = [by_hash[digest] for digest in row.image_sha256[: params.prior.shown_images]]
+        try:
+            text = await word_prior(door, params.teacher, row, [query_image(item, images) for item in shown])
+        except NotAnsweredError as error:
+            return row, str(error)
+        return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""
+
+    def take(result: tuple[NormalcyPrior, str]) -> None:
+        row, failure = result
+        if failure:
+            output.leave_out("no usable text from the teacher, the measured one is kept", row.prior_id, failure)
+        worded.append(row)
+
+    run_through_door(
+        params,
+        workspace,
+        rows,
+        work,
+        take,
+        description="prior",
+        total=len(rows),
+        refresh=refresh,
+        allow_unpriced=allow_unpriced,
+    )
+    return worded
 
 
 def _readable(rows: list[NormalcyPrior]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cot_builder.inspection.rendering import ANSWER_GRAMMAR, final_answer, messages
 from cot_builder.params import Draft as DraftParams
+from cot_builder.teacher.leaks import leaks
 from schemas.geometry import SCALE, union_iou
 from schemas.sample import Sample
 from schemas.supervision import Supervision
@@ -151,20 +152,12 @@ def polarity(case: Case) -> list[str]:
     return [f"concludes {fault[0].group()!r} before a No"] if fault else []
 
 
-_LEAK = re.compile(
-    r"\bground[- ]truth|\bannotat\w*|\blabel(?:s|led|ling)?\b|\bmask(?:s|ed)?\b|\boverlay\w*|\bsupervis\w*|\bas (?:instructed|given|told)\b"
-    r"|\bi (?:was|am|have been) (?:told|given|informed)\b|\bprovided (?:box|location|answer|type)\b|\bhighlighted (?:in|by)\b"
-    r"|\bbounding box(?:es)? (?:is|are|was|were) given|\bdata ?set\b|\bfile ?name\b|\bconstraints?\b|\bknown to be (?:defective|anomalous|normal)",
-    re.IGNORECASE,
-)
-
-
 def leak(case: Case) -> list[str]:
     """No thought speaks of labels, annotation, masks, overlays or supervision."""
     return [
-        f"thought {number} says {match.group()!r}"
+        f"thought {number} says {phrase!r}"
         for number, turn in enumerate(case.trajectory.turns, 1)
-        for match in _LEAK.finditer(turn.thought)
+        for phrase in leaks(turn.thought)
     ]
 
 

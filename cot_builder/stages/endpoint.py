@@ -1,0 +1,219 @@
+"""What the stages that ask a model share: the door opened by the parameters, and the estimate before a run."""
+
+import asyncio
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+from cot_builder.endpoint import prices
+from cot_builder.endpoint.door import Answer, Door, NotAskedError, open_answers
+from cot_builder.endpoint.flow import in_order
+from cot_builder.endpoint.prices import Price, Usage
+from cot_builder.endpoint.request import Request
+from cot_builder.params import Params
+from cot_builder.storage.workspace import SampleImages, Workspace
+from schemas.errors import IndusCotError
+from schemas.sample import Sample
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ASSUMED_OUTPUT = {
+    "describe": 350,
+    "compose": 450,
+    "correct": 450,
+    "audit": 350,
+    "judge": 120,
+    "blind": 80,
+    "prior": 250,
+}
+"""Tokens an answer takes, until a step has answers enough in the store to tell."""
+
+
+class DamagedImageError(Exception):
+    """One sample's image does not decode: that sample is left out, the others go on."""
+
+
+class SharedImages:
+    """Images of samples for many tasks and threads at once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._images = SampleImages(workspace)
+        self._one_reader = threading.Lock()
+
+    def original(self, sample: Sample) -> bytes:
+        """The published file."""
+        with self._one_reader:
+            return self._images.original(sample)
+
+    def pixels(self, sample: Sample) -> np.ndarray:
+        """The sample as uint8 (height, width, 3) BGR.
+
+        Raises:
+            DamagedImageError: the file does not decode.
+        """
+        with self._one_reader:
+            try:
+                return self._images.pixels(sample)
+            except IndusCotError as error:
+                raise DamagedImageError(str(error)) from error
+
+
+def check_teacher(params: Params) -> None:
+    """Raise where the parameters do not say enough to ask a model.
+
+    Raises:
+        IndusCotError: no model is named.
+    """
+    if not params.teacher.model:
+        raise IndusCotError(
+            "teacher.model is empty; name the model the endpoint serves, for example "
+            "--set teacher.model=gpt-4.1, and give its price in prices.yaml"
+        )
+
+
+def run_through_door(
+    params: Params,
+    workspace: Workspace,
+    items: Iterable[Item],
+    work: Callable[[Door, Item], Awaitable[Result]],
+    take: Callable[[Result], None],
+    *,
+    description: str,
+    total: int,
+    refresh: bool,
+    allow_unpriced: bool,
+) -> Door:
+    """Ask the endpoint about every item; returns the closed door with its figures.
+
+    Raises:
+        IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
+    """
+    check_teacher(params)
+    for model in {params.teacher.model, params.teacher.judge_model or params.teacher.model}:
+        _price(workspace, allow_unpriced)(model)
+    answers = open_answers(workspace.root)
+
+    async def run() -> Door:
+        door = Door(
+            params.teacher,
+            params.compute.endpoint,
+            params.budget,
+            answers,
+            price=_price(workspace, allow_unpriced),
+            refresh=refresh,
+        )
+        async with door:
+            pace = params.compute.endpoint
+            await in_order(items, lambda item: work(door, item), take, door, pace.concurrency, description, total)
+        return door
+
+    try:
+        return asyncio.run(run())
+    finally:
+        answers.close()
+
+
+def _price(workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
+    @cache
+    def price(model: str) -> Price:
+        return prices.read_price(model, allow_unpriced, workspace.root / prices.PRICES_FILE)
+
+    return price
+
+
+@dataclass
+class Estimate:
+    """What a run would ask, take and cost, without having asked anything."""
+
+    samples: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    """Answers that are in the store, by step."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """Requests that would be sent, by step."""
+    input: Counter[str] = field(default_factory=Counter)
+    """Input tokens of these, by step."""
+    output: Counter[str] = field(default_factory=Counter)
+    """Output tokens of these, by step."""
+    usd: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    measured: set[str] = field(default_factory=set)
+    """Steps whose output is the mean of answers in the store rather than assumed."""
+    spent_usd: float = 0.0
+
+
+def estimate(
+    params: Params,
+    workspace: Workspace,
+    items: Iterable[Item],
+    work: Callable[[Door, Item], Awaitable[object]],
+    after: Callable[[str], list[str]],
+    *,
+    allow_unpriced: bool,
+) -> Estimate:
+    """Walk the run with the kept answers alone, and reckon what would follow where one is missing.
+
+    Args:
+        params: The parameters; ``teacher`` and ``compute.endpoint`` matter.
+        workspace: The project.
+        items: What the run would go through.
+        work: Asks the door about one item.
+        after: The steps that normally follow a step, the step itself first.
+        allow_unpriced: Take an unknown price for nothing.
+
+    Raises:
+        IndusCotError: no model or price.
+    """
+    check_teacher(params)
+    # Nothing is sent, so that no key is needed.
+    answers = open_answers(workspace.root)
+    price = _price(workspace, allow_unpriced)
+    found = Estimate(spent_usd=answers.spent()[0])
+    models = {params.teacher.model, params.teacher.judge_model or params.teacher.model}
+    means = {step: mean for model in models for step, mean in answers.mean_output(model).items()}
+    batch = params.compute.endpoint.batch
+
+    def add(step: str, request: Request) -> None:
+        own = price(request.model)
+        tokens = Usage(
+            input=prices.expected_input(own, request), output=round(means.get(step, ASSUMED_OUTPUT.get(step, 300)))
+        )
+        if step in means:
+            found.measured.add(step)
+        found.requests[step] += 1
+        found.input[step] += tokens.input
+        found.output[step] += tokens.output
+        found.usd[step] += prices.cost(own, tokens, batch)
+
+    class Reckoning(Door):
+        async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:  # noqa: ARG002
+            try:
+                answer = await super().ask(request, offline=True)
+            except NotAskedError:
+                for step in after(request.step):
+                    add(step, request)
+                raise
+            found.kept[request.step] += 1
+            return answer
+
+    async def run() -> None:
+        async with Reckoning(
+            params.teacher, params.compute.endpoint, params.budget, answers, price=price, offline=True
+        ) as door:
+            for item in items:
+                found.samples += 1
+                try:
+                    await work(door, item)
+                except NotAskedError:
+                    continue
+                except DamagedImageError:
+                    found.samples -= 1
+
+    try:
+        asyncio.run(run())
+    finally:
+        answers.close()
+    return found

@@ -1,0 +1,123 @@
+"""The forms an endpoint teacher fills in: what structured output asks for, and how an answer is read."""
+
+import json
+import re
+from typing import Any, Literal, TypeVar
+
+import json_repair
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.trajectory import ToolName
+
+Form = TypeVar("Form", bound=BaseModel)
+Fault = Literal["none", "place", "count", "polarity", "absent_feature", "invented_defect", "viewpoint", "shortcut"]
+
+
+class _Form(BaseModel):
+    # No defaults: strict structured output wants every property required.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlannedCall(_Form):
+    """A tool call with every argument any tool has; null where the tool has none of that name."""
+
+    tool: ToolName
+    region: list[int] | None
+    operator: Literal["clahe", "canny", "residual"] | None
+    points: list[list[int]] | None
+    mm_per_px: float | None
+    category: str | None
+    view: str | None
+    why: str
+
+
+class Description(_Form):
+    """Stage 1: what is seen, what is doubtful, which tools on which regions."""
+
+    seen: str
+    doubts: list[str]
+    calls: list[PlannedCall]
+
+
+class Composition(_Form):
+    """Stage 2: the thoughts of each turn and the verdict."""
+
+    thoughts: list[str]
+    answer: Literal["Yes", "No"]
+    boxes: list[list[int]]
+    type: str | None
+
+
+class Statement(_Form):
+    """One statement of a draft, checked."""
+
+    thought: int
+    quote: str
+    fault: Fault
+
+
+class Audit(_Form):
+    """A second reading, without supervision."""
+
+    statements: list[Statement]
+
+
+class Scores(_Form):
+    """The rubric, 1 to 5 each."""
+
+    grounding: Literal[1, 2, 3, 4, 5]
+    reasoning: Literal[1, 2, 3, 4, 5]
+    tools: Literal[1, 2, 3, 4, 5]
+    wording: Literal[1, 2, 3, 4, 5]
+    remark: str
+
+
+class Blind(_Form):
+    """A verdict without supervision."""
+
+    reason: str
+    answer: Literal["Yes", "No"]
+    confidence: int
+
+
+class PriorText(_Form):
+    """What a sound part looks like."""
+
+    text: str
+
+
+def response_format(form: type[BaseModel], structured: str) -> dict[str, Any] | None:
+    """``response_format`` of a request: a strict JSON schema, JSON mode, or None."""
+    if structured == "schema":
+        schema = {"name": form.__name__.lower(), "strict": True, "schema": form.model_json_schema()}
+        return {"type": "json_schema", "json_schema": schema}
+    return {"type": "json_object"} if structured == "json" else None
+
+
+def in_words(form: type[BaseModel]) -> str:
+    """The form's shape as a sentence, for endpoints without structured output."""
+    schema = json.dumps(form.model_json_schema(), separators=(",", ":"))
+    return f"as one JSON object, and nothing else, that fits this JSON schema: {schema}"
+
+
+def read_form(form: type[Form], text: str) -> Form:
+    """The filled-in form in a model's answer; fences, prose around it and small faults of JSON are mended.
+
+    Raises:
+        ValueError: there is no such object in it, or a value does not fit; the text says which.
+    """
+    if not text.strip():
+        raise ValueError("it was empty")
+    start = text.find("{")
+    if start < 0:
+        raise ValueError("it holds no JSON object")
+    body = re.sub(r"\s*```\s*$", "", text[start:])
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = json_repair.loads(body)
+    try:
+        return form.model_validate(value)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}" for item in error.errors()[:4]]
+        raise ValueError("; ".join(told)) from None
