@@ -13,6 +13,7 @@ from cot_builder.progress import track
 from cot_builder.storage.corpus import Place, read_index, read_rows
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
+from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from eval import figures
 from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
@@ -46,6 +47,13 @@ class Tile:
     name: str
     value: str
     note: str
+
+
+READINGS = {
+    AUDIT: "A second reading, without supervision, finds every statement borne out by the images and results.",
+    JUDGE: "No other valid candidate of the sample scored higher.",
+    UNFINISHED: "The teacher answered until the draft was whole.",
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def _gates(workspace: Workspace) -> dict[str, Any]:
     gates = read_gates(workspace)
     asks = {name: _first_sentence(gate.__doc__) for name, gate in GATES.items()}
     asks |= dict.fromkeys(CORPUS_GATES, "No draft repeats another word for word, numbers apart.")
+    asks |= READINGS
     table = DRAFT.read(workspace.draft / "rejected.parquet")
     rows = [
         Rejected(
@@ -160,10 +169,33 @@ def _gates(workspace: Workspace) -> dict[str, Any]:
     ]
     return {
         "gates": gates,
+        "teacher_rows": _teacher(gates["teacher"], gates["samples"]),
         "gate_rows": [(name, asks.get(name, ""), count) for name, count in gates["failed"].items()],
         "rejected": rows,
         "rejected_total": len(table),
     }
+
+
+def _teacher(figures: dict[str, Any], samples: int) -> list[tuple[str, str, str]]:
+    """Cost, corrections, judge and blind question of a teacher that is paid, as (what, figure, note)."""
+    if not figures["usd"] and "judge" not in figures:
+        return []
+    corrections = {int(rounds): count for rounds, count in figures["corrections"].items()}
+    rows = [
+        ("cost", f"{figures['usd']:.2f} USD", f"{figures['usd'] / samples:.4f} a sample"),
+        ("corrections", str(sum(rounds * count for rounds, count in corrections.items())),
+         f"{sum(corrections.values()) - corrections.get(0, 0)} of {sum(corrections.values())} drafts went back"),
+        ("candidates without a draft", str(figures["candidates_without_draft"]), "named in reports/failures.csv"),
+    ]  # fmt: skip
+    if judge := figures.get("judge"):
+        note = (
+            f"{judge['drafts']} drafts; two readings of one draft differ by {judge['mean_disagreement']:.3f} on average"
+        )
+        rows.append(("judge's mean score", f"{judge['mean_score']:.3f}", note))
+    if blind := figures.get("blind"):
+        note = "right before it was told the truth; the others are the hard samples (blind_answer in data/draft)"
+        rows.append(("blind verdicts", f"{blind['right']} of {blind['samples']}", note))
+    return rows
 
 
 def _spread(table: pl.DataFrame) -> pl.DataFrame:

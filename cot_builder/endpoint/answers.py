@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ CREATE TABLE IF NOT EXISTS batch (
 """
 KEEP_FREE_BYTES = 32 * 2**20
 """A request is not sent when its answer might not fit on the disk."""
+
+
+WAIT_S = 30.0
 
 
 class Stored(NamedTuple):
@@ -61,8 +65,8 @@ class Answers:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._told():
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db = _connect(path)
+            _switch_to_wal(self._db)
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(SCHEMA)
 
@@ -102,7 +106,8 @@ class Answers:
 
     def put(self, key: str, step: str, model: str, response: dict[str, Any], usage: Usage, usd: float) -> None:
         """Store an answer and book what it cost; both or neither."""
-        text = json.dumps(response, ensure_ascii=False)
+        # Escaped: JSON may hold half a character, which no text in UTF-8 may.
+        text = json.dumps(response)
         tokens = (usage.input, usage.cached_input, usage.output, usd)
         now = time.time()
         with self._told():
@@ -191,6 +196,20 @@ class Answers:
         with self._told():
             self._db.execute("UPDATE batch SET open = 0 WHERE id = ?", (name,))
 
+    def take_over(self, old: sqlite3.Connection) -> int:
+        """Copy what can be read of a damaged store, as it was; returns how many answers."""
+        with self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            for table, marks in (("spend", "?,?,?,?,?,?,?"), ("batch", "?,?,?,?")):
+                with suppress(sqlite3.Error):
+                    for row in old.execute(f"SELECT * FROM {table}"):
+                        self._db.execute(f"INSERT INTO {table} VALUES ({marks})", row)
+            for row in _readable(old):
+                if _digest(row[3]) == row[4]:
+                    self._db.execute("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+            self._db.execute("COMMIT")
+            return int(self._db.execute("SELECT count(*) FROM answer").fetchone()[0])
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
@@ -218,22 +237,52 @@ def salvage(path: Path) -> tuple[int, Path]:
         if part.exists():
             part.rename(damaged.with_name(damaged.name + suffix))
     fresh = Answers(path)
-    old = sqlite3.connect(damaged, isolation_level=None)
-    kept: set[str] = set()
-    # From either end up to the damage.
-    for order in ("ASC", "DESC"):
-        try:
-            for row in old.execute(f"SELECT * FROM answer ORDER BY key {order}"):
-                if row[0] in kept or _digest(row[3]) != row[4]:
-                    continue
-                usage = Usage(input=row[5], cached_input=row[6], output=row[7])
-                fresh.put(row[0], row[1], row[2], json.loads(row[3]), usage, row[8])
-                kept.add(row[0])
-        except sqlite3.Error:
-            continue
+    old = _connect(damaged)
+    kept = fresh.take_over(old)
     old.close()
     fresh.close()
-    return len(kept), damaged
+    return kept, damaged
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)
+    # A flipped bit may leave no UTF-8: that row is then known by its checksum, and the others can be read.
+    db.text_factory = lambda data: data.decode(errors="replace")
+    return db
+
+
+def _readable(old: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """Every row of ``answer`` that can be read, one look-up each: a scan would end at the first damage."""
+    after = ""
+    while True:
+        try:
+            row = old.execute("SELECT * FROM answer WHERE key > ? ORDER BY key LIMIT 1", (after,)).fetchone()
+        except sqlite3.Error:
+            row = (None,)
+        if row is None:
+            return
+        if isinstance(row[0], str) and row[0] > after and re.fullmatch("[0-9a-f]{64}", row[0]):
+            after = row[0]
+            yield row
+            continue
+        # Keys are evenly spread: the next of 65,536 places to go on from.
+        place = int(after[:4] or "0", 16) + 1
+        if place > 0xFFFF:
+            return
+        after = f"{place:04x}"
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    """SQLite waits for nobody here, whatever its timeout."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _digest(text: str) -> str:

@@ -398,7 +398,7 @@ class Batches:
                     reason = f"its file {file_id} is not there any more"
             file.seek(0)
             async for line in _lines(file):
-                key, outcome = _read_line(line)
+                key, outcome = _read_line(line, self._door.hide)
                 if key not in wanted:
                     continue
                 wanted.discard(key)
@@ -513,7 +513,7 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes:
         raise ConnectionError("stream") from error
 
 
-def _read_line(line: bytes) -> tuple[str, dict[str, Any] | Exception]:
+def _read_line(line: bytes, hide: Callable[[str], str]) -> tuple[str, dict[str, Any] | Exception]:
     """A line of an output or error file: the key, and its response or why there is none."""
     try:
         entry = json.loads(line)
@@ -525,9 +525,9 @@ def _read_line(line: bytes) -> tuple[str, dict[str, Any] | Exception]:
     if status in PASSING:
         return key, PassingError(f"status {status}")
     if status != 200:
-        words = words_of(body or entry)
+        words = words_of(body or entry, hide)
         return key, NotAnsweredError(f"status {status}: {words}" if status else words)
     try:
-        return key, read_response(json.dumps(body))
+        return key, read_response(hide(json.dumps(body)))
     except PassingError as error:
         return key, error

@@ -32,8 +32,12 @@ PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Statuses that may be another one next time."""
 HOPELESS = (401, 402, 403, 404)
 """Statuses that every request would meet."""
+HOPELESS_IN_A_ROW = 20
+"""Requests that use up all their attempts with no answer to any in between, after which no more are sent."""
 NO_MONEY = "insufficient_quota"
 HIDDEN = "[key]"
+LEAST_KEY = 12
+"""Characters from which a key is a secret."""
 
 
 class Answer(NamedTuple):
@@ -121,6 +125,8 @@ class Door:
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._stop: IndusCotError | None = None
         self._closing = False
+        self._heard = False
+        self._failed_in_a_row = 0
         self._key = "" if offline else _read_key(teacher)
         self._address = teacher.base_url or "api.openai.com"
         self.client = None if offline else _client(teacher, pace, self._key)
@@ -214,6 +220,7 @@ class Door:
         self.answers.put(key, step, model, response, usage, usd)
         self.budget.book(usd, usage.total)
         self.stats.answered += 1
+        self._failed_in_a_row = 0
         self.stats.input += usage.input
         self.stats.output += usage.output
         self.stats.usd += usd
@@ -242,11 +249,12 @@ class Door:
                         self.throttle.overloaded(sent, error.wait)
                     wait = error.wait
             if attempt + 1 < self._pace.attempts:
-                await asyncio.sleep(self._backoff(attempt) if wait is None else wait)
+                await asyncio.sleep(max(self._backoff(attempt), wait or 0.0))
         causes = ", ".join(f"{count} x {reason}" for reason, count in Counter(tried).items())
         reason = f"no answer after {self._pace.attempts} attempts: {causes}"
-        if not self.stats.answered:
-            raise StopError(f"{self._address}: {reason}, and nothing was answered before; check that the server runs")
+        self._failed_in_a_row += 1
+        if not self._heard or self._failed_in_a_row >= HOPELESS_IN_A_ROW:
+            raise StopError(f"{self._address}: {reason}; check that the server runs. Every answer so far is kept")
         raise NotAnsweredError(reason)
 
     def _backoff(self, attempt: int) -> float:
@@ -261,6 +269,7 @@ class Door:
                 raw = await self.client.chat.completions.with_raw_response.create(**request.body())
                 content = raw.http_response.text
         except openai.APIStatusError as error:
+            self._heard = True
             raise self._status(error) from None
         except TimeoutError:
             raise PassingError(f"no answer within {self._pace.timeout_s:g} s") from None
@@ -271,13 +280,14 @@ class Door:
             raise PassingError(f"no connection ({type(cause).__name__})") from None
         except openai.OpenAIError as error:
             raise PassingError(f"unreadable answer ({type(error).__name__})") from None
-        response = read_response(content)
+        self._heard = True
+        response = read_response(self.hide(content))
         self.throttle.succeeded(raw.headers)
         return response
 
     def _status(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
-        said = self.hide(words_of(error.body or error.message))
+        said = words_of(error.body or error.message, self.hide)
         if status in HOPELESS or error.code == NO_MONEY:
             advice = {401: "check the key", 402: "top up the account", 403: "check the key's rights"}.get(
                 status, "top up the account" if error.code == NO_MONEY else "check teacher.base_url and teacher.model"
@@ -290,7 +300,8 @@ class Door:
 
     def hide(self, text: str) -> str:
         """``text`` without the key, should a server repeat it."""
-        return text.replace(self._key, HIDDEN) if self._key else text
+        # A stand-in such as "none" is no secret, and a word of answers.
+        return text.replace(self._key, HIDDEN) if len(self._key) >= LEAST_KEY else text
 
 
 class PassingError(Exception):
@@ -320,15 +331,14 @@ def read_response(content: str) -> dict[str, Any]:
 
 def read_usage(response: Mapping[str, Any], expected_input: int, max_tokens: int) -> Usage:
     """Tokens as the server counted them; where it did not, the estimate, so that a cap still holds."""
-    usage = response.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    if not usage.get("prompt_tokens") and not usage.get("completion_tokens"):
+    counted = response.get("usage")
+    usage = counted if isinstance(counted, dict) else {}
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(asked, int) or not isinstance(said, int) or not (asked or said):
         return Usage(input=expected_input, output=max_tokens)
-    return Usage(
-        input=usage.get("prompt_tokens") or 0,
-        cached_input=min(details.get("cached_tokens") or 0, usage.get("prompt_tokens") or 0),
-        output=usage.get("completion_tokens") or 0,
-    )
+    return Usage(input=asked, cached_input=min(cached if isinstance(cached, int) else 0, asked), output=said)
 
 
 def open_answers(root: Path) -> Answers:
@@ -341,7 +351,9 @@ def as_answer(stored: Stored, kept: bool) -> Answer:
     choice = stored.response["choices"][0]
     message = choice["message"]
     reason = "refusal" if message.get("refusal") else choice.get("finish_reason") or "stop"
-    return Answer(message.get("content") or message.get("refusal") or "", reason, stored.usage, stored.usd, kept)
+    # Half a character, which JSON may hold, could neither be sent back nor written to a table.
+    text = str(message.get("content") or message.get("refusal") or "").encode(errors="replace").decode()
+    return Answer(text, reason, stored.usage, stored.usd, kept)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -351,12 +363,12 @@ def _root(error: BaseException) -> BaseException:
     return getattr(error, "os_error", error)
 
 
-def words_of(body: Any) -> str:
-    """The words of an error's body."""
+def words_of(body: Any, hide: Callable[[str], str]) -> str:
+    """The words of an error's body, the key hidden, no longer than a line or two."""
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") if isinstance(inner, dict) else inner
-    return " ".join(str(body).split())[:300]
+    return hide(" ".join(str(body).split()))[:300]
 
 
 def _read_key(teacher: Teacher) -> str:

@@ -78,16 +78,20 @@ def read_price(model: str, allow_unpriced: bool = False, path: Path = PRICES_FIL
     Raises:
         IndusCotError: the file is absent or does not fit; the model is not in it and ``allow_unpriced`` is not set.
     """
+    prices: dict[str, Price] = {}
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
-        prices = {name: Price.model_validate(entry) for name, entry in values.items()}
+        for name, entry in values.items():
+            prices[name] = Price.model_validate(entry)
     except FileNotFoundError:
         raise IndusCotError(f"{path}: not found; it holds what each model costs") from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise IndusCotError(f"{path}: must hold `models:` with a price each ({type(error).__name__})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise IndusCotError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+        told = [f"{'.'.join(map(str, (name, *item['loc'])))}: {item['msg']}" for item in error.errors()]
+        raise IndusCotError(f"{path}: {'; '.join(told)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise IndusCotError(
+            f"{path}: must hold `models:` with a price each, in UTF-8 ({type(error).__name__})"
+        ) from error
     if model in prices:
         return prices[model]
     if allow_unpriced:

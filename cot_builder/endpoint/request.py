@@ -74,7 +74,7 @@ class Request:
     @cached_property
     def text_bytes(self) -> int:
         """UTF-8 length of all that is sent but the images."""
-        return len(json.dumps(self._body, ensure_ascii=False).encode())
+        return len(json.dumps(self._body, ensure_ascii=False).encode(errors="replace"))
 
     def body(self) -> dict[str, Any]:
         """What goes over the wire, images as data URLs."""

@@ -4,7 +4,8 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
 
 from aiolimiter import AsyncLimiter
 
@@ -82,8 +83,10 @@ class Throttle:
 
 
 def seconds(text: str) -> float | None:
-    """Seconds of a Retry-After or rate-reset header: ``20``, ``0.5``, ``6m0s``, ``250ms``; None for anything else."""
+    """Seconds of a Retry-After (RFC 9110: a number or a date) or rate-reset header (``6m0s``, ``250ms``), or None."""
     text = text.strip()
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)

@@ -350,13 +350,16 @@ def read_failures(workspace: Workspace) -> set[str]:
     """Samples of the failure ledger.
 
     Raises:
-        IndusCotError: there is none: no run has ended yet.
+        IndusCotError: there is none: no run has ended yet; it names no sample.
     """
     path = workspace.reports / FAILURES
     if not path.is_file():
         raise IndusCotError(f"{path}: not there; it is written at the end of `indus-cot draft`, so run that first")
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["sample_id"] for row in csv.DictReader(file)}
+        failed = {row["sample_id"] for row in csv.DictReader(file)}
+    if not failed:
+        raise IndusCotError(f"{path}: names no sample; there is nothing to try again")
+    return failed
 
 
 def _write_failures(

@@ -1,0 +1,236 @@
+"""A Batch API on loopback for tests: files, batches and their outcomes, and failures exactly as told."""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+Body = dict[str, Any]
+LARGEST_UPLOAD = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one HTTP request."""
+
+    status: int = 0
+    """Answered instead; 0: the connection ends without an answer."""
+    after: bool = False
+    """True: the server has done what it was asked before it fails."""
+    cut: bool = False
+    """A file's content is announced whole, and the connection ends half-way."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What becomes of one request of a batch. As it is made without arguments, it is answered."""
+
+    status: int = 200
+    error: str = ""
+    """Code and message of a request that was never run."""
+    silent: bool = False
+    """No line at all."""
+    garbled: bool = False
+    """A line that is no JSON."""
+    change: Callable[[Body], Body] = lambda completion: completion
+
+
+class BatchServer:
+    """What the server saw and did; to be had from :func:`batch_server`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.answer: Callable[[Body], str] = lambda body: f"answer to {body['messages'][0]['content']}"
+        self.line: Callable[[Body, int], Line] = lambda body, number: Line()
+        """Of a request's body, and how often it has been run before."""
+        self.fault: Callable[[str, int], Fault | None] = lambda what, number: None
+        """Of ``upload``, ``create``, ``list``, ``poll`` or ``content``, and its number among these, from 0."""
+        self.done: Callable[[str], None] = lambda what: None
+        """Called when something is done and not answered yet."""
+        self.batch_name = "batch"
+        """Begins the id of each batch."""
+        self.polls = 2
+        """How often a batch is asked for until it is finished."""
+        self.end = "completed"
+        """Status of a finished batch."""
+        self.lists = True
+        """Whether batches can be listed."""
+        self.has_batches = True
+        self.calls: Counter[str] = Counter()
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, Body] = {}
+        self.submitted: list[list[str]] = []
+        """Keys of each batch created."""
+        self.paid: Counter[str] = Counter()
+        """How often each key was answered."""
+        self.chats: list[Body] = []
+        """Bodies sent one by one."""
+        self._seen: Counter[str] = Counter()
+        self._runs: Counter[str] = Counter()
+
+    @web.middleware
+    async def with_faults(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        what = handler.__name__
+        number = self.calls[what]
+        self.calls[what] += 1
+        if not self.has_batches and what != "chat":
+            raise web.HTTPNotFound
+        fault = self.fault(what, number)
+        if fault is None or fault.after or fault.cut:
+            response = await handler(request)
+            self.done(what)
+        if fault is None:
+            return response
+        if fault.cut:
+            whole = web.StreamResponse()
+            whole.content_length = len(response.body)
+            await whole.prepare(request)
+            await whole.write(response.body[: len(response.body) // 2])
+        elif fault.status:
+            return web.json_response({"error": {"message": f"status {fault.status}"}}, status=fault.status)
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        content = form["file"].file.read()  # type: ignore[union-attr]
+        name = f"file-{len(self.files) + 1}"
+        self.files[name] = content
+        return web.json_response({"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
+
+    async def content(self, request: web.Request) -> web.Response:
+        content = self.files.get(request.match_info["id"])
+        if content is None:
+            return web.json_response({"error": {"message": "no such file"}}, status=404)
+        return web.Response(body=content)
+
+    async def create(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        assert asked["completion_window"] == "24h"
+        assert asked["endpoint"] == "/v1/chat/completions"
+        assert all(isinstance(value, str) and len(value) <= 512 for value in asked["metadata"].values())
+        name = f"{self.batch_name}_{len(self.batches) + 1}"
+        self.batches[name] = {
+            "id": name,
+            "object": "batch",
+            "status": "validating",
+            "created_at": 0,
+            "output_file_id": None,
+            "error_file_id": None,
+            "errors": None,
+            **asked,
+        }
+        lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+        assert all((line["method"], line["url"]) == ("POST", asked["endpoint"]) for line in lines)
+        assert len({line["body"]["model"] for line in lines}) == 1, "a file holds one model"
+        keys = [line["custom_id"] for line in lines]
+        assert len(set(keys)) == len(keys)
+        self.submitted.append(keys)
+        return web.json_response(self.batches[name])
+
+    async def list(self, request: web.Request) -> web.Response:
+        if not self.lists:
+            raise web.HTTPNotFound
+        found = list(reversed(self.batches.values()))
+        return web.json_response({"object": "list", "data": found, "has_more": False})
+
+    async def poll(self, request: web.Request) -> web.Response:
+        batch = self.batches.get(request.match_info["id"])
+        if batch is None:
+            return web.json_response({"error": {"message": "no such batch"}}, status=404)
+        self._seen[batch["id"]] += 1
+        if self._seen[batch["id"]] >= self.polls and batch["status"] in ("validating", "in_progress"):
+            self._finish(batch)
+        elif batch["status"] == "validating":
+            batch["status"] = "in_progress"
+        return web.json_response(batch)
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.chats.append(body)
+        return web.json_response(self._completion(body))
+
+    def _finish(self, batch: Body) -> None:
+        batch["status"] = self.end
+        if self.end == "failed":
+            batch["errors"] = {"object": "list", "data": [{"code": "invalid", "message": "the file is refused"}]}
+            return
+        output: list[bytes] = []
+        errors: list[bytes] = []
+        for line in self.files[batch["input_file_id"]].splitlines():
+            entry = json.loads(line)
+            key = entry["custom_id"]
+            fate = self.line(entry["body"], self._runs[key])
+            self._runs[key] += 1
+            told: Body = {"id": f"batch_req_{len(output) + len(errors)}", "custom_id": key, "error": None}
+            if fate.garbled:
+                output.append(b'{"custom_id": "' + key.encode())
+            elif fate.error:
+                told |= {"response": None, "error": {"code": "not_run", "message": fate.error}}
+                errors.append(json.dumps(told).encode())
+            elif fate.status != 200:
+                body = {"error": {"message": f"status {fate.status}"}}
+                told |= {"response": {"status_code": fate.status, "request_id": "r", "body": body}}
+                errors.append(json.dumps(told).encode())
+            elif not fate.silent:
+                self.paid[key] += 1
+                body = fate.change(self._completion(entry["body"]))
+                told |= {"response": {"status_code": 200, "request_id": "r", "body": body}}
+                output.append(json.dumps(told).encode())
+        # In no order, as with the real one, and the last line without an end.
+        for name, lines in (("output_file_id", output[::-1]), ("error_file_id", errors)):
+            if lines:
+                batch[name] = f"file-{len(self.files) + 1}"
+                self.files[batch[name]] = b"\n".join(lines)
+
+    def _completion(self, body: Body) -> Body:
+        return {
+            "id": f"chatcmpl-{sum(self.paid.values())}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": f"{body['model']}-2025-01-01",
+            "choices": [{"message": {"role": "assistant", "content": self.answer(body)}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 10, "total_tokens": 20},
+        }
+
+
+@contextmanager
+def batch_server() -> Iterator[BatchServer]:
+    """Serve on a free port of loopback, in a thread of its own, while the context is open."""
+    server = BatchServer()
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        app = web.Application(client_max_size=LARGEST_UPLOAD, middlewares=[server.with_faults])
+        app.router.add_post("/v1/files", server.upload)
+        app.router.add_get("/v1/files/{id}/content", server.content)
+        app.router.add_post("/v1/batches", server.create)
+        app.router.add_get("/v1/batches", server.list)
+        app.router.add_get("/v1/batches/{id}", server.poll)
+        app.router.add_post("/v1/chat/completions", server.chat)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        ended = asyncio.Event()
+        begun.set_result((asyncio.get_running_loop(), ended))
+        await ended.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="batch server", daemon=True)
+    thread.start()
+    loop, ended = begun.result(timeout=30)
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
