@@ -33,6 +33,9 @@ KEEP_FREE_BYTES = 32 * 2**20
 
 
 WAIT_S = 30.0
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file raises: SQLite's own words about it may be no text."""
+DAMAGED = ("malformed", "not a database", "no such column", "no such table", "unsupported file format")
 
 
 class Stored(NamedTuple):
@@ -74,13 +77,13 @@ class Answers:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             text = str(error)
             if "full" in text or "I/O" in text:
                 raise IndusCotError(
                     f"{self.path}: the disk is full; every answer stored so far is kept. Free some space and run again"
                 ) from error
-            if "malformed" in text or "not a database" in text:
+            if isinstance(error, UnicodeDecodeError) or any(word in text for word in DAMAGED):
                 raise IndusCotError(
                     f"{self.path}: the store of answers is damaged ({text}); nothing was sent. "
                     "`indus-cot cache --salvage` keeps the answers that can still be read"
@@ -95,7 +98,7 @@ class Answers:
             row = self._db.execute(
                 "SELECT response, sha256, input, cached_input, output, usd FROM answer WHERE key = ?", (key,)
             ).fetchone()
-        if row is None or _digest(row[0]) != row[1]:
+        if row is None or _digest(key, row[0], *row[2:]) != row[1]:
             return None
         return Stored(json.loads(row[0]), Usage(input=row[2], cached_input=row[3], output=row[4]), row[5])
 
@@ -115,7 +118,7 @@ class Answers:
             try:
                 self._db.execute(
                     "INSERT OR REPLACE INTO answer VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    (key, step, model, text, _digest(text), *tokens, now),
+                    (key, step, model, text, _digest(key, text, *tokens), *tokens, now),
                 )
                 self._db.execute("INSERT INTO spend VALUES (?,?,?,?,?,?,?)", (now, model, step, *tokens))
                 self._db.execute("COMMIT")
@@ -201,11 +204,11 @@ class Answers:
         with self._told():
             self._db.execute("BEGIN IMMEDIATE")
             for table, marks in (("spend", "?,?,?,?,?,?,?"), ("batch", "?,?,?,?")):
-                with suppress(sqlite3.Error):
+                with suppress(*UNREADABLE):
                     for row in old.execute(f"SELECT * FROM {table}"):
                         self._db.execute(f"INSERT INTO {table} VALUES ({marks})", row)
             for row in _readable(old):
-                if _digest(row[3]) == row[4]:
+                if _digest(row[0], row[3], *row[5:9]) == row[4]:
                     self._db.execute("INSERT OR IGNORE INTO answer VALUES (?,?,?,?,?,?,?,?,?,?)", row)
             self._db.execute("COMMIT")
             return int(self._db.execute("SELECT count(*) FROM answer").fetchone()[0])
@@ -257,7 +260,7 @@ def _readable(old: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     while True:
         try:
             row = old.execute("SELECT * FROM answer WHERE key > ? ORDER BY key LIMIT 1", (after,)).fetchone()
-        except sqlite3.Error:
+        except UNREADABLE:
             row = (None,)
         if row is None:
             return
@@ -285,5 +288,6 @@ def _switch_to_wal(db: sqlite3.Connection) -> None:
             time.sleep(0.05)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(key: str, text: str, *cost: float) -> str:
+    """Checksum of an answer with the key it is kept under and what it cost."""
+    return hashlib.sha256(repr((key, text, *cost)).encode(errors="replace")).hexdigest()

@@ -22,6 +22,8 @@ from schemas.sample import Sample
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+BATCH_SAMPLES = 400
+"""Samples at work together in batch mode: a batch should be large, and each holds its images in memory."""
 ASSUMED_OUTPUT = {
     "describe": 350,
     "compose": 450,
@@ -109,7 +111,8 @@ def run_through_door(
         )
         async with door:
             pace = params.compute.endpoint
-            await in_order(items, lambda item: work(door, item), take, door, pace.concurrency, description, total)
+            at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
+            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total)
         return door
 
     try:
