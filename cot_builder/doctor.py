@@ -1,6 +1,7 @@
 """Checks the environment, the parameters and the data, and says what to do about each fault."""
 
 import importlib.metadata
+import os
 import re
 import shutil
 import sys
@@ -12,6 +13,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from cot_builder.endpoint.prices import read_price
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
@@ -40,7 +42,7 @@ def doctor(profile: str, settings: Sequence[str]) -> bool:
         findings.append(Finding("fault", "parameters", str(error), "correct params.yaml, the profile or --set"))
     else:
         findings.append(Finding("ok", "parameters", f"params.yaml with profile {profile} fits"))
-        findings += [*_sources(params), *_stages(params, Workspace())]
+        findings += [*_sources(params), *_teacher(params), *_stages(params, Workspace())]
     signs = {"ok": "[green]✓[/green]", "note": "[yellow]·[/yellow]", "fault": "[red]✗[/red]"}
     table = Table(box=None, padding=(0, 1), show_header=False)
     for finding in findings:
@@ -106,6 +108,25 @@ def _sources(params: Params) -> Iterator[Finding]:
             else:
                 advice = f"put the data there, or set pull.{name}.source"
                 yield Finding("fault", f"source {name}", f"{place} does not exist", advice)
+
+
+def _teacher(params: Params) -> Iterator[Finding]:
+    teacher = params.teacher
+    if teacher.backend == "offline":
+        return
+    if os.environ.get(teacher.api_key_env):
+        yield Finding("ok", "teacher", f"the key is in {teacher.api_key_env}")
+    else:
+        yield Finding("fault", "teacher", f"{teacher.api_key_env} is not set", "put the endpoint's key there")
+    for model in dict.fromkeys((teacher.model, teacher.judge_model or teacher.model)):
+        try:
+            price = read_price(model)
+        except IndusCotError as error:
+            yield Finding("fault", "teacher", str(error), "see prices.yaml")
+        else:
+            yield Finding(
+                "ok", "teacher", f"{model}: {price.input:g} USD in, {price.output:g} USD out, a million tokens"
+            )
 
 
 def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:

@@ -219,7 +219,11 @@ def test_pruning_gives_the_room_back(path: Path) -> None:
 # Damage
 
 
-@pytest.mark.parametrize("header", [b"\0" * 100, b"not a database, this one" * 4, b"SQLite format 3\0" + b"\xff" * 84])
+@pytest.mark.parametrize(
+    "header",
+    [b"\0" * 100, b"not a database, this one" * 4, b"SQLite format 3\0" + b"\xff" * 84],
+    ids=["zeros", "text", "noise"],
+)
 def test_a_damaged_header_is_one_message_that_names_the_way_out(path: Path, header: bytes) -> None:
     filled(path, 20)
     overwrite(path, [0], lambda size: header + b"\0" * (size - len(header)))

@@ -103,9 +103,8 @@ class Answers:
         return Stored(json.loads(row[0]), Usage(input=row[2], cached_input=row[3], output=row[4]), row[5])
 
     def has(self, key: str) -> bool:
-        """Whether there is an answer under ``key``."""
-        with self._told():
-            return self._db.execute("SELECT 1 FROM answer WHERE key = ?", (key,)).fetchone() is not None
+        """Whether :meth:`get` has an answer under ``key``."""
+        return self.get(key) is not None
 
     def put(self, key: str, step: str, model: str, response: dict[str, Any], usage: Usage, usd: float) -> None:
         """Store an answer and book what it cost; both or neither."""

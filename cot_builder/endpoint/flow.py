@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from cot_builder.endpoint.door import Door
@@ -56,6 +56,7 @@ async def in_order(
     tasks: deque[asyncio.Task[Result]] = deque()
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
+    progress = _Progress(door, description, total)
 
     def interrupt() -> None:
         interrupted.set()
@@ -71,12 +72,13 @@ async def in_order(
 
     async def one(item: Item) -> Result:
         async with room:
-            return await work(item)
+            result = await work(item)
+            progress.done += 1
+            return result
 
     # Only the main thread may; elsewhere Ctrl-C is somebody else's.
     with suppress(ValueError, RuntimeError, NotImplementedError):
         loop.add_signal_handler(signal.SIGINT, interrupt)
-    progress = _Progress(door, description, total)
     shown = asyncio.create_task(progress.show())
     try:
         left = iter(items)
@@ -90,7 +92,6 @@ async def in_order(
             if not tasks:
                 break
             take(await tasks.popleft())
-            progress.done += 1
         if interrupted.is_set():
             raise KeyboardInterrupt
     except Exception:
@@ -134,8 +135,11 @@ class _Progress:
             self._ended = True
             console.print(self._line(), highlight=False)
 
-    def _panel(self) -> Group:
-        return Group(ProgressBar(total=max(self._total, 1), completed=self.done, width=60), Text(self._line()))
+    def _panel(self) -> Table:
+        panel = Table.grid()
+        panel.add_row(ProgressBar(total=max(self._total, 1), completed=self.done, width=60))
+        panel.add_row(Text(self._line()))
+        return panel
 
     def _line(self) -> str:
         stats, spent = self._door.stats, self._door.budget

@@ -16,7 +16,7 @@ BYTES_A_TOKEN = 3.6
 """Of English prose and JSON together, in common tokenizers; for estimates only."""
 LEAST_BYTES_A_TOKEN = 2.0
 """Fewer bytes a token than any text sent here has: what a hard cap reckons with."""
-Usd = Annotated[float, Field(ge=0)]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -27,8 +27,8 @@ class Tiles(_Model):
     """Tokens by tiles of 512 px, after scaling into 2048 px and to a short side of 768 px (GPT-4o, GPT-4.1)."""
 
     formula: Literal["tiles"]
-    base: int
-    tile: int
+    base: Annotated[int, Field(ge=0)]
+    tile: Annotated[int, Field(ge=0)]
 
 
 class Patches(_Model):
@@ -38,7 +38,7 @@ class Patches(_Model):
     side: Annotated[int, Field(ge=1)]
     most: Annotated[int, Field(ge=1)]
     least: Annotated[int, Field(ge=1)] = 1
-    factor: Annotated[float, Field(gt=0)] = 1.0
+    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class Price(_Model):
