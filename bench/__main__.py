@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -21,6 +22,12 @@ ROWS = {
     "validation": "validation",
     "memory_pull": "memory",
     "memory_patch": "memory",
+    "endpoint_rate": "endpoint",
+    "endpoint_cached": "endpoint",
+    "endpoint_memory": "endpoint",
+    "endpoint_against_curator": "endpoint",
+    "endpoint_cpu_against_curator": "endpoint",
+    "endpoint_against_distilabel": "endpoint",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 
@@ -43,7 +50,8 @@ def main() -> None:
         results.append(
             {
                 "name": row.name,
-                "ratio": round(row.ratio, 3),
+                # JSON has no word for a rival that could not be measured but null.
+                "ratio": None if math.isnan(row.ratio) else round(row.ratio, 3),
                 "target": row.target,
                 "better": row.better,
                 "versions": versions(),
