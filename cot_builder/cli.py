@@ -150,6 +150,8 @@ def draft(
 
     params, workspace = _load(context)
     if dry_run:
+        if refresh or only_failed:
+            raise IndusCotError("draft --dry-run estimates a plain run; leave out --refresh and --only-failed")
         _print_estimate(estimate_draft(params, workspace, allow_unpriced), params)
         return
     stage(params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced)

@@ -392,6 +392,38 @@ def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
     assert KEY not in told
 
 
+def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) -> None:
+    with chat_server(answer) as server:
+        assert draft(project, server).returncode == 0
+        before, sent = drafts(project), len(server.requests)
+        prices = project / "prices.yaml"
+        prices.write_text(prices.read_text().replace("gpt-4.1: {input: 2.00", "gpt-4.1: {input: 200.00"))
+        assert draft(project, server).returncode == 0
+        assert len(server.requests) == sent
+        estimate = draft(project, server, "--dry-run", more=("draft.blind=true",))
+    assert drafts(project).equals(before)
+    assert asked(estimate) == 24
+
+
+def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(project: Path) -> None:
+    with chat_server(answer) as server:
+        assert draft(project, server).returncode == 0
+        before, sent = drafts(project), len(server.requests)
+        file = store(project)
+        data = file.read_bytes()
+        page = len(data) // 4096 // 2 * 4096
+        file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
+        result = draft(project, server)
+        if result.returncode:
+            assert "indus-cot cache --salvage" in result.stderr
+            assert "Traceback" not in result.stderr
+        assert run(project, "cache", "--salvage").returncode == 0
+        again = draft(project, server)
+        assert again.returncode == 0, again.stderr
+        assert len(server.requests) < 2 * sent
+    assert drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
+
+
 def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> None:
     with chat_server(answer) as server:
         ran = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import httpx2
 import openai
 
 from cot_builder.endpoint import prices
@@ -266,8 +267,9 @@ class Door:
         self.stats.sent += 1
         try:
             async with asyncio.timeout(self._pace.timeout_s):
-                raw = await self.client.chat.completions.with_raw_response.create(**request.body())
-                content = raw.http_response.text
+                # The typed method walks every message first, images included: a quarter of the client's time.
+                raw = await self.client.post("/chat/completions", cast_to=httpx2.Response, body=request.body())
+                content = raw.text
         except openai.APIStatusError as error:
             self._heard = True
             raise self._status(error) from None

@@ -118,9 +118,7 @@ def estimate_draft(params: Params, workspace: Workspace, allow_unpriced: bool = 
     def after(step: str) -> list[str]:
         judge = ["judge"] * params.teacher.judge_readings
         chain = ["describe", "compose", *(["audit"] if params.teacher.audit else []), *judge]
-        if step == "blind":
-            return [step, *(chain * params.draft.candidates)]
-        if step == "judge":
+        if step in ("blind", "judge"):
             return [step]
         if step in ("correct", "replan"):
             return [step, *chain[2 if step == "correct" else 1 :]]

@@ -6,7 +6,7 @@ audit, judge and answer blind never see it.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -116,16 +116,17 @@ async def draft_with_endpoint(door: Door, lesson: Lesson, ask: dict[str, bool]) 
         IndusCotError: the run has to stop; the sample's image is damaged.
     """
     query = query_image(lesson.sample, lesson.images)
-    blind, blind_usd = await _blind(door, lesson, query, ask) if lesson.params.blind else (None, 0.0)
-    attempts = await _together(
-        [_attempt(door, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
-    )
+    candidates = [_attempt(door, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
+    asked = [_blind(door, lesson, query, ask)] if lesson.params.blind else []
+    done: list[Any] = await _together([*asked, *candidates])
+    blind, blind_usd = done[0] if asked else (None, 0.0)
+    attempts: list[Attempt] = done[len(asked) :]
     attempts[0].usd += blind_usd
     _choose(attempts)
     return Drafted(attempts, blind)
 
 
-async def _together(works: list[Awaitable[Result]]) -> list[Result]:
+async def _together(works: Sequence[Awaitable[Result]]) -> list[Result]:
     """Results of all; an error is raised only once none is under way, so that no answer is cut off."""
     done = await asyncio.gather(*works, return_exceptions=True)
     for result in done:
