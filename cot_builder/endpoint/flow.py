@@ -117,7 +117,6 @@ class _Progress:
         self._description = description
         self._total = total
         self._started = time.monotonic()
-        self._ended = False
         self.done = 0
 
     async def show(self) -> None:
@@ -131,9 +130,7 @@ class _Progress:
                 await asyncio.sleep(PANEL_EVERY_S)
 
     def end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            console.print(self._line(), highlight=False)
+        console.print(self._line(), highlight=False)
 
     def _panel(self) -> Table:
         panel = Table.grid()

@@ -271,9 +271,8 @@ def _draft_with_endpoint(
             if again and sample.sample_id not in again:
                 return _Result(sample.sample_id, [], {}, failures=(f"{error}: not asked, --only-failed",))
             raise
-        model = f"{params.teacher.model}"
         records = [
-            _record(item.trajectory, sample, item, gates, model, prompt_version(), drafted.blind_answer)
+            _record(item.trajectory, sample, item, gates, params.teacher.model, prompt_version(), drafted.blind_answer)
             for item in drafted.attempts
             if item.trajectory is not None
         ]

@@ -89,34 +89,34 @@ def run_through_door(
     total: int,
     refresh: bool,
     allow_unpriced: bool,
-) -> Door:
-    """Ask the endpoint about every item; returns the closed door with its figures.
+) -> None:
+    """Ask the endpoint about every item.
 
     Raises:
         IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
     """
     check_teacher(params)
-    for model in {params.teacher.model, params.teacher.judge_model or params.teacher.model}:
-        _price(workspace, allow_unpriced)(model)
+    price = _price(workspace, allow_unpriced)
+    for model in (params.teacher.model, params.teacher.judge_model or params.teacher.model):
+        price(model)
     answers = open_answers(workspace.root)
 
-    async def run() -> Door:
+    async def run() -> None:
         door = Door(
             params.teacher,
             params.compute.endpoint,
             params.budget,
             answers,
-            price=_price(workspace, allow_unpriced),
+            price=price,
             refresh=refresh,
         )
         async with door:
             pace = params.compute.endpoint
             at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
             await in_order(items, lambda item: work(door, item), take, door, at_once, description, total)
-        return door
 
     try:
-        return asyncio.run(run())
+        asyncio.run(run())
     finally:
         answers.close()
 

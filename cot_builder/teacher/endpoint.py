@@ -19,7 +19,8 @@ from cot_builder.inspection.rendering import verdict_text
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Teacher
-from cot_builder.storage.images import decode, encode_png
+from cot_builder.storage.header import read_header
+from cot_builder.storage.images import encode_png
 from cot_builder.teacher.forms import (
     Audit,
     Blind,
@@ -86,6 +87,8 @@ class Attempt:
     candidate: int
     trajectory: Trajectory | None = None
     images: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, ImageFile] = field(default_factory=dict)
+    """The same images as they are sent: encoded once for composing, audit and judge."""
     violations: list[Violation] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     """One a reading of the judge, 0 to 1."""
@@ -475,9 +478,11 @@ def _reading(
 def _observed(attempt: Attempt, observation: Observation) -> ImageFile:
     digest = observation.image_sha256
     assert digest is not None
-    png = attempt.images[digest]
-    height, width = decode(png).shape[:2]
-    return ImageFile(digest, width, height, lambda: (png, "image/png"))
+    if digest not in attempt.files:
+        png = attempt.images[digest]
+        header = read_header(png)
+        attempt.files[digest] = ImageFile(digest, header.width, header.height, lambda: (png, "image/png"))
+    return attempt.files[digest]
 
 
 def _choose(attempts: list[Attempt]) -> None:
