@@ -118,7 +118,7 @@ def _teacher(params: Params) -> Iterator[Finding]:
         yield Finding("ok", "teacher", f"the key is in {teacher.api_key_env}")
     else:
         yield Finding("fault", "teacher", f"{teacher.api_key_env} is not set", "put the endpoint's key there")
-    for model in dict.fromkeys((teacher.model, teacher.judge_model or teacher.model)):
+    for model in teacher.models:
         try:
             price = read_price(model)
         except IndusCotError as error:

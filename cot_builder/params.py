@@ -98,6 +98,16 @@ class Teacher(Section):
     audit: bool
     judge_readings: Count
 
+    @property
+    def reader(self) -> str:
+        """The model that audits and judges."""
+        return self.judge_model or self.model
+
+    @property
+    def models(self) -> list[str]:
+        """Every model that is asked, once each."""
+        return list(dict.fromkeys((self.model, self.reader)))
+
 
 class Budget(Section):
     usd: Annotated[float, Field(ge=0)] | None

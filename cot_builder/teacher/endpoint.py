@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -74,10 +75,6 @@ class Lesson:
     priors: Mapping[tuple[str, str], str]
     teacher: Teacher
     params: DraftParams
-
-    @property
-    def judge_model(self) -> str:
-        return self.teacher.judge_model or self.teacher.model
 
 
 @dataclass
@@ -417,7 +414,7 @@ async def _audit(
     door: Door, lesson: Lesson, query: ImageFile, attempt: Attempt, trajectory: Trajectory, ask: dict[str, bool]
 ) -> list[Violation]:
     """Ungrounded statements, as a reader who knows only the images finds them."""
-    talk = _Talk(door, lesson.teacher, lesson.judge_model, "reader", attempt.candidate, ask)
+    talk = _Talk(door, lesson.teacher, lesson.teacher.reader, "reader", attempt.candidate, ask)
     talk.tell(*_reading("audit", lesson.sample, query, attempt, trajectory))
     try:
         audit = await talk.fill_in("audit", Audit)
@@ -436,7 +433,7 @@ async def _judge(
     async def reading(number: int) -> Scores:
         # A number of its own for every reading: an equal request would return the kept answer.
         own = attempt.candidate * lesson.teacher.judge_readings + number
-        talk = _Talk(door, lesson.teacher, lesson.judge_model, "reader", own, ask)
+        talk = _Talk(door, lesson.teacher, lesson.teacher.reader, "reader", own, ask)
         talk.tell(*_reading("judge", lesson.sample, query, attempt, trajectory))
         try:
             return await talk.fill_in("judge", Scores)
@@ -493,12 +490,12 @@ def _choose(attempts: list[Attempt]) -> None:
             item.violations = [*item.violations, Violation(gate=UNFINISHED, reason=item.failure)]
     if not valid:
         return
-    best = max(valid, key=lambda item: (_mean(item.scores), -item.candidate))
+    # None has a score where the judge reads nothing.
+    score = {item.candidate: fmean(item.scores or [0.0]) for item in valid}
+    best = max(valid, key=lambda item: (score[item.candidate], -item.candidate))
     for item in valid:
         if item is not best:
-            reason = f"candidate {best.candidate} scored {_mean(best.scores):.2f}, this one {_mean(item.scores):.2f}"
+            reason = (
+                f"candidate {best.candidate} scored {score[best.candidate]:.2f}, this one {score[item.candidate]:.2f}"
+            )
             item.violations = [Violation(gate=JUDGE, reason=reason)]
-
-
-def _mean(scores: list[float]) -> float:
-    return sum(scores) / len(scores) if scores else 0.0
