@@ -254,7 +254,6 @@ def cache(
     from rich.table import Table
 
     from cot_builder.endpoint import answers
-    from cot_builder.endpoint.door import open_answers
     from cot_builder.progress import console
 
     path = answers.store(Path())
@@ -265,7 +264,7 @@ def cache(
     if not path.exists():
         typer.echo(f"{path}: no endpoint has been asked yet")
         return
-    store = open_answers(Path())
+    store = answers.Answers(path)
     try:
         if prune:
             if older_than is None and model is None:

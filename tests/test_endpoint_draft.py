@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -368,6 +369,26 @@ def test_what_cannot_run_says_why_in_one_message(
     assert told in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (project / "data/draft").exists()
+
+
+def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def holding(body: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        assert release.wait(60)
+        return answer(body)
+
+    with chat_server(holding) as server:
+        first = start(project, server)
+        assert begun.wait(60)
+        second = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
+        release.set()
+        _, told = first.communicate(timeout=120)
+    assert first.returncode == 0, told
+    assert second.returncode == 1
+    assert "another run of this project is asking the endpoint" in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:

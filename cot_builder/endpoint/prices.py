@@ -14,8 +14,8 @@ PRICES_FILE = Path("prices.yaml")
 MILLION = 1_000_000
 BYTES_A_TOKEN = 3.6
 """Of English prose and JSON together, in common tokenizers; for estimates only."""
-LEAST_BYTES_A_TOKEN = 2.0
-"""Fewer bytes a token than any text sent here has: what a hard cap reckons with."""
+LEAST_BYTES_A_TOKEN = 1.0
+"""A token of a byte-level tokenizer is never shorter, in any language: what a hard cap reckons with."""
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -9,9 +9,11 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from cot_builder.endpoint import prices
-from cot_builder.endpoint.door import Answer, Door, NotAskedError, open_answers
+from cot_builder.endpoint.answers import Answers, store
+from cot_builder.endpoint.door import Answer, Door, NotAskedError
 from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.request import Request
@@ -97,9 +99,19 @@ def run_through_door(
     """
     check_teacher(params)
     price = _price(workspace, allow_unpriced)
-    for model in (params.teacher.model, params.teacher.judge_model or params.teacher.model):
+    for model in params.teacher.models:
         price(model)
-    answers = open_answers(workspace.root)
+    path = store(workspace.root)
+    # A cap is only hard where one run at a time spends against it.
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise IndusCotError(
+            f"{path}: another run of this project is asking the endpoint; wait for that run or stop it"
+        ) from None
+    answers = Answers(path)
 
     async def run() -> None:
         door = Door(
@@ -119,6 +131,7 @@ def run_through_door(
         asyncio.run(run())
     finally:
         answers.close()
+        lock.release()
 
 
 def _price(workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
@@ -172,11 +185,10 @@ def estimate(
     """
     check_teacher(params)
     # Nothing is sent, so that no key is needed.
-    answers = open_answers(workspace.root)
+    answers = Answers(store(workspace.root))
     price = _price(workspace, allow_unpriced)
     found = Estimate(spent_usd=answers.spent()[0])
-    models = {params.teacher.model, params.teacher.judge_model or params.teacher.model}
-    means = {step: mean for model in models for step, mean in answers.mean_output(model).items()}
+    means = {step: mean for model in params.teacher.models for step, mean in answers.mean_output(model).items()}
     batch = params.compute.endpoint.batch
 
     def add(step: str, request: Request) -> None:
