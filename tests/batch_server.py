@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from aiohttp import web
@@ -72,6 +73,7 @@ class BatchServer:
         """How often each key was answered."""
         self.chats: list[Body] = []
         """Bodies sent one by one."""
+        self._file_numbers = count(1)
         self._seen: Counter[str] = Counter()
         self._runs: Counter[str] = Counter()
 
@@ -103,7 +105,7 @@ class BatchServer:
         form = await request.post()
         assert form["purpose"] == "batch"
         content = form["file"].file.read()  # type: ignore[union-attr]
-        name = f"file-{len(self.files) + 1}"
+        name = f"file-{next(self._file_numbers)}"
         self.files[name] = content
         return web.json_response({"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
 
@@ -112,6 +114,11 @@ class BatchServer:
         if content is None:
             return web.json_response({"error": {"message": "no such file"}}, status=404)
         return web.Response(body=content)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        del self.files[name]
+        return web.json_response({"id": name, "object": "file", "deleted": True})
 
     async def create(self, request: web.Request) -> web.Response:
         asked = await request.json()
@@ -189,7 +196,7 @@ class BatchServer:
         # In no order, as with the real one, and the last line without an end.
         for name, lines in (("output_file_id", output[::-1]), ("error_file_id", errors)):
             if lines:
-                batch[name] = f"file-{len(self.files) + 1}"
+                batch[name] = f"file-{next(self._file_numbers)}"
                 self.files[batch[name]] = b"\n".join(lines)
 
     def _completion(self, body: Body) -> Body:
@@ -213,6 +220,7 @@ def batch_server() -> Iterator[BatchServer]:
         app = web.Application(client_max_size=LARGEST_UPLOAD, middlewares=[server.with_faults])
         app.router.add_post("/v1/files", server.upload)
         app.router.add_get("/v1/files/{id}/content", server.content)
+        app.router.add_delete("/v1/files/{id}", server.delete)
         app.router.add_post("/v1/batches", server.create)
         app.router.add_get("/v1/batches", server.list)
         app.router.add_get("/v1/batches/{id}", server.poll)

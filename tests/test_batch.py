@@ -146,7 +146,7 @@ def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: Ba
     found, stats = use(work, server.url, store)
     assert texts(found) == expected(asked)
     assert [answer.usd for answer in found] == [USD_AN_ANSWER] * 5
-    assert (stats.sent, stats.answered) == (5, 5)
+    assert stats.answered == 5
     assert server.submitted == [[request.key for request in asked]]
     assert not server.chats
     assert spent(store) == pytest.approx(5 * USD_AN_ANSWER)
@@ -157,12 +157,24 @@ def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: Ba
     assert server.calls == calls
 
 
+def test_an_upload_is_deleted_once_its_answers_are_kept(server: BatchServer, store: Path) -> None:
+    ask_all(questions(2), server.url, store)
+    assert [name for name in server.files if name == server.batches["batch_1"]["input_file_id"]] == []
+    assert server.batches["batch_1"]["output_file_id"] in server.files
+
+
+def test_an_upload_that_cannot_be_deleted_costs_nothing(server: BatchServer, store: Path) -> None:
+    server.fault = lambda what, _: Fault(status=500) if what == "delete" else None
+    asked = questions(2)
+    assert texts(ask_all(asked, server.url, store)) == expected(asked)
+
+
 def test_a_line_is_the_request_as_it_would_be_sent(server: BatchServer, store: Path) -> None:
     image = ImageFile("ab" * 32, 64, 64, lambda: (b"\x89PNG pixels", "image/png"))
     parts = [image.part, {"type": "text", "text": "what?"}]
     request = Request("describe", "small", [{"role": "user", "content": parts}], {image.sha256: image}, 20, 0.5)
     server.answer = lambda body: "a hinge"
-    ask_all([request], server.url, store)
+    submit_and_leave([request], server, store)
     line = json.loads(server.files["file-1"])
     assert line == {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": request.body()}
     url = line["body"]["messages"][0]["content"][0]["image_url"]["url"]

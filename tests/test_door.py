@@ -781,6 +781,22 @@ def test_closed_to_new_does_not_try_again(store: Path) -> None:
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("limit", [{}, {"rpm": 1}, {"concurrency": 1}], ids=str)
+def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, limit: dict[str, int]) -> None:
+    async def work(door: Door) -> list[Answer | BaseException]:
+        asked = asyncio.create_task(outcomes(door, questions(3)))
+        while not door.stats.overloaded:
+            await asyncio.sleep(0.005)
+        assert door.throttle.paused > 3000
+        door.close_to_new()
+        async with asyncio.timeout(20):
+            return await asked
+
+    with chat_server(echo, lambda *_: status(429, retry_after="3600")) as server:
+        results = use(work, server.url, store, **limit)
+    assert {type(result) for result in results} == {NotAskedError}
+
+
 def test_a_full_disk_stops_before_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with chat_server(echo) as server:
         ask(question("kept"), server.url, store)

@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
@@ -254,16 +254,14 @@ class Batches:
                 batch = await self._create(name, spool, file_id)
         except (NotAnsweredError, PassingError) as error:
             reason = f"the batch could not be submitted: {error}"
-            if isinstance(error, PassingError) and not self._door.stats.answered:
-                raise StopError(
-                    f"{self._door._address}: {reason}, and nothing was answered before; check that the server runs"
-                ) from None
+            outcome = self._door.exhausted(reason) if isinstance(error, PassingError) else NotAnsweredError(reason)
+            if isinstance(outcome, StopError):
+                raise outcome from None
             for key in spool.keys:
-                self._resolve(key, NotAnsweredError(reason))
+                self._resolve(key, outcome)
             return
         finally:
             _drop(spool)
-        self._door.stats.sent += len(spool.keys)
         self._open.update(spool.keys)
         await self._poll(batch, spool.keys, carried=False)
 
@@ -406,6 +404,9 @@ class Batches:
         for key in wanted:
             self._settle(batch, key, NotAnsweredError(reason), carried)
         self._door.answers.close_batch(batch.id)
+        # Providers limit what they keep. One left behind is only that: it costs nothing.
+        with suppress(openai.OpenAIError):
+            await self._client.files.delete(batch.input_file_id)
 
     async def _download(self, file_id: str, file: IO[bytes], start: int) -> bool:
         """Append a file; False where there is none."""
@@ -426,7 +427,6 @@ class Batches:
         """Store one answer, or pass on why there is none."""
         self._open.discard(key)
         if isinstance(outcome, Exception):
-            self._door.stats.retries.update([str(outcome)] if isinstance(outcome, PassingError) else [])
             self._resolve(key, type(outcome)(f"batch {batch.id}: {self._door.hide(str(outcome))}"))
             return
         stored = self._door.answers.get(key) if carried else None
@@ -459,7 +459,7 @@ class Batches:
         tried = 0
         while True:
             try:
-                return await call()
+                result = await call()
             except openai.APIStatusError as error:
                 known = self._door._status(error)
                 if not isinstance(known, PassingError):
@@ -467,8 +467,10 @@ class Batches:
                 passing = known
             except (openai.OpenAIError, OSError) as error:
                 passing = PassingError(f"connection lost ({type(error.__cause__ or error).__name__})")
+            else:
+                self._door._heard = True
+                return result
             tried += 1
-            self._door.stats.retries[str(passing)] += 1
             if attempts is not None and tried >= attempts:
                 raise PassingError(f"{passing}, after {tried} attempts")
             if attempts is None and time.monotonic() - started > UNREACHABLE_S:
@@ -476,7 +478,7 @@ class Batches:
                     f"{self._door._address} could not be asked for its batches for {UNREACHABLE_S / 60:g} minutes: "
                     f"{passing}. Nothing is lost: run the same command again, and they are collected"
                 )
-            await asyncio.sleep(self._door._backoff(min(tried - 1, 10)) if passing.wait is None else passing.wait)
+            await asyncio.sleep(self._door.pause(tried - 1, passing.wait))
 
 
 def _drop(spool: _Spool) -> None:

@@ -7,15 +7,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
 import openai
 
 from cot_builder.endpoint import prices
-from cot_builder.endpoint.answers import Answers, Stored, store
+from cot_builder.endpoint.answers import Answers, Stored
 from cot_builder.endpoint.budget import Budget
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.request import Request
@@ -74,17 +73,13 @@ class StopError(IndusCotError):
 class Stats:
     """What the door did since it was opened."""
 
-    asked: int = 0
     kept: int = 0
-    sent: int = 0
     answered: int = 0
     overloaded: int = 0
     failed: int = 0
     input: int = 0
     output: int = 0
     usd: float = 0.0
-    retries: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
 
 
 class Door:
@@ -151,8 +146,15 @@ class Door:
         Batches are not waited for: they stay open, and a later run collects them.
         """
         self._closing = True
+        self.throttle.close()
         if self._batches:
             self._batches.close()
+
+    @property
+    def under_way(self) -> str:
+        """What a closed door still waits for, in words."""
+        batches = ", open batches are collected by the next run" if self._batches else ""
+        return f"{self.throttle.under_way} requests under way are waited for and kept{batches}"
 
     async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:
         """The answer to ``request``: the kept one, or a new one, kept before it is returned.
@@ -169,7 +171,6 @@ class Door:
             NotAnsweredError: this one cannot be answered.
             IndusCotError: the run has to stop: budget, key, address, disk.
         """
-        self.stats.asked += 1
         refresh = (refresh or self._refresh) and not (offline or self._offline)
         if waiting := self._under_way.get(request.key):
             return (await asyncio.shield(waiting))._replace(kept=True)
@@ -244,27 +245,30 @@ class Door:
                     return await self._send(request)
                 except PassingError as error:
                     tried.append(str(error))
-                    self.stats.retries[str(error)] += 1
                     if error.overloaded:
                         self.stats.overloaded += 1
                         self.throttle.overloaded(sent, error.wait)
                     wait = error.wait
             if attempt + 1 < self._pace.attempts:
-                await asyncio.sleep(max(self._backoff(attempt), wait or 0.0))
+                await self.throttle.rest(self.pause(attempt, wait))
         causes = ", ".join(f"{count} x {reason}" for reason, count in Counter(tried).items())
-        reason = f"no answer after {self._pace.attempts} attempts: {causes}"
+        raise self.exhausted(f"no answer after {self._pace.attempts} attempts: {causes}")
+
+    def exhausted(self, reason: str) -> Exception:
+        """What to raise when all attempts are used up: it ends the request, or the run where none gets through."""
         self._failed_in_a_row += 1
         if not self._heard or self._failed_in_a_row >= HOPELESS_IN_A_ROW:
-            raise StopError(f"{self._address}: {reason}; check that the server runs. Every answer so far is kept")
-        raise NotAnsweredError(reason)
+            return StopError(f"{self._address}: {reason}; check that the server runs. Every answer so far is kept")
+        return NotAnsweredError(reason)
 
-    def _backoff(self, attempt: int) -> float:
+    def pause(self, attempt: int, wait: float | None) -> float:
+        """Seconds between ``attempt`` and the next, no less than the server asks."""
         # Jitter is no part of any result: it needs no seed.
-        return min(LONGEST_WAIT_S, self._pace.backoff_s * 2**attempt) * random.uniform(0.5, 1.5)
+        backoff = min(LONGEST_WAIT_S, self._pace.backoff_s * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.5)
+        return max(backoff, wait or 0.0)
 
     async def _send(self, request: Request) -> dict[str, Any]:
         assert self.client is not None
-        self.stats.sent += 1
         try:
             async with asyncio.timeout(self._pace.timeout_s):
                 # The typed method walks every message first, images included: a quarter of the client's time.
@@ -273,10 +277,8 @@ class Door:
         except openai.APIStatusError as error:
             self._heard = True
             raise self._status(error) from None
-        except TimeoutError:
-            raise PassingError(f"no answer within {self._pace.timeout_s:g} s") from None
-        except openai.APIConnectionError as error:
-            cause = _root(error)
+        except (TimeoutError, openai.APIConnectionError) as error:
+            cause = error if isinstance(error, TimeoutError) else _root(error)
             if isinstance(cause, TimeoutError):
                 raise PassingError(f"no answer within {self._pace.timeout_s:g} s") from None
             raise PassingError(f"no connection ({type(cause).__name__})") from None
@@ -341,11 +343,6 @@ def read_usage(response: Mapping[str, Any], expected_input: int, max_tokens: int
     if not isinstance(asked, int) or not isinstance(said, int) or not (asked or said):
         return Usage(input=expected_input, output=max_tokens)
     return Usage(input=asked, cached_input=min(cached if isinstance(cached, int) else 0, asked), output=said)
-
-
-def open_answers(root: Path) -> Answers:
-    """The project's store."""
-    return Answers(store(root))
 
 
 def as_answer(stored: Stored, kept: bool) -> Answer:

@@ -64,8 +64,7 @@ async def in_order(
         # The next one raises KeyboardInterrupt wherever the program is.
         loop.remove_signal_handler(signal.SIGINT)
         console.print(
-            f"{description}: stopping; {door.throttle.under_way} requests under way are waited for and kept. "
-            "Press Ctrl-C again to leave at once",
+            f"{description}: stopping; {door.under_way}. Press Ctrl-C again to leave at once",
             style="yellow",
             highlight=False,
         )
@@ -148,6 +147,8 @@ class _Progress:
         ]
         if stats.overloaded:
             parts.append(f"{stats.overloaded} x overloaded")
+        if pause := self._door.throttle.paused:
+            parts.append(f"the server asks to wait {pause:.0f} s")
         if stats.failed:
             parts.append(f"{stats.failed} not answered")
         parts.append(f"{stats.input + stats.output} tokens")

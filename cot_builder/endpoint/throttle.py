@@ -20,6 +20,8 @@ class Throttle:
     def __init__(self, most: int, rpm: int | None = None, tpm: int | None = None) -> None:
         self._most = float(most)
         self._limit = float(most)
+        self._taken = 0
+        """Places, of which some wait for the minute's limits or a pause."""
         self._under_way = 0
         self._room = asyncio.Condition()
         self._resume_at = 0.0
@@ -27,6 +29,8 @@ class Throttle:
         self._requests = AsyncLimiter(rpm, MINUTE_S) if rpm else None
         self._tokens = AsyncLimiter(tpm, MINUTE_S) if tpm else None
         self._tpm = tpm or 0
+        self._waits: set[asyncio.Timeout] = set()
+        self._closed = False
 
     @property
     def limit(self) -> int:
@@ -35,27 +39,58 @@ class Throttle:
 
     @property
     def under_way(self) -> int:
-        """Requests under way."""
+        """Requests that are sent and not answered."""
         return self._under_way
+
+    @property
+    def paused(self) -> float:
+        """Seconds until anything is sent again."""
+        return max(0.0, self._resume_at - time.monotonic())
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[None]:
-        """Wait for a place for a request of about ``tokens`` tokens, and hold it."""
+        """Wait for a place for a request of about ``tokens`` tokens, and hold it; once closed, wait no more."""
         async with self._room:
-            await self._room.wait_for(lambda: self._under_way < self.limit)
-            self._under_way += 1
+            await self._room.wait_for(lambda: self._taken < self.limit)
+            self._taken += 1
         try:
-            if self._requests:
-                await self._requests.acquire()
-            if self._tokens:
-                await self._tokens.acquire(min(max(tokens, 1), self._tpm))
-            while (pause := self._resume_at - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            yield
+            async with self._until_closed():
+                if self._requests:
+                    await self._requests.acquire()
+                if self._tokens:
+                    await self._tokens.acquire(min(max(tokens, 1), self._tpm))
+                while pause := self.paused:
+                    await asyncio.sleep(pause)
+            self._under_way += 1
+            try:
+                yield
+            finally:
+                self._under_way -= 1
         finally:
             async with self._room:
-                self._under_way -= 1
+                self._taken -= 1
                 self._room.notify_all()
+
+    async def rest(self, wait: float) -> None:
+        """Wait ``wait`` seconds, or until it is closed."""
+        async with self._until_closed():
+            await asyncio.sleep(wait)
+
+    def close(self) -> None:
+        """End every wait, now and later: who waited has to ask whether to go on."""
+        self._closed = True
+        for wait in self._waits:
+            wait.reschedule(0.0)
+
+    @asynccontextmanager
+    async def _until_closed(self) -> AsyncIterator[None]:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if self._closed else None) as wait:
+                self._waits.add(wait)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(wait)
 
     def succeeded(self, headers: Mapping[str, str]) -> None:
         """Grow a little; heed rate headers that say nothing is left."""
