@@ -1,0 +1,66 @@
+"""Review: what one expert said of one draft, as it came back from Label Studio."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.sample import Name, Sha256
+from schemas.table import Table
+
+ReviewVerdict = Literal["accepted", "fixed", "rejected"]
+REASONS = (
+    "ungrounded statement",
+    "wrong location",
+    "wrong type",
+    "wrong answer",
+    "needless or wrong tool call",
+    "poor reasoning",
+    "unusable image",
+)
+"""Why an expert rejects a trajectory."""
+
+
+class Change(BaseModel):
+    """One field an expert changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    field: Name
+    """Path in the trajectory, such as ``turns.0.thought``, ``turns.1.call`` or ``verdict.boxes``."""
+    before: str
+    """Text as it is, anything else as JSON."""
+    after: str
+
+
+class Review(BaseModel):
+    """One annotation of one draft."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    review_id: Name
+    """``<project>/<annotation>``: numbers of Label Studio."""
+    draft_id: Name
+    draft_sha256: Sha256
+    """The draft that was on the page."""
+    reviewer: Name
+    """Account in Label Studio."""
+    reviewed_at: Name
+    """Last edit, ISO 8601 in UTC."""
+    seconds: Annotated[float, Field(ge=0)]
+    """Time on the page as Label Studio counts it (`lead_time`)."""
+    verdict: ReviewVerdict
+    """``fixed`` wherever something was changed, whatever was ticked; a rejection stays one."""
+    reasons: list[str]
+    """Of a rejection, from :data:`REASONS`."""
+    evidence_rating: Annotated[int, Field(ge=1, le=5)] | None
+    logic_rating: Annotated[int, Field(ge=1, le=5)] | None
+    comment: str
+    changes: list[Change]
+    """Empty unless something was changed."""
+    trajectory: str
+    """JSON of the :class:`schemas.trajectory.Trajectory` as the expert left it, edited calls run again."""
+    problems: list[str]
+    """Why it cannot be applied: gates the edited trajectory fails, fields that do not parse. Empty if it can."""
+
+
+REVIEW = Table("review", Review, key=("review_id",))
