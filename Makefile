@@ -1,5 +1,6 @@
 # make demo [PROFILE=…]  environment, install, every stage, then where to look
 # make test              everything CI checks
+# make label-studio      the review server on loopback, in an environment of its own; says where to log in
 # make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_PYTHON := $(BIN)/python
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test bench lock
+.PHONY: demo test label-studio bench lock
 
 demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
@@ -31,6 +32,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
 
+label-studio: $(VENV)/.installed
+	$(BIN)/indus-cot review serve
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)
 
@@ -38,6 +42,8 @@ lock: $(VENV)/.uv
 	$(UV) pip compile pyproject.toml --python-version 3.11 --universal --no-header --no-annotate -o requirements.lock
 	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --universal --no-header --no-annotate \
 		--constraint requirements.lock -o requirements-dev.lock
+	echo label-studio==1.23.2 | $(UV) pip compile - --python-version 3.11 --universal --no-header --no-annotate \
+		-o annotation/label-studio.lock
 
 $(VENV)/.uv:
 	$(PYTHON) -m venv $(VENV)

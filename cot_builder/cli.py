@@ -181,6 +181,62 @@ def _print_estimate(found: "Estimate", params: "Params") -> None:
     )
 
 
+review = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Expert review in Label Studio: serve, push the drafts, pull what was said of them.",
+)
+app.add_typer(review, name="review", rich_help_panel=PIPELINE)
+
+
+@review.command()
+def serve(
+    context: typer.Context,
+    port: Annotated[int | None, typer.Option(help="Instead of that of review.url.", min=1, max=65535)] = None,
+    database: Annotated[
+        str,
+        typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/NAME; SQLite without.", envvar="INDUS_COT_DATABASE"),
+    ] = "",
+) -> None:
+    """Start Label Studio on this machine, in an environment of its own below .label-studio; Ctrl-C ends it.
+
+    The first start installs it and makes an account; it says where to log in.
+    """
+    from urllib.parse import urlsplit
+
+    from annotation.server import serve as start
+
+    params, workspace = _load(context)
+    start(workspace.label_studio, port or urlsplit(params.review.url).port or 8080, database=database or None)
+
+
+@review.command()
+def push(context: typer.Context) -> None:
+    """Send drafts to Label Studio, one task each, the ones most worth a look first; again, only what changed."""
+    from annotation.push import push as send
+
+    params, workspace = _load(context)
+    sent = send(params, workspace)
+    typer.echo(
+        f"review push: {sent.created} tasks new, {sent.updated} updated, {sent.repaired} repaired, "
+        f"{sent.unchanged} unchanged, {sent.withdrawn} withdrawn; {sent.set_aside} reviews of changed drafts set aside"
+    )
+    typer.echo(f"review at {params.review.url}/projects/{sent.project}/data", err=True)
+
+
+@review.command("pull")
+def pull_reviews(context: typer.Context) -> None:
+    """Bring back what experts said since the last time: data/review/reviews.parquet. Then: `indus-cot repro`."""
+    from annotation.pull import pull as fetch
+
+    params, workspace = _load(context)
+    brought = fetch(params, workspace)
+    typer.echo(
+        f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.review / 'reviews.parquet'}; "
+        f"{brought.returned} sent back to the reviewer with the reason, {brought.skipped} skipped"
+    )
+
+
 @app.command(rich_help_panel=PIPELINE)
 def assemble(context: typer.Context) -> None:
     """Apply reviews, validate every row and write Indus-CoT, ready for `datasets.load_dataset`."""

@@ -123,8 +123,14 @@ class Draft(Section):
     min_words: Positive
 
 
+class Review(Section):
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+(/.*[^/])?$")]
+    project: Annotated[str, Field(min_length=1, max_length=50)]
+    audit_share: Fraction
+
+
 class Assemble(Section):
-    review: Literal["auto"]
+    review: Literal["auto", "reviewed"]
 
 
 class Report(Section):
@@ -144,6 +150,7 @@ class Params(Section):
     budget: Budget
     prior: Prior
     draft: Draft
+    review: Review
     assemble: Assemble
     report: Report
 

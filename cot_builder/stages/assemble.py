@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -14,12 +14,13 @@ from datasets import Features, Json, List, Value
 from datasets import Image as ImageFeature
 
 from cot_builder.inspection.rendering import messages, tagged
-from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.draft import ObservationImages, read_trajectory
+from cot_builder.stages.draft import ObservationImages, columns, read_priors, read_trajectory
+from cot_builder.stages.reviews import TABLE, Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.output import stage_output, write_text
+from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
@@ -27,7 +28,7 @@ from schemas.patch import PATCH
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.sample import SAMPLE, Sample
 from schemas.selection import SPLIT
-from schemas.trajectory import DRAFT, Draft
+from schemas.trajectory import DRAFT, Draft, Trajectory
 
 JSON_COLUMNS = ("messages", "tools", "trajectory")
 ROW_GROUP_BYTES = 64 * 2**20
@@ -38,7 +39,8 @@ SPLITS = ("train", "validation")
 def assemble(params: Params, workspace: Workspace) -> None:
     """Write ``data/indus_cot``: parquet shards a split with images embedded, the priors, a card.
 
-    The review policy ``auto`` accepts every draft that passed the gates and marks it so.
+    A draft an expert rejected is left out; one they corrected is taken as they left it. Of a draft nobody has
+    looked at, ``assemble.review`` decides: ``auto`` takes it and marks it so, ``reviewed`` leaves it out.
 
     Raises:
         IndusCotError: an earlier stage has not run; a row breaks the contract of the table.
@@ -63,25 +65,102 @@ def assemble(params: Params, workspace: Workspace) -> None:
             f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
         )
     images, observations = SampleImages(workspace), ObservationImages(workspace.draft)
+    if (workspace.review / TABLE).is_file():
+        inputs["reviews"] = file_hash(workspace.review / TABLE)
+    reviews = read_reviews(workspace)
+    decided = decisions(reviews)
+    current = set(drafts["draft_sha256"])
+    unused = {
+        "reviews of changed drafts": sum(row.draft_sha256 not in current for row in reviews),
+        "reviews sent back": sum(bool(row.problems) and row.draft_sha256 in current for row in reviews),
+    }
+    rerun = _Rerun(images, observations, read_priors(workspace, sets))
     settings = params.assemble.model_dump()
     with stage_output(
         workspace.indus_cot, stage="assemble", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
+        taken = _apply(DRAFT.records(drafts), decided, params.assemble.review, output)
         tally: Counter[str] = Counter()
         for split in SPLITS:
-            chosen = drafts.filter(pl.col("sample_id").is_in([k for k, v in splits.items() if v == split]))
-            rows = (
-                _row(draft, samples[draft.sample_id], split, images, observations, patches, priors)
-                for draft in DRAFT.records(chosen)
-            )
+            chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
+            rows = (_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen)
             tally[split] = _write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
         if tally.total() == 0:
-            raise IndusCotError("assemble: no draft passed; see reports/gates.md")
+            raise IndusCotError(
+                f"assemble: no row is left of {len(drafts)} drafts; see reports/gates.md, left_out.csv "
+                "and assemble.review, which may ask for a review of each"
+            )
         PRIOR.write(prior_table, output.path / "priors" / "priors.parquet")
-        output.counts |= dict(tally) | {"auto": tally.total(), "normal": int((drafts["answer"] == "No").sum())}
+        status = Counter(item.status for item in taken)
+        output.counts |= dict(tally) | dict(status) | {"normal": sum(item.draft.answer == "No" for item in taken)}
+        output.counts |= {name: count for name, count in unused.items() if count}
         write_text(
             output.path / "README.md", _card(output.path, tally, sorted({row.licence for row in samples.values()}))
         )
+
+
+class _Taken(NamedTuple):
+    """A draft that becomes a row, as the experts left it."""
+
+    draft: Draft
+    status: Literal["auto", "accepted", "fixed"]
+    reviewers: int
+
+
+def _apply(
+    drafts: Iterable[Draft], decided: Mapping[str, Decision], policy: Literal["auto", "reviewed"], output: Output
+) -> list[_Taken]:
+    taken: list[_Taken] = []
+    for draft in drafts:
+        decision = decided.get(draft.draft_sha256)
+        if decision is None and policy == "auto":
+            taken.append(_Taken(draft, "auto", 0))
+        elif decision is None:
+            # A decision, not a loss: a strict run goes on.
+            output.left_out.append(("not reviewed", draft.draft_id, "assemble.review is reviewed"))
+        elif decision.status == "rejected":
+            output.left_out.append(("rejected by an expert", draft.draft_id, "; ".join(decision.reasons)))
+        else:
+            # The draft's own columns stay where nothing was changed.
+            left = Trajectory.model_validate_json(decision.trajectory)
+            taken.append(_Taken(draft.model_copy(update=columns(left)), decision.status, decision.reviewers))
+    return taken
+
+
+class _Rerun:
+    """Observation images: those of the drafts, and those of calls an expert edited, which are run again."""
+
+    def __init__(
+        self, images: SampleImages, observations: ObservationImages, priors: Mapping[tuple[str, str], str]
+    ) -> None:
+        self._images = images
+        self._observations = observations
+        self._priors = priors
+
+    def images(self, trajectory: Trajectory, sample: Sample) -> list[bytes]:
+        """PNG bytes of every observation image, in order.
+
+        Raises:
+            IndusCotError: a call returns something else than when the review was pulled.
+        """
+        box: Toolbox | None = None
+        found: list[bytes] = []
+        for number, turn in enumerate(trajectory.turns, 1):
+            digest = turn.observation.image_sha256 if turn.observation else None
+            if digest is None or turn.call is None:
+                continue
+            if digest in self._observations:
+                found.append(self._observations.get(digest))
+                continue
+            box = box or Toolbox(self._images.pixels(sample), self._priors)
+            observation, png = box.observe(turn.call)
+            if png is None or observation.image_sha256 != digest:
+                raise IndusCotError(
+                    f"{sample.sample_id}, turn {number}: the call an expert edited returns another image than when "
+                    "the review was pulled; remove data/review/state.json and run `indus-cot review pull`"
+                )
+            found.append(png)
+        return found
 
 
 def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
@@ -94,14 +173,15 @@ def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
 
 
 def _row(
-    draft: Draft,
+    taken: _Taken,
     sample: Sample,
     split: Any,
     images: SampleImages,
-    observations: ObservationImages,
+    rerun: _Rerun,
     patches: dict[str, list[PatchRef]],
     priors: dict[tuple[str, str, str], NormalcyPrior],
 ) -> IndusCot:
+    draft = taken.draft
     trajectory = read_trajectory(draft)
     original = images.original(sample)
     name = hashlib.sha256(draft.draft_id.encode()).hexdigest()[:16]
@@ -109,7 +189,8 @@ def _row(
     inspected = (
         whole if sample.region is None else Image(bytes=encode_png(images.pixels(sample)), path=f"{name}_region.png")
     )
-    shown = [Image(bytes=observations.get(digest), path=f"{digest[:16]}.png") for digest in draft.observations]
+    pngs = zip(draft.observations, rerun.images(trajectory, sample), strict=True)
+    shown = [Image(bytes=png, path=f"{digest[:16]}.png") for digest, png in pngs]
     prior = priors.get((sample.source_set, sample.category, sample.view))
     return IndusCot(
         id=name,
@@ -135,8 +216,8 @@ def _row(
         gates=draft.gates,
         judge_scores=draft.judge_scores,
         judge_disagreement=draft.judge_disagreement,
-        review_status="auto",
-        reviewers=0,
+        review_status=taken.status,
+        reviewers=taken.reviewers,
         teacher=draft.teacher,
         prompt_version=draft.prompt_version,
         toolbox_version=draft.toolbox_version,
@@ -228,7 +309,8 @@ corpus = load_dataset("data/indus_cot")
 
 `messages` are chat messages with native tool calls; their images, in order, are `images`. `tools` are the function
 schemas. `trajectory` is the same as structure and `tagged` in the tags of arXiv 2605.20682. Coordinates are
-integers 0-1000 of the inspected image. `review_status: auto` means that no person has looked at the row.
+integers 0-1000 of the inspected image. `review_status: auto` means that no person has looked at the row; `accepted`
+and `fixed`, that as many experts as `reviewers` says have, and that one of them corrected it.
 
 Licences of the images: {"; ".join(licences)}.
 

@@ -316,26 +316,18 @@ def _record(
     prompts: str = PROMPT_VERSION,
     blind_answer: Literal["Yes", "No"] | None = None,
 ) -> Draft:
-    text = trajectory.model_dump_json()
-    observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]
     scores = attempt.scores
     return Draft(
         draft_id=f"{sample.sample_id}#{attempt.candidate}",
         sample_id=sample.sample_id,
         candidate=attempt.candidate,
-        trajectory=text,
-        answer=trajectory.verdict.answer,
-        defect_type=trajectory.verdict.defect_type,
-        boxes=trajectory.verdict.boxes,
-        tools=[call.tool for call in trajectory.calls],
-        observations=[digest for digest in observations if digest],
+        **columns(trajectory),
         gates=[*gates, *CORPUS_GATES],
         violations=attempt.violations,
         judge_scores=scores,
         judge_disagreement=max(scores) - min(scores) if scores else None,
         blind_answer=blind_answer,
         corrections=attempt.corrections,
-        draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher=teacher,
         prompt_version=prompts,
         toolbox_version=TOOLBOX_VERSION,
@@ -401,6 +393,21 @@ def _without_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[
     return unique, rejected
 
 
+def columns(trajectory: Trajectory) -> dict[str, Any]:
+    """The columns of a draft that follow from its trajectory."""
+    text = trajectory.model_dump_json()
+    observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]
+    return {
+        "trajectory": text,
+        "answer": trajectory.verdict.answer,
+        "defect_type": trajectory.verdict.defect_type,
+        "boxes": trajectory.verdict.boxes,
+        "tools": [call.tool for call in trajectory.calls],
+        "observations": [digest for digest in observations if digest],
+        "draft_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
 def read_trajectory(row: Draft) -> Trajectory:
     """The trajectory of a draft."""
     return Trajectory.model_validate_json(row.trajectory)
@@ -426,6 +433,9 @@ class ObservationImages:
         table = OBSERVATION.read(folder / "observation.parquet")
         self._places = {row["sha256"]: (row["shard"], row["row"]) for row in table.iter_rows(named=True)}
         self._reader = ShardReader(folder)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._places
 
     def get(self, digest: str) -> bytes:
         """The PNG stored under ``digest``.

@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from cot_builder.params import Params
+from cot_builder.stages.reviews import ensure_table
 from cot_builder.storage.output import write_text
 from cot_builder.storage.source import TABLE_SUFFIXES, local_files
 from cot_builder.storage.workspace import Workspace
 
 
 def resolve(params: Params, workspace: Workspace) -> None:
-    """Write ``data/params.yaml``.
+    """Write ``data/params.yaml``; make an empty table of reviews where there is none.
 
     ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
     ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
@@ -28,6 +29,7 @@ def resolve(params: Params, workspace: Workspace) -> None:
             settings["synthetic"] = values["synthetic"] | {"seed": params.run.seed}
     del values["synthetic"]
     write_text(workspace.params, yaml.safe_dump(values, sort_keys=False))
+    ensure_table(workspace)
 
 
 def fingerprint(source: str) -> str:

@@ -47,6 +47,15 @@ class Workspace:
         return self.data / "draft"
 
     @property
+    def review(self) -> Path:
+        return self.data / "review"
+
+    @property
+    def label_studio(self) -> Path:
+        """The server's own folder: account, database, the images it serves."""
+        return self.root / ".label-studio"
+
+    @property
     def indus_cot(self) -> Path:
         return self.data / "indus_cot"
 

@@ -1,0 +1,120 @@
+"""The project in Label Studio and its tasks, as they are there."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC
+from typing import Any, NamedTuple
+
+from label_studio_sdk import LabelStudio
+
+from annotation import page
+from annotation.images import ServedImages
+from cot_builder.params import Review
+from schemas.errors import IndusCotError
+
+MODEL_VERSION = "draft"
+"""Names the predictions that prefill a page."""
+QUEUE = "Review queue"
+PAGE_SIZE = 1000
+SETTINGS: dict[str, Any] = {
+    "show_collab_predictions": True,
+    "model_version": MODEL_VERSION,
+    "maximum_annotations": 1,
+    "sampling": "Sequential sampling",
+    "show_skip_button": True,
+    "enable_empty_annotation": False,
+    "skip_queue": "REQUEUE_FOR_OTHERS",
+}
+INSTRUCTION = (
+    "Read the steps from top to bottom. Everything is prefilled and can be edited: thoughts, calls (edit the JSON, or "
+    "move the blue rectangle), the red boxes, answer and type. Then say accept, fixed or reject. An edited call is run "
+    "again when the reviews are pulled. Coordinates are 0 to 1000 of the whole image."
+)
+
+
+class Known(NamedTuple):
+    """A task as the server has it."""
+
+    id: int
+    data: dict[str, Any]
+    predictions: int
+    annotations: int
+
+
+def find_project(client: LabelStudio, params: Review) -> int | None:
+    """The id of the project called ``review.project``, or None.
+
+    Raises:
+        IndusCotError: there are several.
+    """
+    listed: Iterable[Any] = client.projects.list(title=params.project)
+    found = [item for item in listed if item.title == params.project]
+    if len(found) > 1:
+        raise IndusCotError(
+            f"{params.url}: {len(found)} projects are called {params.project!r} "
+            f"({', '.join(str(item.id) for item in found)}); rename all but the one to use, or set review.project"
+        )
+    return found[0].id if found else None
+
+
+def ensure_project(client: LabelStudio, params: Review, images: ServedImages) -> int:
+    """The id of the project, made or brought back to what it must be: layout, settings, queue, image storage."""
+    config = page.config()
+    number = find_project(client, params)
+    if number is None:
+        made: Any = client.projects.create(
+            title=params.project, label_config=config, expert_instruction=INSTRUCTION, **SETTINGS
+        )
+        number = int(made.id)
+    else:
+        there = client.projects.get(id=number)
+        different: dict[str, Any] = {name: value for name, value in SETTINGS.items() if getattr(there, name) != value}
+        if there.label_config != config:
+            different["label_config"] = config
+        if different:
+            client.projects.update(id=number, **different)
+    if not any(view.data and view.data.get("title") == QUEUE for view in map(_view, client.views.list(project=number))):
+        client.views.create(project=number, data={"title": QUEUE, "ordering": ["-tasks:data.priority"]})
+    images.folder.mkdir(parents=True, exist_ok=True)
+    path = str(images.folder.resolve())
+    if not any(item.path == path for item in client.import_storage.local.list(project=number)):
+        client.import_storage.local.create(project=number, path=path, use_blob_urls=True, title="images of the review")
+    return number
+
+
+def _view(view: Any) -> Any:
+    data = view.data if isinstance(view.data, dict) else view.data.dict() if view.data else None
+    return view.copy(update={"data": data})
+
+
+def tasks(client: LabelStudio, project: int) -> Iterator[Known]:
+    """Every task of the project."""
+    columns = "id,data,total_predictions,total_annotations,cancelled_annotations"
+    listed: Iterable[Any] = client.tasks.list(project=project, fields="task_only", include=columns, page_size=PAGE_SIZE)
+    for item in listed:
+        annotations = (item.total_annotations or 0) + (item.cancelled_annotations or 0)
+        yield Known(item.id, dict(item.data or {}), item.total_predictions or 0, annotations)
+
+
+def changed_since(client: LabelStudio, project: int, since: str) -> list[tuple[int, str]]:
+    """Ids and times of the tasks with annotations that were touched at ``since`` or later.
+
+    Times are ISO 8601 in UTC with microseconds and a Z, the only form the filter reads.
+    """
+    items = [
+        {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0},
+        {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": since},
+    ]
+    query = json.dumps({"filters": {"conjunction": "and", "items": items[: 2 if since else 1]}})
+    found: Iterable[Any] = client.tasks.list(
+        project=project, fields="task_only", include="id,updated_at", query=query, page_size=PAGE_SIZE
+    )
+    return [(item.id, item.updated_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")) for item in found]
+
+
+def replace_prediction(client: LabelStudio, task: int, result: Sequence[dict[str, Any]]) -> None:
+    """Let ``result`` prefill the page of ``task`` from now on."""
+    old = [item.id for item in client.predictions.list(task=task)]
+    client.predictions.create(task=task, model_version=MODEL_VERSION, result=list(result))
+    for number in old:
+        client.predictions.delete(id=number)

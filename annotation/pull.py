@@ -1,0 +1,312 @@
+"""Brings reviews back from Label Studio: what each expert said, and exactly what they changed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from label_studio_sdk import LabelStudio
+from pydantic import ValidationError
+
+from annotation import page
+from annotation.connect import connect
+from annotation.project import changed_since, find_project, replace_prediction
+from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.stages.draft import read_priors
+from cot_builder.stages.reviews import TABLE, read_reviews
+from cot_builder.storage.output import stage_output, write_text
+from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.teacher.gates import Case, run_gates
+from schemas.errors import IndusCotError
+from schemas.review import REVIEW, Change, Review, ReviewVerdict
+from schemas.sample import SAMPLE, Sample
+from schemas.supervision import SUPERVISION, Supervision
+from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
+
+STATE = "state.json"
+"""Up to when which project has been read."""
+AT_ONCE = 500
+"""Tasks a request of the export."""
+CHANGED_MEANWHILE = "the draft was replaced while it was on the page"
+VERDICTS: dict[str | None, ReviewVerdict] = {"accept": "accepted", "fixed": "fixed", "reject": "rejected"}
+"""What a choice on the page means."""
+
+
+class Pulled(NamedTuple):
+    """What a pull brought."""
+
+    new: int
+    returned: int
+    """Reviews that cannot be applied and went back to the reviewer with the reason."""
+    skipped: int
+    """Annotations that were skipped or cancelled: nobody said anything."""
+    total: int
+    """Reviews in the table now."""
+
+
+@contextmanager
+def one_at_a_time(workspace: Workspace) -> Iterator[None]:
+    """Hold the project's lock of the review; a pull within a push holds it twice.
+
+    Raises:
+        IndusCotError: another push or pull of this project is running.
+    """
+    path = workspace.data / ".review.push-pull.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=True)
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise IndusCotError(
+            f"{path}: another review push or pull of this project is running; wait for it or stop it"
+        ) from None
+
+
+def pull(params: Params, workspace: Workspace, client: LabelStudio | None = None) -> Pulled:
+    """Read what was said since the last pull into ``data/review/reviews.parquet``.
+
+    Edited calls are run again and the edited trajectories pass the gates; a review that fails goes back to the
+    reviewer: its page shows the reason, prefilled with what they wrote.
+
+    Raises:
+        IndusCotError: nothing was pushed yet; the server fails. The table is then as it was.
+    """
+    with one_at_a_time(workspace):
+        if client is None:
+            with connect(params.review, workspace) as own:
+                return _pull(params, workspace, own)
+        return _pull(params, workspace, client)
+
+
+def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
+    project = find_project(client, params.review)
+    if project is None:
+        raise IndusCotError(
+            f"{params.review.url}: there is no project {params.review.project!r}; run `indus-cot review push` first"
+        )
+    known = {row.review_id: row for row in read_reviews(workspace)}
+    since = _since(workspace, project)
+    changed = changed_since(client, project, since)
+    people = {user.id: user.email for user in client.users.list()}
+    reader = _Reader(params, workspace)
+    fresh: dict[str, Review] = {}
+    tasks: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    skipped = 0
+    numbers = [number for number, _ in changed]
+    for task in track(_exported(client, project, numbers), "review pull", len(numbers)):
+        for annotation in task["annotations"]:
+            if annotation["was_cancelled"]:
+                skipped += 1
+                continue
+            review = reader.read(project, task, annotation, people)
+            if known.get(review.review_id) != review:
+                fresh[review.review_id] = review
+            tasks[review.review_id] = (task, annotation)
+    table = known | fresh
+    _write(params, workspace, project, table.values(), max([since, *(time for _, time in changed)]))
+    returned = 0
+    for name, (task, annotation) in tasks.items():
+        if table[name].problems and CHANGED_MEANWHILE not in table[name].problems:
+            _return(client, task, annotation, table[name])
+            returned += 1
+    return Pulled(new=len(fresh), returned=returned, skipped=skipped, total=len(table))
+
+
+def _write(params: Params, workspace: Workspace, project: int, rows: Any, until: str) -> None:
+    rows = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
+    with stage_output(
+        workspace.review,
+        stage="review",
+        params=params.review.model_dump(),
+        inputs={"trajectory": file_hash(workspace.draft / "trajectory.parquet")},
+    ) as output:
+        REVIEW.write(REVIEW.frame(rows), output.path / TABLE)
+        write_text(output.path / STATE, json.dumps({"project": project, "until": until}) + "\n")
+        output.counts |= {"reviews": len(rows)} | {
+            name: sum(row.verdict == name for row in rows) for name in VERDICTS.values()
+        }
+
+
+def _since(workspace: Workspace, project: int) -> str:
+    path: Path = workspace.review / STATE
+    if not path.is_file():
+        return ""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    # Another project of the same name has another clock, and none of these reviews.
+    return str(state["until"]) if state["project"] == project else ""
+
+
+def _exported(client: LabelStudio, project: int, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(numbers), AT_ONCE):
+        chunks = client.projects.exports.download_sync(
+            id=project, export_type="JSON", ids=[str(number) for number in numbers[start : start + AT_ONCE]]
+        )
+        yield from json.loads(b"".join(chunks))
+
+
+def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> None:
+    """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict."""
+    kept = [item for item in annotation["result"] if item["from_name"] not in page.JUDGEMENT]
+    if kept:
+        replace_prediction(client, task["id"], kept)
+    client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
+    client.annotations.delete(id=annotation["id"])
+
+
+class _Reader:
+    """Reads annotations; holds what that takes."""
+
+    def __init__(self, params: Params, workspace: Workspace) -> None:
+        self._params = params
+        self._images = SampleImages(workspace)
+        self._samples: dict[str, Sample] = {
+            row.sample_id: row for row in SAMPLE.records(SAMPLE.read(workspace.select / "sample.parquet"))
+        }
+        truth = SUPERVISION.records(SUPERVISION.read(workspace.select / "supervision.parquet"))
+        self._supervision: dict[str, Supervision] = {row.sample_id: row for row in truth}
+        sets = [name for name, source in params.pull.items() if source.role == "train"]
+        self._priors = read_priors(workspace, sets)
+
+    def read(
+        self, project: int, task: Mapping[str, Any], annotation: Mapping[str, Any], people: Mapping[int, str]
+    ) -> Review:
+        """One annotation as a review; what is wrong with it is among its problems."""
+        data = task["data"]
+        text = str(data.get("trajectory", ""))
+        digest = str(data.get("draft_sha256", ""))
+        who = annotation["completed_by"]
+        base: dict[str, Any] = {
+            "review_id": f"{project}/{annotation['id']}",
+            "draft_id": str(data.get("uid")),
+            "reviewer": people.get(who, f"user {who}"),
+            "reviewed_at": _utc(annotation["updated_at"]),
+            "seconds": float(annotation["lead_time"] or 0.0),
+        }
+        nothing: dict[str, Any] = {
+            "verdict": "rejected", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
+            "changes": [], "trajectory": "",
+        }  # fmt: skip
+        if hashlib.sha256(text.encode()).hexdigest() != digest:
+            reason = "the task's data was changed by hand; run `indus-cot review push`, which mends it"
+            return Review(**base, **nothing, draft_sha256=digest if len(digest) == 64 else "0" * 64, problems=[reason])
+        before = Trajectory.model_validate_json(text)
+        reading = page.read(annotation["result"], before)
+        if reading.draft_sha256 not in (None, digest):
+            return Review(**base, **nothing, draft_sha256=reading.draft_sha256, problems=[CHANGED_MEANWHILE])
+        after, problems = self._after(str(data.get("sample_id")), before, reading)
+        changes = _changes(before, after)
+        verdict = VERDICTS.get(reading.verdict)
+        if verdict is None:
+            problems.append("no verdict was given")
+        elif verdict != "rejected":
+            verdict = "fixed" if changes else "accepted"
+        elif not reading.reasons:
+            problems.append("a rejection needs a reason")
+        else:
+            # What cannot be right need not be: it is not going to be used.
+            problems = []
+        return Review(
+            **base,
+            draft_sha256=digest,
+            verdict=verdict or "rejected",
+            reasons=reading.reasons,
+            evidence_rating=reading.evidence_rating,
+            logic_rating=reading.logic_rating,
+            comment=reading.comment,
+            changes=changes,
+            trajectory=after.model_dump_json() if changes else text,
+            problems=problems,
+        )
+
+    def _after(self, sample_id: str, before: Trajectory, reading: page.Reading) -> tuple[Trajectory, list[str]]:
+        """The trajectory as the expert left it, and why it cannot be used; as it was where it is no trajectory."""
+        problems: list[str] = []
+        turns: list[Turn] = []
+        box: Toolbox | None = None
+        for number, (turn, thought, call) in enumerate(
+            zip(before.turns, reading.thoughts, reading.calls, strict=True), 1
+        ):
+            if isinstance(call, str):
+                problems.append(f"step {number}: the call is not JSON with a tool's name and arguments: {call[:80]!r}")
+            elif turn.call is not None and call is None:
+                if thought.strip():
+                    problems.append(f"step {number}: its call is gone; empty its thought too to take the step out")
+            elif turn.call is None and call is not None:
+                problems.append(f"step {number}: the last step concludes; it can have no call")
+            elif call == turn.call:
+                turns.append(turn.model_copy(update={"thought": thought}))
+            else:
+                assert call is not None
+                box = box or self._toolbox(sample_id)
+                observation, _ = box.observe(call)
+                turns.append(Turn(thought=thought, call=call, observation=observation))
+        try:
+            after = Trajectory(
+                turns=turns,
+                verdict=Verdict.model_validate(
+                    {"answer": reading.answer, "boxes": reading.boxes, "defect_type": reading.defect_type}
+                ),
+            )
+        except ValidationError as error:
+            return before, [*problems, *(f"{_place(item['loc'])}{_plain(item['msg'])}" for item in error.errors())]
+        if problems:
+            return before, problems
+        if after == before:
+            return before, []
+        case = Case(after, self._samples[sample_id], self._supervision[sample_id], self._params.draft)
+        return after, [f"{violation.gate}: {violation.reason}" for violation in run_gates(case)]
+
+    def _toolbox(self, sample_id: str) -> Toolbox:
+        image: np.ndarray = self._images.pixels(self._samples[sample_id])
+        return Toolbox(image, self._priors)
+
+
+def _changes(before: Trajectory, after: Trajectory) -> list[Change]:
+    """Every field that differs; a step that was taken out is told as such."""
+    found: list[Change] = []
+
+    def note(field: str, old: Any, new: Any) -> None:
+        if old != new:
+            found.append(Change(field=field, before=_told(old), after=_told(new)))
+
+    if len(after.turns) == len(before.turns):
+        for number, (old, new) in enumerate(zip(before.turns, after.turns, strict=True)):
+            note(f"turns.{number}.thought", old.thought, new.thought)
+            note(f"turns.{number}.call", old.call, new.call)
+    else:
+        note("turns", [_brief(turn) for turn in before.turns], [_brief(turn) for turn in after.turns])
+    for name in Verdict.model_fields:
+        note(f"verdict.{name}", getattr(before.verdict, name), getattr(after.verdict, name))
+    return found
+
+
+def _brief(turn: Turn) -> dict[str, Any]:
+    return turn.model_dump(exclude={"observation"})
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, ToolCall):
+        value = value.model_dump()
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    return f"{'.'.join(map(str, loc))}: " if loc else ""
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _utc(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,57 @@
+"""What review is worth: which drafts an expert should see first, and why."""
+
+import hashlib
+from typing import NamedTuple
+
+from cot_builder.params import Review
+from schemas.trajectory import Draft
+
+DISAGREEMENT = 0.2
+"""Readings of the judge that differ by more than this are a reason to look."""
+LOW_SCORE = 0.7
+"""A mean score of the judge below this is one too."""
+
+
+class Place(NamedTuple):
+    """A draft's place in the queue."""
+
+    priority: float
+    """0 to 2; the highest comes first. Above 1: there is a reason to look."""
+    why: list[str]
+    """Reasons, in words; empty where there is none."""
+    audit: bool
+    """Drawn at random, so that what nobody looks at can be judged by it."""
+
+
+def place(draft: Draft, params: Review, seed: int) -> Place:
+    """The place of ``draft``; depends on the draft alone, so that a new draft moves no other.
+
+    The random audit takes its share of all drafts, whether or not there is a reason to look, and stands among
+    those with a reason: whoever stops early has seen some of both.
+    """
+    why: list[str] = []
+    worth = 0.0
+    if draft.blind_answer and draft.blind_answer != draft.answer:
+        why.append(f"without the truth the teacher answered {draft.blind_answer}")
+        worth += 0.4
+    if draft.judge_disagreement is not None and draft.judge_disagreement > DISAGREEMENT:
+        why.append(f"two readings of the judge differ by {draft.judge_disagreement:.2f}")
+        worth += draft.judge_disagreement
+    score = sum(draft.judge_scores) / len(draft.judge_scores) if draft.judge_scores else None
+    if score is not None and score < LOW_SCORE:
+        why.append(f"the judge gave {score:.2f}")
+        worth += 1 - score
+    if draft.corrections:
+        why.append(f"gates or audit sent it back {draft.corrections} times")
+        worth += 0.2 * draft.corrections
+    chance = _chance(f"{seed}/{draft.sample_id}")
+    audit = chance < params.audit_share
+    if why:
+        return Place(round(1 + min(worth, 1.0), 4), why, audit)
+    # Spread over all who have a reason: the share alone says how many there are.
+    return Place(round(1 + chance / params.audit_share if audit else chance, 4), why, audit)
+
+
+def _chance(text: str) -> float:
+    """Uniform in [0, 1), the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56

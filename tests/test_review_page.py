@@ -1,0 +1,235 @@
+"""The review page without a server: what prefills it comes back as it was."""
+
+import json
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotation import page
+from schemas.errors import IndusCotError
+from schemas.review import REASONS
+from schemas.taxonomy import leaves
+from schemas.trajectory import Draft, Observation, ToolCall, Trajectory, Turn, Verdict
+
+SHA = "a" * 64
+SIZE = (640, 480)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200) | st.sampled_from(
+    [
+        "<script>alert(1)</script>",
+        '<img src=x onerror="alert(1)">',
+        "\"quoted\" 'single' & &amp; \\ \\n",
+        "😀 👩‍🔬",
+        "\u202eעברית\u202c العربية",
+        "a\nb\r\nc\t",
+        "x" * 10_000,
+        "{{idx}} $steps",
+        "  padded  ",
+    ]
+)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    x1, y1 = draw(st.integers(0, 999)), draw(st.integers(0, 999))
+    return x1, y1, draw(st.integers(x1 + 1, 1000)), draw(st.integers(y1 + 1, 1000))
+
+
+def calls() -> st.SearchStrategy[ToolCall]:
+    point = st.lists(st.integers(0, 1000), min_size=2, max_size=2)
+    region = boxes().map(list)
+    return st.one_of(
+        st.just(ToolCall(tool="crop", arguments={})),
+        region.map(lambda box: ToolCall(tool="crop", arguments={"region": box})),
+        region.map(lambda box: ToolCall(tool="enhance", arguments={"operator": "clahe", "region": box})),
+        st.lists(point, min_size=2, max_size=2).map(
+            lambda points: ToolCall(tool="measure", arguments={"points": points})
+        ),
+        TEXT.map(lambda text: ToolCall(tool="prior", arguments={"category": text, "view": "default"})),
+    )
+
+
+@st.composite
+def trajectories(draw: st.DrawFn) -> Trajectory:
+    turns = [
+        Turn(thought=draw(TEXT), call=call, observation=Observation(text=draw(TEXT)))
+        for call in draw(st.lists(calls(), max_size=3))
+    ]
+    found = draw(st.lists(boxes(), max_size=3))
+    verdict = (
+        Verdict(answer="Yes", boxes=found, defect_type=draw(st.sampled_from(leaves())))
+        if found
+        else Verdict(answer="No")
+    )
+    return Trajectory(turns=[*turns, Turn(thought=draw(TEXT))], verdict=verdict)
+
+
+def served(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As a server gives them back: through JSON, rectangles with the noise of another unit."""
+    again: list[dict[str, Any]] = json.loads(json.dumps(results))
+    for item in again:
+        for side in ("x", "y", "width", "height"):
+            if side in item["value"]:
+                item["value"][side] = item["value"][side] / 100 * 739.3 / 739.3 * 100 + 1e-9
+    return again
+
+
+def example() -> Trajectory:
+    return Trajectory(
+        turns=[
+            Turn(
+                thought="A close-up will tell.",
+                call=ToolCall(tool="crop", arguments={"region": [100, 200, 300, 400]}),
+                observation=Observation(text="A crop.", image_sha256="b" * 64),
+            ),
+            Turn(thought="It is a scratch."),
+        ],
+        verdict=Verdict(answer="Yes", boxes=[(120, 220, 180, 260), (500, 500, 600, 600)], defect_type="scratch"),
+    )
+
+
+def prefilled() -> dict[str, dict[str, Any]]:
+    return {item["id"]: item for item in page.prefill(SHA, example(), *SIZE)}
+
+
+def reading(results: dict[str, dict[str, Any]]) -> page.Reading:
+    return page.read(list(results.values()), example())
+
+
+@settings(max_examples=80, deadline=None)
+@given(trajectories())
+def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> None:
+    results = page.prefill(SHA, trajectory, *SIZE)
+    page.check(results, trajectory)
+    found = page.read(served(results), trajectory)
+    assert found.draft_sha256 == SHA
+    assert found.thoughts == [turn.thought for turn in trajectory.turns]
+    assert found.calls == [turn.call for turn in trajectory.turns]
+    assert (found.answer, found.boxes, found.defect_type) == (
+        trajectory.verdict.answer,
+        trajectory.verdict.boxes,
+        trajectory.verdict.defect_type,
+    )
+    assert found.mask is None
+    assert found.verdict is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -> None:
+    mask = np.array([[random.random() < 0.4 for _ in range(width)] for _ in range(height)])
+    results = page.prefill(SHA, example(), width, height, mask)
+    page.check(results, example(), masks=True)
+    found = page.read(served(results), example()).mask
+    assert np.array_equal(mask, np.zeros_like(mask) if found is None else found)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(IndusCotError, match="mask of 3 x 2 for an image of 640 x 480"):
+        page.prefill(SHA, example(), *SIZE, np.ones((2, 3), dtype=bool))
+
+
+def test_a_moved_rectangle_moves_the_call() -> None:
+    results = prefilled()
+    results["call_0"]["value"] |= {"x": 5.04, "y": 6.0}
+    assert reading(results).calls[0] == ToolCall(tool="crop", arguments={"region": [50, 60, 250, 260]})
+
+
+def test_edited_json_counts_for_more_than_the_rectangle() -> None:
+    results = prefilled()
+    results["call_0"]["value"] |= {"x": 5.0}
+    edited = ToolCall(tool="crop", arguments={"region": [1, 2, 3, 4]})
+    results["call_0_text"]["value"] = {"text": [edited.model_dump_json()]}
+    assert reading(results).calls[0] == edited
+
+
+def test_a_rectangle_that_is_gone_changes_no_call() -> None:
+    results = prefilled()
+    del results["call_0"]
+    assert reading(results).calls == [turn.call for turn in example().turns]
+
+
+@pytest.mark.parametrize("text", ["{", "crop [1, 2, 3, 4]", '{"tool": "look", "arguments": {}}'])
+def test_what_is_no_call_comes_back_as_text(text: str) -> None:
+    results = prefilled()
+    results["call_0_text"]["value"] = {"text": [text]}
+    assert reading(results).calls[0] == text
+
+
+def test_emptied_fields_are_empty() -> None:
+    results = prefilled()
+    del results["call_0_text"], results["think_1_text"], results["draft_text"], results["defect_type"]
+    found = reading(results)
+    assert found.calls[0] is None
+    assert found.thoughts == ["A close-up will tell.", ""]
+    assert (found.draft_sha256, found.defect_type) == (None, None)
+    nothing = page.read([], example())
+    assert (nothing.answer, nothing.boxes, nothing.thoughts) == (None, [], ["", ""])
+
+
+def test_boxes_keep_the_order_of_the_draft_and_new_ones_follow() -> None:
+    results = prefilled()
+    new = results["box_0"] | {"id": "drawn", "value": results["box_0"]["value"] | {"x": -3.0, "width": 200.0}}
+    del results["call_0"]
+    shuffled = [new, results["box_1"], results["box_0"]]
+    assert page.read(shuffled, example()).boxes == [*example().verdict.boxes, (0, 220, 1000, 260)]
+
+
+def test_verdict_reasons_ratings_and_comment() -> None:
+    results = [
+        {"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": ["reject"]}},
+        {"from_name": "reasons", "to_name": "image", "type": "choices", "value": {"choices": list(REASONS[:2])}},
+        {"from_name": "evidence", "to_name": "image", "type": "rating", "value": {"rating": 4}},
+        {"from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": ["not there"]}},
+    ]
+    page.check(results, example())
+    found = page.read(results, example())
+    assert (found.verdict, found.reasons) == ("reject", list(REASONS[:2]))
+    assert (found.evidence_rating, found.logic_rating, found.comment) == (4, None, "not there")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"from_name": "think_7", "to_name": "observation_7", "type": "textarea", "value": {"text": ["x"]}},
+        {"from_name": "answer", "to_name": "image", "type": "choices", "value": {"choices": ["Maybe"]}},
+        {"from_name": "think_0", "to_name": "observation_0", "type": "textarea", "value": {"text": ["a\0b"]}},
+    ],
+)
+def test_what_does_not_fit_the_page_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(IndusCotError, match="does not fit"):
+        page.check([wrong], example())
+
+
+def test_text_of_tools_and_teachers_is_escaped() -> None:
+    hostile = '<script>x</script><img src=x onerror="x">'
+    turn = example().turns[0]
+    trajectory = example().model_copy(
+        update={
+            "turns": [
+                turn.model_copy(update={"observation": Observation(text=hostile, image_sha256="b" * 64)}),
+                example().turns[1],
+            ]
+        }
+    )
+    draft = Draft.model_construct(draft_id="a#0", draft_sha256=SHA)
+    data = page.task(
+        draft, trajectory, "bolt", "default", "/image.png", {"b" * 64: '/a.png?a="&b=1'}, ["few boxes"], ["y"]
+    )
+    html = ElementTree.fromstring(f"<div>{data['steps'][0]['observation']}</div>".replace('alt="">', 'alt=""/>'))
+    assert [tag.tag for tag in html.iter()] == ["div", "img", "p"]
+    assert html.find("p").text == hostile  # type: ignore[union-attr]
+    assert html.find("img").get("src") == '/a.png?a="&b=1'  # type: ignore[union-attr]
+    assert (data["uid"], data["draft_sha256"], len(data["steps"])) == ("a#0", SHA, 2)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_no_answer_has_a_key_that_somebody_types(masks: bool) -> None:
+    root = ElementTree.fromstring(page.config(masks))
+    keys = [tag.get("hotkey") for tag in root.iter() if tag.tag in {"Choice", "Label", "Rating"}]
+    assert all(key and (key.startswith("ctrl+shift+") or ord(key) >= 0xE000) for key in keys)
+    assert len(set(keys)) == len(keys)
+    assert ("BrushLabels" in {tag.tag for tag in root.iter()}) == masks
