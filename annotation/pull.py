@@ -114,7 +114,7 @@ def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
     _write(params, workspace, project, table.values(), max([since, *(time for _, time in changed)]))
     returned = 0
     for name, (task, annotation) in tasks.items():
-        if table[name].problems and CHANGED_MEANWHILE not in table[name].problems:
+        if table[name].problems:
             _return(client, task, annotation, table[name])
             returned += 1
     return Pulled(new=len(fresh), returned=returned, skipped=skipped, total=len(table))
@@ -153,9 +153,12 @@ def _exported(client: LabelStudio, project: int, numbers: Sequence[int]) -> Iter
 
 
 def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> None:
-    """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict."""
+    """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
+
+    What was written about a draft that is no longer on the page stays in the table.
+    """
     kept = [item for item in annotation["result"] if item["from_name"] not in page.JUDGEMENT]
-    if kept:
+    if kept and review.draft_sha256 == task["data"].get("draft_sha256"):
         replace_prediction(client, task["id"], kept)
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])
@@ -189,6 +192,7 @@ class _Reader:
             "reviewer": people.get(who, f"user {who}"),
             "reviewed_at": _utc(annotation["updated_at"]),
             "seconds": float(annotation["lead_time"] or 0.0),
+            "result": json.dumps(annotation["result"], ensure_ascii=False),
         }
         nothing: dict[str, Any] = {
             "verdict": "rejected", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",

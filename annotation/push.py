@@ -121,7 +121,7 @@ def _update(
 
 def _data(draft: Draft, sample: Sample, images: ServedImages, params: Params) -> dict[str, Any]:
     where = place(draft, params.review, params.run.seed)
-    why = [*where.why, *(["drawn at random"] if where.audit else [])]
+    why = [*where.why.values(), *(["drawn at random"] if where.audit else [])]
     shown = {digest: images.observation(digest) for digest in draft.observations}
     data = page.task(
         draft,

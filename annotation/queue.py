@@ -17,8 +17,8 @@ class Place(NamedTuple):
 
     priority: float
     """0 to 2; the highest comes first. Above 1: there is a reason to look."""
-    why: list[str]
-    """Reasons, in words; empty where there is none."""
+    why: dict[str, str]
+    """Reasons by name, in words; empty where there is none."""
     audit: bool
     """Drawn at random, so that what nobody looks at can be judged by it."""
 
@@ -29,20 +29,20 @@ def place(draft: Draft, params: Review, seed: int) -> Place:
     The random audit takes its share of all drafts, whether or not there is a reason to look, and stands among
     those with a reason: whoever stops early has seen some of both.
     """
-    why: list[str] = []
+    why: dict[str, str] = {}
     worth = 0.0
     if draft.blind_answer and draft.blind_answer != draft.answer:
-        why.append(f"without the truth the teacher answered {draft.blind_answer}")
+        why["blind mistake"] = f"without the truth the teacher answered {draft.blind_answer}"
         worth += 0.4
     if draft.judge_disagreement is not None and draft.judge_disagreement > DISAGREEMENT:
-        why.append(f"two readings of the judge differ by {draft.judge_disagreement:.2f}")
+        why["judge disagreement"] = f"two readings of the judge differ by {draft.judge_disagreement:.2f}"
         worth += draft.judge_disagreement
     score = sum(draft.judge_scores) / len(draft.judge_scores) if draft.judge_scores else None
     if score is not None and score < LOW_SCORE:
-        why.append(f"the judge gave {score:.2f}")
+        why["low score"] = f"the judge gave {score:.2f}"
         worth += 1 - score
     if draft.corrections:
-        why.append(f"gates or audit sent it back {draft.corrections} times")
+        why["corrected"] = f"gates or audit sent it back {draft.corrections} times"
         worth += 0.2 * draft.corrections
     chance = _chance(f"{seed}/{draft.sample_id}")
     audit = chance < params.audit_share

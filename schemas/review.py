@@ -59,6 +59,8 @@ class Review(BaseModel):
     """Empty unless something was changed."""
     trajectory: str
     """JSON of the :class:`schemas.trajectory.Trajectory` as the expert left it, edited calls run again."""
+    result: str
+    """JSON of the annotation's regions as Label Studio returned them: the record, whatever was made of it."""
     problems: list[str]
     """Why it cannot be applied: gates the edited trajectory fails, fields that do not parse. Empty if it can."""
 

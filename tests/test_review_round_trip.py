@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from filelock import FileLock
 from label_studio_server import Server
 from typer.testing import CliRunner
 
+from annotation import page
 from annotation.project import MODEL_VERSION
 from cot_builder.cli import app
 from cot_builder.stages.draft import columns
@@ -124,6 +126,17 @@ def project(drafted: Path, tmp_path: Path, label_studio: Server) -> Project:
     return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
 
 
+def change_draft(project: Project, uid: str) -> None:
+    """As a new run of `draft` might."""
+    path = project.folder / "data/draft/trajectory.parquet"
+    drafts = DRAFT.records(project.drafts())
+    old = next(draft for draft in drafts if draft.draft_id == uid)
+    trajectory = Trajectory.model_validate_json(old.trajectory)
+    first = trajectory.turns[0].model_copy(update={"thought": f"Now then. {trajectory.turns[0].thought}"})
+    new = old.model_copy(update=columns(trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})))
+    DRAFT.write(DRAFT.frame([new if draft is old else draft for draft in drafts]), path)
+
+
 def uids(project: Project, tool: str = "crop", answer: str = "Yes") -> list[str]:
     found = project.drafts().filter(pl.col("tools").list.contains(tool) & (pl.col("answer") == answer))
     assert found.height, f"no draft with {tool} and {answer}"
@@ -137,6 +150,7 @@ def test_push_twice_changes_nothing(project: Project) -> None:
     assert sorted(before) == drafts
     assert f"0 tasks new, 0 updated, 0 repaired, {len(drafts)} unchanged" in project.ok("review", "push")
     assert project.tasks() == before
+    assert project.client.projects.get(id=project.number).label_config == page.config()
 
 
 def test_an_untouched_acceptance_is_accepted_and_changes_nothing(project: Project) -> None:
@@ -243,13 +257,7 @@ def test_a_changed_draft_sets_the_review_aside_and_shows_the_new_one(project: Pr
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid)
-    path = project.folder / "data/draft/trajectory.parquet"
-    drafts = DRAFT.records(project.drafts())
-    old = next(draft for draft in drafts if draft.draft_id == uid)
-    trajectory = Trajectory.model_validate_json(old.trajectory)
-    first = trajectory.turns[0].model_copy(update={"thought": f"Now then. {trajectory.turns[0].thought}"})
-    new = old.model_copy(update=columns(trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})))
-    DRAFT.write(DRAFT.frame([new if draft is old else draft for draft in drafts]), path)
+    change_draft(project, uid)
     said = project.ok("review", "push")
     assert "1 updated" in said and "1 reviews of changed drafts set aside" in said
     review = project.reviews()[uid]
@@ -341,3 +349,47 @@ def test_two_pushes_at_once_make_one_project(project: Project) -> None:
     with FileLock(project.folder / "data/.review.push-pull.lock"):
         second = project.run("review", "push")
     assert second.returncode == 1 and "another review push or pull" in second.stderr
+
+
+def test_status_tells_of_all_by_the_random_share(project: Project) -> None:
+    project.settings = (*project.settings, "review.audit_share=0.5")
+    project.ok("review", "push")
+    drawn = [uid for uid, task in project.tasks().items() if task["data"]["audit"]]
+    assert 0 < len(drawn) < len(project.tasks())
+    project.review(drawn[0])
+    project.review(drawn[1], verdict="reject", reasons=("wrong type",))
+    project.ok("review", "pull")
+    done = project.run("review", "status")
+    told = done.stdout + done.stderr
+    assert f"2 of {len(project.tasks())} drafts decided" in told
+    assert f"by {project.server.email} 2" in told
+    # Of one success in two: Wilson's interval is 9.5 to 90.5 %.
+    assert re.search(r"drawn at random +2 +1 +0 +50 % +9 to 91 %", told), told
+
+
+def test_a_page_that_was_open_while_its_draft_changed_is_not_applied_and_opens_anew(project: Project) -> None:
+    project.ok("review", "push")
+    uid = uids(project)[0]
+    old = project.prefilled(project.tasks()[uid]["id"])
+    change_draft(project, uid)
+    project.ok("review", "push")
+    task = project.tasks()[uid]["id"]
+    project.client.annotations.create(id=task, result=old + judged("accept"), lead_time=9.0)
+    assert "1 sent back" in project.ok("review", "pull")
+    (problem,) = project.reviews()[uid].problems
+    assert "replaced while it was on the page" in problem
+    found = project.tasks()[uid]
+    assert found["annotations"] == [] and "replaced while" in found["data"]["returned"]
+    assert project.prefilled(task) != old
+    assert set(project.corpus()["review_status"]) == {"auto"}
+
+
+def test_what_an_expert_wrote_is_kept_whatever_happens_to_the_task(project: Project) -> None:
+    project.ok("review", "push")
+    uid = uids(project)[0]
+    project.review(uid, put("think_0", text=["Words of an expert."]), "fixed")
+    project.client.tasks.update(id=str(project.tasks()[uid]["id"]), data={"uid": uid})
+    project.ok("review", "push")
+    assert "Words of an expert." in project.reviews()[uid].result
+    assert "changed by hand" in project.reviews()[uid].problems[0]
+    assert project.tasks()[uid]["data"]["draft_sha256"]

@@ -25,7 +25,7 @@ def review(number: int, **changes: Any) -> Review:
         "review_id": f"1/{number}", "draft_id": "real_iad/nut/0123456789abcdef#0", "draft_sha256": A,
         "reviewer": "ada@example.org", "reviewed_at": f"2026-11-01T00:00:{number:02}+00:00", "seconds": 10.0,
         "verdict": "accepted", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
-        "changes": [], "trajectory": "as drafted", "problems": [],
+        "changes": [], "trajectory": "as drafted", "result": "[]", "problems": [],
     }  # fmt: skip
     return Review.model_validate(values | changes)
 
@@ -85,7 +85,7 @@ def test_reasons_to_look_come_first_and_are_named() -> None:
         found = place(suspect, audited, seed=0)
         assert found.priority > 1 > place(plain, audited, seed=0).priority
         assert found.why
-    assert place(plain, audited, seed=0).why == []
+    assert place(plain, audited, seed=0).why == {}
     worst = draft(judge_scores=[0.1, 0.9], judge_disagreement=0.8, blind_answer="Yes")
     assert place(worst, audited, seed=0).priority > max(place(one, audited, seed=0).priority for one in suspects)
 
