@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from label_studio_sdk import LabelStudio
@@ -96,20 +96,22 @@ def tasks(client: LabelStudio, project: int) -> Iterator[Known]:
         yield Known(item.id, dict(item.data or {}), item.total_predictions or 0, annotations)
 
 
-def changed_since(client: LabelStudio, project: int, since: str) -> list[tuple[int, str]]:
-    """Ids and times of the tasks with annotations that were touched at ``since`` or later.
-
-    Times are ISO 8601 in UTC with microseconds and a Z, the only form the filter reads.
-    """
+def changed_since(client: LabelStudio, project: int, since: str) -> list[int]:
+    """Ids of the tasks with annotations that were touched at ``since`` or later; as :func:`filter_time` gives it."""
     items = [
         {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0},
         {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": since},
     ]
-    query = json.dumps({"filters": {"conjunction": "and", "items": items[: 2 if since else 1]}})
+    query = json.dumps({"filters": {"conjunction": "and", "items": items}})
     found: Iterable[Any] = client.tasks.list(
-        project=project, fields="task_only", include="id,updated_at", query=query, page_size=PAGE_SIZE
+        project=project, fields="task_only", include="id", query=query, page_size=PAGE_SIZE
     )
-    return [(item.id, item.updated_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")) for item in found]
+    return [item.id for item in found]
+
+
+def filter_time(time: datetime) -> str:
+    """ISO 8601 in UTC with microseconds and a Z, the only form the server's filters read."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def replace_prediction(client: LabelStudio, task: int, result: Sequence[dict[str, Any]]) -> None:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.request_options import RequestOptions
 from pydantic import ValidationError
 
 from annotation import page
 from annotation.connect import connect
-from annotation.project import changed_since, find_project, replace_prediction
+from annotation.project import changed_since, filter_time, find_project, replace_prediction
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -94,14 +95,18 @@ def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
         )
     known = {row.review_id: row for row in read_reviews(workspace)}
     since = _since(workspace, project)
-    changed = changed_since(client, project, since)
+    # The first time everything is new: a listing beforehand would take as long as the export.
+    numbers = changed_since(client, project, since) if since else None
     people = {user.id: user.email for user in client.users.list()}
     reader = _Reader(params, workspace)
     fresh: dict[str, Review] = {}
-    tasks: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    unread = ""
     skipped = 0
-    numbers = [number for number, _ in changed]
-    for task in track(_exported(client, project, numbers), "review pull", len(numbers)):
+    until = since
+    for task in _exported(client, project, numbers):
+        touched = filter_time(datetime.fromisoformat(task["updated_at"]))
+        until = max(until, touched)
         for annotation in task["annotations"]:
             if annotation["was_cancelled"]:
                 skipped += 1
@@ -109,15 +114,15 @@ def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
             review = reader.read(project, task, annotation, people)
             if known.get(review.review_id) != review:
                 fresh[review.review_id] = review
-            tasks[review.review_id] = (task, annotation)
+            if review.problems:
+                refused[review.review_id] = (task, annotation)
+                # Should this run end before they are sent back, the next one reads them again.
+                unread = min(unread or touched, touched)
     table = known | fresh
-    _write(params, workspace, project, table.values(), max([since, *(time for _, time in changed)]))
-    returned = 0
-    for name, (task, annotation) in tasks.items():
-        if table[name].problems:
-            _return(client, task, annotation, table[name])
-            returned += 1
-    return Pulled(new=len(fresh), returned=returned, skipped=skipped, total=len(table))
+    _write(params, workspace, project, table.values(), unread or until)
+    for name, (task, annotation) in refused.items():
+        _return(client, task, annotation, table[name])
+    return Pulled(new=len(fresh), returned=len(refused), skipped=skipped, total=len(table))
 
 
 def _write(params: Params, workspace: Workspace, project: int, rows: Any, until: str) -> None:
@@ -144,12 +149,21 @@ def _since(workspace: Workspace, project: int) -> str:
     return str(state["until"]) if state["project"] == project else ""
 
 
-def _exported(client: LabelStudio, project: int, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(numbers), AT_ONCE):
-        chunks = client.projects.exports.download_sync(
-            id=project, export_type="JSON", ids=[str(number) for number in numbers[start : start + AT_ONCE]]
-        )
-        yield from json.loads(b"".join(chunks))
+def _exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    """Tasks with annotations: those of ``numbers``, or all."""
+
+    def export(ids: Sequence[int]) -> list[dict[str, Any]]:
+        # The SDK's own `ids` goes out under a name that the server does not read: it would send every task.
+        options = RequestOptions(additional_query_parameters={"ids[]": list(ids)})
+        chunks = client.projects.exports.download_sync(id=project, export_type="JSON", request_options=options)
+        return json.loads(b"".join(chunks))
+
+    if numbers is None:
+        yield from track(export([]), "review pull")
+        return
+    starts = range(0, len(numbers), AT_ONCE)
+    for start in track(starts, "review pull", len(starts)):
+        yield from export(numbers[start : start + AT_ONCE])
 
 
 def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> None:

@@ -83,7 +83,7 @@ def push(params: Params, workspace: Workspace) -> Pushed:
             if found:
                 tally[_update(client, found[0], data, draft, samples[draft.sample_id], tally)] += 1
             else:
-                created.append({"data": data, "predictions": [_prediction(draft, samples[draft.sample_id])]})
+                created.append(_new(data, draft, samples[draft.sample_id]))
         for start in track(range(0, len(created), AT_ONCE), "review push: new tasks", -(-len(created) // AT_ONCE)):
             client.projects.import_tasks(id=project, request=cast(Any, created[start : start + AT_ONCE]))
         for several in there.values():
@@ -93,6 +93,15 @@ def push(params: Params, workspace: Workspace) -> Pushed:
                     client.tasks.delete(id=str(known.id))
                     tally["withdrawn"] += 1
     return Pushed(project=project, created=len(created), **tally)
+
+
+def new_task(draft: Draft, sample: Sample, images: ServedImages, params: Params) -> dict[str, Any]:
+    """A task as it is imported: what the page shows, and the prediction that prefills it."""
+    return _new(_data(draft, sample, images, params), draft, sample)
+
+
+def _new(data: dict[str, Any], draft: Draft, sample: Sample) -> dict[str, Any]:
+    return {"data": data, "predictions": [_prediction(draft, sample)]}
 
 
 def _sha256(known: Known) -> str:

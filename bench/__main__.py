@@ -28,6 +28,9 @@ ROWS = {
     "endpoint_against_curator": "endpoint",
     "endpoint_cpu_against_curator": "endpoint",
     "endpoint_against_distilabel": "endpoint",
+    "review_push": "reviewing",
+    "review_unchanged": "reviewing",
+    "review_pull": "reviewing",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 
