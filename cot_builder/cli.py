@@ -69,8 +69,12 @@ def _done(folder: Path) -> None:
 
     manifest = read_manifest(folder)
     counts = ", ".join(
-        f"{value} {name}" for name, value in manifest["counts"].items() if isinstance(value, int | float)
+        f"{value} {name.replace('_', ' ')}"
+        for name, value in manifest["counts"].items()
+        if isinstance(value, int | float) and name != "usd"
     )
+    if usd := manifest["counts"].get("usd"):
+        counts += f"; cost of these answers, whenever paid: {usd:.{2 if usd >= 1 else 4}f} USD"
     left_out = sum(manifest["left_out"].values())
     console.print(
         f"[bold]{manifest['stage']}[/bold]: {counts} → {folder} ({manifest['seconds']:.1f} s)"
@@ -119,12 +123,26 @@ AllowUnpriced = Annotated[
 ]
 
 
+def _refuse_offline(params: "Params", verb: str, **flags: bool) -> None:
+    given = " ".join(f"--{name.replace('_', '-')}" for name, on in flags.items() if on)
+    if given and params.teacher.backend == "offline":
+        raise IndusCotError(f"{verb} {given}: teacher.backend is offline, which asks nobody and costs nothing")
+
+
 @app.command(rich_help_panel=PIPELINE)
-def prior(context: typer.Context, refresh: Refresh = False, allow_unpriced: AllowUnpriced = False) -> None:
+def prior(
+    context: typer.Context, dry_run: DryRun = False, refresh: Refresh = False, allow_unpriced: AllowUnpriced = False
+) -> None:
     """Write what a defect-free part looks like, for each category and view, from normal training images."""
+    from cot_builder.stages.prior import estimate_prior
     from cot_builder.stages.prior import prior as stage
 
     params, workspace = _load(context)
+    _refuse_offline(params, "prior", dry_run=dry_run, refresh=refresh)
+    if dry_run:
+        found = estimate_prior(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
+        _print_estimate(found, params, "priors")
+        return
     stage(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
     _done(workspace.prior)
 
@@ -149,36 +167,60 @@ def draft(
     from cot_builder.stages.draft import estimate_draft
 
     params, workspace = _load(context)
+    _refuse_offline(params, "draft", dry_run=dry_run, only_failed=only_failed, refresh=refresh)
     if dry_run:
-        if refresh or only_failed:
-            raise IndusCotError("draft --dry-run estimates a plain run; leave out --refresh and --only-failed")
-        _print_estimate(estimate_draft(params, workspace, allow_unpriced), params)
+        found = estimate_draft(
+            params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced
+        )
+        _print_estimate(found, params, "samples")
         return
     stage(params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced)
     _done(workspace.draft)
+    _tell_failed(workspace, params.teacher.backend)
 
 
-def _print_estimate(found: "Estimate", params: "Params") -> None:
+def _tell_failed(workspace: "Workspace", backend: str) -> None:
+    from cot_builder.progress import console
+    from cot_builder.storage.output import read_manifest
+
+    counts = read_manifest(workspace.draft)["counts"]
+    if without := counts["samples"] - counts["trajectories"]:
+        again = "; `indus-cot draft --only-failed` asks about them again" if backend == "endpoint" else ""
+        console.print(
+            f"{without} of {counts['samples']} samples have no trajectory: reports/failures.csv says why{again}",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def _print_estimate(found: "Estimate", params: "Params", unit: str) -> None:
     from rich.table import Table
 
     from cot_builder.progress import console
 
     table = Table("step", "kept", "to ask", "input tokens", "output tokens", "USD", box=None, header_style="bold")
     for step in dict.fromkeys([*found.kept, *found.requests]):
-        output = f"{found.output[step]}{'' if step in found.measured else ' (assumed)'}"
-        cells = (found.kept[step], found.requests[step], found.input[step], output, f"{found.usd[step]:.4f}")
+        output = f"{found.output[step]}{'' if step in found.measured or not found.requests[step] else ' (assumed)'}"
+        cost = "unknown" if step in found.unpriced else f"{found.usd[step]:.4f}"
+        cells = (found.kept[step], found.requests[step], found.input[step], output, cost)
         table.add_row(step, *(str(cell) for cell in cells))
     console.print(table)
-    kept, asked, usd = sum(found.kept.values()), sum(found.requests.values()), sum(found.usd.values())
+    kept, asked = sum(found.kept.values()), sum(found.requests.values())
+    cost = "unknown" if found.unpriced else f"{sum(found.usd.values()):.2f}"
     share = 100 * kept / (kept + asked) if kept + asked else 0.0
     tokens = sum(found.input.values()) + sum(found.output.values())
     typer.echo(
-        f"{found.samples} samples, {kept + asked} requests, {share:.0f} % of them kept already; to ask: {asked} "
-        f"requests, about {tokens} tokens, {usd:.2f} USD at the prices of prices.yaml. Corrections come on top, at "
+        f"{found.samples} {unit}, {kept + asked} requests, {share:.0f} % of them kept already; to ask: {asked} "
+        f"requests, about {tokens} tokens, {cost} USD at the prices of prices.yaml. Corrections come on top, at "
         f"most {params.teacher.corrections} a form. Spent so far, in all runs: {found.spent_usd:.2f} USD; "
         f"cap: {params.budget.usd if params.budget.usd is not None else 'none'} USD, "
         f"{params.budget.tokens if params.budget.tokens is not None else 'none'} tokens (budget). Nothing was asked."
     )
+    if found.failed and not asked:
+        typer.echo(
+            f"{found.failed} samples of the last run have no trajectory; only --only-failed asks about them again "
+            "(kept answers do not do)"
+        )
 
 
 review = typer.Typer(
@@ -235,6 +277,38 @@ def pull_reviews(context: typer.Context) -> None:
         f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.review / 'reviews.parquet'}; "
         f"{brought.returned} sent back to the reviewer with the reason, {brought.skipped} skipped"
     )
+
+
+@review.command("status")
+def review_status(context: typer.Context) -> None:
+    """How far the review is and what it says of the drafts, from the reviews pulled so far."""
+    from rich.table import Table
+
+    from annotation.status import status
+    from cot_builder.progress import console
+
+    params, workspace = _load(context)
+    found = status(params, workspace)
+    people = ", ".join(f"{name} {count}" for name, count in found.reviewers.items())
+    typer.echo(
+        f"{found.decided} of {found.drafts} drafts decided, {found.sent_back} sent back, {found.stale} reviews of "
+        f"drafts that have changed since; {found.seconds:.0f} s a page (median), {found.hours_left:.1f} hours left"
+        + (f"; by {people}" if people else "")
+    )
+    if found.shares:
+        table = Table(
+            "drafts", "reviewed", "accepted", "fixed", "taken", "95 % interval", box=None, header_style="bold"
+        )
+        for share in found.shares:
+            low, high = share.interval
+            taken = f"{100 * (share.accepted + share.fixed) / share.reviewed:.0f} %"
+            counts = (share.reviewed, share.accepted, share.fixed)
+            table.add_row(share.name, *map(str, counts), taken, f"{100 * low:.0f} to {100 * high:.0f} %")
+        console.print(table)
+    if found.problems:
+        typer.echo(f"sent back for: {', '.join(f'{name} {count}' for name, count in found.problems.items())}")
+    if found.usd_an_accepted is not None:
+        typer.echo(f"drafting did cost {found.usd_an_accepted:.4f} USD for each draft taken")
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -295,6 +369,7 @@ def verify(
 
 @app.command(rich_help_panel=LOOK)
 def cache(
+    context: typer.Context,
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete answers; say which with --older-than or --model.")
     ] = False,
@@ -312,8 +387,14 @@ def cache(
     from cot_builder.endpoint import answers
     from cot_builder.progress import console
 
-    path = answers.store(Path())
+    _, workspace = _load(context)
+    path = answers.store(workspace.root)
+    if not prune and (older_than is not None or model is not None):
+        raise IndusCotError("cache: --older-than and --model say which answers --prune deletes; add --prune")
     if salvage:
+        if path.is_file() and answers.is_sound(path):
+            typer.echo(f"{path}: the store is sound; nothing to salvage")
+            return
         kept, damaged = answers.salvage(path)
         typer.echo(f"{kept} answers moved to {path}; what was there before is {damaged}")
         return

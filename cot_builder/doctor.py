@@ -13,6 +13,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from cot_builder.endpoint.answers import Answers, store
 from cot_builder.endpoint.prices import read_price
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import read_manifest
@@ -42,7 +43,7 @@ def doctor(profile: str, settings: Sequence[str]) -> bool:
         findings.append(Finding("fault", "parameters", str(error), "correct params.yaml, the profile or --set"))
     else:
         findings.append(Finding("ok", "parameters", f"params.yaml with profile {profile} fits"))
-        findings += [*_sources(params), *_teacher(params), *_stages(params, Workspace())]
+        findings += [*_sources(params), *_teacher(params, Workspace()), *_stages(params, Workspace())]
     signs = {"ok": "[green]✓[/green]", "note": "[yellow]·[/yellow]", "fault": "[red]✗[/red]"}
     table = Table(box=None, padding=(0, 1), show_header=False)
     for finding in findings:
@@ -110,10 +111,23 @@ def _sources(params: Params) -> Iterator[Finding]:
                 yield Finding("fault", f"source {name}", f"{place} does not exist", advice)
 
 
-def _teacher(params: Params) -> Iterator[Finding]:
+def _teacher(params: Params, workspace: Workspace) -> Iterator[Finding]:
     teacher = params.teacher
     if teacher.backend == "offline":
         return
+    # As the client chooses where none is given.
+    url = teacher.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    yield Finding("ok", "teacher", f"asks {url} (teacher.base_url)")
+    path = store(workspace.root)
+    if path.exists():
+        try:
+            answers = Answers(path)
+            kept = sum(count for _, _, count in answers.counts())
+            answers.close()
+        except IndusCotError as error:
+            yield Finding("fault", "kept answers", str(error), "`indus-cot cache --salvage`")
+        else:
+            yield Finding("ok", "kept answers", f"{kept} in {path}")
     if os.environ.get(teacher.api_key_env):
         yield Finding("ok", "teacher", f"the key is in {teacher.api_key_env}")
     else:
@@ -147,6 +161,14 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
         except (IndusCotError, ValueError) as error:
             yield Finding("fault", stage, str(error), f"run it again: `indus-cot {stage}`")
             continue
-        counts = ", ".join(f"{value} {name}" for name, value in manifest["counts"].items() if isinstance(value, int))
+        counts = ", ".join(
+            f"{value} {name.replace('_', ' ')}" for name, value in manifest["counts"].items() if isinstance(value, int)
+        )
         left_out = ", ".join(f"{number} {reason}" for reason, number in manifest["left_out"].items())
-        yield Finding("note" if left_out else "ok", stage, counts + (f"; left out: {left_out}" if left_out else ""))
+        without = manifest["counts"]["samples"] - manifest["counts"]["trajectories"] if stage == "draft" else 0
+        yield Finding(
+            "note" if left_out or without else "ok",
+            stage,
+            counts + (f"; left out: {left_out}" if left_out else ""),
+            f"{without} samples have no trajectory: reports/failures.csv says why" if without else "",
+        )

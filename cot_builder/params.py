@@ -3,11 +3,12 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from schemas.errors import IndusCotError
 
@@ -22,6 +23,13 @@ class Section(BaseModel):
     """A section of params.yaml: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_an_empty_text(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads `teacher.model=` as null.
+        assert info.field_name is not None
+        return "" if value is None and cls.model_fields[info.field_name].annotation is str else value
 
 
 class Run(Section):
@@ -85,9 +93,15 @@ class Prior(Section):
     shown_images: Positive
 
 
+def _check_url(url: str) -> str:
+    if url and not re.match(r"https?://[^/\s]", url):
+        raise ValueError("must begin with http:// or https://, and name a server")
+    return url
+
+
 class Teacher(Section):
     backend: Literal["offline", "endpoint"]
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_check_url)]
     model: str
     judge_model: str
     api_key_env: str
@@ -171,12 +185,25 @@ def load_params(profile: str = "default", settings: Sequence[str] = (), root: Pa
         return Params.model_validate(_expand(values))
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (value {str(item['input'])[:80]!r})"
+            _unknown([str(part) for part in item["loc"]], values)
+            if item["type"] == "extra_forbidden"
+            else f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')} "
+            f"(value {str(item['input'])[:80]!r})"
             for item in error.errors()
         ]
         raise IndusCotError(
             f"parameters (params.yaml, profile {profile}, --set) do not fit:\n  " + "\n  ".join(lines)
         ) from None
+
+
+def _unknown(parts: list[str], values: Mapping[str, Any]) -> str:
+    """Words for a key that no section has, with the one beside it in ``values`` that may be meant."""
+    *section, wrong = parts
+    for part in section:
+        values = values[part]
+    meant = get_close_matches(wrong, {str(name) for name in values} - {wrong}, n=1)
+    hint = f"; did you mean {'.'.join([*section, *meant])}?" if meant else ""
+    return f"no such parameter: {'.'.join(parts)}{hint}"
 
 
 def profiles(root: Path = Path()) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cot_builder.endpoint import answers as module
-from cot_builder.endpoint.answers import Answers, Stored, salvage
+from cot_builder.endpoint.answers import Answers, Stored, is_sound, salvage
 from cot_builder.endpoint.prices import Usage
 from schemas.errors import IndusCotError
 from tests.pulled import REPOSITORY
@@ -440,6 +440,23 @@ def test_salvage_takes_along_what_is_still_in_the_write_ahead_log(path: Path) ->
         name.write_bytes(data)
     assert marker(1) not in path.read_bytes()
     assert salvage(path)[0] == 1
+
+
+def test_a_store_is_sound_until_anything_in_it_is_damaged(path: Path) -> None:
+    filled(path)
+    assert is_sound(path)
+    data = path.read_bytes()
+    flip(path, 7, 0x01)
+    assert not is_sound(path)
+    path.write_bytes(data)
+    assert is_sound(path)
+    overwrite(path, pages_with_answers(data)[:1])
+    assert not is_sound(path)
+    for name in (b"stored REAL", b"usd REAL", b"CREATE TABLE"):
+        path.write_bytes(data.replace(name, b"X" + name[1:]))
+        assert not is_sound(path)
+    path.write_bytes(b"no database at all")
+    assert not is_sound(path)
 
 
 def test_salvage_of_nothing_is_one_message(path: Path) -> None:

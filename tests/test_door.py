@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import shutil
 import socket
 import time
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from cot_builder.endpoint import flow
 from cot_builder.endpoint.answers import Answers
 from cot_builder.endpoint.budget import BudgetSpentError
 from cot_builder.endpoint.door import Answer, Door, NotAnsweredError, NotAskedError, StopError
@@ -795,6 +797,39 @@ def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, lim
     with chat_server(echo, lambda *_: status(429, retry_after="3600")) as server:
         results = use(work, server.url, store, **limit)
     assert {type(result) for result in results} == {NotAskedError}
+
+
+def test_what_is_projected_is_about_right_from_the_first_sample_on(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flow, "LINE_EVERY_S", 0.02)
+    samples, each = 40, 5
+
+    async def work(door: Door, sample: int) -> None:
+        for step in range(each):
+            await door.ask(question(f"what is at place {sample:02}{step}?"))
+
+    async def run(door: Door) -> None:
+        await flow.in_order(
+            range(samples), lambda sample: work(door, sample), lambda _: None, door, 8, "draft", samples
+        )
+
+    with chat_server(echo, latency_s=0.02) as server:
+        use(lambda door: work(door, 0), server.url, store)
+        capsys.readouterr()
+        use(run, server.url, store)
+    lines = capsys.readouterr().err.splitlines()
+    last = re.search(r"(\S+) USD, (\S+) projected", lines[-1])
+    assert last
+    assert last.group(1) == last.group(2)
+    total = float(last.group(1))
+    told = [found.group(1) for line in lines if (found := re.search(r"(\S+) projected", line))]
+    assert len(told) > 5
+    assert all(0.75 * total < float(figure) < 1.25 * total for figure in told), told
+    # The first is kept: nothing is projected, and no time told, from it and what is only begun.
+    early = [line for line in lines if line.startswith("draft: 1/")]
+    assert early
+    assert not any("projected" in line or "s left" in line for line in early)
 
 
 def test_a_full_disk_stops_before_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

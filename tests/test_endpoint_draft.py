@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 
 from cot_builder.endpoint.answers import Answers, store
+from cot_builder.teacher.endpoint import in_a_row
 from tests.chat_server import (
     CUT,
     DROPPED,
@@ -130,11 +131,20 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
         assert again.returncode == 0, again.stderr
         assert len(server.requests) == asked(before)
     assert drafts(project).equals(kept)
+    with chat_server(answer) as server:
+        anew = draft(project, server, "--dry-run", "--refresh", more=("draft.candidates=2",))
+        assert (asked(anew), server.requests) == (asked(before), [])
+    assert "24 trajectories, 0 rejected, 24 not the best candidate" in ran.stderr
+    assert re.search(r"cost of these answers, whenever paid: 0\.\d{4} USD", ran.stderr)
+    assert "have no trajectory" not in ran.stderr + after.stdout
     assert (kept["judge_scores"].list.len() == 2).all()
     rejected = pl.read_parquet(project / "data/draft/rejected.parquet")
     assert rejected.height == kept.height == 24
     assert {reason["gate"] for reasons in rejected["violations"] for reason in reasons} == {"judge"}
-    figures = json.loads((project / "reports/gates.json").read_text())["teacher"]
+    gates = json.loads((project / "reports/gates.json").read_text())
+    assert (gates["passed"], gates["rejected"], gates["not_the_best_candidate"]) == (24, 0, 24)
+    assert "24 trajectories, 0 rejected, 24 not the best candidate" in (project / "reports/gates.md").read_text()
+    figures = gates["teacher"]
     answers = Answers(store(project))
     assert figures["usd"] == pytest.approx(answers.spent()[0], abs=1e-5)
     answers.close()
@@ -237,13 +247,26 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
         failed = ledger(project)
         assert len(failed) == 3
         assert all("3 drafts had no valid form: 9 thoughts" in why for why in failed.values())
+        told = (
+            "3 of 24 samples have no trajectory: reports/failures.csv says why; "
+            "`indus-cot draft --only-failed` asks about them again"
+        )
+        assert ran.stderr.splitlines()[-1] == told
+        examined = run(project, "doctor", settings=settings(server), OPENAI_API_KEY=KEY).stdout
+        assert server.url in examined
+        assert "3 samples have no trajectory" in examined
         sent = len(server.requests)
         mended = True
         assert draft(project, server).returncode == 0
+        plain = draft(project, server, "--dry-run")
+        assert asked(plain) == 0
+        assert "3 samples of the last run have no trajectory; only --only-failed asks" in plain.stdout
+        estimate = draft(project, server, "--dry-run", "--only-failed")
         assert len(server.requests) == sent
         again = draft(project, server, "--only-failed")
         assert again.returncode == 0, again.stderr
         redone = server.requests[sent:]
+    assert len(redone) == asked(estimate)
     assert {hashlib.sha256(images(body)[0]).hexdigest() for body in redone} == stubborn
     assert ledger(project) == {}
     assert drafts(project).height == 24
@@ -326,6 +349,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         _, told = running.communicate(timeout=60)
         assert running.returncode == 130, told
         assert "stopping" in told
+        assert told.splitlines()[-1] == "stopped; every answer is kept: the same command goes on from here"
         assert "Traceback" not in told
         stored = kept_keys(project, server.requests)
         assert stored == {key_of(body) for body in server.requests}
@@ -356,7 +380,12 @@ def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
         (('teacher.model=""',), (), KEY, "teacher.model is empty"),
         ((), (), "", "OPENAI_API_KEY"),
         (("teacher.base_url=http://127.0.0.1:9/v1", "compute.endpoint.attempts=2"), (), KEY, "check that the server runs"),
-        (("teacher.backend=offline",), ("--dry-run",), KEY, "asks nobody"),
+        (("teacher.base_url=http://127.0.0.1:9/v1", "compute.endpoint.attempts=2"), (), KEY, "retrying: no connection"),
+        (("teacher.base_url=127.0.0.1:9",), (), KEY, "teacher.base_url: must begin with http:// or https://"),
+        (("teacher.backend=offline",), ("--dry-run",), KEY, "draft --dry-run: teacher.backend is offline, which asks nobody"),
+        (("teacher.backend=offline",), ("--refresh",), KEY, "draft --refresh: teacher.backend is offline"),
+        (("teacher.backend=offline",), ("--only-failed",), KEY, "draft --only-failed: teacher.backend is offline"),
+        ((), ("--only-failed",), KEY, "names none of the selected samples"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_says_why_in_one_message(
@@ -393,8 +422,16 @@ def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
 
 def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
     with chat_server(answer) as server:
+        estimate = draft(project, server, "--dry-run", "--allow-unpriced", more=("teacher.model=my-own",))
+        priced_judge = ("teacher.model=my-own", "teacher.judge_model=gpt-4.1")
+        mixed = draft(project, server, "--dry-run", "--allow-unpriced", more=priced_judge)
         ran = draft(project, server, "--allow-unpriced", more=("teacher.model=my-own",))
     assert ran.returncode == 0, ran.stderr
+    assert "unknown USD" in estimate.stdout
+    assert re.search(r"describe .* unknown", mixed.stderr)
+    assert re.search(r"judge .* 0\.\d{4}", mixed.stderr)
+    for told in (estimate.stderr, ran.stderr):
+        assert told.count("no price for my-own: spend is counted as 0, budget.usd cannot hold") == 1
     assert drafts(project)["teacher"].unique().to_list() == ["my-own"]
 
 
@@ -433,6 +470,9 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
         file = store(project)
         data = file.read_bytes()
         page = len(data) // 4096 // 2 * 4096
+        sound = run(project, "cache", "--salvage")
+        assert "the store is sound; nothing to salvage" in sound.stdout
+        assert file.read_bytes() == data
         file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
         result = draft(project, server)
         if result.returncode:
@@ -445,15 +485,47 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
     assert drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
 
 
+def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
+    store(project).parent.mkdir()
+    store(project).write_bytes(b"no database at all" * 400)
+    examined = run(project, "doctor", settings=settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
+    assert examined.returncode == 1
+    assert "`indus-cot cache --salvage`" in examined.stdout
+
+
+def test_what_the_cache_cannot_do_says_why(project: Path, tmp_path: Path) -> None:
+    for flags in (("--older-than", "3"), ("--model", "gpt-4.1"), ("--salvage", "--model", "gpt-4.1")):
+        result = run(project, "cache", *flags)
+        assert (result.returncode, "add --prune" in result.stderr) == (1, True)
+    (tmp_path / "elsewhere").mkdir()
+    assert "run indus-cot in the project's folder" in run(tmp_path / "elsewhere", "cache").stderr
+
+
+def test_equal_reasons_in_a_row_are_told_once() -> None:
+    assert in_a_row(["no JSON", "no JSON", "cut", "no JSON"], "; ") == "no JSON (2 times); cut; no JSON"
+
+
 def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> None:
     with chat_server(answer) as server:
+        before = run(project, "prior", "--dry-run", settings=settings(server))
+        assert before.returncode == 0, before.stderr
+        assert server.requests == []
         ran = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
         assert ran.returncode == 0, ran.stderr
+        assert len(server.requests) == asked(before)
+        after = run(project, "prior", "--dry-run", settings=settings(server))
+        anew = run(project, "prior", "--dry-run", "--refresh", settings=settings(server))
+        assert (asked(after), asked(anew)) == (0, asked(before))
+        count = len(server.requests)
+        assert f"{count} priors, {count} requests" in before.stdout
+        assert f"prior: {count}/{count} priors" in ran.stderr
         assert {form(body) for body in server.requests} == {"priortext"}
         assert max(len(images(body)) for body in server.requests) == 4
     table = pl.read_parquet(project / "data/prior/prior.parquet")
     assert set(table["author"]) == {"gpt-4.1"}
     assert table.height == len(server.requests)
+    refused = run(project, "prior", "--dry-run")
+    assert "prior --dry-run: teacher.backend is offline, which asks nobody and costs nothing" in refused.stderr
 
 
 def test_its_drafts_become_a_corpus_that_verifies(project: Path) -> None:

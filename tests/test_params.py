@@ -60,9 +60,47 @@ def test_everything_that_does_not_fit_is_named_at_once(project: Path) -> None:
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=settings, root=project)
     message = str(caught.value)
-    for key in ("select.samples", "patch.jiter", "teacher.backend", "compute.workers"):
+    for key in ("select.samples", "teacher.backend", "compute.workers"):
         assert f"\n  {key}: " in message
+    assert "\n  no such parameter: patch.jiter; did you mean patch.jitter?" in message
     assert "'oracle'" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("teacher.modle=x", "no such parameter: teacher.modle; did you mean teacher.model?"),
+        ("teachr.model=x", "no such parameter: teachr; did you mean teacher?"),
+        ("pull.visa.rolle=train", "no such parameter: pull.visa.rolle; did you mean pull.visa.role?"),
+        ("run.qqq=1", "no such parameter: run.qqq"),
+    ],
+)
+def test_an_unknown_parameter_is_named_with_the_one_that_may_be_meant(setting: str, told: str) -> None:
+    with pytest.raises(IndusCotError) as caught:
+        load_params(settings=[setting], root=REPOSITORY)
+    assert str(caught.value).splitlines()[1:] == [f"  {told}"]
+
+
+def test_an_empty_setting_is_the_empty_text_where_a_text_is_due_and_nothing_elsewhere() -> None:
+    params = load_params(settings=["teacher.model=", "teacher.base_url=", "budget.usd="], root=REPOSITORY)
+    assert (params.teacher.model, params.teacher.base_url, params.budget.usd) == ("", "", None)
+    with pytest.raises(IndusCotError, match=r"select\.samples: "):
+        load_params(settings=["select.samples="], root=REPOSITORY)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "https://", "http:///v1", "ftp://here/v1", "/v1"])
+def test_an_address_that_is_none_is_named_with_its_parameter(url: str) -> None:
+    with pytest.raises(IndusCotError, match=r"teacher\.base_url: must begin with http:// or https://"):
+        load_params(settings=[f"teacher.base_url={url}"], root=REPOSITORY)
+
+
+def test_an_address_is_checked_once_its_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = "teacher.base_url='${TEST_ENDPOINT}'"
+    monkeypatch.setenv("TEST_ENDPOINT", "http://127.0.0.1:8000/v1")
+    assert load_params(settings=[setting], root=REPOSITORY).teacher.base_url == "http://127.0.0.1:8000/v1"
+    monkeypatch.setenv("TEST_ENDPOINT", "127.0.0.1:8000")
+    with pytest.raises(IndusCotError, match=r"teacher\.base_url: must begin"):
+        load_params(settings=[setting], root=REPOSITORY)
 
 
 def test_a_missing_section_or_key_is_named(project: Path) -> None:

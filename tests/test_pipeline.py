@@ -256,7 +256,7 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
     [
         (["--profile", "nowhere", "select"], "no profile 'nowhere'; there are: default, paper, real-mini"),
         (["--set", "select.samples=many", "select"], "select.samples"),
-        (["--set", "select.colour=1", "select"], "select.colour: Extra inputs are not permitted"),
+        (["--set", "select.colour=1", "select"], "no such parameter: select.colour"),
         (["--set", "samples", "select"], "section.key=value"),
         (["pull", "nonsense"], "nonsense"),
     ],

@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from small_corpus import CATEGORIES, HOSTILE, build, params
@@ -271,6 +271,7 @@ def test_the_choice_is_even_and_does_not_depend_on_order(kinds, count, random):
     assert choose(pl.DataFrame(lines, schema=schema), count)["id"].to_list() == chosen["id"].to_list()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(500, 20_000))
 def test_pictures_keep_to_their_limits(height, width, limit):
     noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -220,6 +220,20 @@ class Answers:
 def store(root: Path) -> Path:
     """Where a project's answers are: outside everything a stage or DVC deletes."""
     return root / ".indus-cot" / "answers.sqlite"
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the store at ``path`` is whole, and every answer what was paid for."""
+    try:
+        with closing(_connect(path)) as db:
+            db.execute("SELECT step, model, stored FROM answer LIMIT 1")
+            db.execute("SELECT stored, model, step, input, cached_input, output, usd FROM spend LIMIT 1")
+            db.execute("SELECT id, submitted, keys, open FROM batch LIMIT 1")
+            rows = db.execute("SELECT key, response, sha256, input, cached_input, output, usd FROM answer")
+            whole = all(_digest(row[0], row[1], *row[3:]) == row[2] for row in rows)
+            return whole and db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    except UNREADABLE:
+        return False
 
 
 def salvage(path: Path) -> tuple[int, Path]:

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,6 +83,19 @@ class Stats:
     usd: float = 0.0
 
 
+@dataclass
+class Tally:
+    """Answers that one sample was given."""
+
+    kept: int = 0
+    """From the store, or asked for by another."""
+    new: int = 0
+
+
+TALLY: ContextVar[Tally] = ContextVar("tally")
+"""Of the sample at work in this task and those it starts; where it is not set, nobody counts."""
+
+
 class Door:
     """Asks one endpoint. To be used within one event loop, and closed."""
 
@@ -111,6 +125,8 @@ class Door:
             StopError: the environment variable with the key is not set.
         """
         self.stats = Stats()
+        self.trouble = ""
+        """Why the last attempt that failed will be made again."""
         self.answers = answers
         self.budget = Budget(budget.usd, budget.tokens, answers.spent())
         self.throttle = Throttle(pace.concurrency, pace.rpm, pace.tpm)
@@ -171,6 +187,13 @@ class Door:
             NotAnsweredError: this one cannot be answered.
             IndusCotError: the run has to stop: budget, key, address, disk.
         """
+        answer = await self._ask(request, offline, refresh)
+        if tally := TALLY.get(None):
+            tally.kept += answer.kept
+            tally.new += not answer.kept
+        return answer
+
+    async def _ask(self, request: Request, offline: bool, refresh: bool) -> Answer:
         refresh = (refresh or self._refresh) and not (offline or self._offline)
         if waiting := self._under_way.get(request.key):
             return (await asyncio.shield(waiting))._replace(kept=True)
@@ -245,6 +268,7 @@ class Door:
                     return await self._send(request)
                 except PassingError as error:
                     tried.append(str(error))
+                    self.trouble = str(error)
                     if error.overloaded:
                         self.stats.overloaded += 1
                         self.throttle.overloaded(sent, error.wait)

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import TALLY, Door, Tally
 from cot_builder.progress import LINE_EVERY_S, console
 
 Item = TypeVar("Item")
@@ -34,6 +34,7 @@ async def in_order(
     at_once: int,
     description: str,
     total: int,
+    unit: str = "samples",
 ) -> None:
     """``take(await work(item))`` for every item, in the order of the items, many at work at a time.
 
@@ -48,6 +49,7 @@ async def in_order(
         at_once: Requests that may be under way.
         description: Shown beside the progress.
         total: Number of items.
+        unit: What the items are, in the plural.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -56,7 +58,7 @@ async def in_order(
     tasks: deque[asyncio.Task[Result]] = deque()
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    progress = _Progress(door, description, total)
+    progress = _Progress(door, description, total, unit)
 
     def interrupt() -> None:
         interrupted.set()
@@ -71,8 +73,9 @@ async def in_order(
 
     async def one(item: Item) -> Result:
         async with room:
+            TALLY.set(tally := progress.begin())
             result = await work(item)
-            progress.done += 1
+            progress.finish(tally)
             return result
 
     # Only the main thread may; elsewhere Ctrl-C is somebody else's.
@@ -111,12 +114,44 @@ async def in_order(
 class _Progress:
     """What the run did so far: a panel on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, door: Door, description: str, total: int) -> None:
+    def __init__(self, door: Door, description: str, total: int, unit: str) -> None:
         self._door = door
         self._description = description
         self._total = total
+        self._unit = unit
         self._started = time.monotonic()
-        self.done = 0
+        self._at_work: dict[int, Tally] = {}
+        self._done = 0
+        self._asked = 0
+        """Done by asking, not by kept answers alone."""
+        self._given = 0
+        """Answers to these."""
+
+    def begin(self) -> Tally:
+        """A tally for one item more."""
+        tally = Tally()
+        self._at_work[id(tally)] = tally
+        return tally
+
+    def finish(self, tally: Tally) -> None:
+        """Count an item as done."""
+        del self._at_work[id(tally)]
+        self._done += 1
+        if tally.new:
+            self._asked += 1
+            self._given += tally.kept + tally.new
+
+    @property
+    def _share(self) -> float:
+        """Share of the asking that is done, 0 to 1; 0 while no item is done by asking.
+
+        Items at work count by their answers, against the mean of those done by asking.
+        """
+        if not self._asked:
+            return 0.0
+        mean = self._given / self._asked
+        begun = sum(min(1.0, (tally.kept + tally.new) / mean) for tally in self._at_work.values() if tally.new)
+        return (self._asked + begun) / (self._total - (self._done - self._asked))
 
     async def show(self) -> None:
         if not console.is_terminal:
@@ -133,7 +168,7 @@ class _Progress:
 
     def _panel(self) -> Table:
         panel = Table.grid()
-        panel.add_row(ProgressBar(total=max(self._total, 1), completed=self.done, width=60))
+        panel.add_row(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
         panel.add_row(Text(self._line()))
         return panel
 
@@ -141,10 +176,12 @@ class _Progress:
         stats, spent = self._door.stats, self._door.budget
         seconds = max(time.monotonic() - self._started, 1e-9)
         parts = [
-            f"{self._description}: {self.done}/{self._total} samples",
+            f"{self._description}: {self._done}/{self._total} {self._unit}",
             f"{stats.answered} answers ({stats.answered / seconds:.1f}/s), {stats.kept} kept ones",
             f"{self._door.throttle.under_way} of {self._door.throttle.limit} under way",
         ]
+        if self._door.trouble and not stats.answered:
+            parts.append(f"retrying: {self._door.trouble}")
         if stats.overloaded:
             parts.append(f"{stats.overloaded} x overloaded")
         if pause := self._door.throttle.paused:
@@ -152,8 +189,9 @@ class _Progress:
         if stats.failed:
             parts.append(f"{stats.failed} not answered")
         parts.append(f"{stats.input + stats.output} tokens")
-        projected = stats.usd * self._total / self.done if self.done else 0.0
-        parts.append(f"{stats.usd:.2f} USD, {projected:.2f} projected, {spent.spent_usd:.2f} in all runs")
-        if 0 < self.done < self._total:
-            parts.append(f"{(self._total - self.done) * seconds / self.done:.0f} s left")
+        share = self._share
+        projected = f"{stats.usd / share:.2f} projected, " if share else ""
+        parts.append(f"{stats.usd:.2f} USD, {projected}{spent.spent_usd:.2f} in all runs")
+        if share and self._done < self._total:
+            parts.append(f"{seconds * (1 - share) / share:.0f} s left")
         return ", ".join(parts)

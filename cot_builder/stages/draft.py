@@ -23,7 +23,7 @@ from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader, ShardWriter
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
-from cot_builder.teacher.endpoint import AUDIT, Attempt, Lesson, draft_with_endpoint
+from cot_builder.teacher.endpoint import AUDIT, JUDGE, Attempt, Lesson, draft_with_endpoint, in_a_row
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
 from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline
 from cot_builder.teacher.prompts import prompt_version
@@ -74,7 +74,7 @@ def draft(
         )
     }
     settings = {"seed": params.run.seed, **params.draft.model_dump(), "teacher": params.teacher.model_dump()}
-    again = read_failures(workspace) if only_failed else set()
+    again = _to_try_again(workspace, tasks) if only_failed else set()
     with stage_output(
         workspace.draft, stage="draft", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
@@ -94,25 +94,37 @@ def draft(
         DRAFT.write(DRAFT.frame(kept), output.path / "trajectory.parquet")
         DRAFT.write(DRAFT.frame(rejected), output.path / "rejected.parquet")
         OBSERVATION.write(OBSERVATION.frame(sink.places.values()), output.path / "observation.parquet")
+        not_best = sum(map(_only_lost, rejected))
         output.counts |= {
             "samples": len(tasks),
             "trajectories": len(kept),
-            "rejected": len(rejected),
+            "rejected": len(rejected) - not_best,
+            **({"not_the_best_candidate": not_best} if not_best else {}),
             "observations": len(sink.places),
             "usd": round(sum(item.cost_usd for item in (*kept, *rejected)), 6),
         }
     _report_gates(workspace, kept, rejected, len(tasks), sink.unanswered)
 
 
-def estimate_draft(params: Params, workspace: Workspace, allow_unpriced: bool = False) -> Estimate:
-    """What drafting would ask, take and cost, without asking anything.
+def estimate_draft(
+    params: Params,
+    workspace: Workspace,
+    *,
+    refresh: bool = False,
+    only_failed: bool = False,
+    allow_unpriced: bool = False,
+) -> Estimate:
+    """What drafting with an endpoint teacher would ask, take and cost, without asking anything.
+
+    With ``only_failed``, for the samples of the ledger alone, none of whose kept answers count.
 
     Raises:
-        IndusCotError: an earlier stage has not run; the teacher is offline; no model or price.
+        IndusCotError: an earlier stage has not run; no model or price; nothing to try again.
     """
-    if params.teacher.backend == "offline":
-        raise IndusCotError("draft --dry-run: teacher.backend is offline, which asks nobody and costs nothing")
     tasks, priors = _tasks(params, workspace)
+    if only_failed:
+        again = _to_try_again(workspace, tasks)
+        tasks = [task for task in tasks if task[0].sample_id in again]
     images = SharedImages(workspace)
 
     def after(step: str) -> list[str]:
@@ -127,7 +139,9 @@ def estimate_draft(params: Params, workspace: Workspace, allow_unpriced: bool = 
     async def work(door: Door, task: Task) -> None:
         await draft_with_endpoint(door, _lesson(params, images, priors, *task), {})
 
-    return estimate(params, workspace, tasks, work, after, allow_unpriced=allow_unpriced)
+    found = estimate(params, workspace, tasks, work, after, anew=refresh or only_failed, allow_unpriced=allow_unpriced)
+    found.failed = len(_failed(workspace, tasks))
+    return found
 
 
 Task = tuple[Sample, Supervision]
@@ -287,6 +301,7 @@ def _draft_with_endpoint(
         work,
         sink.take,
         description="draft",
+        unit="samples",
         total=len(tasks),
         refresh=refresh,
         allow_unpriced=allow_unpriced,
@@ -335,19 +350,23 @@ def _record(
     )
 
 
-def read_failures(workspace: Workspace) -> set[str]:
-    """Samples of the failure ledger.
-
-    Raises:
-        IndusCotError: there is none: no run has ended yet; it names no sample.
-    """
+def _failed(workspace: Workspace, tasks: list[Task]) -> set[str]:
+    """Samples of ``tasks`` that the failure ledger names; none before the first run has ended."""
     path = workspace.reports / FAILURES
     if not path.is_file():
-        raise IndusCotError(f"{path}: not there; it is written at the end of `indus-cot draft`, so run that first")
+        return set()
     with path.open(newline="", encoding="utf-8") as file:
-        failed = {row["sample_id"] for row in csv.DictReader(file)}
+        named = {row["sample_id"] for row in csv.DictReader(file)}
+    return named & {sample.sample_id for sample, _ in tasks}
+
+
+def _to_try_again(workspace: Workspace, tasks: list[Task]) -> set[str]:
+    failed = _failed(workspace, tasks)
     if not failed:
-        raise IndusCotError(f"{path}: names no sample; there is nothing to try again")
+        raise IndusCotError(
+            f"{workspace.reports / FAILURES} names none of the selected samples: nothing to try again "
+            "(`indus-cot draft` writes it at its end)"
+        )
     return failed
 
 
@@ -361,7 +380,7 @@ def _write_failures(
     done = {item.sample_id for item in kept}
     refused: dict[str, list[str]] = {}
     for item in rejected:
-        why = "; ".join(f"{violation.gate}: {violation.reason}" for violation in item.violations)
+        why = in_a_row((f"{violation.gate}: {violation.reason}" for violation in item.violations), "; ")
         tried = f"candidate {item.candidate} after {item.corrections} corrections: {why}"
         refused.setdefault(item.sample_id, []).append(tried)
     text = io.StringIO()
@@ -369,7 +388,8 @@ def _write_failures(
     writer.writerow(["sample_id", "why"])
     for sample_id in sample_ids:
         if sample_id not in done:
-            writer.writerow([sample_id, " | ".join([*failures.get(sample_id, []), *refused.get(sample_id, [])])])
+            why = in_a_row([*failures.get(sample_id, []), *refused.get(sample_id, [])], " | ")
+            writer.writerow([sample_id, why])
     write_text(workspace.reports / FAILURES, text.getvalue())
 
 
@@ -455,6 +475,11 @@ def _reasons(rejected: Iterable[Draft]) -> Counter[str]:
     return Counter(name for item in rejected for name in {violation.gate for violation in item.violations})
 
 
+def _only_lost(item: Draft) -> bool:
+    """Whether it passed every gate, and another candidate was better."""
+    return all(violation.gate == JUDGE for violation in item.violations)
+
+
 def _report_gates(
     workspace: Workspace, kept: list[Draft], rejected: list[Draft], samples: int, unanswered: int
 ) -> None:
@@ -462,25 +487,29 @@ def _report_gates(
     names = list(dict.fromkeys(name for item in (*kept, *rejected) for name in item.gates))
     names += [name for name in failed if name not in names]
     without = samples - len({item.sample_id for item in kept})
+    refused = [item for item in rejected if not _only_lost(item)]
+    not_best = len(rejected) - len(refused)
     figures = {
         "samples": samples,
         "drafts": len(kept) + len(rejected),
         "passed": len(kept),
-        "rejected": len(rejected),
+        "rejected": len(refused),
+        "not_the_best_candidate": not_best,
         "samples_without_trajectory": without,
         "failed": {name: failed.get(name, 0) for name in names},
         "teacher": _teacher_figures(kept, rejected, unanswered),
     }
     write_text(workspace.reports / "gates.json", json.dumps(figures, indent=1) + "\n")
-    lines = [f"| {name} | {failed.get(name, 0)} |" for name in names]
+    lines = [f"| {name} | {failed.get(name, 0)} |" for name in names if name != JUDGE]
     examples = [
         f"- `{item.draft_id}` {violation.gate}: {violation.reason}"
-        for item in rejected[:50]
+        for item in refused[:50]
         for violation in item.violations
     ]
     write_text(
         workspace.reports / "gates.md",
-        f"# Gates\n\n{len(kept)} of {len(kept) + len(rejected)} drafts of {samples} samples passed; "
+        f"# Gates\n\n{len(kept) + len(rejected)} drafts of {samples} samples: {len(kept)} trajectories, "
+        f"{len(refused)} rejected, {not_best} not the best candidate; "
         f"{without} samples have no trajectory. A draft may fail several gates.\n\n"
         "| gate | drafts that failed it |\n|---|---|\n" + "\n".join(lines) + "\n"
         + ("\n## Reasons\n\n" + "\n".join(examples) + "\n" if examples else ""),

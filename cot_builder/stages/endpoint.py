@@ -18,7 +18,9 @@ from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.request import Request
 from cot_builder.params import Params
+from cot_builder.progress import console
 from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.teacher.endpoint import AUDIT, JUDGE
 from schemas.errors import IndusCotError
 from schemas.sample import Sample
 
@@ -80,6 +82,26 @@ def check_teacher(params: Params) -> None:
         )
 
 
+def _prices(params: Params, workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
+    """Prices by model, those of the teacher's looked up at once; warns of a model without.
+
+    Raises:
+        IndusCotError: no model is named; one has no price, and that is not allowed.
+    """
+    check_teacher(params)
+
+    @cache
+    def price(model: str) -> Price:
+        return prices.read_price(model, allow_unpriced, workspace.root / prices.PRICES_FILE)
+
+    for model in params.teacher.models:
+        if price(model) is prices.FREE:
+            console.print(
+                f"no price for {model}: spend is counted as 0, budget.usd cannot hold", style="yellow", highlight=False
+            )
+    return price
+
+
 def run_through_door(
     params: Params,
     workspace: Workspace,
@@ -88,6 +110,7 @@ def run_through_door(
     take: Callable[[Result], None],
     *,
     description: str,
+    unit: str,
     total: int,
     refresh: bool,
     allow_unpriced: bool,
@@ -97,10 +120,7 @@ def run_through_door(
     Raises:
         IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
     """
-    check_teacher(params)
-    price = _price(workspace, allow_unpriced)
-    for model in params.teacher.models:
-        price(model)
+    price = _prices(params, workspace, allow_unpriced)
     path = store(workspace.root)
     # A cap is only hard where one run at a time spends against it.
     lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -125,21 +145,16 @@ def run_through_door(
         async with door:
             pace = params.compute.endpoint
             at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
-            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total)
+            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total, unit)
 
     try:
         asyncio.run(run())
+    except KeyboardInterrupt:
+        console.print("stopped; every answer is kept: the same command goes on from here", highlight=False)
+        raise
     finally:
         answers.close()
         lock.release()
-
-
-def _price(workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
-    @cache
-    def price(model: str) -> Price:
-        return prices.read_price(model, allow_unpriced, workspace.root / prices.PRICES_FILE)
-
-    return price
 
 
 @dataclass
@@ -158,7 +173,11 @@ class Estimate:
     usd: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     measured: set[str] = field(default_factory=set)
     """Steps whose output is the mean of answers in the store rather than assumed."""
+    unpriced: set[str] = field(default_factory=set)
+    """Steps that would ask a model whose price is unknown."""
     spent_usd: float = 0.0
+    failed: int = 0
+    """Samples to draft that the last run left without a trajectory."""
 
 
 def estimate(
@@ -168,6 +187,7 @@ def estimate(
     work: Callable[[Door, Item], Awaitable[object]],
     after: Callable[[str], list[str]],
     *,
+    anew: bool,
     allow_unpriced: bool,
 ) -> Estimate:
     """Walk the run with the kept answers alone, and reckon what would follow where one is missing.
@@ -178,24 +198,27 @@ def estimate(
         items: What the run would go through.
         work: Asks the door about one item.
         after: The steps that normally follow a step, the step itself first.
+        anew: Take no answer as kept.
         allow_unpriced: Take an unknown price for nothing.
 
     Raises:
         IndusCotError: no model or price.
     """
-    check_teacher(params)
+    price = _prices(params, workspace, allow_unpriced)
     # Nothing is sent, so that no key is needed.
     answers = Answers(store(workspace.root))
-    price = _price(workspace, allow_unpriced)
     found = Estimate(spent_usd=answers.spent()[0])
     means = {step: mean for model in params.teacher.models for step, mean in answers.mean_output(model).items()}
     batch = params.compute.endpoint.batch
 
     def add(step: str, request: Request) -> None:
-        own = price(request.model)
+        # Of a chain reckoned from its first request, the later steps may ask another model.
+        own = price(params.teacher.reader if step in (AUDIT, JUDGE) else request.model)
         tokens = Usage(
             input=prices.expected_input(own, request), output=round(means.get(step, ASSUMED_OUTPUT.get(step, 300)))
         )
+        if own is prices.FREE:
+            found.unpriced.add(step)
         if step in means:
             found.measured.add(step)
         found.requests[step] += 1
@@ -206,6 +229,8 @@ def estimate(
     class Reckoning(Door):
         async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:  # noqa: ARG002
             try:
+                if anew:
+                    raise NotAskedError(request)
                 answer = await super().ask(request, offline=True)
             except NotAskedError:
                 for step in after(request.step):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import polars as pl
@@ -11,7 +11,7 @@ from cot_builder.endpoint.door import Door, NotAnsweredError
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.endpoint import SharedImages, run_through_door
+from cot_builder.stages.endpoint import Estimate, SharedImages, estimate, run_through_door
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
 from cot_builder.teacher.endpoint import query_image, word_prior
@@ -51,15 +51,7 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     with stage_output(
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
-        images = SampleImages(workspace)
-        groups = _normal_images(params, workspace, output)
-        rows = [
-            row
-            for group in track(groups.values(), "prior", len(groups))
-            if (row := _prior(group, images, params.prior.max_images, params.run.seed, output))
-        ]
-        if not rows:
-            raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
+        rows, groups = _measured(params, workspace, output)
         if params.teacher.backend == "endpoint":
             rows = _worded(rows, groups, params, workspace, output, refresh, allow_unpriced)
         PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
@@ -67,9 +59,39 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
         output.counts |= {"priors": len(rows), "images": sum(row.image_count for row in rows)}
 
 
-def _normal_images(params: Params, workspace: Workspace, output: Output) -> dict[tuple[str, str, str], list[Sample]]:
+def estimate_prior(
+    params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False
+) -> Estimate:
+    """What an endpoint teacher's wording would ask, take and cost, without asking anything; measures as the run does.
+
+    Raises:
+        IndusCotError: an earlier stage has not run; no category has a normal training image; no model or price.
+    """
+    rows, groups = _measured(params, workspace, Output(workspace.prior, params.run.strict))
+    work = _wording(groups, params, workspace)
+    return estimate(params, workspace, rows, work, lambda step: [step], anew=refresh, allow_unpriced=allow_unpriced)
+
+
+Groups = dict[tuple[str, str, str], list[Sample]]
+
+
+def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
+    """The priors as measured, and the normal images they may show."""
+    images = SampleImages(workspace)
+    groups = _normal_images(params, workspace, output)
+    rows = [
+        row
+        for group in track(groups.values(), "prior", len(groups))
+        if (row := _prior(group, images, params.prior.max_images, params.run.seed, output))
+    ]
+    if not rows:
+        raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
+    return rows, groups
+
+
+def _normal_images(params: Params, workspace: Workspace, output: Output) -> Groups:
     """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
-    groups: dict[tuple[str, str, str], list[Sample]] = {}
+    groups: Groups = {}
     for name, source in params.pull.items():
         supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet").select("sample_id", "label")
         if source.role == "train":
@@ -127,18 +149,11 @@ def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, outp
     )
 
 
-def _worded(
-    rows: list[NormalcyPrior],
-    groups: dict[tuple[str, str, str], list[Sample]],
-    params: Params,
-    workspace: Workspace,
-    output: Output,
-    refresh: bool,
-    allow_unpriced: bool,
-) -> list[NormalcyPrior]:
-    """The priors in the endpoint teacher's words."""
+def _wording(
+    groups: Groups, params: Params, workspace: Workspace
+) -> Callable[[Door, NormalcyPrior], Awaitable[tuple[NormalcyPrior, str]]]:
+    """Asks for the words of one prior; gives it back as it was, with the reason, where there are none."""
     images = SharedImages(workspace)
-    worded: list[NormalcyPrior] = []
 
     async def work(door: Door, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
         by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
@@ -148,6 +163,21 @@ def _worded(
         except NotAnsweredError as error:
             return row, str(error)
         return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""
+
+    return work
+
+
+def _worded(
+    rows: list[NormalcyPrior],
+    groups: Groups,
+    params: Params,
+    workspace: Workspace,
+    output: Output,
+    refresh: bool,
+    allow_unpriced: bool,
+) -> list[NormalcyPrior]:
+    """The priors in the endpoint teacher's words."""
+    worded: list[NormalcyPrior] = []
 
     def take(result: tuple[NormalcyPrior, str]) -> None:
         row, failure = result
@@ -159,9 +189,10 @@ def _worded(
         params,
         workspace,
         rows,
-        work,
+        _wording(groups, params, workspace),
         take,
         description="prior",
+        unit="priors",
         total=len(rows),
         refresh=refresh,
         allow_unpriced=allow_unpriced,

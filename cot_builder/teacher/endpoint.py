@@ -6,8 +6,9 @@ audit, judge and answer blind never see it.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -170,7 +171,13 @@ async def word_prior(door: Door, teacher: Teacher, prior: NormalcyPrior, images:
         )
         problems.append(problem)
         talk.tell(fill("correct", violations=[problem]), [])
-    raise NotAnsweredError(f"prior: {'; then: '.join(problems)}")
+    raise NotAnsweredError(f"prior: {in_a_row(problems, '; then: ')}")
+
+
+def in_a_row(reasons: Iterable[str], between: str) -> str:
+    """``reasons`` joined; equal ones in a row are told once, with how often."""
+    counted = [(reason, len(list(group))) for reason, group in groupby(reasons)]
+    return between.join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted)
 
 
 class _Talk:
@@ -214,7 +221,9 @@ class _Talk:
                 continue
             self._messages.append({"role": "assistant", "content": filled.model_dump_json()})
             return filled
-        raise NotAnsweredError(f"{step}: {len(problems)} answers could not be used: {'; then: '.join(problems)[:600]}")
+        raise NotAnsweredError(
+            f"{step}: {len(problems)} answers could not be used: {in_a_row(problems, '; then: ')[:600]}"
+        )
 
     def _append_text(self, text: str) -> None:
         last = self._messages[-1]
