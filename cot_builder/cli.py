@@ -307,7 +307,7 @@ def review_status(context: typer.Context) -> None:
         console.print(table)
     if found.problems:
         typer.echo(f"sent back for: {', '.join(f'{name} {count}' for name, count in found.problems.items())}")
-    if found.usd_an_accepted is not None:
+    if found.usd_an_accepted:
         typer.echo(f"drafting did cost {found.usd_an_accepted:.4f} USD for each draft taken")
 
 
