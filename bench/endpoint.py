@@ -97,6 +97,8 @@ def ask_all(address: str, folder: Path, store: Path) -> int:
     budget = params.budget.model_copy(update={"usd": 1e6})
     answers = Answers(store)
     answered = 0
+    with (folder / "samples.jsonl").open() as lines:
+        total = sum(1 for _ in lines)
 
     def take(answer: Answer) -> None:
         nonlocal answered
@@ -106,7 +108,7 @@ def ask_all(address: str, folder: Path, store: Path) -> int:
         async with Door(teacher, pace, budget, answers, price=lambda _: PRICE) as door:
             with (folder / "samples.jsonl").open() as lines:
                 await in_order(
-                    lines, lambda line: door.ask(_request(json.loads(line))), take, door, CONCURRENCY, "bench", 0
+                    lines, lambda line: door.ask(_request(json.loads(line))), take, door, CONCURRENCY, "bench", total
                 )
 
     asyncio.run(run())
