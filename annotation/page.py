@@ -4,6 +4,7 @@ Rectangles are percent of the image on the page and integers 0-1000 everywhere e
 """
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -326,6 +327,11 @@ def _chosen(values: Mapping[str, Any], name: str) -> str | None:
 def _rated(values: Mapping[str, Any], name: str) -> int | None:
     rating = values.get(name, {}).get("rating")
     return int(rating) if rating else None
+
+
+def mask_digest(mask: np.ndarray | None) -> str:
+    """sha256 of a bool (height, width) mask, by which a changed one is told; empty where nothing is painted."""
+    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() if mask is not None and mask.any() else ""
 
 
 def _mask(results: Sequence[Mapping[str, Any]]) -> np.ndarray | None:

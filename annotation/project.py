@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import urljoin
 
 from label_studio_sdk import LabelStudio
 
@@ -41,30 +42,31 @@ class Known(NamedTuple):
     annotations: int
 
 
-def find_project(client: LabelStudio, params: Review) -> int | None:
-    """The id of the project called ``review.project``, or None.
+def find_project(client: LabelStudio, params: Review, title: str) -> int | None:
+    """The number of the project with this title, or None.
 
     Raises:
         IndusCotError: there are several.
     """
-    listed: Iterable[Any] = client.projects.list(title=params.project)
-    found = [item for item in listed if item.title == params.project]
+    listed: Iterable[Any] = client.projects.list(title=title)
+    found = [item for item in listed if item.title == title]
     if len(found) > 1:
         raise IndusCotError(
-            f"{params.url}: {len(found)} projects are called {params.project!r} "
+            f"{params.url}: {len(found)} projects are called {title!r} "
             f"({', '.join(str(item.id) for item in found)}); rename all but the one to use, or set review.project"
         )
     return found[0].id if found else None
 
 
-def ensure_project(client: LabelStudio, params: Review, images: ServedImages) -> int:
-    """The id of the project, made or brought back to what it must be: layout, settings, queue, image storage."""
-    config = page.config()
-    number = find_project(client, params)
+def ensure_project(client: LabelStudio, params: Review, title: str, images: ServedImages, *, masks: bool) -> int:
+    """The number of a project, made or brought back to what it must be: layout, settings, queue, image storage.
+
+    ``masks``: with a brush on its page.
+    """
+    config = page.config(masks)
+    number = find_project(client, params, title)
     if number is None:
-        made: Any = client.projects.create(
-            title=params.project, label_config=config, expert_instruction=INSTRUCTION, **SETTINGS
-        )
+        made: Any = client.projects.create(title=title, label_config=config, expert_instruction=INSTRUCTION, **SETTINGS)
         number = int(made.id)
     else:
         there = client.projects.get(id=number)
@@ -82,9 +84,24 @@ def ensure_project(client: LabelStudio, params: Review, images: ServedImages) ->
     return number
 
 
+def check_accounts(client: LabelStudio, params: Review) -> None:
+    """Check that every annotator can log in.
+
+    Raises:
+        IndusCotError: one has no account; the message has the address where they make theirs.
+    """
+    accounts = {str(user.email).lower() for user in client.users.list()}
+    if missing := [name for name in params.annotators if name.lower() not in accounts]:
+        invited = client.organizations.invites.get_invite_link().invite_url
+        raise IndusCotError(
+            f"review.annotators: no account of {', '.join(missing)} at {params.url}; have them sign up at "
+            f"{urljoin(params.url, invited)}, and push again"
+        )
+
+
 def _view(view: Any) -> Any:
     data = view.data if isinstance(view.data, dict) else view.data.dict() if view.data else None
-    return view.copy(update={"data": data})
+    return view.model_copy(update={"data": data})
 
 
 def tasks(client: LabelStudio, project: int) -> Iterator[Known]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,14 @@ from label_studio_sdk.core.request_options import RequestOptions
 from pydantic import ValidationError
 
 from annotation import page
+from annotation.assignment import assign, golds
 from annotation.connect import connect
+from annotation.gold import caught
 from annotation.project import changed_since, filter_time, find_project, replace_prediction
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.draft import read_priors
+from cot_builder.stages.draft import read_priors, read_trajectory
 from cot_builder.stages.reviews import TABLE, read_reviews
 from cot_builder.storage.output import stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
@@ -29,10 +31,10 @@ from schemas.errors import IndusCotError
 from schemas.review import REVIEW, Change, Review, ReviewVerdict
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
-from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
+from schemas.trajectory import DRAFT, Draft, ToolCall, Trajectory, Turn, Verdict
 
 STATE = "state.json"
-"""Up to when which project has been read."""
+"""Up to when each project has been read."""
 AT_ONCE = 500
 """Tasks a request of the export."""
 CHANGED_MEANWHILE = "the draft was replaced while it was on the page"
@@ -87,66 +89,91 @@ def pull(params: Params, workspace: Workspace, client: LabelStudio | None = None
         return _pull(params, workspace, client)
 
 
+class _Round:
+    """One pull in the making."""
+
+    def __init__(self, known: Mapping[str, Review]) -> None:
+        self.known = known
+        self.fresh: dict[str, Review] = {}
+        self.refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.skipped = 0
+
+
 def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
-    project = find_project(client, params.review)
-    if project is None:
+    numbers = {title: find_project(client, params.review, title) for title in params.review.projects}
+    projects = {title: number for title, number in numbers.items() if number is not None}
+    if not projects:
         raise IndusCotError(
-            f"{params.review.url}: there is no project {params.review.project!r}; run `indus-cot review push` first"
+            f"{params.review.url}: there is no project {params.review.projects[0]!r}; run `indus-cot review push` first"
         )
-    known = {row.review_id: row for row in read_reviews(workspace)}
-    since = _since(workspace, project)
-    # The first time everything is new: a listing beforehand would take as long as the export.
-    numbers = changed_since(client, project, since) if since else None
+    since = _since(workspace)
     people = {user.id: user.email for user in client.users.list()}
     reader = _Reader(params, workspace)
-    fresh: dict[str, Review] = {}
-    refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    unread = ""
-    skipped = 0
-    until = since
+    done = _Round({row.review_id: row for row in read_reviews(workspace)})
+    until = {
+        number: _read(client, number, since.get(number, ""), title == params.review.adjudication, people, reader, done)
+        for title, number in projects.items()
+    }
+    table = {**done.known, **done.fresh}
+    # Projects of annotators who are named no more keep their place.
+    _write(params, workspace, since | until, table.values())
+    for name, (task, annotation) in done.refused.items():
+        _return(client, task, annotation, table[name])
+    return Pulled(new=len(done.fresh), returned=len(done.refused), skipped=done.skipped, total=len(table))
+
+
+def _read(
+    client: LabelStudio,
+    project: int,
+    since: str,
+    adjudicates: bool,
+    people: Mapping[int, str],
+    reader: "_Reader",
+    done: _Round,
+) -> str:
+    """Read what was said in one project since then; up to when the next pull need not look again."""
+    # The first time everything is new: a listing beforehand would take as long as the export.
+    numbers = changed_since(client, project, since) if since else None
+    until, unread = since, ""
     for task in _exported(client, project, numbers):
         touched = filter_time(datetime.fromisoformat(task["updated_at"]))
         until = max(until, touched)
         for annotation in task["annotations"]:
             if annotation["was_cancelled"]:
-                skipped += 1
+                done.skipped += 1
                 continue
-            review = reader.read(project, task, annotation, people)
-            if known.get(review.review_id) != review:
-                fresh[review.review_id] = review
+            review = reader.read(project, adjudicates, task, annotation, people)
+            if done.known.get(review.review_id) != review:
+                done.fresh[review.review_id] = review
             if review.problems:
-                refused[review.review_id] = (task, annotation)
+                done.refused[review.review_id] = (task, annotation)
                 # Should this run end before they are sent back, the next one reads them again.
                 unread = min(unread or touched, touched)
-    table = known | fresh
-    _write(params, workspace, project, table.values(), unread or until)
-    for name, (task, annotation) in refused.items():
-        _return(client, task, annotation, table[name])
-    return Pulled(new=len(fresh), returned=len(refused), skipped=skipped, total=len(table))
+    return unread or until
 
 
-def _write(params: Params, workspace: Workspace, project: int, rows: Any, until: str) -> None:
-    rows = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
+def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[Review]) -> None:
+    ordered = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
     with stage_output(
         workspace.review,
         stage="review",
         params=params.review.model_dump(),
         inputs={"trajectory": file_hash(workspace.draft / "trajectory.parquet")},
     ) as output:
-        REVIEW.write(REVIEW.frame(rows), output.path / TABLE)
-        write_text(output.path / STATE, json.dumps({"project": project, "until": until}) + "\n")
-        output.counts |= {"reviews": len(rows)} | {
-            name: sum(row.verdict == name for row in rows) for name in VERDICTS.values()
+        REVIEW.write(REVIEW.frame(ordered), output.path / TABLE)
+        write_text(output.path / STATE, json.dumps({"until": until}) + "\n")
+        output.counts |= {"reviews": len(ordered)} | {
+            name: sum(row.verdict == name for row in ordered) for name in VERDICTS.values()
         }
 
 
-def _since(workspace: Workspace, project: int) -> str:
+def _since(workspace: Workspace) -> dict[int, str]:
+    """Up to when each project has been read, by its number: another one of the same title is another project."""
     path: Path = workspace.review / STATE
     if not path.is_file():
-        return ""
-    state = json.loads(path.read_text(encoding="utf-8"))
-    # Another project of the same name has another clock, and none of these reviews.
-    return str(state["until"]) if state["project"] == project else ""
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))["until"]
+    return {int(number): str(time) for number, time in found.items()}
 
 
 def _exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
@@ -191,18 +218,29 @@ class _Reader:
         self._supervision: dict[str, Supervision] = {row.sample_id: row for row in truth}
         sets = [name for name, source in params.pull.items() if source.role == "train"]
         self._priors = read_priors(workspace, sets)
+        self._golds: dict[str, Draft] = {}
+        if params.review.annotators:
+            drafts: list[Draft] = DRAFT.records(DRAFT.read(workspace.draft / "trajectory.parquet"))
+            self._golds = golds(assign(drafts, params.review, params.run.seed))
 
     def read(
-        self, project: int, task: Mapping[str, Any], annotation: Mapping[str, Any], people: Mapping[int, str]
+        self,
+        project: int,
+        adjudicates: bool,
+        task: Mapping[str, Any],
+        annotation: Mapping[str, Any],
+        people: Mapping[int, str],
     ) -> Review:
         """One annotation as a review; what is wrong with it is among its problems."""
         data = task["data"]
         text = str(data.get("trajectory", ""))
         digest = str(data.get("draft_sha256", ""))
         who = annotation["completed_by"]
+        gold = self._golds.get(digest)
         base: dict[str, Any] = {
             "review_id": f"{project}/{annotation['id']}",
             "draft_id": str(data.get("uid")),
+            "role": "gold" if gold else "adjudication" if adjudicates else "review",
             "reviewer": people.get(who, f"user {who}"),
             "reviewed_at": _utc(annotation["updated_at"]),
             "seconds": float(annotation["lead_time"] or 0.0),
@@ -210,7 +248,7 @@ class _Reader:
         }
         nothing: dict[str, Any] = {
             "verdict": "rejected", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
-            "changes": [], "trajectory": "",
+            "changes": [], "trajectory": "", "caught": None,
         }  # fmt: skip
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             reason = "the task's data was changed by hand; run `indus-cot review push`, which mends it"
@@ -219,7 +257,7 @@ class _Reader:
         reading = page.read(annotation["result"], before)
         if reading.draft_sha256 not in (None, digest):
             return Review(**base, **nothing, draft_sha256=reading.draft_sha256, problems=[CHANGED_MEANWHILE])
-        after, problems = self._after(str(data.get("sample_id")), before, reading)
+        after, problems = self._after(str(data.get("sample_id")), before, reading, gated=gold is None)
         changes = _changes(before, after)
         verdict = VERDICTS.get(reading.verdict)
         if verdict is None:
@@ -231,6 +269,8 @@ class _Reader:
         else:
             # What cannot be right need not be: it is not going to be used.
             problems = []
+        if data.get("mask", "") != page.mask_digest(reading.mask):
+            changes.append(Change(field="mask", before=str(data.get("mask", "")), after=page.mask_digest(reading.mask)))
         return Review(
             **base,
             draft_sha256=digest,
@@ -240,12 +280,20 @@ class _Reader:
             logic_rating=reading.logic_rating,
             comment=reading.comment,
             changes=changes,
-            trajectory=after.model_dump_json() if changes else text,
+            trajectory=text if after == before else after.model_dump_json(),
+            caught=caught(verdict or "rejected", after.verdict, read_trajectory(gold).verdict)
+            if gold and not problems
+            else None,
             problems=problems,
         )
 
-    def _after(self, sample_id: str, before: Trajectory, reading: page.Reading) -> tuple[Trajectory, list[str]]:
-        """The trajectory as the expert left it, and why it cannot be used; as it was where it is no trajectory."""
+    def _after(
+        self, sample_id: str, before: Trajectory, reading: page.Reading, *, gated: bool
+    ) -> tuple[Trajectory, list[str]]:
+        """The trajectory as the expert left it, and why it cannot be used; as it was where it is no trajectory.
+
+        Without ``gated`` an edited one need not pass the gates: they would give away a planted mistake.
+        """
         problems: list[str] = []
         turns: list[Turn] = []
         box: Toolbox | None = None
@@ -277,8 +325,8 @@ class _Reader:
             return before, [*problems, *(f"{_place(item['loc'])}{_plain(item['msg'])}" for item in error.errors())]
         if problems:
             return before, problems
-        if after == before:
-            return before, []
+        if after == before or not gated:
+            return after, []
         case = Case(after, self._samples[sample_id], self._supervision[sample_id], self._params.draft)
         return after, [f"{violation.gate}: {violation.reason}" for violation in run_gates(case)]
 

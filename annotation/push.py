@@ -1,19 +1,24 @@
-"""Sends drafts to Label Studio: one task a draft; run twice, it changes nothing."""
+"""Sends drafts to Label Studio: one task a draft and project; run twice, it changes nothing."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from label_studio_sdk import LabelStudio
 
 from annotation import page
+from annotation.adjudication import disagreements, told
+from annotation.assignment import Assigned, assign
 from annotation.connect import connect
 from annotation.images import ServedImages
-from annotation.project import MODEL_VERSION, Known, ensure_project, replace_prediction, tasks
+from annotation.masks import Masks
+from annotation.project import MODEL_VERSION, Known, check_accounts, ensure_project, replace_prediction, tasks
 from annotation.pull import one_at_a_time, pull
-from annotation.queue import place
+from annotation.queue import Place, place
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.draft import read_trajectory
+from cot_builder.stages.reviews import decisions, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE, Sample
@@ -21,137 +26,209 @@ from schemas.trajectory import DRAFT, Draft
 
 AT_ONCE = 500
 """Tasks a request of the import."""
+KEPT = ("returned", "mask")
+"""What a task's data hold that was not in the draft, and that stays until the draft changes."""
 
 
 class Pushed(NamedTuple):
     """What a push did."""
 
-    project: int
+    projects: dict[str, int]
+    """Numbers of the projects by title."""
     created: int
     updated: int
     repaired: int
     """Tasks whose prediction was gone, and second tasks of one draft."""
     unchanged: int
     withdrawn: int
-    """Tasks of drafts that are no more, and that nobody had reviewed."""
+    """Tasks that a project need not hold any more, and that nobody had reviewed."""
     set_aside: int
     """Reviews of drafts that have changed; they stay in the table of reviews."""
+    elsewhere: int
+    """Drafts that somebody had decided on before they became another annotator's."""
+    to_settle: int
+    """Drafts that wait for adjudication."""
+
+
+class _Due(NamedTuple):
+    """A page that a project must hold."""
+
+    shown: Draft
+    where: Place
+    why: Sequence[str]
+    """Why it is in the queue."""
 
 
 def push(params: Params, workspace: Workspace) -> Pushed:
-    """Bring the project and its tasks to the state of ``data/draft``.
+    """Bring the projects and their tasks to the state of ``data/draft`` and of the reviews pulled so far.
 
     Raises:
-        IndusCotError: there are no drafts; a prediction does not fit the page; the server fails.
+        IndusCotError: there are no drafts; an annotator has no account; a prediction does not fit the page; the
+            server fails.
     """
     drafts: list[Draft] = DRAFT.records(DRAFT.read(workspace.draft / "trajectory.parquet"))
-    samples: dict[str, Sample] = {
-        row.sample_id: row for row in SAMPLE.records(SAMPLE.read(workspace.select / "sample.parquet"))
-    }
-    if unknown := [draft.draft_id for draft in drafts if draft.sample_id not in samples]:
-        raise IndusCotError(
-            f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
-        )
-    images = ServedImages(workspace)
+    pages = Pages(params, workspace)
+    pages.check(drafts)
+    assigned = assign(drafts, params.review, params.run.seed)
+    current = {draft.draft_id: draft for draft in drafts}
+    # In the project of disagreements any draft may stand, as it is now.
+    shown = {title: {item.draft.draft_id: item.shown for item in items} for title, items in assigned.items()}
     with one_at_a_time(workspace), connect(params.review, workspace) as client:
-        project = ensure_project(client, params.review, images)
-        there: dict[str, list[Known]] = defaultdict(list)
-        for known in tasks(client, project):
-            there[str(known.data.get("uid"))].append(known)
-        current = {draft.draft_id: draft for draft in drafts}
-        reviewed = [
-            known
-            for uid, several in there.items()
-            for known in several
-            if known.annotations
-            and (len(several) > 1 or _sha256(known) != getattr(current.get(uid), "draft_sha256", None))
-        ]
-        if reviewed:
+        check_accounts(client, params.review)
+        projects: dict[str, int] = {}
+        there: dict[str, dict[str, list[Known]]] = {}
+        for title in params.review.projects:
+            projects[title] = ensure_project(client, params.review, title, pages.images, masks=pages.masks.any)
+            there[title] = defaultdict(list)
+            for known in tasks(client, projects[title]):
+                there[title][str(known.data.get("uid"))].append(known)
+        if any(_overtaken(found, shown.get(title, current)) for title, found in there.items()):
             # What was said of the old draft is kept before its task shows the new one.
             pull(params, workspace, client)
-        queue = sorted(
-            drafts, key=lambda draft: (-place(draft, params.review, params.run.seed).priority, draft.draft_id)
-        )
-        created: list[dict[str, Any]] = []
-        tally = dict.fromkeys(("updated", "repaired", "unchanged", "withdrawn", "set_aside"), 0)
-        for draft in track(queue, "review push", len(queue)):
-            data = _data(draft, samples[draft.sample_id], images, params)
-            found = sorted(there.pop(draft.draft_id, []), key=lambda item: (-item.annotations, item.id))
-            for double in found[1:]:
-                client.tasks.delete(id=str(double.id))
-                tally["repaired"] += 1
-            if found:
-                tally[_update(client, found[0], data, draft, samples[draft.sample_id], tally)] += 1
-            else:
-                created.append(_new(data, draft, samples[draft.sample_id]))
-        for start in track(range(0, len(created), AT_ONCE), "review push: new tasks", -(-len(created) // AT_ONCE)):
-            client.projects.import_tasks(id=project, request=cast(Any, created[start : start + AT_ONCE]))
-        for several in there.values():
-            for known in several:
-                # A task somebody has reviewed stays: it is their work.
-                if not known.annotations:
-                    client.tasks.delete(id=str(known.id))
-                    tally["withdrawn"] += 1
-    return Pushed(project=project, created=len(created), **tally)
+        reviews = read_reviews(workspace)
+        decided = set(decisions(reviews))
+        disagreed = disagreements(reviews)
+        tally: Counter[str] = Counter()
+        due: dict[str, list[_Due]] = {}
+        for title, items in assigned.items():
+            mine = [item for item in items if not _elsewhere(item, title, there, decided, params)]
+            tally["elsewhere"] += len(items) - len(mine)
+            due[title] = [pages.due(item.draft, item.shown) for item in mine]
+        to_settle = [draft for draft in drafts if draft.draft_sha256 in disagreed]
+        if params.review.annotators:
+            due[params.review.adjudication] = [
+                pages.due(draft, draft, told(disagreed[draft.draft_sha256])) for draft in to_settle
+            ]
+        for title, pages_due in due.items():
+            tally += _bring(client, title, projects[title], there[title], pages_due, pages)
+    counts = {name: tally[name] for name in Pushed._fields if name not in ("projects", "to_settle")}
+    return Pushed(projects=projects, to_settle=len(to_settle), **counts)
 
 
-def new_task(draft: Draft, sample: Sample, images: ServedImages, params: Params) -> dict[str, Any]:
-    """A task as it is imported: what the page shows, and the prediction that prefills it."""
-    return _new(_data(draft, sample, images, params), draft, sample)
+class Pages:
+    """Drafts as tasks."""
+
+    def __init__(self, params: Params, workspace: Workspace) -> None:
+        samples = SAMPLE.records(SAMPLE.read(workspace.select / "sample.parquet"))
+        self._samples: dict[str, Sample] = {row.sample_id: row for row in samples}
+        self._params = params
+        self.images = ServedImages(workspace)
+        self.masks = Masks(workspace)
+
+    def check(self, drafts: Iterable[Draft]) -> None:
+        """Check that every draft's sample is here.
+
+        Raises:
+            IndusCotError: one is not.
+        """
+        if unknown := [draft.draft_id for draft in drafts if draft.sample_id not in self._samples]:
+            raise IndusCotError(
+                f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
+            )
+
+    def due(self, draft: Draft, shown: Draft, said: Sequence[str] = ()) -> _Due:
+        """The page of ``draft``: its place in the queue is that of the draft, whatever is planted in what is shown."""
+        where = place(draft, self._params.review, self._params.run.seed)
+        why = [*where.why.values(), *(["drawn at random"] if where.audit else [])] or ["next in line"]
+        return _Due(shown, where, [f"experts disagree: {', '.join(said)}"] if said else why)
+
+    def data(self, due: _Due) -> dict[str, Any]:
+        """A task's data, without what :data:`KEPT` names."""
+        draft, sample = due.shown, self._samples[due.shown.sample_id]
+        urls = {digest: self.images.observation(digest) for digest in draft.observations}
+        trajectory = read_trajectory(draft)
+        data = page.task(draft, trajectory, sample.category, sample.view, self.images.sample(sample), urls, due.why)
+        # The draft itself too: what an expert changed is told by it, even when a new one is here by then.
+        return data | {
+            "trajectory": draft.trajectory,
+            "sample_id": draft.sample_id,
+            "priority": due.where.priority,
+            "audit": due.where.audit,
+        }
+
+    def filled(self, draft: Draft) -> tuple[list[dict[str, Any]], str]:
+        """What prefills the page of ``draft``, and the digest of its mask; empty where it has none."""
+        trajectory, sample = read_trajectory(draft), self._samples[draft.sample_id]
+        mask = self.masks.of(sample)
+        result = page.prefill(draft.draft_sha256, trajectory, sample.width, sample.height, mask)
+        page.check(result, trajectory, masks=self.masks.any)
+        return result, page.mask_digest(mask)
+
+    def new(self, due: _Due) -> dict[str, Any]:
+        """A task as it is imported: what the page shows, and the prediction that prefills it."""
+        result, digest = self.filled(due.shown)
+        prediction = {"model_version": MODEL_VERSION, "result": result}
+        return {"data": self.data(due) | {"mask": digest}, "predictions": [prediction]}
 
 
-def _new(data: dict[str, Any], draft: Draft, sample: Sample) -> dict[str, Any]:
-    return {"data": data, "predictions": [_prediction(draft, sample)]}
+def _overtaken(found: Mapping[str, Sequence[Known]], shown: Mapping[str, Draft]) -> bool:
+    """Whether a review of a draft that has changed, or of a doubled task, is about to leave the page."""
+    return any(
+        known.annotations and (len(several) > 1 or _sha256(known) != getattr(shown.get(uid), "draft_sha256", None))
+        for uid, several in found.items()
+        for known in several
+    )
+
+
+def _elsewhere(
+    item: Assigned, title: str, there: Mapping[str, Mapping[str, Any]], decided: set[str], params: Params
+) -> bool:
+    """Whether somebody decided on a draft before it became this annotator's: nobody need look at it again."""
+    new = item.draft.draft_id not in there[title]
+    return bool(params.review.annotators) and new and not item.shared and item.shown.draft_sha256 in decided
 
 
 def _sha256(known: Known) -> str:
     return str(known.data.get("draft_sha256"))
 
 
-def _update(
-    client: LabelStudio, known: Known, data: dict[str, Any], draft: Draft, sample: Sample, tally: dict[str, int]
-) -> str:
-    """Bring one task up to date; returns what had to be done."""
-    changed = _sha256(known) != draft.draft_sha256
-    # Why a review came back stays on the page until the draft changes.
-    wanted = data if changed else data | {"returned": known.data.get("returned", data["returned"])}
-    if changed:
-        for annotation in client.annotations.list(id=known.id) if known.annotations else []:
+def _bring(
+    client: LabelStudio, title: str, project: int, there: dict[str, list[Known]], due: Sequence[_Due], pages: Pages
+) -> Counter[str]:
+    """Bring the tasks of one project up to date; what had to be done."""
+    tally: Counter[str] = Counter()
+    created: list[dict[str, Any]] = []
+    queue = sorted(due, key=lambda item: (-item.where.priority, item.shown.draft_id))
+    for item in track(queue, f"review push: {title}", len(queue)):
+        found = sorted(there.pop(item.shown.draft_id, []), key=lambda known: (-known.annotations, known.id))
+        for double in found[1:]:
+            client.tasks.delete(id=str(double.id))
+            tally["repaired"] += 1
+        if found:
+            tally += _update(client, found[0], item, pages)
+        else:
+            created.append(pages.new(item))
+    for start in track(range(0, len(created), AT_ONCE), f"review push: {title}, new", -(-len(created) // AT_ONCE)):
+        client.projects.import_tasks(id=project, request=cast(Any, created[start : start + AT_ONCE]))
+    tally["created"] = len(created)
+    for several in there.values():
+        for known in several:
+            # A task somebody has reviewed stays: it is their work.
+            if not known.annotations:
+                client.tasks.delete(id=str(known.id))
+                tally["withdrawn"] += 1
+    return tally
+
+
+def _update(client: LabelStudio, known: Known, due: _Due, pages: Pages) -> Counter[str]:
+    """Bring one task up to date."""
+    tally: Counter[str] = Counter()
+    wanted = pages.data(due)
+    changed = _sha256(known) != due.shown.draft_sha256
+    if changed or not known.predictions:
+        result, wanted["mask"] = pages.filled(due.shown)
+    if not changed:
+        # Why a review came back stays on the page until the draft changes.
+        wanted |= {name: known.data[name] for name in KEPT if name in known.data}
+    if changed and known.annotations:
+        for annotation in client.annotations.list(id=known.id):
             client.annotations.delete(id=annotation.id)
             tally["set_aside"] += 1
-        replace_prediction(client, known.id, _prediction(draft, sample)["result"])
-    elif not known.predictions:
-        replace_prediction(client, known.id, _prediction(draft, sample)["result"])
+    if changed or not known.predictions:
+        replace_prediction(client, known.id, result)
     if known.data != wanted:
         client.tasks.update(id=str(known.id), data=wanted)
-        return "updated"
-    return "unchanged" if known.predictions else "repaired"
-
-
-def _data(draft: Draft, sample: Sample, images: ServedImages, params: Params) -> dict[str, Any]:
-    where = place(draft, params.review, params.run.seed)
-    why = [*where.why.values(), *(["drawn at random"] if where.audit else [])]
-    shown = {digest: images.observation(digest) for digest in draft.observations}
-    data = page.task(
-        draft,
-        read_trajectory(draft),
-        sample.category,
-        sample.view,
-        images.sample(sample),
-        shown,
-        why or ["next in line"],
-    )
-    # The draft itself too: what an expert changed is told by it, even when a new one is here by then.
-    return data | {
-        "trajectory": draft.trajectory,
-        "sample_id": draft.sample_id,
-        "priority": where.priority,
-        "audit": where.audit,
-    }
-
-
-def _prediction(draft: Draft, sample: Sample) -> dict[str, Any]:
-    trajectory = read_trajectory(draft)
-    result = page.prefill(draft.draft_sha256, trajectory, sample.width, sample.height)
-    page.check(result, trajectory)
-    return {"model_version": MODEL_VERSION, "result": result}
+        tally["updated"] += 1
+    else:
+        tally["unchanged" if known.predictions else "repaired"] += 1
+    return tally

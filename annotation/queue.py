@@ -1,8 +1,8 @@
 """What review is worth: which drafts an expert should see first, and why."""
 
-import hashlib
 from typing import NamedTuple
 
+from annotation.assignment import chance
 from cot_builder.params import Review
 from schemas.trajectory import Draft
 
@@ -44,14 +44,9 @@ def place(draft: Draft, params: Review, seed: int) -> Place:
     if draft.corrections:
         why["corrected"] = f"gates or audit sent it back {draft.corrections} times"
         worth += 0.2 * draft.corrections
-    chance = _chance(f"{seed}/{draft.sample_id}")
-    audit = chance < params.audit_share
+    drawn = chance(f"{seed}/{draft.sample_id}")
+    audit = drawn < params.audit_share
     if why:
         return Place(round(1 + min(worth, 1.0), 4), why, audit)
     # Spread over all who have a reason: the share alone says how many there are.
-    return Place(round(1 + chance / params.audit_share if audit else chance, 4), why, audit)
-
-
-def _chance(text: str) -> float:
-    """Uniform in [0, 1), the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56
+    return Place(round(1 + drawn / params.audit_share if audit else drawn, 4), why, audit)

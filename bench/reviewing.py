@@ -14,14 +14,13 @@ from typing import Any
 from label_studio_sdk import LabelStudio
 
 from annotation import page
-from annotation.images import ServedImages
+from annotation.masks import Masks
 from annotation.project import SETTINGS, tasks
 from annotation.pull import pull
-from annotation.push import AT_ONCE, new_task, push
+from annotation.push import AT_ONCE, Pages, push
 from bench.paired import Row, paired
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
-from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT
 from tests.label_studio_server import Server, new_server
 from tests.pipeline import new_project, run
@@ -55,13 +54,13 @@ class _Bench:
     def payload(self) -> list[dict[str, Any]]:
         """What a push to a new project sends."""
         drafts = DRAFT.records(DRAFT.read(self.workspace.draft / "trajectory.parquet"))
-        samples = {row.sample_id: row for row in SAMPLE.records(SAMPLE.read(self.workspace.select / "sample.parquet"))}
-        images, params = ServedImages(self.workspace), self.params("payload")
-        return [new_task(draft, samples[draft.sample_id], images, params) for draft in drafts]
+        pages = Pages(self.params("payload"), self.workspace)
+        return [pages.new(pages.due(draft, draft)) for draft in drafts]
 
     def bare_import(self, payload: list[Any], name: str) -> int:
         """A project with these tasks, by the SDK alone."""
-        made: Any = self.client.projects.create(title=name, label_config=page.config(), **SETTINGS)
+        config = page.config(Masks(self.workspace).any)
+        made: Any = self.client.projects.create(title=name, label_config=config, **SETTINGS)
         for start in range(0, len(payload), AT_ONCE):
             self.client.projects.import_tasks(id=made.id, request=payload[start : start + AT_ONCE])
         return int(made.id)
@@ -111,7 +110,7 @@ def review_unchanged() -> Row:
     """A push that finds nothing to do against one listing of the tasks with their data."""
     with _bench() as bench:
         params = bench.params("unchanged")
-        project = push(params, bench.workspace).project
+        project = push(params, bench.workspace).projects[params.review.project]
         ratio = paired(lambda: push(params, bench.workspace), lambda: list(tasks(bench.client, project)), RUNS)
     return Row("review_unchanged", f"unchanged review push {WHAT}", "one listing", 1 / ratio, 1.2, "lower")
 

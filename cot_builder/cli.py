@@ -262,8 +262,11 @@ def push(context: typer.Context) -> None:
     typer.echo(
         f"review push: {sent.created} tasks new, {sent.updated} updated, {sent.repaired} repaired, "
         f"{sent.unchanged} unchanged, {sent.withdrawn} withdrawn; {sent.set_aside} reviews of changed drafts set aside"
+        + (f"; {sent.elsewhere} decided by another expert" if sent.elsewhere else "")
+        + (f"; {sent.to_settle} to be settled by adjudication" if sent.to_settle else "")
     )
-    typer.echo(f"review at {params.review.url}/projects/{sent.project}/data", err=True)
+    for title, number in sent.projects.items():
+        typer.echo(f"{title}: {params.review.url}/projects/{number}/data", err=True)
 
 
 @review.command("pull")

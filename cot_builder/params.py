@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from schemas.errors import IndusCotError
 
@@ -137,10 +146,44 @@ class Draft(Section):
     min_words: Positive
 
 
+LONGEST_TITLE = 50
+"""Characters Label Studio takes as a project's title."""
+
+
 class Review(Section):
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(/.*[^/])?$")]
-    project: Annotated[str, Field(min_length=1, max_length=50)]
+    project: Annotated[str, Field(min_length=1, max_length=LONGEST_TITLE)]
     audit_share: Fraction
+    annotators: list[Annotated[str, Field(min_length=1)]]
+    overlap_share: Fraction
+    gold_share: Fraction
+
+    @model_validator(mode="after")
+    def _annotators_have_projects_of_their_own(self) -> "Review":
+        if len({name.lower() for name in self.annotators}) < len(self.annotators):
+            raise ValueError("annotators: one is named twice")
+        for title in self.projects:
+            if len(title) > LONGEST_TITLE:
+                raise ValueError(
+                    f"project: the title {title!r} is longer than the {LONGEST_TITLE} characters that Label Studio "
+                    "takes; shorten review.project"
+                )
+        return self
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the projects that drafts are reviewed in: one, or one for each annotator."""
+        return [f"{self.project} · {name}" for name in self.annotators] or [self.project]
+
+    @property
+    def adjudication(self) -> str:
+        """Title of the project in which disagreements of several annotators are settled."""
+        return f"{self.project} · adjudication"
+
+    @property
+    def projects(self) -> list[str]:
+        """Titles of all of these."""
+        return [*self.titles, self.adjudication] if self.annotators else self.titles
 
 
 class Assemble(Section):

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.sample import Name, Sha256
-from schemas.table import Table
+from schemas.table import Rule, Table
 
 ReviewVerdict = Literal["accepted", "fixed", "rejected"]
+ReviewRole = Literal["review", "gold", "adjudication"]
 REASONS = (
     "ungrounded statement",
     "wrong location",
@@ -42,6 +44,8 @@ class Review(BaseModel):
     draft_id: Name
     draft_sha256: Sha256
     """The draft that was on the page."""
+    role: ReviewRole
+    """What the page was for: the draft itself, a hidden check of the expert, or to settle a disagreement."""
     reviewer: Name
     """Account in Label Studio."""
     reviewed_at: Name
@@ -61,8 +65,21 @@ class Review(BaseModel):
     """JSON of the :class:`schemas.trajectory.Trajectory` as the expert left it, edited calls run again."""
     result: str
     """JSON of the annotation's regions as Label Studio returned them: the record, whatever was made of it."""
+    caught: bool | None
+    """Whether the mistake planted in a ``gold`` page was rejected or put right; None on every other."""
     problems: list[str]
     """Why it cannot be applied: gates the edited trajectory fails, fields that do not parse. Empty if it can."""
 
 
-REVIEW = Table("review", Review, key=("review_id",))
+REVIEW = Table(
+    "review",
+    Review,
+    key=("review_id",),
+    rules=[
+        Rule(
+            "caught",
+            "is given on gold pages that hold a verdict, and on no other",
+            (pl.col("role") == "gold") | pl.col("caught").is_null(),
+        )
+    ],
+)

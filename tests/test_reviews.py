@@ -22,10 +22,10 @@ PARAMS = load_params(root=REPOSITORY).review
 
 def review(number: int, **changes: Any) -> Review:
     values = {
-        "review_id": f"1/{number}", "draft_id": "real_iad/nut/0123456789abcdef#0", "draft_sha256": A,
+        "review_id": f"1/{number}", "draft_id": "real_iad/nut/0123456789abcdef#0", "draft_sha256": A, "role": "review",
         "reviewer": "ada@example.org", "reviewed_at": f"2026-11-01T00:00:{number:02}+00:00", "seconds": 10.0,
         "verdict": "accepted", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
-        "changes": [], "trajectory": "as drafted", "result": "[]", "problems": [],
+        "changes": [], "trajectory": "as drafted", "result": "[]", "caught": None, "problems": [],
     }  # fmt: skip
     return Review.model_validate(values | changes)
 

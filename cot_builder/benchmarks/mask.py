@@ -37,11 +37,24 @@ def band_rows(band: int, bands: int, height: int) -> tuple[int, int]:
 
 
 def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
-    """Decode a mask file; a pixel is marked where its value, palette index or any of its colours is > 0.
+    """Decode a mask file; a pixel is marked as :func:`marked` says.
 
-    In a JPEG it must be >= 128. A transparent pixel is not marked. Regions are 8-connected. A speck, under 16 px and
-    under 1 % of the largest region of its band, gets no box, nor does any region after the 64 largest; all of them
-    count in the area.
+    Regions are 8-connected. A speck, under 16 px and under 1 % of the largest region of its band, gets no box, nor
+    does any region after the 64 largest; all of them count in the area.
+
+    Raises:
+        DamagedError: the file is truncated, corrupt, or no image.
+    """
+    pixels = marked(data)
+    height, width = pixels.shape
+    rows = [band_rows(band, bands, height) for band in range(bands)]
+    return Mask(width, height, tuple(_region(pixels[top:bottom]) for top, bottom in rows))
+
+
+def marked(data: bytes | memoryview) -> np.ndarray:
+    """Decode a mask file to uint8 (height, width); > 0 where its value, palette index or any of its colours is.
+
+    In a JPEG it must be >= 128. A transparent pixel is not marked.
 
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
@@ -56,12 +69,9 @@ def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
         values = values >= JPEG_MARKED
     if values.ndim == 3:
         alpha = image.mode in ("LA", "RGBA")
-        marked = values[..., : values.shape[2] - alpha].max(axis=2) > 0
-        values = marked & (values[..., -1] > 0) if alpha else marked
-    pixels = values if values.dtype == np.uint8 else (values > 0).astype(np.uint8)
-    height, width = pixels.shape
-    rows = [band_rows(band, bands, height) for band in range(bands)]
-    return Mask(width, height, tuple(_region(pixels[top:bottom]) for top, bottom in rows))
+        found = values[..., : values.shape[2] - alpha].max(axis=2) > 0
+        values = found & (values[..., -1] > 0) if alpha else found
+    return values if values.dtype == np.uint8 else (values > 0).astype(np.uint8)
 
 
 def _region(pixels: np.ndarray) -> Region:

@@ -1,13 +1,13 @@
 """The experts' reviews, and what they mean for a draft."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import yaml
 
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace
-from schemas.review import REVIEW, Review
+from schemas.review import REVIEW, Review, ReviewRole
 
 TABLE = "reviews.parquet"
 
@@ -29,27 +29,40 @@ def read_reviews(workspace: Workspace) -> list[Review]:
     return REVIEW.records(REVIEW.read(path)) if path.is_file() else []
 
 
-def decisions(reviews: Iterable[Review]) -> dict[str, Decision]:
+def last_words(reviews: Iterable[Review], role: ReviewRole) -> dict[str, list[Review]]:
+    """The last applicable review of each reviewer in this role, in order of time, by ``draft_sha256``."""
+    last: dict[str, dict[str, Review]] = {}
+    for review in sorted(reviews, key=lambda row: (row.reviewed_at, row.review_id)):
+        if review.role == role and not review.problems:
+            by_reviewer = last.setdefault(review.draft_sha256, {})
+            by_reviewer.pop(review.reviewer, None)
+            by_reviewer[review.reviewer] = review
+    return {digest: list(by_reviewer.values()) for digest, by_reviewer in last.items()}
+
+
+def decisions(reviews: Sequence[Review]) -> dict[str, Decision]:
     """What the experts decided, by ``draft_sha256``.
 
     The last word of each reviewer counts. One rejection leaves a draft out; of several corrections the latest
-    is taken.
+    is taken. Where somebody has adjudicated, that decision wins. Pages with a planted mistake decide nothing.
     """
-    last: dict[str, dict[str, Review]] = {}
-    for review in sorted(reviews, key=lambda row: row.reviewed_at):
-        if not review.problems:
-            last.setdefault(review.draft_sha256, {})[review.reviewer] = review
-    return {digest: _decide(list(by_reviewer.values())) for digest, by_reviewer in last.items()}
+    said, settled = last_words(reviews, "review"), last_words(reviews, "adjudication")
+    found: dict[str, Decision] = {}
+    for digest in dict.fromkeys([*said, *settled]):
+        words = [*said.get(digest, []), *settled.get(digest, [])]
+        # The latest adjudication is the last word, whoever adjudicated before.
+        deciding = settled[digest][-1:] if digest in settled else words
+        found[digest] = _decide(deciding, len({row.reviewer for row in words}))
+    return found
 
 
-def _decide(reviews: list[Review]) -> Decision:
-    reviews.sort(key=lambda row: row.reviewed_at)
+def _decide(reviews: Sequence[Review], reviewers: int) -> Decision:
     fixed = [row for row in reviews if row.verdict == "fixed"]
     if any(row.verdict == "rejected" for row in reviews):
         reasons = list(dict.fromkeys(reason for row in reviews for reason in row.reasons))
-        return Decision("rejected", reasons, reviews[-1].trajectory, len(reviews))
+        return Decision("rejected", reasons, reviews[-1].trajectory, reviewers)
     chosen = fixed[-1] if fixed else reviews[-1]
-    return Decision("fixed" if fixed else "accepted", [], chosen.trajectory, len(reviews))
+    return Decision("fixed" if fixed else "accepted", [], chosen.trajectory, reviewers)
 
 
 def ensure_table(workspace: Workspace) -> None:
