@@ -1,5 +1,30 @@
 """Fixtures of more than one test file."""
 
-from label_studio_server import label_studio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from label_studio_server import Server, label_studio
+
+if TYPE_CHECKING:
+    from tests.review_project import Project
 
 __all__ = ["label_studio"]
+
+
+@pytest.fixture(scope="session")
+def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with drafts, to be copied."""
+    # Imported here: most test files need no Label Studio, and its SDK is slow to import.
+    from tests.review_project import new_drafts
+
+    return new_drafts(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture
+def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
+    """A copy of the project with drafts, and its own project on the server."""
+    from tests.review_project import Project
+
+    return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
