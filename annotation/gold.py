@@ -8,7 +8,7 @@ import hashlib
 import random
 
 from cot_builder.stages.draft import columns, read_trajectory
-from schemas.geometry import SCALE, Box, union_iou
+from schemas.geometry import SCALE, Box, intersection, union_iou
 from schemas.review import ReviewVerdict
 from schemas.taxonomy import family, leaves
 from schemas.trajectory import Draft, Verdict
@@ -32,7 +32,8 @@ def plant(draft: Draft, seed: int) -> Draft:
     else:
         assert right.defect_type is not None
         others = [leaf for leaf in leaves() if family(leaf) != family(right.defect_type)]
-        away = [box for box in (_invented(dice) for _ in range(64)) if union_iou([box], right.boxes) == 0]
+        tried = [_invented(dice) for _ in range(64)]
+        away = [box for box in tried if all(intersection(box, other) is None for other in right.boxes)]
         mistakes = [Verdict(answer="No"), right.model_copy(update={"defect_type": dice.choice(others)})]
         mistakes += [right.model_copy(update={"boxes": away[:1]})] if away else []
         wrong = dice.choice(mistakes)

@@ -215,7 +215,7 @@ def read(results: Sequence[Mapping[str, Any]], trajectory: Trajectory) -> Readin
         answer=_chosen(values, "answer"),
         boxes=[_box(item["value"]) for item in defects],
         defect_type=_chosen(values, "defect_type"),
-        mask=_mask(results),
+        mask=mask(results),
     )
 
 
@@ -329,13 +329,13 @@ def _rated(values: Mapping[str, Any], name: str) -> int | None:
     return int(rating) if rating else None
 
 
-def mask_digest(mask: np.ndarray | None) -> str:
+def mask_digest(painted: np.ndarray | None) -> str:
     """sha256 of a bool (height, width) mask, by which a changed one is told; empty where nothing is painted."""
-    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() if mask is not None and mask.any() else ""
+    return hashlib.sha256(np.packbits(painted).tobytes()).hexdigest() if painted is not None and painted.any() else ""
 
 
-def _mask(results: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """All that is painted, as one mask."""
+def mask(results: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """All that is painted in an annotation's ``result``, as one bool (height, width); None where nothing is."""
     masks = [
         brush.decode_rle(item["value"]["rle"]).reshape(item["original_height"], item["original_width"], 4)[..., 3] > 0
         for item in results

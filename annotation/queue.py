@@ -42,7 +42,7 @@ def place(draft: Draft, params: Review, seed: int) -> Place:
         why["low score"] = f"the judge gave {score:.2f}"
         worth += 1 - score
     if draft.corrections:
-        why["corrected"] = f"gates or audit sent it back {draft.corrections} times"
+        why["corrected"] = f"{' and '.join(draft.sent_back_by)} sent it back {draft.corrections} times"
         worth += 0.2 * draft.corrections
     drawn = chance(f"{seed}/{draft.sample_id}")
     audit = drawn < params.audit_share

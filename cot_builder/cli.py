@@ -285,18 +285,25 @@ def pull_reviews(context: typer.Context) -> None:
 @review.command("status")
 def review_status(context: typer.Context) -> None:
     """How far the review is and what it says of the drafts, from the reviews pulled so far."""
+    from datetime import UTC, datetime
+
     from rich.table import Table
 
     from annotation.status import status
     from cot_builder.progress import console
 
     params, workspace = _load(context)
-    found = status(params, workspace)
+    found = status(params, workspace, datetime.now(UTC))
     people = ", ".join(f"{name} {count}" for name, count in found.reviewers.items())
     typer.echo(
         f"{found.decided} of {found.drafts} drafts decided, {found.sent_back} sent back, {found.stale} reviews of "
-        f"drafts that have changed since; {found.seconds:.0f} s a page (median), {found.hours_left:.1f} hours left"
+        f"drafts that have changed since; {found.disagreements} disagreements to settle"
         + (f"; by {people}" if people else "")
+    )
+    typer.echo(
+        f"{found.pages_done} of {found.pages} pages done; {found.seconds:.0f} s a page (median), "
+        f"{found.hours_left:.1f} hours left; {found.a_day:.1f} pages a day in the last week"
+        + (f", finished {found.finished:%Y-%m-%d}" if found.finished and found.pages > found.pages_done else "")
     )
     if found.shares:
         table = Table(
@@ -310,8 +317,52 @@ def review_status(context: typer.Context) -> None:
         console.print(table)
     if found.problems:
         typer.echo(f"sent back for: {', '.join(f'{name} {count}' for name, count in found.problems.items())}")
-    if found.usd_an_accepted:
-        typer.echo(f"drafting did cost {found.usd_an_accepted:.4f} USD for each draft taken")
+    if found.usd_an_accepted is not None:
+        typer.echo(
+            f"each draft taken did cost {found.usd_an_accepted:.4f} USD to draft and {found.seconds_an_accepted:.0f} s "
+            "to review"
+        )
+
+
+@review.command()
+def agree(context: typer.Context) -> None:
+    """How far several experts agree, how much each has done, and whether they still read; reports/agreement.json."""
+    from rich.table import Table
+
+    from annotation.agreement import FILE, Figure
+    from annotation.agreement import agree as hold
+    from cot_builder.progress import console
+
+    def shown(figure: Figure) -> str:
+        if figure.value is None:
+            return "all the same" if figure.units else ""
+        interval = "" if figure.low is None else f" ({figure.low:.2f} to {figure.high:.2f})"
+        return f"{figure.value:.2f}{interval}, n={figure.units}"
+
+    params, workspace = _load(context)
+    found = hold(params, workspace)
+    typer.echo(
+        f"{found.shared} drafts reviewed by two or more, {found.disagreements} disagreements to settle, "
+        f"{found.settled} settled"
+    )
+    if found.groups:
+        table = Table("", "verdict, κ or α", "type", "box IoU", "mask Dice", box=None, header_style="bold")
+        for group in found.groups:
+            figures = (group.verdict, group.type, group.box_iou, group.mask_dice)
+            table.add_row(group.who, *map(shown, figures))
+        console.print(table)
+    table = Table(
+        "expert", "done", "accepted", "fixed", "rejected", "hours", "s a page", "planted mistakes caught",
+        "earlier half", "later half", "p", box=None, header_style="bold",
+    )  # fmt: skip
+    for expert in found.experts:
+        done = f"{expert.reviews}{f' of {expert.assigned}' if expert.assigned else ''}"
+        verdicts = (str(expert.verdicts.get(name, 0)) for name in ("accepted", "fixed", "rejected"))
+        caught = map(shown, (expert.caught, expert.caught_first, expert.caught_last))
+        drift = "" if expert.drift is None else f"{expert.drift:.2f}"
+        table.add_row(expert.who, done, *verdicts, f"{expert.hours:.1f}", f"{expert.seconds:.0f}", *caught, drift)
+    console.print(table)
+    typer.echo(f"coefficients with 95 % intervals, more in {workspace.reports / FILE}", err=True)
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -124,6 +124,8 @@ class Draft(BaseModel):
     """What the teacher answered before it was told the truth; None where it was not asked."""
     corrections: Annotated[int, Field(ge=0)]
     """Rounds in which violations went back to the teacher."""
+    sent_back_by: list[str]
+    """What these rounds were for: gates, ``audit``, or ``form`` where an answer made no trajectory; once each."""
     draft_sha256: Sha256
     """Of the trajectory's JSON: reviews name the draft they judged by it."""
     teacher: Name

@@ -39,7 +39,7 @@ class Project:
         self.folder = folder
         self.server = server
         self.client = server.client()
-        self.settings = (*FEW, f"review.url={server.url}", f"review.project={folder.parent.name}")
+        self.settings = (*FEW, f"review.url={server.url}", f"review.project={self.title}")
         # The server serves the images of its own folder.
         (folder / ".label-studio").mkdir()
         (folder / ".label-studio/images").symlink_to(server.images)
@@ -58,13 +58,22 @@ class Project:
         return done.stdout
 
     @property
-    def number(self) -> int:
-        return next(iter(self.client.projects.list(title=self.folder.parent.name))).id
+    def title(self) -> str:
+        return self.folder.parent.name
 
-    def tasks(self) -> dict[str, Any]:
+    @property
+    def number(self) -> int:
+        return self.numbered(self.title)
+
+    def numbered(self, title: str) -> int:
+        (found,) = [item for item in self.client.projects.list(title=title) if item.title == title]
+        return found.id
+
+    def tasks(self, title: str = "") -> dict[str, Any]:
         """Every task with its predictions and annotations, by draft."""
+        number = self.numbered(title or self.title)
         exported = b"".join(
-            self.client.projects.exports.download_sync(id=self.number, export_type="JSON", download_all_tasks=True)
+            self.client.projects.exports.download_sync(id=number, export_type="JSON", download_all_tasks=True)
         )
         found = {task["data"]["uid"]: task for task in json.loads(exported)}
         assert len(found) == len(json.loads(exported)), "a draft has two tasks"

@@ -242,6 +242,7 @@ def _draft(sample: Sample, truth: Supervision, turns: list[Turn], number: int) -
         judge_disagreement=None,
         blind_answer=None,
         corrections=0,
+        sent_back_by=[],
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher="offline",
         prompt_version="1",

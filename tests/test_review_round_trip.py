@@ -4,9 +4,11 @@ import json
 import re
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 from filelock import FileLock
+from label_studio_sdk.converter import brush
 
 from annotation import page
 from cot_builder.stages.reviews import read_reviews
@@ -266,3 +268,20 @@ def test_what_an_expert_wrote_is_kept_whatever_happens_to_the_task(project: Proj
     assert "Words of an expert." in project.reviews()[uid].result
     assert "changed by hand" in project.reviews()[uid].problems[0]
     assert project.tasks()[uid]["data"]["draft_sha256"]
+
+
+def test_a_painted_mask_comes_back_and_changes_nothing_else(project: Project) -> None:
+    project.ok("review", "push")
+    uid = uids(project)[0]
+    (before,) = [item for item in project.prefilled(project.tasks()[uid]["id"]) if item["type"] == "brushlabels"]
+    painted = page.mask([before])
+    assert painted is not None and painted.any()
+    more = painted | np.roll(painted, 5, axis=1)
+    project.review(uid, put("mask_0", rle=brush.mask2rle(more.astype(np.uint8) * 255)))
+    project.ok("review", "pull")
+    row = project.reviews()[uid]
+    assert [change.field for change in row.changes] == ["mask"]
+    assert (row.verdict, row.problems) == ("accepted", [])
+    again = page.mask(json.loads(row.result))
+    assert again is not None and (again == more).all()
+    assert set(project.corpus()["review_status"]) == {"auto", "accepted"}

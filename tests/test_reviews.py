@@ -34,7 +34,8 @@ def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draf
     values = {
         "draft_id": f"{sample}#0", "sample_id": sample, "candidate": 0, "trajectory": "{}", "answer": "No",
         "defect_type": None, "boxes": [], "tools": [], "observations": [], "gates": [], "violations": [],
-        "judge_scores": [], "judge_disagreement": None, "blind_answer": None, "corrections": 0, "draft_sha256": A,
+        "judge_scores": [], "judge_disagreement": None, "blind_answer": None, "corrections": 0, "sent_back_by": [],
+        "draft_sha256": A,
         "teacher": "t", "prompt_version": "p", "toolbox_version": "1", "cost_usd": 0.0,
     }  # fmt: skip
     return Draft.model_validate(values | changes)
@@ -79,7 +80,7 @@ def test_reasons_to_look_come_first_and_are_named() -> None:
         draft(blind_answer="Yes"),
         draft(judge_scores=[0.9, 0.4], judge_disagreement=0.5),
         draft(judge_scores=[0.3, 0.3], judge_disagreement=0.0),
-        draft(corrections=2),
+        draft(corrections=2, sent_back_by=["location"]),
     ]
     for suspect in suspects:
         found = place(suspect, audited, seed=0)

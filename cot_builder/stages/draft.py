@@ -343,6 +343,7 @@ def _record(
         judge_disagreement=max(scores) - min(scores) if scores else None,
         blind_answer=blind_answer,
         corrections=attempt.corrections,
+        sent_back_by=attempt.sent_back_by,
         teacher=teacher,
         prompt_version=prompts,
         toolbox_version=TOOLBOX_VERSION,

@@ -49,6 +49,8 @@ Result = TypeVar("Result")
 AUDIT = "audit"
 JUDGE = "judge"
 UNFINISHED = "unfinished"
+FORM = "form"
+"""Stands for an answer that makes no trajectory, among the gates that sent a draft back."""
 SENT_AS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 """Formats every endpoint takes as they are; others are sent as PNG."""
 BEST_SCORE = 5
@@ -91,6 +93,8 @@ class Attempt:
     scores: list[float] = field(default_factory=list)
     """One a reading of the judge, 0 to 1."""
     corrections: int = 0
+    sent_back_by: list[str] = field(default_factory=list)
+    """Gates, the audit, the form: what a correction was asked for, once each."""
     usd: float = 0.0
     failure: str = ""
     """Why there is no trajectory, and what was tried."""
@@ -343,6 +347,8 @@ async def _compose(
                 await _judge(door, lesson, query, attempt, trajectory, ask)
                 return
             problems = [f"{item.gate}: {item.reason}" for item in attempt.violations]
+        names = [FORM] if trajectory is None else [item.gate for item in attempt.violations]
+        attempt.sent_back_by = list(dict.fromkeys([*attempt.sent_back_by, *names]))
         talk.tell(fill("correct", violations=problems), [])
     if attempt.trajectory is None:
         raise NotAnsweredError(f"compose: {lesson.teacher.corrections + 1} drafts had no valid form: {problems[0]}")
