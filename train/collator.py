@@ -1,0 +1,1 @@
+"""Trajectories to token ids, images and labels."""

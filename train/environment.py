@@ -1,0 +1,1 @@
+"""The inspection tools as an environment that TRL drives."""

@@ -1,0 +1,75 @@
+"""Models and processors: any Qwen3-VL, from a folder or the Hub, checked before it is trained."""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import IndusCotError
+from train import torchvision_ops
+
+WORDS = ("Yes", "No")
+"""The verdict's words, whose log-probabilities are compared."""
+
+
+def load_processor(name: str) -> Any:
+    """The processor of a model.
+
+    Args:
+        name: A folder, or OWNER/NAME on the Hub.
+
+    Raises:
+        IndusCotError: it is not there; its chat template knows no tools; Yes or No is more than one token.
+    """
+    torchvision_ops.declare()
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(name, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise IndusCotError(_not_there(name, error)) from error
+    check_processor(processor, name)
+    return processor
+
+
+def load_model(name: str, **options: Any) -> Any:
+    """The weights of a model, on the CPU, as ``from_pretrained`` gives them.
+
+    Args:
+        name: A folder, or OWNER/NAME on the Hub.
+        options: Of ``from_pretrained``, such as ``dtype``.
+
+    Raises:
+        IndusCotError: it is not there, or no model that takes images and text.
+    """
+    torchvision_ops.declare()
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        return AutoModelForImageTextToText.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise IndusCotError(_not_there(name, error)) from error
+
+
+def check_processor(processor: Any, name: str) -> None:
+    """Check what training and evaluation rely on.
+
+    Raises:
+        IndusCotError: the chat template knows no tools; Yes or No is more than one token.
+    """
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None) or ""
+    if "tools" not in template or "tool_call" not in template:
+        raise IndusCotError(
+            f"{name}: its chat template does not render tool calls; use a model that was trained with tools, such as "
+            "Qwen3-VL, or put such a template into its chat_template.jinja"
+        )
+    for word in WORDS:
+        tokens = processor.tokenizer.encode(word, add_special_tokens=False)
+        if len(tokens) != 1:
+            raise IndusCotError(
+                f"{name}: its tokenizer writes {word!r} as {len(tokens)} tokens; the confidence of a verdict is read "
+                "from one. Use a tokenizer that has it as a single token"
+            )
+
+
+def _not_there(name: str, error: Exception) -> str:
+    kind = "folder" if Path(name).exists() else "model"
+    return f"{name}: this {kind} cannot be loaded: {' '.join(str(error).split())[:300]}"
