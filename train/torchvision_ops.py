@@ -2,7 +2,7 @@
 
 import importlib.util
 
-_declared = []
+_declared: list[object] = []
 """Kept alive: operators vanish with the library that declared them."""
 
 
