@@ -121,14 +121,23 @@ def put(name: str, **value: Any) -> Callable[[Result], Result]:
     return edit
 
 
-def change_draft(project: Project, uid: str) -> None:
+def hesitate(trajectory: Trajectory) -> Trajectory:
+    """The trajectory with other words in its first thought."""
+    return reworded(trajectory, f"Now then. {trajectory.turns[0].thought}")
+
+
+def reworded(trajectory: Trajectory, thought: str) -> Trajectory:
+    """The trajectory with another first thought."""
+    first = trajectory.turns[0].model_copy(update={"thought": thought})
+    return trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})
+
+
+def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajectory] = hesitate) -> None:
     """As a new run of `draft` might."""
-    path = project.folder / "data/draft/trajectory.parquet"
     drafts = DRAFT.records(project.drafts())
     old = next(draft for draft in drafts if draft.draft_id == uid)
-    trajectory = Trajectory.model_validate_json(old.trajectory)
-    first = trajectory.turns[0].model_copy(update={"thought": f"Now then. {trajectory.turns[0].thought}"})
-    new = old.model_copy(update=columns(trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})))
+    new = old.model_copy(update=columns(edit(Trajectory.model_validate_json(old.trajectory))))
+    path = project.folder / "data/draft/trajectory.parquet"
     DRAFT.write(DRAFT.frame([new if draft is old else draft for draft in drafts]), path)
 
 
