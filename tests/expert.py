@@ -59,8 +59,8 @@ class Expert:
         self._goto(f"/projects/{project}/data")
         return self._next(self.page.get_by_role("button", name="Label All Tasks"))
 
-    def submit(self) -> dict[str, Any] | None:
-        """Submit the page; the next task's data, once its page is ready, or None after the last."""
+    def submit(self) -> dict[str, Any]:
+        """Submit the page; the next task's data, once its page is ready, or nothing after the last."""
         return self._next(self.page.get_by_test_id("bottombar-submit-button"))
 
     def _next(self, button: Locator) -> dict[str, Any]:
@@ -70,9 +70,12 @@ class Expert:
         if answer.status != 200:
             return {}
         task = answer.json()
-        self.page.wait_for_function(f"() => Htx.task && Htx.task.id === {task['id']}")
-        self.page.wait_for_function(READY)
+        self._ready(task["id"])
         return dict(task["data"])
+
+    def _ready(self, task: int) -> None:
+        self.page.wait_for_function(f"() => window.Htx && Htx.task && Htx.task.id === {task}")
+        self.page.wait_for_function(READY)
 
     def answers(self) -> list[dict[str, Any]]:
         """What would be submitted now."""

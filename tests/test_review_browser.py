@@ -26,6 +26,9 @@ SHIFT = 40
 """How far a box or a region is moved, of 1000."""
 NEAR = 4
 """How exactly a mouse moves it: a pixel of the screen is 1.5 of 1000, and a drag begins after a few."""
+SCROLLED = """() => [...document.querySelectorAll('html, body, .review-left')]
+  .filter(part => part.scrollHeight > part.clientHeight + 1 || part.scrollWidth > part.clientWidth + 1)
+  .map(part => part.className || part.tagName)"""
 COMMENT = "reads <i>well</i> now"
 HOSTILE = (
     '<script>hacked = 1</script><img src=x onerror="hacked = 1"> <b>bold</b> &amp; & "double" \'single\' \\n {{idx}} '
@@ -247,7 +250,7 @@ def test_text_of_a_teacher_is_no_html_and_comes_back_as_it_was(project: Project,
     project.ok("review", "push")
     task = expert.begin(project.number)
     assert task["uid"] == first
-    assert HOSTILE.partition("  ")[0] in expert.text("think_0").inner_text()
+    assert HOSTILE in expert.text("think_0").inner_text()
     expert.tick("accept")
     expert.submit()
     expert.tick("accept")
@@ -309,5 +312,18 @@ def test_what_decides_is_in_view_without_scrolling(
     project.ok("review", "push")
     expert = Expert(browser, project.server, size)
     expert.begin(project.number)
-    expert.page.screenshot(path=tmp_path / "page.png")
+    # Pictures to look at, kept where pytest keeps what a test leaves.
+    expert.page.screenshot(path=tmp_path / "opened.png")
+    for verdict in ("accept", "reject"):
+        expert.tick(verdict)
+        expert.page.screenshot(path=tmp_path / f"{verdict}.png")
+        assert expert.page.evaluate(SCROLLED) == [], verdict
+        places = [".review-left img", ".review-final", "[data-testid=bottombar-submit-button]"]
+        for area, place in ((expert.area(place), place) for place in (*places, ".review-card")):
+            assert area["x"] >= 0 and area["x"] + area["width"] <= size[0], (verdict, place, area)
+            assert area["y"] >= 0 and area["y"] + area["height"] <= size[1], (verdict, place, area)
+        image, final, submit = (expert.area(place) for place in places)
+        assert image["y"] + image["height"] <= final["y"], (verdict, image, final)
+        assert final["y"] + final["height"] <= submit["y"], (verdict, final, submit)
+        assert image["height"] >= size[1] / 2, image
     expert.page.close()
