@@ -31,6 +31,7 @@ ROWS = {
     "review_push": "reviewing",
     "review_unchanged": "reviewing",
     "review_pull": "reviewing",
+    "review_wait": "reviewing",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

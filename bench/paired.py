@@ -35,24 +35,28 @@ def paired(
     theirs: Callable[[], object],
     runs: int = 5,
     before: Callable[[], object] = lambda: None,
+    before_theirs: Callable[[], object] = lambda: None,
 ) -> float:
     """Median of ``theirs`` time over ``ours`` time: 2 means ours is twice as fast. One run of each warms up.
 
     The order within a pair alternates, so that a machine that slows down favours neither. ``before`` runs ahead of
-    each run of ours and is not timed.
+    each run of ours, ``before_theirs`` of each run of theirs; they are not timed.
     """
     before()
     ours()
+    before_theirs()
     theirs()
     ratios = []
     for turn in range(runs):
         if turn % 2:
+            before_theirs()
             second = seconds(theirs)
             before()
             first = seconds(ours)
         else:
             before()
             first = seconds(ours)
+            before_theirs()
             second = seconds(theirs)
         ratios.append(second / first)
     return statistics.median(ratios)

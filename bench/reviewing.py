@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,24 @@ from annotation.masks import Masks
 from annotation.project import SETTINGS, tasks
 from annotation.pull import pull
 from annotation.push import AT_ONCE, Pages, push
-from bench.paired import Row, paired
+from bench.paired import Row, paired, seconds
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
 from schemas.trajectory import DRAFT
+from tests.expert import Expert, chromium
 from tests.label_studio_server import Server, new_server
 from tests.pipeline import new_project, run
 
 TASKS = 10_000
 RUNS = 3
 FEW = ("synthetic.categories=3", "synthetic.parts=6", "synthetic.views=1", "synthetic.size=256", "select.samples=12")
+PAGES = 20
+"""Submitted pages that are measured on each side."""
+STOCK = """<View>
+  <Image name="image" value="$image"/>
+  <Choices name="choice" toName="image"><Choice value="Yes"/><Choice value="accept"/></Choices>
+</View>"""
+"""As Label Studio's own template for classifying images has it."""
 WHAT = f"({TASKS:,} tasks with predictions)"
 
 
@@ -67,7 +76,7 @@ class _Bench:
 
 
 @contextmanager
-def _bench() -> Iterator[_Bench]:
+def _bench(size: int = TASKS) -> Iterator[_Bench]:
     place = Path(tempfile.mkdtemp(prefix="indus-cot-bench-"))
     folder = new_project(place / "project")
     done = run(folder, "repro", "assemble", settings=FEW)
@@ -79,7 +88,7 @@ def _bench() -> Iterator[_Bench]:
         few[number % len(few)].model_copy(
             update={"draft_id": f"{few[number % len(few)].sample_id}#{number}", "candidate": number}
         )
-        for number in range(TASKS)
+        for number in range(size)
     ]
     DRAFT.write(DRAFT.frame(many), path)
     server = new_server(place / "server")
@@ -141,3 +150,29 @@ def review_pull() -> Row:
 
         ratio = paired(lambda: pull(params, bench.workspace), export, RUNS, before=forget)
     return Row("review_pull", f"first review pull {WHAT}", "bare export", ratio, 0.9, "higher")
+
+
+def review_wait() -> Row:
+    """What an expert waits for from Submit until the next page can be judged, against a stock page with that image.
+
+    Two windows of one browser, in turn.
+    """
+    with _bench(PAGES + 3) as bench, chromium() as browser:
+        number = push(bench.params("ours"), bench.workspace).project
+        images = [{"data": {"image": item["data"]["image"]}} for item in bench.payload()]
+        stock: Any = bench.client.projects.create(title="stock", label_config=STOCK, sampling=SETTINGS["sampling"])
+        bench.client.projects.import_tasks(id=stock.id, request=images)
+        ours, theirs = (Expert(browser, bench.server) for _ in range(2))
+        ours.begin(number)
+        theirs.begin(stock.id)
+        waits: list[float] = []
+        ratio = paired(
+            lambda: waits.append(seconds(ours.submit)),
+            theirs.submit,
+            PAGES,
+            before=lambda: ours.tick("accept"),
+            before_theirs=lambda: theirs.tick("accept"),
+        )
+    # The first one warmed up.
+    what = f"Submit until the next review page is ready: median {statistics.median(waits[1:]):.2f} s"
+    return Row("review_wait", what, "stock page, one choice", 1 / ratio, 2.0, "lower")

@@ -16,14 +16,14 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-sync", "--no-first-run"]  # fmt: skip
 LARGE = (1920, 1080)
 SMALL = (1366, 768)
-READY = """() => {
-  const image = document.querySelector('.review-left img');
-  const steps = [...document.querySelectorAll('.review-observation img')];
-  return image && image.naturalWidth > 0 && steps.every(step => step.complete)
-    && document.querySelector('.review-steps [data-testid=textarea-region]')
-    && document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])');
+SHOWN = """() => {
+  const images = [...document.querySelectorAll('img')].filter(image => image.getAttribute('src'));
+  return images.some(image => image.src.startsWith('blob:')) && images.every(image => image.naturalWidth)
+    && document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])')
+    && (!document.querySelector('.review') || document.querySelector('.review-steps [data-testid=textarea-region]'));
 }"""
-"""The image, the observations and the prefilled texts are there and the page can be submitted."""
+"""Every image is there, the inspected one from a blob as Label Studio shows it; on a review page the prefilled texts
+are too; and the page can be submitted."""
 ANSWERS = "() => JSON.stringify(Htx.annotationStore.selected.serializeAnnotation())"
 
 
@@ -75,7 +75,7 @@ class Expert:
 
     def _ready(self, task: int) -> None:
         self.page.wait_for_function(f"() => window.Htx && Htx.task && Htx.task.id === {task}")
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(SHOWN)
 
     def answers(self) -> list[dict[str, Any]]:
         """What would be submitted now."""
