@@ -21,7 +21,8 @@ SETTINGS: dict[str, Any] = {
     "show_collab_predictions": True,
     "model_version": MODEL_VERSION,
     "maximum_annotations": 1,
-    "sampling": "Sequential sampling",
+    # By the score of the predictions, lowest first: with it, Label All Tasks follows the queue.
+    "sampling": "Uncertainty sampling",
     "show_skip_button": True,
     "enable_empty_annotation": False,
     "skip_queue": "REQUEUE_FOR_OTHERS",
@@ -131,9 +132,14 @@ def filter_time(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def replace_prediction(client: LabelStudio, task: int, result: Sequence[dict[str, Any]]) -> None:
+def prediction(result: Sequence[dict[str, Any]], priority: float) -> dict[str, Any]:
+    """What prefills a page, with the score that gives its task a place in the queue."""
+    return {"model_version": MODEL_VERSION, "score": -priority, "result": list(result)}
+
+
+def replace_prediction(client: LabelStudio, task: int, result: Sequence[dict[str, Any]], priority: float) -> None:
     """Let ``result`` prefill the page of ``task`` from now on."""
     old = [item.id for item in client.predictions.list(task=task)]
-    client.predictions.create(task=task, model_version=MODEL_VERSION, result=list(result))
+    client.predictions.create(task=task, **prediction(result, priority))
     for number in old:
         client.predictions.delete(id=number)

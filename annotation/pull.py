@@ -200,7 +200,7 @@ def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[st
     """
     kept = [item for item in annotation["result"] if item["from_name"] not in page.JUDGEMENT]
     if kept and review.draft_sha256 == task["data"].get("draft_sha256"):
-        replace_prediction(client, task["id"], kept)
+        replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])
 

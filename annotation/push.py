@@ -12,7 +12,7 @@ from annotation.assignment import Assigned, assign
 from annotation.connect import connect
 from annotation.images import ServedImages
 from annotation.masks import Masks
-from annotation.project import MODEL_VERSION, Known, check_accounts, ensure_project, replace_prediction, tasks
+from annotation.project import Known, check_accounts, ensure_project, prediction, replace_prediction, tasks
 from annotation.pull import one_at_a_time, pull
 from annotation.queue import Place, place
 from cot_builder.params import Params
@@ -157,8 +157,7 @@ class Pages:
     def new(self, due: _Due) -> dict[str, Any]:
         """A task as it is imported: what the page shows, and the prediction that prefills it."""
         result, digest = self.filled(due.shown)
-        prediction = {"model_version": MODEL_VERSION, "result": result}
-        return {"data": self.data(due) | {"mask": digest}, "predictions": [prediction]}
+        return {"data": self.data(due) | {"mask": digest}, "predictions": [prediction(result, due.where.priority)]}
 
 
 def _overtaken(found: Mapping[str, Sequence[Known]], shown: Mapping[str, Draft]) -> bool:
@@ -225,7 +224,10 @@ def _update(client: LabelStudio, known: Known, due: _Due, pages: Pages) -> Count
             client.annotations.delete(id=annotation.id)
             tally["set_aside"] += 1
     if changed or not known.predictions:
-        replace_prediction(client, known.id, result)
+        replace_prediction(client, known.id, result, due.where.priority)
+    elif known.data.get("priority") != due.where.priority:
+        for item in client.predictions.list(task=known.id):
+            client.predictions.update(id=item.id, score=-due.where.priority)
     if known.data != wanted:
         client.tasks.update(id=str(known.id), data=wanted)
         tally["updated"] += 1

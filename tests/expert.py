@@ -57,9 +57,7 @@ class Expert:
     def begin(self, project: int) -> dict[str, Any]:
         """Open the label stream of the project's first tab; the first task's data."""
         self._goto(f"/projects/{project}/data")
-        # "Label All Tasks" takes them as they were imported, whatever the order of the tab.
-        self.page.get_by_role("button", name="Toggle open").click()
-        return self._next(self.page.get_by_text("Label Tasks As Displayed"))
+        return self._next(self.page.get_by_role("button", name="Label All Tasks"))
 
     def submit(self) -> dict[str, Any]:
         """Submit the page; the next task's data, once its page is ready, or nothing after the last."""
