@@ -35,6 +35,8 @@ INDEX = "{{idx}}"
 JUDGEMENT = ("verdict", "reasons")
 """Controls that say what the expert decided, rather than what the trajectory holds."""
 SHOWN_ERRORS = 3
+VEIL = 90
+"""Opacity of a prefilled mask, 1 to 255: the defect must show through."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def prefill(
     if mask is not None and mask.any():
         if mask.shape != (height, width):
             raise IndusCotError(f"mask of {mask.shape[1]} x {mask.shape[0]} for an image of {width} x {height} pixels")
-        rle = brush.mask2rle(mask.astype(np.uint8) * 255)
+        rle = brush.mask2rle(mask.astype(np.uint8) * VEIL)
         painted = {"format": "rle", "rle": rle, "brushlabels": ["defect mask"]}
         found.append(_result("mask_0", "mask", IMAGE, "brushlabels", painted) | size)
     return found
