@@ -26,6 +26,7 @@ PROFILES = Path("profiles")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -190,6 +191,19 @@ class Assemble(Section):
     review: Literal["auto", "reviewed"]
 
 
+class GrpoReward(Section):
+    alpha: Weight
+    beta: Weight
+    gamma: Weight
+    lambda_: Weight
+    eta: Weight
+    format_penalty: Weight
+
+
+class Grpo(Section):
+    reward: GrpoReward
+
+
 class Report(Section):
     gallery: Positive
 
@@ -209,6 +223,7 @@ class Params(Section):
     draft: Draft
     review: Review
     assemble: Assemble
+    grpo: Grpo
     report: Report
 
 
