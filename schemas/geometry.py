@@ -85,11 +85,15 @@ def union_iou(first: Sequence[Box], second: Sequence[Box]) -> float:
     """IoU of the regions covered by two sets of boxes in 0-1000, in [0, 1]; two empty sets agree (1.0)."""
     if not first and not second:
         return 1.0
-    covered = np.zeros((2, SCALE, SCALE), dtype=bool)
+    # Cells between neighbouring edges instead of unit squares: a few instead of a million.
+    xs = sorted({x for box in (*first, *second) for x in (box[0], box[2])})
+    ys = sorted({y for box in (*first, *second) for y in (box[1], box[3])})
+    cells = np.outer(np.diff(ys), np.diff(xs))
+    covered = np.zeros((2, *cells.shape), dtype=bool)
     for layer, boxes in zip(covered, (first, second), strict=True):
         for x1, y1, x2, y2 in boxes:
-            layer[y1:y2, x1:x2] = True
-    return float((covered[0] & covered[1]).sum() / (covered[0] | covered[1]).sum())
+            layer[ys.index(y1) : ys.index(y2), xs.index(x1) : xs.index(x2)] = True
+    return float(cells[covered[0] & covered[1]].sum() / cells[covered[0] | covered[1]].sum())
 
 
 def hull(boxes: Sequence[Box]) -> Box:

@@ -43,7 +43,7 @@ _FAILED = ("error:", "{'error':")
 """How the observation of a failed call begins: refused by the toolbox, or raised and caught by TRL."""
 
 
-class Malformed(ValueError):
+class GrammarError(ValueError):
     """A text that does not follow the grammar; says where."""
 
 
@@ -65,21 +65,21 @@ def read_verdict(text: str) -> Verdict:
     """The verdict of a last turn.
 
     Raises:
-        Malformed: the text is not, from its first character to its last, one thought without tags, then either
+        GrammarError: the text is not, from its first character to its last, one thought without tags, then either
             location, type and Yes, or No; a box is none in 0-1000; the type is not in the taxonomy.
     """
     if not ANSWER_GRAMMAR.fullmatch(text):
-        raise Malformed("the last turn is not a thought and one verdict")
+        raise GrammarError("the last turn is not a thought and one verdict")
     if text.endswith("<answer>No</answer>"):
         return Verdict(answer="No")
     _, location, kind, _ = re.split(r"<location>|</location><type>|</type>", text)
     if kind not in leaves():
-        raise Malformed(f"no type {kind!r} in the taxonomy")
+        raise GrammarError(f"no type {kind!r} in the taxonomy")
     try:
         return Verdict(answer="Yes", boxes=json.loads(location), defect_type=kind)
     except ValueError:
         # JSON knows no number with leading zeros; a verdict knows no box outside 0-1000.
-        raise Malformed(f"no boxes in 0-1000: {location[:80]}") from None
+        raise GrammarError(f"no boxes in 0-1000: {location[:80]}") from None
 
 
 def read(completion: Sequence[Message]) -> Reading:
@@ -114,7 +114,7 @@ def read(completion: Sequence[Message]) -> Reading:
     verdict = None
     try:
         verdict = read_verdict(_last_words(completion))
-    except Malformed as fault:
+    except GrammarError as fault:
         faults.append(str(fault))
     return Reading(verdict, calls, observed, tuple(faults))
 
@@ -133,7 +133,7 @@ def _faults_of_a_step(message: Message, valid: list[bool]) -> list[str]:
 def _last_words(completion: Sequence[Message]) -> str:
     last = completion[-1] if completion else {}
     if last.get("role") != "assistant" or last.get("tool_calls"):
-        raise Malformed("it ends without a verdict")
+        raise GrammarError("it ends without a verdict")
     return _text(last)
 
 
