@@ -2,11 +2,12 @@
 
 import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cot_builder.inspection import rendering
@@ -80,6 +81,12 @@ WELL_FORMED: dict[str, tuple[Chat, dict[str, Any], float, float]] = {
     ),
     "a place nobody published": ([say(yes())], {**DEFECT, "boxes": []}, 0.0, 1 + 0.6),
     "a type nobody published": ([say(yes())], {**DEFECT, "defect_type": None}, 0.0, 1 + 0.8),
+    "a wrong No where nothing was published": (
+        [say(NO)],
+        {"answer": "Yes", "boxes": [], "defect_type": None},
+        0.0,
+        0.0,
+    ),
     "one call that helped": ([*step(), say(yes())], DEFECT, 0.7, BEST + 0.5 * (0.3 - 0.1)),
     "one call on a sound part that helped": ([*step(), say(NO)], SOUND, 0.7, BEST + 0.5 * (0.3 - 0.1)),
     "one call that misled": ([*step(), say(yes())], DEFECT, -0.7, BEST - 0.5 * 0.1),
@@ -315,12 +322,11 @@ def test_a_right_yes_earns_more_the_more_of_the_place_it_covers(true: list[Box],
     rewards = [score([say(yes(json.dumps([list(box)])))], truth) for box in ranked]
     assert rewards == sorted(rewards)
     overlaps = [union_iou([box], true) for box in ranked]
-    assert [b - a for a, b in zip(rewards, rewards[1:], strict=False)] == pytest.approx(
-        [0.8 * (b - a) for a, b in zip(overlaps, overlaps[1:], strict=False)], abs=1e-9
+    assert [b - a for a, b in pairwise(rewards)] == pytest.approx(
+        [0.8 * (b - a) for a, b in pairwise(overlaps)], abs=1e-9
     )
 
 
-@settings(max_examples=300)
 @given(completions(), truths, st.floats())
 def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(completion, truth, dconf) -> None:
     reading, reward = read(completion), score(completion, truth, dconf)
@@ -330,24 +336,22 @@ def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(com
     assert reward <= BEST + 0.5 * (0.3 - 0.1) + formatted + 1e-12
 
 
-@settings(max_examples=300)
-@given(completions(), texts, st.integers(0, 3), truths, st.floats())
-def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(completion, extra, place, truth, dconf) -> None:
-    """A second answer, an answer in the thought, text before or after: none raises the reward."""
-    before = score(completion, truth, dconf)
-    if read(completion).verdict is None or not extra:
-        return
-    text = completion[-1]["content"]
-    opened, closed = text.index("<think>") + 7, text.index("</think>")
-    if place in (1, 2) and not set("<>") & set(extra):
-        return  # Another thought, which is free.
-    cut = [0, opened, closed, len(text)][place]
-    changed = [*completion[:-1], say(text[:cut] + extra + text[cut:])]
-    assert score(changed, truth, dconf) <= max(before, PENALTY)
-    assert read(changed).verdict is None
+@given(st.lists(steps, max_size=3), verdicts, texts, st.integers(0, 3), truths, st.floats())
+def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
+    before, verdict, extra, place, truth, dconf
+) -> None:
+    """A second answer, an answer in the thought, text before or after: each loses the verdict instead."""
+    # Plain words within the thought are just another thought.
+    assume(extra and (place in (0, 3) or set("<>") & set(extra)))
+    chat = [message for part in before for message in part]
+    parts = ["<think>", "x", "</think>", rendering.verdict_text(verdict)]
+    honest = [*chat, say("".join(parts))]
+    cut = [0, 1, 2, 4][place]
+    greedy = [*chat, say("".join([*parts[:cut], extra, *parts[cut:]]))]
+    assert read(honest).verdict == verdict and read(greedy).verdict is None
+    assert score(greedy, truth, dconf) == PENALTY <= score(honest, truth, dconf)
 
 
-@settings(max_examples=200)
 @given(completions(), steps, st.integers(1, 6), truths, st.floats())
 def test_calls_on_top_of_one_that_was_answered_never_pay(completion, more, times, truth, dconf) -> None:
     answered = [*step(), *completion]
@@ -366,8 +370,11 @@ def test_three_calls_or_more_never_earn_more_than_none(completion, truth, times,
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import torch
+
     from train import model, tiny
 
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     tiny.build(folder, [rendering.system_prompt(), NO, yes()], seed=0)
     made = model.load_processor(str(folder)).tokenizer

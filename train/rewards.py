@@ -67,7 +67,7 @@ def tool_reward(
     eta: float,
     **_: Any,
 ) -> list[float]:
-    """R_acc R_tool = R_acc (lambda 1[dconf > 0] - eta |C|), at most lambda - eta.
+    """R_acc R_tool = R_acc (lambda 1[dconf > 0] - eta |C|), at most lambda - eta, without a lower bound.
 
     |C| counts every call in the right syntax, so that a call costs whatever it returns: one that the tool refused
     (``error: …``) counts too, else failing would be free. One in the wrong syntax costs in :func:`format_reward`.

@@ -142,7 +142,7 @@ def _is_valid(call: Any) -> bool:
     if not isinstance(function, dict) or set(function) != {"name", "arguments"}:
         return False
     name, arguments = function["name"], function["arguments"]
-    if name not in _arguments() or not isinstance(arguments, dict):
+    if not isinstance(name, str) or name not in _arguments() or not isinstance(arguments, dict):
         return False
     required, known = _arguments()[name]
     return required <= set(arguments) <= known
