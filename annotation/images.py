@@ -1,6 +1,7 @@
 """The images an expert sees: written once where Label Studio serves them from."""
 
 import os
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +22,12 @@ class ServedImages:
     def __init__(self, workspace: Workspace) -> None:
         self.folder = workspace.label_studio / "images" / FOLDER
         self._samples = SampleImages(workspace)
-        self._observations = ObservationImages(workspace.draft)
+        self._workspace = workspace
+
+    @cached_property
+    def _observations(self) -> ObservationImages:
+        # Read when asked for: priors are reviewed before anything is drafted.
+        return ObservationImages(self._workspace.draft)
 
     def sample(self, sample: Sample) -> str:
         """Address of the inspected image: the published file, or the region that was cut out of it."""

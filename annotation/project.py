@@ -8,7 +8,6 @@ from urllib.parse import urljoin
 
 from label_studio_sdk import LabelStudio
 
-from annotation import page
 from annotation.images import ServedImages
 from cot_builder.params import Review
 from schemas.errors import IndusCotError
@@ -59,15 +58,22 @@ def find_project(client: LabelStudio, params: Review, title: str) -> int | None:
     return found[0].id if found else None
 
 
-def ensure_project(client: LabelStudio, params: Review, title: str, images: ServedImages, *, masks: bool) -> int:
+def ensure_project(
+    client: LabelStudio,
+    params: Review,
+    title: str,
+    images: ServedImages,
+    *,
+    config: str,
+    instruction: str = INSTRUCTION,
+) -> int:
     """The number of a project, made or brought back to what it must be: layout, settings, queue, image storage.
 
-    ``masks``: with a brush on its page.
+    ``config``: the layout of its page, XML.
     """
-    config = page.config(masks)
     number = find_project(client, params, title)
     if number is None:
-        made: Any = client.projects.create(title=title, label_config=config, expert_instruction=INSTRUCTION, **SETTINGS)
+        made: Any = client.projects.create(title=title, label_config=config, expert_instruction=instruction, **SETTINGS)
         number = int(made.id)
     else:
         there = client.projects.get(id=number)

@@ -135,7 +135,7 @@ def _read(
     # The first time everything is new: a listing beforehand would take as long as the export.
     numbers = changed_since(client, project, since) if since else None
     until, unread = since, ""
-    for task in _exported(client, project, numbers):
+    for task in exported(client, project, numbers):
         touched = filter_time(datetime.fromisoformat(task["updated_at"]))
         until = max(until, touched)
         for annotation in task["annotations"]:
@@ -176,7 +176,7 @@ def _since(workspace: Workspace) -> dict[int, str]:
     return {int(number): str(time) for number, time in found.items()}
 
 
-def _exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+def exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
     """Tasks with annotations: those of ``numbers``, or all."""
 
     def export(ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -242,7 +242,7 @@ class _Reader:
             "draft_id": str(data.get("uid")),
             "role": "gold" if gold else "adjudication" if adjudicates else "review",
             "reviewer": people.get(who, f"user {who}"),
-            "reviewed_at": _utc(annotation["updated_at"]),
+            "reviewed_at": utc(annotation["updated_at"]),
             "seconds": float(annotation["lead_time"] or 0.0),
             "result": json.dumps(annotation["result"], ensure_ascii=False),
         }
@@ -374,5 +374,6 @@ def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def _utc(text: str) -> str:
+def utc(text: str) -> str:
+    """A time of the server, ISO 8601 in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="microseconds")

@@ -78,7 +78,9 @@ def push(params: Params, workspace: Workspace) -> Pushed:
         projects: dict[str, int] = {}
         there: dict[str, dict[str, list[Known]]] = {}
         for title in params.review.projects:
-            projects[title] = ensure_project(client, params.review, title, pages.images, masks=pages.masks.any)
+            projects[title] = ensure_project(
+                client, params.review, title, pages.images, config=page.config(pages.masks.any)
+            )
             there[title] = defaultdict(list)
             for known in tasks(client, projects[title]):
                 there[title][str(known.data.get("uid"))].append(known)

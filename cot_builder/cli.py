@@ -252,12 +252,26 @@ def serve(
     start(workspace.label_studio, port or urlsplit(params.review.url).port or 8080, database=database or None)
 
 
+PriorsOnly = Annotated[
+    bool, typer.Option("--priors", help="Only the normalcy priors: they can be reviewed before anything is drafted.")
+]
+
+
 @review.command()
-def push(context: typer.Context) -> None:
-    """Send drafts to Label Studio, one task each, the ones most worth a look first; again, only what changed."""
+def push(context: typer.Context, priors: PriorsOnly = False) -> None:
+    """Send priors and drafts to Label Studio, one task each, the ones most worth a look first; again, what changed."""
+    from annotation.priors import push as send_priors
     from annotation.push import push as send
 
     params, workspace = _load(context)
+    told = send_priors(params, workspace)
+    typer.echo(
+        f"review push of priors: {told.created} new, {told.updated} updated, {told.repaired} repaired, "
+        f"{told.unchanged} unchanged, {told.withdrawn} withdrawn; {told.set_aside} reviews of changed texts set aside"
+    )
+    typer.echo(f"review priors at {params.review.url}/projects/{told.project}/data", err=True)
+    if priors:
+        return
     sent = send(params, workspace)
     typer.echo(
         f"review push: {sent.created} tasks new, {sent.updated} updated, {sent.repaired} repaired, "
@@ -270,11 +284,22 @@ def push(context: typer.Context) -> None:
 
 
 @review.command("pull")
-def pull_reviews(context: typer.Context) -> None:
-    """Bring back what experts said since the last time: data/review/reviews.parquet. Then: `indus-cot repro`."""
+def pull_reviews(context: typer.Context, priors: PriorsOnly = False) -> None:
+    """Bring back what experts said since the last time: tables below data/review and data/prior_review.
+
+    Then: `indus-cot repro`.
+    """
+    from annotation.priors import pull as fetch_priors
     from annotation.pull import pull as fetch
 
     params, workspace = _load(context)
+    said = fetch_priors(params, workspace)
+    typer.echo(
+        f"review pull of priors: {said.new} new, {said.total} in all → {workspace.prior_review / 'priors.parquet'}; "
+        f"{said.returned} returned to the reviewer with the reason, {said.skipped} not answered"
+    )
+    if priors:
+        return
     brought = fetch(params, workspace)
     typer.echo(
         f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.review / 'reviews.parquet'}; "

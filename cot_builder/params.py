@@ -163,7 +163,7 @@ class Review(Section):
     def _annotators_have_projects_of_their_own(self) -> "Review":
         if len({name.lower() for name in self.annotators}) < len(self.annotators):
             raise ValueError("annotators: one is named twice")
-        for title in self.projects:
+        for title in [*self.projects, self.priors]:
             if len(title) > LONGEST_TITLE:
                 raise ValueError(
                     f"project: the title {title!r} is longer than the {LONGEST_TITLE} characters that Label Studio "
@@ -182,8 +182,13 @@ class Review(Section):
         return f"{self.project} · adjudication"
 
     @property
+    def priors(self) -> str:
+        """Title of the project in which normalcy priors are reviewed, by whoever is named."""
+        return f"{self.project} · priors"
+
+    @property
     def projects(self) -> list[str]:
-        """Titles of all of these."""
+        """Titles of all projects that hold drafts."""
         return [*self.titles, self.adjudication] if self.annotators else self.titles
 
 

@@ -26,8 +26,9 @@ class NormalcyPrior(BaseModel):
     image_sha256: list[Sha256]
     """The normal images it was measured on."""
     author: Name
-    """``measured`` for the built-in text, otherwise the model or the expert."""
+    """``measured`` for the built-in text, otherwise the model; ``expert`` where one has edited it."""
     version: Name
+    """Of what made the text; where an expert edited it, author and version of the text they had before them."""
 
 
 PRIOR = Table("prior", NormalcyPrior, key=("prior_id",))

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -12,24 +13,35 @@ from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy,
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.endpoint import Estimate, SharedImages, estimate, run_through_door
+from cot_builder.stages.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
+from cot_builder.stages.prior_reviews import TABLE as REVIEWS
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
 from cot_builder.teacher.endpoint import query_image, word_prior
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
+from schemas.prior_review import PriorReview
 from schemas.sample import SAMPLE, Sample
 from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
 
 MEASURED = "measured"
+MACHINE = "machine.parquet"
+"""The priors before the experts' edits: what review shows."""
 
 
 def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False) -> None:
-    """Write ``data/prior``: ``prior.parquet`` and the same to read, ``priors.md``.
+    """Write ``data/prior``: ``prior.parquet``, the same to read, ``priors.md``, and ``machine.parquet``.
 
     With an endpoint teacher, the model words the text, from several of the measured images in one request; where it
     cannot, the measured text stays, and the prior is named in ``left_out.csv``.
+
+    Experts' reviews of a text are applied as long as it is the text they judged, and are counted where it is not.
+    What they wrote takes its place, with author ``expert``; facts and images stay. A rejected text of a model gives
+    way to the measured one. A rejected measured text stays, since the tool would else answer with the prior of some
+    other category; it is named in ``left_out.csv`` and on the report until somebody corrects it. ``machine.parquet``
+    holds all texts before this.
 
     Of the training pool, normal images that `select` put into the split train are measured; of an evaluation
     set, normal images of the benchmark's own training split. A category and view without any is named in
@@ -47,13 +59,18 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     """
     inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
     inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
+    if (workspace.prior_review / REVIEWS).is_file():
+        inputs["reviews"] = file_hash(workspace.prior_review / REVIEWS)
     settings = params.prior.model_dump() | {"seed": params.run.seed, "teacher": params.teacher.model_dump()}
     with stage_output(
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
-        rows, groups = _measured(params, workspace, output)
+        measured, groups = _measured(params, workspace, output)
+        made = measured
         if params.teacher.backend == "endpoint":
-            rows = _worded(rows, groups, params, workspace, output, refresh, allow_unpriced)
+            made = _worded(measured, groups, params, workspace, output, refresh, allow_unpriced)
+        PRIOR.write(PRIOR.frame(made), output.path / MACHINE)
+        rows = reviewed(made, measured, read_prior_reviews(workspace), output)
         PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
         write_text(output.path / "priors.md", _readable(rows))
         output.counts |= {"priors": len(rows), "images": sum(row.image_count for row in rows)}
@@ -78,7 +95,7 @@ Groups = dict[tuple[str, str, str], list[Sample]]
 def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
     """The priors as measured, and the normal images they may show."""
     images = SampleImages(workspace)
-    groups = _normal_images(params, workspace, output)
+    groups = normal_images(params, workspace, output)
     rows = [
         row
         for group in track(groups.values(), "prior", len(groups))
@@ -89,7 +106,7 @@ def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[lis
     return rows, groups
 
 
-def _normal_images(params: Params, workspace: Workspace, output: Output) -> Groups:
+def normal_images(params: Params, workspace: Workspace, output: Output) -> Groups:
     """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
     groups: Groups = {}
     for name, source in params.pull.items():
@@ -113,10 +130,15 @@ def _normal_images(params: Params, workspace: Workspace, output: Output) -> Grou
     return groups
 
 
-def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, output: Output) -> NormalcyPrior | None:
-    # A fixed draw that does not favour low numbers, then in storage order, so that a shard is read once.
+def draw(group: Sequence[Sample], most: int, seed: int) -> list[Sample]:
+    """The samples that are measured: a fixed draw that does not favour low numbers."""
     drawn = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{item.sample_id}".encode()).digest())[:most]
-    drawn.sort(key=lambda item: (item.shard, item.row, item.sample_id))
+    # In storage order, so that a shard is read once.
+    return sorted(drawn, key=lambda item: (item.shard, item.row, item.sample_id))
+
+
+def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, output: Output) -> NormalcyPrior | None:
+    drawn = draw(group, most, seed)
     measured: list[str] = []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -198,6 +220,47 @@ def _worded(
         allow_unpriced=allow_unpriced,
     )
     return worded
+
+
+def reviewed(
+    made: Sequence[NormalcyPrior], measured: Sequence[NormalcyPrior], reviews: Sequence[PriorReview], output: Output
+) -> list[NormalcyPrior]:
+    """The priors as the experts left them; counts what was applied and what was not, where there are any."""
+    fallback = {row.prior_id: row for row in measured}
+    last = last_words(reviews)
+    used: dict[Key, PriorReview] = {}
+    rows = [_as_reviewed(row, fallback[row.prior_id], last, used, output) for row in made]
+    said = Counter(review.verdict for review in used.values())
+    current = used.keys() | {key(row) for row in made}
+    if reviews:
+        output.counts |= {f"{verdict}_by_experts": said[verdict] for verdict in ("accepted", "fixed", "rejected")} | {
+            "reviews_of_changed_texts": sum((row.prior_id, row.text_sha256) not in current for row in reviews),
+            "reviews_sent_back": sum(bool(row.problems) for row in reviews),
+        }
+    return rows
+
+
+def _as_reviewed(
+    row: NormalcyPrior,
+    measured: NormalcyPrior,
+    last: Mapping[Key, PriorReview],
+    used: dict[Key, PriorReview],
+    output: Output,
+) -> NormalcyPrior:
+    review = last.get(key(row))
+    if review is None:
+        return row
+    used[key(row)] = review
+    if review.verdict == "fixed":
+        version = f"{row.author} {row.version}"
+        return row.model_copy(update={"text": review.after, "author": EXPERT, "version": version})
+    if review.verdict == "accepted":
+        return row
+    if row.text == measured.text:
+        output.leave_out("measured text rejected by an expert, kept until it is corrected", row.prior_id, review.reason)
+        return row
+    output.leave_out("text rejected by an expert, the measured one takes its place", row.prior_id, review.reason)
+    return _as_reviewed(measured, measured, last, used, output)
 
 
 def _readable(rows: list[NormalcyPrior]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from cot_builder.params import Params
+from cot_builder.stages.prior_reviews import ensure_prior_table
 from cot_builder.stages.reviews import ensure_table
 from cot_builder.storage.output import write_text
 from cot_builder.storage.source import TABLE_SUFFIXES, local_files
@@ -14,7 +15,7 @@ from cot_builder.storage.workspace import Workspace
 
 
 def resolve(params: Params, workspace: Workspace) -> None:
-    """Write ``data/params.yaml``; make an empty table of reviews where there is none.
+    """Write ``data/params.yaml``; make empty tables of reviews where there are none.
 
     ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
     ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
@@ -30,6 +31,7 @@ def resolve(params: Params, workspace: Workspace) -> None:
     del values["synthetic"]
     write_text(workspace.params, yaml.safe_dump(values, sort_keys=False))
     ensure_table(workspace)
+    ensure_prior_table(workspace)
 
 
 def fingerprint(source: str) -> str:

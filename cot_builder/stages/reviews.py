@@ -1,6 +1,7 @@
 """The experts' reviews, and what they mean for a draft."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace
 from schemas.review import REVIEW, Review, ReviewRole
+from schemas.table import Table
 
 TABLE = "reviews.parquet"
 
@@ -66,19 +68,24 @@ def _decide(reviews: Sequence[Review], reviewers: int) -> Decision:
 
 
 def ensure_table(workspace: Workspace) -> None:
-    """Make the empty table where nobody has reviewed yet: DVC asks a frozen stage for its output.
+    """Make the empty table where nobody has reviewed yet, as :func:`ensure_empty` says."""
+    ensure_empty(workspace, workspace.review, "review", TABLE, REVIEW)
+
+
+def ensure_empty(workspace: Workspace, folder: Path, stage: str, name: str, table: Table) -> None:
+    """Make the empty ``table`` where a frozen stage has brought nothing yet: DVC asks it for its output.
 
     Where dvc.lock knows of reviews that are not here, none is made: DVC then says that they are missing, and
     `dvc pull` or `dvc checkout` brings them.
     """
-    if (workspace.review / TABLE).is_file() or _locked(workspace):
+    if (folder / name).is_file() or _locked(workspace, stage):
         return
-    with stage_output(workspace.review, stage="review", params={}, inputs={}) as output:
-        REVIEW.write(REVIEW.frame([]), output.path / TABLE)
+    with stage_output(folder, stage=stage, params={}, inputs={}) as output:
+        table.write(table.frame([]), output.path / name)
 
 
-def _locked(workspace: Workspace) -> bool:
+def _locked(workspace: Workspace, stage: str) -> bool:
     path = workspace.root / "dvc.lock"
     if not path.is_file():
         return False
-    return "review" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return stage in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})

@@ -43,6 +43,10 @@ class Workspace:
         return self.data / "prior"
 
     @property
+    def prior_review(self) -> Path:
+        return self.data / "prior_review"
+
+    @property
     def draft(self) -> Path:
         return self.data / "draft"
 
