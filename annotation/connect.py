@@ -1,6 +1,7 @@
 """The connection to Label Studio: where it is, who we are there, and its failures in words."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,13 +11,18 @@ from label_studio_sdk.core.api_error import ApiError
 
 from annotation.server import admin
 from cot_builder.params import Review
+from cot_builder.progress import console
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 TIMEOUT_S = 300.0
-CONNECTING = 4
-"""Attempts to reach the server, a restart of which takes seconds."""
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Before each further attempt; a restart of the server takes some ten seconds, of a busy one a minute."""
+FEW = 3
+"""Pauses after which a server that never answered, or that fails by itself, is given up."""
+RESTARTING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
+"""What a proxy answers for a server that is not there."""
 
 
 @contextmanager
@@ -24,13 +30,14 @@ def connect(params: Review, workspace: Workspace) -> Iterator[LabelStudio]:
     """The client, whose failures come out as one message.
 
     The token is that of ``$LABEL_STUDIO_API_KEY``, or of the server that `indus-cot review serve` started here.
+    A server that restarts is waited for. What would be done twice if sent twice (POST) is never sent again.
 
     Raises:
         IndusCotError: no token; the server is not there, refuses the token or fails.
     """
     token = os.environ.get(TOKEN_VARIABLE) or admin(workspace.label_studio).token
-    transport = httpx.HTTPTransport(retries=CONNECTING)
-    with httpx.Client(timeout=TIMEOUT_S, transport=transport, follow_redirects=True) as http:
+    hooks = {"response": [_refuse_failure]}
+    with httpx.Client(timeout=TIMEOUT_S, transport=_Patient(), follow_redirects=True, event_hooks=hooks) as http:
         try:
             yield LabelStudio(base_url=params.url, api_key=token, httpx_client=http)
         except ApiError as error:
@@ -42,12 +49,71 @@ def connect(params: Review, workspace: Workspace) -> Iterator[LabelStudio]:
             ) from error
 
 
+class _Patient(httpx.BaseTransport):
+    """Sends again what can be sent twice without harm, for as long as a restart of the server takes."""
+
+    def __init__(self) -> None:
+        self._inner = httpx.HTTPTransport()
+        self._answered = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for attempt, pause in enumerate((*PAUSES_S, None)):
+            try:
+                response = self._inner.handle_request(request)
+            except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                last = attempt >= FEW and not self._answered
+                if pause is None or last or not (unsent or _repeatable(request)):
+                    raise
+            else:
+                self._answered = True
+                if attempt and request.method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND:
+                    # The first attempt did it, and its answer was lost.
+                    response.close()
+                    return httpx.Response(httpx.codes.NO_CONTENT, request=request)
+                last = attempt >= FEW and response.status_code not in RESTARTING
+                if pause is None or last or response.status_code < 500 or not _repeatable(request):
+                    return response
+                response.close()
+            if attempt == FEW:
+                console.print("Label Studio does not answer; waiting up to a minute for it", highlight=False)
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _repeatable(request: httpx.Request) -> bool:
+    return request.method != "POST"
+
+
+def _refuse_failure(response: httpx.Response) -> None:
+    """Raise before the SDK sees a failed answer: it would send again what may have been done."""
+    if response.status_code >= 500:
+        response.read()
+        raise ApiError(status_code=response.status_code, body=_body(response))
+
+
+def _body(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        return response.text
+
+
 def _reason(error: ApiError) -> str:
-    if error.status_code == 401:
+    if error.status_code == httpx.codes.UNAUTHORIZED:
         return (
             f"Label Studio refuses the token; put a valid one into ${TOKEN_VARIABLE} "
             "(in Label Studio: Account & Settings, Access Token)"
         )
     body = error.body
     said = body.get("validation_errors") or body.get("detail") or body if isinstance(body, dict) else body
-    return f"Label Studio answers {error.status_code}: {' '.join(str(said).split())[:400]}"
+    words = " ".join(str(said or "").split())[:400]
+    told = f"Label Studio answers {error.status_code}" + (f": {words}" if words and words[0] != "<" else "")
+    if error.status_code == httpx.codes.NOT_FOUND:
+        return f"{told}. If somebody deleted it meanwhile, run the same command again: it makes it anew"
+    if error.status_code is not None and error.status_code >= 500:
+        return f"{told}. Its log says why. Run the same command again: it goes on where it was"
+    return told
