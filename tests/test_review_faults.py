@@ -3,15 +3,28 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import httpx
+import jwt
+import psutil
 import pytest
 
 import annotation.push
 from annotation.project import QUEUE
 from cot_builder.cli import main
+from cot_builder.stages.reviews import read_reviews
+from cot_builder.storage.workspace import Workspace
 from tests.bad_weather import Fault, Proxy, proxy
-from tests.review_project import Project, change_draft, put, uids
+from tests.label_studio_server import STOP_S, Server
+from tests.pipeline import command
+from tests.review_project import Project, Result, change_draft, put, uids
 
 pytestmark = pytest.mark.xdist_group("label_studio")
 BATCH = 3
@@ -26,9 +39,10 @@ def weather(project: Project) -> Iterator[Proxy]:
         yield between
 
 
-def told(project: Project, *verb: str, token: str = "") -> tuple[int, str]:
+def told(project: Project, *verb: str, token: str = "", url: str = "") -> tuple[int, str]:
     """Exit code and everything a user sees, of the command run here: a process of its own takes seconds."""
-    chosen = [part for setting in project.settings for part in ("--set", setting)]
+    settings = (*project.settings, f"review.url={url}") if url else project.settings
+    chosen = [part for setting in settings for part in ("--set", setting)]
     seen = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(project.folder):
         patch.setenv("LABEL_STUDIO_API_KEY", token or project.server.token)
@@ -41,9 +55,9 @@ def told(project: Project, *verb: str, token: str = "") -> tuple[int, str]:
     return int(ended.value.code or 0), seen.getvalue()
 
 
-def fails(project: Project, *verb: str, token: str = "") -> str:
+def fails(project: Project, *verb: str, token: str = "", url: str = "") -> str:
     """The one message of a command that ends with exit code 1."""
-    code, text = told(project, *verb, token=token)
+    code, text = told(project, *verb, token=token, url=url)
     assert code == 1, text
     assert text.count("error: ") == 1 and "Traceback" not in text and "<html" not in text, text
     return " ".join(text.split())
@@ -57,7 +71,7 @@ def works(project: Project, *verb: str) -> str:
 
 def whole(project: Project) -> None:
     """One project, queue and storage; one task a draft; one prediction a task."""
-    projects = list(project.client.projects.list(title=project.folder.parent.name))
+    projects = list(project.client.projects.list(title=project.title))
     assert len(projects) == 1
     tasks = project.tasks()
     assert sorted(tasks) == project.drafts()["draft_id"].to_list()
@@ -101,4 +115,174 @@ def test_what_can_be_sent_twice_is(project: Project, weather: Proxy) -> None:
     assert project.reviews()[accepted].verdict == "accepted"
     assert LEAK in json.dumps(project.prefilled(project.tasks()[leaking]["id"]))
     assert "leak:" in project.tasks()[leaking]["data"]["returned"]
+    whole(project)
+
+
+@pytest.mark.parametrize("verb", ["push", "pull"])
+@pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (401, "refuses the token"), (403, "answers 403")])
+def test_what_the_server_refuses_in_the_middle_is_one_message(
+    project: Project, weather: Proxy, verb: str, status: int, words: str
+) -> None:
+    if verb == "pull":
+        works(project, "review", "push")
+        project.review(uids(project)[0])
+    weather.at("POST|GET", "/import|/export", status, times=9)
+    assert words in fails(project, "review", verb)
+    weather.clear()
+    works(project, "review", verb)
+    assert len(project.reviews()) == (verb == "pull")
+    whole(project)
+
+
+def test_a_pull_that_is_cut_off_changes_nothing_and_the_next_one_brings_all(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    accepted, leaking = uids(project)[:2]
+    project.review(accepted)
+    works(project, "review", "pull")
+    project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    before = (project.folder / "data/review/reviews.parquet").read_bytes()
+    weather.at("GET", "/export", "half", times=9)
+    assert "cannot be reached" in fails(project, "review", "pull")
+    assert (project.folder / "data/review/reviews.parquet").read_bytes() == before
+    weather.clear()
+    weather.at("POST", "/api/predictions", "lost")
+    fails(project, "review", "pull")
+    assert "2 in all" in works(project, "review", "pull")
+    sent_back_once(project, leaking)
+    whole(project)
+
+
+def sent_back_once(project: Project, uid: str) -> None:
+    """The page shows the reason and the reviewer's words; the table holds the review once."""
+    task = project.tasks()[uid]
+    assert task["annotations"] == []
+    assert "leak:" in task["data"]["returned"]
+    assert LEAK in json.dumps(project.prefilled(task["id"]))
+    assert [row.draft_id for row in read_reviews(Workspace(project.folder))].count(uid) == 1
+
+
+def kill(server: Server) -> None:
+    """As a crash: no process of the server has time for a last word."""
+    assert server.process is not None
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        process.kill()
+    server.process.wait(STOP_S)
+
+
+def test_a_server_that_crashes_during_an_import_gets_the_rest_from_the_next_push(
+    project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation.push, "AT_ONCE", BATCH)
+    weather.at("POST", "/import", lambda: kill(project.server), after=1)
+    fails(project, "review", "push")
+    assert "cannot be reached" in fails(project, "review", "push", url=project.server.url)
+    project.server.start()
+    assert len(project.tasks()) == BATCH
+    assert f"{BATCH} unchanged" in works(project, "review", "push")
+    whole(project)
+
+
+def test_a_pull_waits_for_a_server_that_restarts(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    accepted, leaking = uids(project)[:2]
+    project.review(accepted)
+    project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    starts = threading.Thread(target=project.server.start)
+
+    def restart() -> None:
+        kill(project.server)
+        starts.start()
+
+    weather.at("GET", "/export", restart)
+    said = works(project, "review", "pull")
+    starts.join()
+    assert "2 in all" in said
+    sent_back_once(project, leaking)
+    whole(project)
+
+
+KILLED = "import annotation.push as p; p.AT_ONCE = {batch}; from cot_builder.cli import main; main()"
+
+
+def killed(project: Project, weather: Proxy, verb: str, after: int) -> None:
+    """Run the command and kill it, as kill -9 does, at its request number ``after``."""
+    weather.clear()
+    line = command("review", verb, settings=project.settings)
+    line[1:3] = ["-c", KILLED.format(batch=BATCH)]
+    environment = os.environ | {"LABEL_STUDIO_API_KEY": project.server.token}
+    started: list[subprocess.Popen[bytes]] = []
+    weather.at(".*", "", lambda: [process.kill() for process in started], after=after)
+    with subprocess.Popen(line, cwd=project.folder, env=environment, stderr=subprocess.DEVNULL) as process:
+        started.append(process)
+    assert process.returncode == -9, "the command ended before it was killed"
+    weather.clear()
+
+
+def test_a_push_killed_at_any_moment_is_finished_by_the_next(project: Project, weather: Proxy) -> None:
+    seed = random.randrange(10**6)
+    moments = random.Random(seed).sample(range(11), 2)
+    for moment in sorted(moments):
+        killed(project, weather, "push", moment)
+    works(project, "review", "push")
+    whole(project)
+
+
+def test_a_pull_killed_at_any_moment_is_finished_by_the_next(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    accepted, *leaking = uids(project)[:3]
+    project.review(accepted)
+    for uid in leaking:
+        project.review(uid, put("think_0", text=[LEAK]), "fixed")
+    moments = random.sample(range(8), 2)
+    for moment in sorted(moments):
+        killed(project, weather, "pull", moment)
+    works(project, "review", "pull")
+    assert sorted(project.reviews()) == sorted([accepted, *leaking]), moments
+    for uid in leaking:
+        sent_back_once(project, uid)
+    whole(project)
+
+
+def test_a_token_that_was_revoked_or_has_expired_is_one_message(project: Project) -> None:
+    key = {"Authorization": f"Token {project.server.token}"}
+    with httpx.Client(base_url=project.server.url, headers=key) as http:
+        enabled = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+        http.post("/api/jwt/settings", json=enabled).raise_for_status()
+        token = http.post("/api/token/").raise_for_status().json()["token"]
+        assert told(project, "review", "push", token=token)[0] == 0
+        http.post("/api/token/blacklist/", json={"refresh": token}).raise_for_status()
+    for refused in (token, jwt.encode({"exp": 1}, "a key of thirty-two bytes or more")):
+        assert "refuses the token" in fails(project, "review", "push", token=refused)
+    whole(project)
+
+
+def test_images_that_are_gone_are_named_or_written_again(project: Project) -> None:
+    served = project.server.images / "review"
+    shutil.rmtree(served, ignore_errors=True)
+    shards = [path for path in (project.folder / "data/pull").rglob("*.parquet") if path.name != "sample.parquet"]
+    assert shards
+    for path in shards:
+        path.rename(path.with_suffix(".away"))
+    assert "missing or damaged shard" in fails(project, "review", "push")
+    for path in shards:
+        path.with_suffix(".away").rename(path)
+    works(project, "review", "push")
+    files = {path: path.read_bytes() for path in served.rglob("*.*")}
+    for path in files:
+        path.unlink()
+    whole(project)
+    assert {path: path.read_bytes() for path in served.rglob("*.*")} == files
+
+
+def test_a_project_deleted_by_hand_before_a_pull_loses_no_review(project: Project) -> None:
+    project.ok("review", "push")
+    first, second = uids(project)[:2]
+    project.review(first)
+    project.ok("review", "pull")
+    project.client.projects.delete(id=project.number)
+    assert "run `indus-cot review push` first" in fails(project, "review", "pull")
+    project.ok("review", "push")
+    project.review(second)
+    assert "1 new or changed, 2 in all" in works(project, "review", "pull")
+    assert {uid: row.verdict for uid, row in project.reviews().items()} == {first: "accepted", second: "accepted"}
     whole(project)
