@@ -48,14 +48,18 @@ def find_project(client: LabelStudio, params: Review, title: str) -> int | None:
     Raises:
         IndusCotError: there are several.
     """
-    listed: Iterable[Any] = client.projects.list(title=title)
-    found = [item for item in listed if item.title == title]
+    found = _titled(client, title)
     if len(found) > 1:
         raise IndusCotError(
             f"{params.url}: {len(found)} projects are called {title!r} "
-            f"({', '.join(str(item.id) for item in found)}); rename all but the one to use, or set review.project"
+            f"({', '.join(map(str, found))}); rename all but the one to use, or set review.project"
         )
-    return found[0].id if found else None
+    return found[0] if found else None
+
+
+def _titled(client: LabelStudio, title: str) -> list[int]:
+    listed: Iterable[Any] = client.projects.list(title=title)
+    return [item.id for item in listed if item.title == title]
 
 
 def ensure_project(
@@ -75,6 +79,10 @@ def ensure_project(
     if number is None:
         made: Any = client.projects.create(title=title, label_config=config, expert_instruction=instruction, **SETTINGS)
         number = int(made.id)
+        if number != min(_titled(client, title)):
+            # A push from another checkout made one at the same moment: the first one is both's.
+            client.projects.delete(id=number)
+            return ensure_project(client, params, title, images, masks=masks)
     else:
         there = client.projects.get(id=number)
         different: dict[str, Any] = {name: value for name, value in SETTINGS.items() if getattr(there, name) != value}

@@ -274,6 +274,29 @@ def test_images_that_are_gone_are_named_or_written_again(project: Project) -> No
     assert {path: path.read_bytes() for path in served.rglob("*.*")} == files
 
 
+def test_two_checkouts_that_push_at_once_make_one_project(
+    project: Project, weather: Proxy, drafted: Path, tmp_path: Path
+) -> None:
+    other = Project(Path(shutil.copytree(drafted, tmp_path / "other", symlinks=True)), project.server)
+    pushed: list[subprocess.CompletedProcess[str]] = []
+
+    def push_too() -> None:
+        pushed.append(other.run("review", "push"))
+
+    weather.at("POST", "/projects/$", push_too)
+    works(project, "review", "push")
+    assert pushed[0].returncode == 0, pushed[0].stderr
+    whole(project)
+    twins = [
+        {"data": task["data"], "predictions": [{"result": project.prefilled(task["id"])}]}
+        for task in project.tasks().values()
+    ]
+    # What the other push would have sent, had it listed the tasks before they were there.
+    project.client.projects.import_tasks(id=project.number, request=twins)
+    assert f"{len(twins)} repaired" in works(project, "review", "push")
+    whole(project)
+
+
 def test_a_project_deleted_by_hand_before_a_pull_loses_no_review(project: Project) -> None:
     project.ok("review", "push")
     first, second = uids(project)[:2]
