@@ -156,7 +156,7 @@ def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows:
     ordered = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
     with stage_output(
         workspace.review,
-        stage="review",
+        stage="review pull",
         params=params.review.model_dump(),
         inputs={"trajectory": file_hash(workspace.draft / "trajectory.parquet")},
     ) as output:
@@ -196,10 +196,11 @@ def exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -
 def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> None:
     """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
 
-    What was written about a draft that is no longer on the page stays in the table.
+    What was written about a draft that is no longer on the page, or on another page, stays in the table.
     """
-    kept = [item for item in annotation["result"] if item["from_name"] not in page.JUDGEMENT]
-    if kept and review.draft_sha256 == task["data"].get("draft_sha256"):
+    kept = [item for item in annotation["result"] if item.get("from_name") not in page.JUDGEMENT]
+    ours = any(item.get("from_name") == "draft" for item in kept)
+    if ours and review.draft_sha256 == task["data"].get("draft_sha256"):
         replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])

@@ -297,6 +297,39 @@ def test_two_checkouts_that_push_at_once_make_one_project(
     whole(project)
 
 
+def test_a_full_disk_leaves_the_reviews_and_the_next_pull_brings_the_rest(project: Project, tmp_path: Path) -> None:
+    project.ok("review", "push")
+    first, second = uids(project)[:2]
+    project.review(first)
+    project.ok("review", "pull")
+    project.review(second, put("think_0", text=[LEAK]), "fixed")
+    data = project.folder / "data"
+    kept = data.rename(tmp_path / "kept")
+    data.mkdir()
+    size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file()) // 2**20 + 8
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(data)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
+    try:
+        shutil.copytree(kept, data, symlinks=True, dirs_exist_ok=True)
+        filler = data / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        said = fails(project, "review", "pull")
+        assert "the disk is full; nothing was changed" in said and "`indus-cot review pull` again" in said
+        assert list(project.reviews()) == [first]
+        assert project.tasks()[second]["annotations"], "it is not sent back before it is written down"
+        filler.unlink()
+        assert "1 new or changed, 2 in all" in works(project, "review", "pull")
+        sent_back_once(project, second)
+        whole(project)
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
+
+
 def test_a_project_deleted_by_hand_before_a_pull_loses_no_review(project: Project) -> None:
     project.ok("review", "push")
     first, second = uids(project)[:2]
@@ -309,3 +342,35 @@ def test_a_project_deleted_by_hand_before_a_pull_loses_no_review(project: Projec
     assert "1 new or changed, 2 in all" in works(project, "review", "pull")
     assert {uid: row.verdict for uid, row in project.reviews().items()} == {first: "accepted", second: "accepted"}
     whole(project)
+
+
+def alien(result: Result) -> Result:
+    """What another layout may give: names and kinds the page does not know, and known names of another kind."""
+    return [
+        {"id": "a", "from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["car"]}},
+        {"id": "b", "from_name": "boxes", "to_name": "image", "type": "rectanglelabels",
+         "value": {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 0, "rectanglelabels": ["car"]}},
+        {"id": "c", "from_name": "shape", "to_name": "image", "type": "rectangle",
+         "value": {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 0}},
+        {"id": "d", "from_name": "think_0", "to_name": "image", "type": "choices", "value": {"choices": ["car"]}},
+    ]  # fmt: skip
+
+
+def none(result: Result) -> Result:
+    return []
+
+
+@pytest.mark.parametrize("edit", [alien, none])
+def test_an_annotation_of_another_layout_goes_back_with_a_reason(
+    project: Project, edit: Callable[[Result], Result]
+) -> None:
+    project.ok("review", "push")
+    uid = uids(project)[0]
+    project.review(uid, edit)
+    assert "1 sent back" in works(project, "review", "pull")
+    assert project.reviews()[uid].problems
+    assert project.tasks()[uid]["annotations"] == []
+    project.ok("review", "push")
+    project.review(uid)
+    works(project, "review", "pull")
+    assert [row.problems == [] for row in read_reviews(Workspace(project.folder))] == [False, True]
