@@ -101,8 +101,9 @@ def push(params: Params, workspace: Workspace) -> Pushed:
             due[params.review.adjudication] = [
                 pages.due(draft, draft, told(disagreed[draft.draft_sha256])) for draft in to_settle
             ]
+        read = {row.review_id for row in reviews}
         for title, pages_due in due.items():
-            tally += _bring(client, title, projects[title], there[title], pages_due, pages)
+            tally += _bring(client, title, projects[title], there[title], pages_due, pages, read)
     counts = {name: tally[name] for name in Pushed._fields if name not in ("projects", "to_settle")}
     return Pushed(projects=projects, to_settle=len(to_settle), **counts)
 
@@ -184,19 +185,26 @@ def _sha256(known: Known) -> str:
 
 
 def _bring(
-    client: LabelStudio, title: str, project: int, there: dict[str, list[Known]], due: Sequence[_Due], pages: Pages
+    client: LabelStudio,
+    title: str,
+    project: int,
+    there: dict[str, list[Known]],
+    due: Sequence[_Due],
+    pages: Pages,
+    read: set[str],
 ) -> Counter[str]:
-    """Bring the tasks of one project up to date; what had to be done."""
+    """Bring the tasks of one project up to date; what had to be done. ``read`` has the reviews that were pulled."""
     tally: Counter[str] = Counter()
     created: list[dict[str, Any]] = []
     queue = sorted(due, key=lambda item: (-item.where.priority, item.shown.draft_id))
     for item in track(queue, f"review push: {title}", len(queue)):
         found = sorted(there.pop(item.shown.draft_id, []), key=lambda known: (-known.annotations, known.id))
         for double in found[1:]:
-            client.tasks.delete(id=str(double.id))
-            tally["repaired"] += 1
+            if not _unread(client, project, double, read):
+                client.tasks.delete(id=str(double.id))
+                tally["repaired"] += 1
         if found:
-            tally += _update(client, found[0], item, pages)
+            tally += _update(client, project, found[0], item, pages, read)
         else:
             created.append(pages.new(item))
     for start in track(range(0, len(created), AT_ONCE), f"review push: {title}, new", -(-len(created) // AT_ONCE)):
@@ -205,13 +213,20 @@ def _bring(
     for several in there.values():
         for known in several:
             # A task somebody has reviewed stays: it is their work.
-            if not known.annotations:
+            if not known.annotations and not _unread(client, project, known, read):
                 client.tasks.delete(id=str(known.id))
                 tally["withdrawn"] += 1
     return tally
 
 
-def _update(client: LabelStudio, known: Known, due: _Due, pages: Pages) -> Counter[str]:
+def _unread(client: LabelStudio, project: int, known: Known, read: set[str]) -> bool:
+    """Whether an expert has submitted the page since the tasks were listed: the next pull reads it."""
+    return any(
+        not item.was_cancelled and f"{project}/{item.id}" not in read for item in client.annotations.list(id=known.id)
+    )
+
+
+def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: Pages, read: set[str]) -> Counter[str]:
     """Bring one task up to date."""
     tally: Counter[str] = Counter()
     wanted = pages.data(due)
@@ -223,8 +238,9 @@ def _update(client: LabelStudio, known: Known, due: _Due, pages: Pages) -> Count
         wanted |= {name: known.data[name] for name in KEPT if name in known.data}
     if changed and known.annotations:
         for annotation in client.annotations.list(id=known.id):
-            client.annotations.delete(id=annotation.id)
-            tally["set_aside"] += 1
+            if annotation.was_cancelled or f"{project}/{annotation.id}" in read:
+                client.annotations.delete(id=annotation.id)
+                tally["set_aside"] += 1
     if changed or not known.predictions:
         replace_prediction(client, known.id, result, due.where.priority)
     elif known.data.get("priority") != due.where.priority:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import jwt
+import polars as pl
 import psutil
 import pytest
 
@@ -374,3 +375,36 @@ def test_an_annotation_of_another_layout_goes_back_with_a_reason(
     project.review(uid)
     works(project, "review", "pull")
     assert [row.problems == [] for row in read_reviews(Workspace(project.folder))] == [False, True]
+
+
+def test_what_is_submitted_while_a_push_runs_is_not_deleted(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    withdrawn, doubled, missing = (uids(project) + uids(project, answer="No"))[:3]
+    tasks = project.tasks()
+    (prediction,) = project.client.predictions.list(task=tasks[missing]["id"])
+    project.client.predictions.delete(id=prediction.id)
+    twin = {"data": tasks[doubled]["data"], "predictions": [{"result": project.prefilled(tasks[doubled]["id"])}]}
+    project.client.projects.import_tasks(id=project.number, request=[twin])
+    listed = project.client.tasks.list(project=project.number, fields="all")
+    double = max(task.id for task in listed)
+    path = project.folder / "data/draft/trajectory.parquet"
+    left = project.drafts().filter(pl.col("draft_id") != withdrawn)
+    left.write_parquet(path)
+    ids: list[int] = []
+
+    def submit() -> None:
+        for task in (tasks[withdrawn]["id"], double):
+            words = [
+                {"id": "c", "from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": [LEAK]}}
+            ]
+            ids.append(project.client.annotations.create(id=task, result=words, lead_time=1.0).id)
+
+    weather.at(".*", "/api/(predictions|tasks/[0-9]+)", submit)
+    works(project, "review", "push")
+    assert len(ids) == 2
+    works(project, "review", "pull")
+    read = {row.review_id: row.result for row in read_reviews(Workspace(project.folder))}
+    assert sorted(read) == sorted(f"{project.number}/{number}" for number in ids)
+    assert all(LEAK in result for result in read.values())
+    works(project, "review", "push")
+    whole(project)
