@@ -41,7 +41,7 @@ def connect(params: Review, workspace: Workspace) -> Iterator[LabelStudio]:
         try:
             yield LabelStudio(base_url=params.url, api_key=token, httpx_client=http)
         except ApiError as error:
-            raise IndusCotError(f"{params.url}: {_reason(error)}") from error
+            raise IndusCotError(f"{params.url}: {reason(error)}") from error
         except httpx.HTTPError as error:
             raise IndusCotError(
                 f"{params.url}: Label Studio cannot be reached ({type(error).__name__}); start it with "
@@ -102,7 +102,8 @@ def _body(response: httpx.Response) -> object:
         return response.text
 
 
-def _reason(error: ApiError) -> str:
+def reason(error: ApiError) -> str:
+    """What the server said, in words."""
     if error.status_code == httpx.codes.UNAUTHORIZED:
         return (
             f"Label Studio refuses the token; put a valid one into ${TOKEN_VARIABLE} "

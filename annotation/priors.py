@@ -114,7 +114,7 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
 def push(params: Params, workspace: Workspace) -> PushedPriors:
     """:func:`push_priors` with a connection and the lock of its own."""
     with one_at_a_time(workspace), connect(params.review, workspace) as client:
-        return push_priors(client, params, workspace, ServedImages(workspace))
+        return push_priors(client, params, workspace, ServedImages(workspace, params.review))
 
 
 def pull(params: Params, workspace: Workspace) -> Pulled:

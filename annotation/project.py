@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
 from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
 
-from annotation.images import ServedImages
+from annotation.connect import reason
+from annotation.images import Bucket, Folder, ServedImages
 from cot_builder.params import Review
 from schemas.errors import IndusCotError
 
@@ -26,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "enable_empty_annotation": False,
     "skip_queue": "REQUEUE_FOR_OTHERS",
 }
+CANNOT_READ = (400, 500)
+"""Answers of the server to a storage it cannot read; the latter where it has no credentials at all."""
 INSTRUCTION = (
     "Read the steps from top to bottom. Everything is prefilled and can be edited: thoughts, calls (edit the JSON, or "
     "move the blue rectangle), the red boxes, answer and type. Then say accept, fixed or reject. An edited call is run "
@@ -82,7 +86,7 @@ def ensure_project(
         if number != min(_titled(client, title)):
             # A push from another checkout made one at the same moment: the first one is both's.
             client.projects.delete(id=number)
-            return ensure_project(client, params, title, images, masks=masks)
+            return ensure_project(client, params, title, images, config=config, instruction=instruction)
     else:
         there = client.projects.get(id=number)
         different: dict[str, Any] = {name: value for name, value in SETTINGS.items() if getattr(there, name) != value}
@@ -92,11 +96,42 @@ def ensure_project(
             client.projects.update(id=number, **different)
     if not any(view.data and view.data.get("title") == QUEUE for view in map(_view, client.views.list(project=number))):
         client.views.create(project=number, data={"title": QUEUE, "ordering": ["-tasks:data.priority"]})
-    images.folder.mkdir(parents=True, exist_ok=True)
-    path = str(images.folder.resolve())
-    if not any(item.path == path for item in client.import_storage.local.list(project=number)):
-        client.import_storage.local.create(project=number, path=path, use_blob_urls=True, title="images of the review")
+    _ensure_storage(client, number, images.store)
     return number
+
+
+def _ensure_storage(client: LabelStudio, project: int, store: Folder | Bucket) -> None:
+    """Let the project serve the images of ``store``; it is never synchronised: tasks come from a push.
+
+    The server reads a bucket with the AWS credentials of its own environment: none are kept in its database.
+    """
+    title = "images of the review"
+    if isinstance(store, Folder):
+        store.folder.mkdir(parents=True, exist_ok=True)
+        path = str(store.folder.resolve())
+        if not any(item.path == path for item in client.import_storage.local.list(project=project)):
+            client.import_storage.local.create(project=project, path=path, use_blob_urls=True, title=title)
+        return
+    wanted: dict[str, Any] = {"bucket": store.bucket, "prefix": store.prefix, "region_name": store.region}
+    listed: Iterable[Any] = client.import_storage.s3.list(project=project)
+    there = {item.id: {name: getattr(item, name) for name in wanted} for item in listed}
+    if wanted in there.values():
+        return
+    try:
+        # An address names a bucket, and the first storage of that bucket answers it.
+        same = [number for number, found in there.items() if found["bucket"] == store.bucket]
+        if same:
+            client.import_storage.s3.update(id=same[0], project=project, **wanted)
+        else:
+            # The server hands the images on: presigned, a page shows none unless the bucket has a rule for CORS.
+            client.import_storage.s3.create(project=project, title=title, use_blob_urls=True, presign=False, **wanted)
+    except ApiError as error:
+        if error.status_code not in CANNOT_READ:
+            raise
+        raise IndusCotError(
+            f"Label Studio cannot read {store.url} ({reason(error)}). Its own environment needs the AWS variables or "
+            "profile that push has: start it with them, and push again"
+        ) from error
 
 
 def check_accounts(client: LabelStudio, params: Review) -> None:
@@ -122,7 +157,9 @@ def _view(view: Any) -> Any:
 def tasks(client: LabelStudio, project: int) -> Iterator[Known]:
     """Every task of the project."""
     columns = "id,data,total_predictions,total_annotations,cancelled_annotations"
-    listed: Iterable[Any] = client.tasks.list(project=project, fields="task_only", include=columns, page_size=PAGE_SIZE)
+    listed: Iterable[Any] = client.tasks.list(
+        project=project, fields="task_only", include=columns, resolve_uri=False, page_size=PAGE_SIZE
+    )
     for item in listed:
         annotations = (item.total_annotations or 0) + (item.cancelled_annotations or 0)
         yield Known(item.id, dict(item.data or {}), item.total_predictions or 0, annotations)

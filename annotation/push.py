@@ -75,6 +75,7 @@ def push(params: Params, workspace: Workspace) -> Pushed:
     shown = {title: {item.draft.draft_id: item.shown for item in items} for title, items in assigned.items()}
     with one_at_a_time(workspace), connect(params.review, workspace) as client:
         check_accounts(client, params.review)
+        pages.upload([*drafts, *(item.shown for items in assigned.values() for item in items)])
         projects: dict[str, int] = {}
         there: dict[str, dict[str, list[Known]]] = {}
         for title in params.review.projects:
@@ -115,7 +116,7 @@ class Pages:
         samples = SAMPLE.records(SAMPLE.read(workspace.select / "sample.parquet"))
         self._samples: dict[str, Sample] = {row.sample_id: row for row in samples}
         self._params = params
-        self.images = ServedImages(workspace)
+        self.images = ServedImages(workspace, params.review)
         self.masks = Masks(workspace)
 
     def check(self, drafts: Iterable[Draft]) -> None:
@@ -128,6 +129,11 @@ class Pages:
             raise IndusCotError(
                 f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
             )
+
+    def upload(self, drafts: Sequence[Draft]) -> None:
+        """Put the images of all these pages where Label Studio serves them from."""
+        samples = {draft.sample_id: self._samples[draft.sample_id] for draft in drafts}
+        self.images.upload(samples.values(), {digest: None for draft in drafts for digest in draft.observations})
 
     def due(self, draft: Draft, shown: Draft, said: Sequence[str] = ()) -> _Due:
         """The page of ``draft``: its place in the queue is that of the draft, whatever is planted in what is shown."""

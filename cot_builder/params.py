@@ -151,9 +151,20 @@ LONGEST_TITLE = 50
 """Characters Label Studio takes as a project's title."""
 
 
+def _check_images(place: str) -> str:
+    # Label Studio finds an address in a page's HTML up to the next quote or equals sign.
+    if place != "local" and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)+", place, re.ASCII):
+        raise ValueError(
+            "must be local, or s3://BUCKET/PREFIX of letters, digits, dots, dashes and underscores, no slash at its end"
+        )
+    return place
+
+
 class Review(Section):
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(/.*[^/])?$")]
     project: Annotated[str, Field(min_length=1, max_length=LONGEST_TITLE)]
+    images: Annotated[str, AfterValidator(_check_images)]
+    """``local``, or a bucket and a prefix."""
     audit_share: Fraction
     annotators: list[Annotated[str, Field(min_length=1)]]
     overlap_share: Fraction

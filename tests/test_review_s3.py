@@ -1,0 +1,157 @@
+"""Images on S3: put there once, and seen by an expert in a real browser through a real Label Studio."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from schemas.errors import IndusCotError
+from tests.label_studio_server import Server, new_server
+from tests.review_project import Project
+from tests.s3_server import BUCKET, S3
+
+pytestmark = pytest.mark.xdist_group("label_studio")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def reader(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Label Studio with the AWS variables in its environment."""
+    server = new_server(tmp_path_factory.mktemp("s3") / "server")
+    server.variables = s3.variables
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def on_s3(drafted: Path, tmp_path: Path, reader: Server, s3: S3, monkeypatch: pytest.MonkeyPatch) -> Project:
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    s3.puts_left = float("inf")
+    project = Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), reader)
+    project.settings = (*project.settings, f"review.images=s3://{BUCKET}/{project.title}/shown")
+    return project
+
+
+def names(project: Project) -> set[str]:
+    """Of the images that its tasks show."""
+    shown = [task["data"] for task in project.tasks().values()]
+    texts = [data["image"] for data in shown]
+    texts += [part for data in shown for step in data["steps"] for part in step["observation"].split('"')]
+    return {text.rpartition("/")[2] for text in texts if text.startswith(f"s3://{BUCKET}/{project.title}/shown/")}
+
+
+def counted(printed: str) -> dict[str, int]:
+    """What a push says it did."""
+    parts = printed.partition(":")[2].partition(";")[0].split(", ")
+    return {part.split()[-1]: int(part.split()[0]) for part in parts}
+
+
+def test_images_are_put_there_once(on_s3, s3):
+    local = (*on_s3.settings, "review.images=local")
+    s3_settings, on_s3.settings = on_s3.settings, local
+    assert counted(on_s3.ok("review", "push"))["new"] == 12
+    on_s3.settings = s3_settings
+
+    assert counted(on_s3.ok("review", "push"))["updated"] == 12
+    there = s3.names(f"{on_s3.title}/shown")
+    assert len(names(on_s3)) > 12
+    assert there == names(on_s3) | {"about.txt"}
+    (storage,) = on_s3.client.import_storage.s3.list(project=on_s3.number)
+    assert storage.prefix == f"{on_s3.title}/shown"
+
+    put = len(s3.written)
+    tasks = on_s3.tasks()
+    assert counted(on_s3.ok("review", "push"))["unchanged"] == 12
+    assert len(s3.written) == put
+    assert on_s3.tasks() == tasks
+    assert len(list(on_s3.client.import_storage.s3.list(project=on_s3.number))) == 1
+
+    gone = f"{on_s3.title}/shown/{min(there)}"
+    s3.client.delete_object(Bucket=BUCKET, Key=gone)
+    on_s3.ok("review", "push")
+    assert s3.written[put:] == [f"/{BUCKET}/{gone}"]
+
+
+def test_an_expert_sees_them(on_s3):
+    if CHROMIUM is None:
+        pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")
+    on_s3.ok("review", "push")
+    task = max(on_s3.tasks().values(), key=lambda task: str(task["data"]["steps"]).count("<img"))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.goto(f"{on_s3.server.url}/user/login")
+        page.fill("input[name=email]", on_s3.server.email)
+        page.fill("input[name=password]", on_s3.server.password)
+        page.press("input[name=password]", "Enter")
+        page.wait_for_url(lambda url: "login" not in url)
+        page.goto(f"{on_s3.server.url}/projects/{on_s3.number}/data?task={task['id']}")
+        page.wait_for_selector('[name^="think_0:"]')
+        page.wait_for_function("document.querySelector('.review-left img')?.naturalWidth > 0")
+        observations = f"[...document.images].filter(image => image.src.includes('/tasks/{task['id']}/resolve/'))"
+        wanted = str(task["data"]["steps"]).count("<img")
+        # The thumbnail in the list of tasks too.
+        page.wait_for_function(f"{observations}.filter(image => image.naturalWidth > 0).length > {wanted}")
+        if shot := os.environ.get("INDUS_COT_SCREENSHOT"):
+            page.screenshot(path=shot)
+        browser.close()
+
+
+def test_when_s3_fails_half_way_the_next_push_goes_on(on_s3, s3):
+    put = len(s3.written)
+    s3.puts_left = 10
+    done = on_s3.run("review", "push")
+    assert done.returncode == 1
+    (message,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert "Run the same command again" in message
+    assert "Traceback" not in done.stderr
+    assert len(s3.written) == put + 10
+    assert not list(on_s3.client.projects.list(title=on_s3.title))
+
+    s3.puts_left = float("inf")
+    assert counted(on_s3.ok("review", "push"))["new"] == 12
+    assert s3.names(f"{on_s3.title}/shown") == names(on_s3) | {"about.txt"}
+    assert len(s3.written[put:]) == len(set(s3.written[put:])), "an image was sent twice"
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "somebody"}, "refuses"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be reached"),
+    ],
+)
+def test_what_is_wrong_with_s3_is_said(on_s3, monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(IndusCotError, match=says):
+        on_s3.ok("review", "push")
+    assert not list(on_s3.client.projects.list(title=on_s3.title))
+
+
+def test_a_bucket_that_is_not_there_is_said(on_s3):
+    on_s3.settings = (*on_s3.settings, "review.images=s3://nowhere/shown")
+    with pytest.raises(IndusCotError, match=r"s3://nowhere/shown: there is no bucket nowhere at http"):
+        on_s3.ok("review", "push")
+
+
+def test_a_server_that_cannot_read_the_bucket_is_said(on_s3, label_studio):
+    # That server has no AWS variables.
+    on_s3.server = label_studio
+    on_s3.settings = (*on_s3.settings, f"review.url={label_studio.url}")
+    with pytest.raises(IndusCotError, match="Label Studio cannot read s3://"):
+        on_s3.ok("review", "push")
