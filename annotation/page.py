@@ -59,8 +59,6 @@ class Reading:
     boxes: list[Box]
     """0-1000."""
     defect_type: str | None
-    mask: np.ndarray | None
-    """bool (height, width) of the image on the page; None where nothing is painted."""
 
 
 @cache
@@ -217,7 +215,6 @@ def read(results: Sequence[Mapping[str, Any]], trajectory: Trajectory) -> Readin
         answer=_chosen(values, "answer"),
         boxes=[_box(item["value"]) for item in defects],
         defect_type=_chosen(values, "defect_type"),
-        mask=mask(results),
     )
 
 
@@ -331,9 +328,25 @@ def _rated(values: Mapping[str, Any], name: str) -> int | None:
     return int(rating) if rating else None
 
 
-def mask_digest(painted: np.ndarray | None) -> str:
-    """sha256 of a bool (height, width) mask, by which a changed one is told; empty where nothing is painted."""
-    return hashlib.sha256(np.packbits(painted).tobytes()).hexdigest() if painted is not None and painted.any() else ""
+def mask_digests(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """sha256 of what is painted, by which a changed mask is told: of its run lengths, and of its pixels.
+
+    The run lengths tell an untouched one without decoding it; both are empty where nothing is painted.
+    """
+    painted = mask(results)
+    if painted is None:
+        return {"runs": "", "pixels": ""}
+    return {"runs": _runs_digest(results), "pixels": hashlib.sha256(np.packbits(painted).tobytes()).hexdigest()}
+
+
+def is_mask_changed(results: Sequence[Mapping[str, Any]], before: Mapping[str, str]) -> bool:
+    """Whether an annotation's ``result`` has another mask than the one whose :func:`mask_digests` are ``before``."""
+    return _runs_digest(results) != before.get("runs") and mask_digests(results)["pixels"] != before.get("pixels", "")
+
+
+def _runs_digest(results: Sequence[Mapping[str, Any]]) -> str:
+    runs = [item["value"].get("rle") for item in results if item.get("type") == "brushlabels"]
+    return hashlib.sha256(json.dumps(runs).encode()).hexdigest()
 
 
 def mask(results: Sequence[Mapping[str, Any]]) -> np.ndarray | None:

@@ -270,8 +270,10 @@ class _Reader:
         else:
             # What cannot be right need not be: it is not going to be used.
             problems = []
-        if data.get("mask", "") != page.mask_digest(reading.mask):
-            changes.append(Change(field="mask", before=str(data.get("mask", "")), after=page.mask_digest(reading.mask)))
+        mask: Mapping[str, str] = data.get("mask", {})
+        if page.is_mask_changed(annotation["result"], mask):
+            now = page.mask_digests(annotation["result"])["pixels"]
+            changes.append(Change(field="mask", before=mask.get("pixels", ""), after=now))
         return Review(
             **base,
             draft_sha256=digest,

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 from label_studio_sdk import LabelStudio
@@ -155,13 +156,13 @@ class Pages:
             "audit": due.where.audit,
         }
 
-    def filled(self, draft: Draft) -> tuple[list[dict[str, Any]], str]:
-        """What prefills the page of ``draft``, and the digest of its mask; empty where it has none."""
+    def filled(self, draft: Draft) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """What prefills the page of ``draft``, and the digests of its mask."""
         trajectory, sample = read_trajectory(draft), self._samples[draft.sample_id]
         mask = self.masks.of(sample)
         result = page.prefill(draft.draft_sha256, trajectory, sample.width, sample.height, mask)
         page.check(result, trajectory, masks=self.masks.any)
-        return result, page.mask_digest(mask)
+        return result, page.mask_digests(result)
 
     def new(self, due: _Due) -> dict[str, Any]:
         """A task as it is imported: what the page shows, and the prediction that prefills it."""
@@ -201,7 +202,7 @@ def _bring(
 ) -> Counter[str]:
     """Bring the tasks of one project up to date; what had to be done. ``read`` has the reviews that were pulled."""
     tally: Counter[str] = Counter()
-    created: list[dict[str, Any]] = []
+    created: list[_Due] = []
     queue = sorted(due, key=lambda item: (-item.where.priority, item.shown.draft_id))
     for item in track(queue, f"review push: {title}", len(queue)):
         found = sorted(there.pop(item.shown.draft_id, []), key=lambda known: (-known.annotations, known.id))
@@ -212,9 +213,8 @@ def _bring(
         if found:
             tally += _update(client, project, found[0], item, pages, read)
         else:
-            created.append(pages.new(item))
-    for start in track(range(0, len(created), AT_ONCE), f"review push: {title}, new", -(-len(created) // AT_ONCE)):
-        client.projects.import_tasks(id=project, request=cast(Any, created[start : start + AT_ONCE]))
+            created.append(item)
+    _import(client, title, project, created, pages)
     tally["created"] = len(created)
     for several in there.values():
         for known in several:
@@ -223,6 +223,19 @@ def _bring(
                 client.tasks.delete(id=str(known.id))
                 tally["withdrawn"] += 1
     return tally
+
+
+def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], pages: Pages) -> None:
+    with ThreadPoolExecutor(1) as importing:
+        sent: Future[Any] | None = None
+        for start in track(range(0, len(new), AT_ONCE), f"review push: {title}, new", -(-len(new) // AT_ONCE)):
+            # Made while the server takes in the last ones.
+            made = [pages.new(item) for item in new[start : start + AT_ONCE]]
+            if sent:
+                sent.result()
+            sent = importing.submit(client.projects.import_tasks, id=project, request=cast(Any, made))
+        if sent:
+            sent.result()
 
 
 def _unread(client: LabelStudio, project: int, known: Known, read: set[str]) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_studio_sdk.converter import brush
 
 from annotation import page
 from schemas.errors import IndusCotError
@@ -113,7 +114,6 @@ def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> Non
         trajectory.verdict.boxes,
         trajectory.verdict.defect_type,
     )
-    assert found.mask is None
     assert found.verdict is None
 
 
@@ -123,8 +123,20 @@ def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -
     mask = np.array([[random.random() < 0.4 for _ in range(width)] for _ in range(height)])
     results = page.prefill(SHA, example(), width, height, mask)
     page.check(results, example(), masks=True)
-    found = page.read(served(results), example()).mask
+    found = page.mask(served(results))
     assert np.array_equal(mask, np.zeros_like(mask) if found is None else found)
+    before = page.mask_digests(results)
+    assert not page.is_mask_changed(served(results), before)
+    more = page.prefill(SHA, example(), width, height, ~mask)
+    assert page.is_mask_changed(more, before)
+    # Encoded another way, it is the same mask.
+    again = [
+        item | {"value": item["value"] | {"rle": brush.mask2rle(mask.astype(np.uint8) * 7)}}
+        if "rle" in item["value"]
+        else item
+        for item in results
+    ]
+    assert not page.is_mask_changed(again, before)
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
