@@ -113,6 +113,8 @@ def _ensure_storage(client: LabelStudio, project: int, store: Folder | Bucket) -
             client.import_storage.local.create(project=project, path=path, use_blob_urls=True, title=title)
         return
     wanted: dict[str, Any] = {"bucket": store.bucket, "prefix": store.prefix, "region_name": store.region}
+    # The server hands the images on: presigned, a page shows none unless the bucket has a rule for CORS.
+    wanted["presign"] = False
     listed: Iterable[Any] = client.import_storage.s3.list(project=project)
     there = {item.id: {name: getattr(item, name) for name in wanted} for item in listed}
     if wanted in there.values():
@@ -123,8 +125,7 @@ def _ensure_storage(client: LabelStudio, project: int, store: Folder | Bucket) -
         if same:
             client.import_storage.s3.update(id=same[0], project=project, **wanted)
         else:
-            # The server hands the images on: presigned, a page shows none unless the bucket has a rule for CORS.
-            client.import_storage.s3.create(project=project, title=title, use_blob_urls=True, presign=False, **wanted)
+            client.import_storage.s3.create(project=project, title=title, use_blob_urls=True, **wanted)
     except ApiError as error:
         if error.status_code not in CANNOT_READ:
             raise
