@@ -27,7 +27,7 @@ from annotation.pull import CHANGED_MEANWHILE, STATE, VERDICTS, Pulled, exported
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.prior import MACHINE, draw, normal_images
-from cot_builder.stages.prior_reviews import STAGE, TABLE, read_prior_reviews, text_sha256
+from cot_builder.stages.prior_reviews import TABLE, read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.leaks import leaks
@@ -283,7 +283,9 @@ def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[st
 
 def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[PriorReview]) -> None:
     ordered = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
-    with stage_output(workspace.prior_review, stage=STAGE, params=params.review.model_dump(), inputs={}) as output:
+    with stage_output(
+        workspace.prior_review, stage="review pull", params=params.review.model_dump(), inputs={}
+    ) as output:
         PRIOR_REVIEW.write(PRIOR_REVIEW.frame(ordered), output.path / TABLE)
         write_text(output.path / STATE, json.dumps({"until": until}) + "\n")
         output.counts |= {"reviews": len(ordered)} | {
