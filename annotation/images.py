@@ -2,6 +2,7 @@
 
 import os
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -58,6 +59,14 @@ class ServedImages:
     def sample(self, sample: Sample) -> str:
         """Address of the inspected image: the published file, or the region that was cut out of it."""
         return self._served(self._of_sample(sample))
+
+    def sample_among_others(self, sample: Sample, project: int) -> str:
+        """As :meth:`sample`, for a text that holds several addresses; valid in the project of this number."""
+        address = self.sample(sample)
+        if isinstance(self.store, Folder):
+            return address
+        # Of several addresses of a bucket in one text, Label Studio sees only the first.
+        return f"/projects/{project}/resolve/?fileuri={urlsafe_b64encode(address.encode()).decode()}"
 
     def observation(self, digest: str) -> str:
         """Address of what a tool returned."""

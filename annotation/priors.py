@@ -34,6 +34,7 @@ from cot_builder.teacher.leaks import leaks
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
+from schemas.sample import Sample
 
 LEAST, MOST = 40, 4000
 """Characters of a prior's text, as :class:`schemas.prior.NormalcyPrior` has it."""
@@ -87,7 +88,8 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
     ):
         # What was said of the old text is kept before its task shows the new one.
         pull_priors(client, params, workspace)
-    pages = _Pages(params, workspace, images)
+    pages = _Pages(params, workspace, images, project)
+    images.upload([sample for row in rows for sample in pages.shown(row)], ())
     tally: Counter[str] = Counter()
     created: list[dict[str, Any]] = []
     queue = sorted(rows, key=lambda row: (-pages.priority(row), row.prior_id))
@@ -166,22 +168,29 @@ def pull_priors(client: LabelStudio, params: Params, workspace: Workspace) -> Pu
 class _Pages:
     """Priors as tasks."""
 
-    def __init__(self, params: Params, workspace: Workspace, images: ServedImages) -> None:
+    def __init__(self, params: Params, workspace: Workspace, images: ServedImages, project: int) -> None:
         self._params = params
         self._images = images
+        self._project = project
         self._groups = normal_images(params, workspace, Output(workspace.prior))
 
     def priority(self, row: NormalcyPrior) -> float:
         """1 for a prior of the training pool, which trajectories quote; 0 for one of an evaluation set."""
         return float(self._role(row) == "train")
 
-    def data(self, row: NormalcyPrior) -> dict[str, Any]:
-        """A task's data."""
+    def shown(self, row: NormalcyPrior) -> list[Sample]:
+        """The normal images on its page."""
         group = self._groups.get((row.source_set, row.category, row.view), [])
         drawn = draw(group, self._params.prior.max_images, self._params.run.seed)
         # An image that does not decode was not measured.
-        shown = [item for item in drawn if item.image_sha256 in set(row.image_sha256)][: prior_page.SHOWN_IMAGES]
-        pictures = [prior_page.Shown(self._images.sample(item), item.width, item.height) for item in shown]
+        return [item for item in drawn if item.image_sha256 in set(row.image_sha256)][: prior_page.SHOWN_IMAGES]
+
+    def data(self, row: NormalcyPrior) -> dict[str, Any]:
+        """A task's data."""
+        pictures = [
+            prior_page.Shown(self._images.sample_among_others(item, self._project), item.width, item.height)
+            for item in self.shown(row)
+        ]
         data = prior_page.task(row, text_sha256(row.text), ROLES[self._role(row)], pictures)
         return data | {"priority": self.priority(row)}
 

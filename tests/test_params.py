@@ -94,6 +94,14 @@ def test_an_address_that_is_none_is_named_with_its_parameter(url: str) -> None:
         load_params(settings=[f"teacher.base_url={url}"], root=REPOSITORY)
 
 
+@pytest.mark.parametrize(
+    "place", ["s3", "s3://bucket", "s3://bucket/", "s3://bucket/a/", "s3://bucket/a=b", "gs://bucket/a"]
+)
+def test_a_place_for_images_that_is_none_is_named_with_its_parameter(place: str) -> None:
+    with pytest.raises(IndusCotError, match=r"review\.images: must be local, or s3://BUCKET/PREFIX"):
+        load_params(settings=[f"review.images={place}"], root=REPOSITORY)
+
+
 def test_an_address_is_checked_once_its_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = "teacher.base_url='${TEST_ENDPOINT}'"
     monkeypatch.setenv("TEST_ENDPOINT", "http://127.0.0.1:8000/v1")

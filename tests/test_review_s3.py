@@ -1,7 +1,9 @@
 """Images on S3: put there once, and seen by an expert in a real browser through a real Label Studio."""
 
 import os
+import re
 import shutil
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,15 +52,18 @@ def on_s3(drafted: Path, tmp_path: Path, reader: Server, s3: S3, monkeypatch: py
 
 def names(project: Project) -> set[str]:
     """Of the images that its tasks show."""
-    shown = [task["data"] for task in project.tasks().values()]
-    texts = [data["image"] for data in shown]
-    texts += [part for data in shown for step in data["steps"] for part in step["observation"].split('"')]
-    return {text.rpartition("/")[2] for text in texts if text.startswith(f"s3://{BUCKET}/{project.title}/shown/")}
+    texts: list[str] = []
+    for task in project.tasks().values():
+        texts += [task["data"]["image"], *(step["observation"] for step in task["data"]["steps"])]
+    for task in project.tasks(f"{project.title} · priors").values():
+        texts += [urlsafe_b64decode(uri).decode() for uri in re.findall(r'fileuri=([^"]+)', task["data"]["images"])]
+    return set(re.findall(rf"s3://{BUCKET}/{project.title}/shown/([^\s\"]+)", " ".join(texts)))
 
 
-def counted(printed: str) -> dict[str, int]:
-    """What a push says it did."""
-    parts = printed.partition(":")[2].partition(";")[0].split(", ")
+def counted(printed: str, of: str = "review push") -> dict[str, int]:
+    """What a push says it did with the tasks of drafts, or of priors."""
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"{of}: ")]
+    parts = line.partition(":")[2].partition(";")[0].split(", ")
     return {part.split()[-1]: int(part.split()[0]) for part in parts}
 
 
@@ -84,7 +89,7 @@ def test_images_are_put_there_once(on_s3, s3):
 
     changed = storage.model_dump(include={"bucket", "prefix"}) | {"presign": True, "project": on_s3.number}
     on_s3.client.import_storage.s3.update(id=storage.id, **changed)
-    gone = f"{on_s3.title}/shown/{min(there)}"
+    gone = f"{on_s3.title}/shown/{min(there - {'about.txt'})}"
     s3.client.delete_object(Bucket=BUCKET, Key=gone)
     on_s3.ok("review", "push")
     assert s3.written[put:] == [f"/{BUCKET}/{gone}"]
@@ -95,6 +100,7 @@ def test_an_expert_sees_them(on_s3):
     if CHROMIUM is None:
         pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")
     on_s3.ok("review", "push")
+    on_s3.ok("review", "push", "--priors")
     task = max(on_s3.tasks().values(), key=lambda task: str(task["data"]["steps"]).count("<img"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -114,7 +120,18 @@ def test_an_expert_sees_them(on_s3):
         address = page.evaluate(f"{observations}[0].src")
         if shot := os.environ.get("INDUS_COT_SCREENSHOT"):
             page.screenshot(path=shot)
+        priors = on_s3.numbered(f"{on_s3.title} · priors")
+        prior = next(iter(on_s3.client.tasks.list(project=priors)))
+        assert prior.data["images"].count("<img") > 1
+        page.goto(f"{on_s3.server.url}/projects/{priors}/data?task={prior.id}")
+        page.wait_for_function(
+            "count => [...document.querySelectorAll('.prior-images img')].filter(i => i.naturalWidth).length == count",
+            arg=prior.data["images"].count("<img"),
+        )
+        if shot:
+            page.screenshot(path=f"{shot}.priors.png")
         browser.close()
+    assert counted(on_s3.ok("review", "push", "--priors"), "review push of priors")["unchanged"] > 1
     assert httpx.get(address).status_code == 401, "without an account nothing is shown"
 
 
@@ -124,7 +141,7 @@ def test_when_s3_fails_half_way_the_next_push_goes_on(on_s3, s3):
     with pytest.raises(IndusCotError, match="Run the same command again"):
         on_s3.ok("review", "push")
     assert len(s3.written) == put + 10
-    assert not list(on_s3.client.projects.list(title=on_s3.title))
+    assert on_s3.title not in [item.title for item in on_s3.client.projects.list(title=on_s3.title)]
 
     s3.puts_left = float("inf")
     assert counted(on_s3.ok("review", "push"))["new"] == 12
