@@ -297,7 +297,8 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     plain, project.settings = project.settings, named("nobody@example.org")
     with pytest.raises(IndusCotError, match=r"no account of nobody@example\.org") as refused:
         project.ok("review", "push")
-    assert not list(project.client.projects.list(title=project.title[-10:])), "something was made"
+    made = [item.title for item in project.client.projects.list(title=project.title[-10:])]
+    assert made == [f"{project.title[-10:]} · priors"], "something was made for nobody"
     (link,) = re.findall(r"http\S+signup\S+(?=,)", str(refused.value))
     ada, bo, cy = (Expert(project, name, link) for name in ("ada", "bo", "cy"))
     project.settings = plain
