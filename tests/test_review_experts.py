@@ -297,8 +297,7 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     plain, project.settings = project.settings, named("nobody@example.org")
     with pytest.raises(IndusCotError, match=r"no account of nobody@example\.org") as refused:
         project.ok("review", "push")
-    made = [item.title for item in project.client.projects.list(title=project.title[-10:])]
-    assert made == [f"{project.title[-10:]} · priors"], "something was made for nobody"
+    assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, "more was made than the priors'"
     (link,) = re.findall(r"http\S+signup\S+(?=,)", str(refused.value))
     ada, bo, cy = (Expert(project, name, link) for name in ("ada", "bo", "cy"))
     project.settings = plain
