@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,6 +22,7 @@ from annotation.project import (
     prediction,
     replace_prediction,
     tasks,
+    unread,
 )
 from annotation.pull import CHANGED_MEANWHILE, STATE, VERDICTS, Pulled, exported, one_at_a_time, utc
 from cot_builder.params import Params
@@ -88,6 +89,7 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
     ):
         # What was said of the old text is kept before its task shows the new one.
         pull_priors(client, params, workspace)
+    read = {review.review_id for review in read_prior_reviews(workspace)}
     pages = _Pages(params, workspace, images, project)
     images.upload([sample for row in rows for sample in pages.shown(row)], ())
     tally: Counter[str] = Counter()
@@ -96,17 +98,18 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
     for row in track(queue, f"review push: {params.review.priors}", len(queue)):
         found = sorted(there.pop(row.prior_id, []), key=lambda known: (-known.annotations, known.id))
         for double in found[1:]:
-            client.tasks.delete(id=str(double.id))
-            tally["repaired"] += 1
+            if not unread(client, project, double, read):
+                client.tasks.delete(id=str(double.id))
+                tally["repaired"] += 1
         if found:
-            tally[_update(client, found[0], row, pages, tally)] += 1
+            tally[_update(client, project, found[0], row, pages, tally, read)] += 1
         else:
             created.append({"data": pages.data(row), "predictions": [prediction(_filled(row), pages.priority(row))]})
     if created:
         client.projects.import_tasks(id=project, request=cast(Any, created))
     for known in (known for several in there.values() for known in several):
         # A task somebody has reviewed stays: it is their work.
-        if not known.annotations:
+        if not known.annotations and not unread(client, project, known, read):
             client.tasks.delete(id=str(known.id))
             tally["withdrawn"] += 1
     counts = {name: tally[name] for name in PushedPriors._fields if name not in ("project", "created")}
@@ -205,8 +208,16 @@ def _filled(row: NormalcyPrior) -> list[dict[str, Any]]:
     return result
 
 
-def _update(client: LabelStudio, known: Known, row: NormalcyPrior, pages: _Pages, tally: Counter[str]) -> str:
-    """Bring one task up to date; returns what had to be done."""
+def _update(
+    client: LabelStudio,
+    project: int,
+    known: Known,
+    row: NormalcyPrior,
+    pages: _Pages,
+    tally: Counter[str],
+    read: Collection[str],
+) -> str:
+    """Bring one task up to date; returns what had to be done. ``read`` has the reviews that were pulled."""
     wanted = pages.data(row)
     changed = known.data.get("prior_sha256") != wanted["prior_sha256"]
     if not changed:
@@ -214,8 +225,9 @@ def _update(client: LabelStudio, known: Known, row: NormalcyPrior, pages: _Pages
         wanted["returned"] = known.data.get("returned", "")
     elif known.annotations:
         for annotation in client.annotations.list(id=known.id):
-            client.annotations.delete(id=annotation.id)
-            tally["set_aside"] += 1
+            if annotation.was_cancelled or f"{project}/{annotation.id}" in read:
+                client.annotations.delete(id=annotation.id)
+                tally["set_aside"] += 1
     if changed or not known.predictions:
         replace_prediction(client, known.id, _filled(row), pages.priority(row))
     if known.data != wanted:
@@ -281,10 +293,11 @@ def text_problems(text: str) -> list[str]:
 def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: PriorReview) -> None:
     """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
 
-    What was written about a text that is no longer on the page stays in the table.
+    What was written about a text that is no longer on the page, or on another page, stays in the table.
     """
-    kept = [item for item in annotation["result"] if item["from_name"] not in prior_page.JUDGEMENT]
-    if kept and CHANGED_MEANWHILE not in review.problems and review.text_sha256 == task["data"].get("prior_sha256"):
+    kept = [item for item in annotation["result"] if item.get("from_name") not in prior_page.JUDGEMENT]
+    ours = any(item.get("from_name") == "prior" for item in kept)
+    if ours and CHANGED_MEANWHILE not in review.problems and review.text_sha256 == task["data"].get("prior_sha256"):
         replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])

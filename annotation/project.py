@@ -1,7 +1,7 @@
 """The project in Label Studio and its tasks, as they are there."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
@@ -195,3 +195,13 @@ def replace_prediction(client: LabelStudio, task: int, result: Sequence[dict[str
     client.predictions.create(task=task, **prediction(result, priority))
     for number in old:
         client.predictions.delete(id=number)
+
+
+def unread(client: LabelStudio, project: int, known: Known, read: Collection[str]) -> bool:
+    """Whether an expert has submitted the page since the tasks were listed: the next pull reads it.
+
+    ``read`` has the reviews that were pulled, as ``<project>/<annotation>``.
+    """
+    return any(
+        not item.was_cancelled and f"{project}/{item.id}" not in read for item in client.annotations.list(id=known.id)
+    )

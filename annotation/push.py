@@ -13,7 +13,7 @@ from annotation.assignment import Assigned, assign
 from annotation.connect import connect
 from annotation.images import ServedImages
 from annotation.masks import Masks
-from annotation.project import Known, check_accounts, ensure_project, prediction, replace_prediction, tasks
+from annotation.project import Known, check_accounts, ensure_project, prediction, replace_prediction, tasks, unread
 from annotation.pull import one_at_a_time, pull
 from annotation.queue import Place, place
 from cot_builder.params import Params
@@ -207,7 +207,7 @@ def _bring(
     for item in track(queue, f"review push: {title}", len(queue)):
         found = sorted(there.pop(item.shown.draft_id, []), key=lambda known: (-known.annotations, known.id))
         for double in found[1:]:
-            if not _unread(client, project, double, read):
+            if not unread(client, project, double, read):
                 client.tasks.delete(id=str(double.id))
                 tally["repaired"] += 1
         if found:
@@ -219,7 +219,7 @@ def _bring(
     for several in there.values():
         for known in several:
             # A task somebody has reviewed stays: it is their work.
-            if not known.annotations and not _unread(client, project, known, read):
+            if not known.annotations and not unread(client, project, known, read):
                 client.tasks.delete(id=str(known.id))
                 tally["withdrawn"] += 1
     return tally
@@ -236,13 +236,6 @@ def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], 
             sent = importing.submit(client.projects.import_tasks, id=project, request=cast(Any, made))
         if sent:
             sent.result()
-
-
-def _unread(client: LabelStudio, project: int, known: Known, read: set[str]) -> bool:
-    """Whether an expert has submitted the page since the tasks were listed: the next pull reads it."""
-    return any(
-        not item.was_cancelled and f"{project}/{item.id}" not in read for item in client.annotations.list(id=known.id)
-    )
 
 
 def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: Pages, read: set[str]) -> Counter[str]:
