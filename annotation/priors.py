@@ -228,12 +228,12 @@ def _update(
             if annotation.was_cancelled or f"{project}/{annotation.id}" in read:
                 client.annotations.delete(id=annotation.id)
                 tally["set_aside"] += 1
-    if changed or not known.predictions:
+    if changed or not known.filled:
         replace_prediction(client, known.id, _filled(row), pages.priority(row))
     if known.data != wanted:
         client.tasks.update(id=str(known.id), data=wanted)
         return "updated"
-    return "unchanged" if known.predictions else "repaired"
+    return "unchanged" if known.filled else "repaired"
 
 
 def _read(

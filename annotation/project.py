@@ -1,7 +1,7 @@
 """The project in Label Studio and its tasks, as they are there."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
@@ -42,7 +42,8 @@ class Known(NamedTuple):
 
     id: int
     data: dict[str, Any]
-    predictions: int
+    filled: bool
+    """A prediction fills its page."""
     annotations: int
 
 
@@ -157,21 +158,34 @@ def _view(view: Any) -> Any:
 
 def tasks(client: LabelStudio, project: int) -> Iterator[Known]:
     """Every task of the project."""
-    columns = "id,data,total_predictions,total_annotations,cancelled_annotations"
+    columns = "id,data,total_annotations,cancelled_annotations"
+    # The server's own count of them is not always right after one was deleted.
+    unfilled = set(
+        _ids(
+            client,
+            project,
+            [{"filter": "filter:tasks:predictions", "operator": "empty", "type": "Number", "value": "true"}],
+        )
+    )
     listed: Iterable[Any] = client.tasks.list(
         project=project, fields="task_only", include=columns, resolve_uri=False, page_size=PAGE_SIZE
     )
     for item in listed:
         annotations = (item.total_annotations or 0) + (item.cancelled_annotations or 0)
-        yield Known(item.id, dict(item.data or {}), item.total_predictions or 0, annotations)
+        yield Known(item.id, dict(item.data or {}), item.id not in unfilled, annotations)
 
 
 def changed_since(client: LabelStudio, project: int, since: str) -> list[int]:
     """Ids of the tasks with annotations that were touched at ``since`` or later; as :func:`filter_time` gives it."""
-    items = [
+    items: list[Mapping[str, Any]] = [
         {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0},
         {"filter": "filter:tasks:updated_at", "operator": "greater_or_equal", "type": "Datetime", "value": since},
     ]
+    return _ids(client, project, items)
+
+
+def _ids(client: LabelStudio, project: int, items: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Ids of the tasks that pass all these filters of the data manager."""
     query = json.dumps({"filters": {"conjunction": "and", "items": items}})
     found: Iterable[Any] = client.tasks.list(
         project=project, fields="task_only", include="id", query=query, page_size=PAGE_SIZE

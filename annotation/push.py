@@ -243,7 +243,7 @@ def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: P
     tally: Counter[str] = Counter()
     wanted = pages.data(due)
     changed = _sha256(known) != due.shown.draft_sha256
-    if changed or not known.predictions:
+    if changed or not known.filled:
         result, wanted["mask"] = pages.filled(due.shown)
     if not changed:
         # Why a review came back stays on the page until the draft changes.
@@ -253,7 +253,7 @@ def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: P
             if annotation.was_cancelled or f"{project}/{annotation.id}" in read:
                 client.annotations.delete(id=annotation.id)
                 tally["set_aside"] += 1
-    if changed or not known.predictions:
+    if changed or not known.filled:
         replace_prediction(client, known.id, result, due.where.priority)
     elif known.data.get("priority") != due.where.priority:
         for item in client.predictions.list(task=known.id):
@@ -262,5 +262,5 @@ def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: P
         client.tasks.update(id=str(known.id), data=wanted)
         tally["updated"] += 1
     else:
-        tally["unchanged" if known.predictions else "repaired"] += 1
+        tally["unchanged" if known.filled else "repaired"] += 1
     return tally
