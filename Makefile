@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile --durations 15
 
 label-studio: $(VENV)/.installed
 	$(BIN)/indus-cot review serve
