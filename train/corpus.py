@@ -1,0 +1,169 @@
+"""Indus-CoT as training rows: checked once, read lazily, images as the published bytes."""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from cot_builder.inspection.rendering import prompt, verdict_text
+from cot_builder.storage.corpus import read_all
+from cot_builder.storage.header import DamagedError, read_header
+from cot_builder.storage.output import read_manifest
+from schemas.errors import IndusCotError
+from schemas.indus_cot import IndusCot
+from schemas.trajectory import Trajectory, Verdict
+
+Target = Literal["trajectory", "labels"]
+SPLITS = ("train", "validation")
+COLUMNS = (
+    "id", "sample_id", "source_set", "category", "view", "messages", "images", "tools",
+    "answer", "boxes", "defect_type",
+)  # fmt: skip
+AGAIN = "run `indus-cot assemble` again"
+
+
+def read(folder: Path, target: Target = "trajectory", evaluation_sets: Collection[str] = ()) -> dict[str, Any]:
+    """The splits of a corpus as `datasets.Dataset`, by name; ``validation`` is left out where it is empty.
+
+    A row has the columns of :data:`COLUMNS`; ``images`` are ``{"bytes", "path"}``, not decoded. With ``labels``,
+    the control arm, ``messages`` end after the verdict's tags alone: no thought, no tool, the inspected image only.
+
+    Args:
+        folder: As `indus-cot assemble` writes it.
+        target: What the policy is to write.
+        evaluation_sets: Names of pulled sets that nothing may be trained on.
+
+    Raises:
+        IndusCotError: the corpus is not there, empty, or was not validated; a row breaks its contract, lacks an
+            image, has more images than placeholders, calls a tool it does not list, or is of an evaluation set.
+    """
+    counts = check(folder, evaluation_sets)
+    import datasets
+
+    # The rows are copied to Arrow files in the cache of `datasets`, which are memory-mapped.
+    datasets.disable_progress_bars()
+    found = datasets.load_dataset(
+        "parquet",
+        data_files={name: str(folder / "data" / f"{name}-*.parquet") for name in SPLITS if counts[name]},
+        columns=list(COLUMNS),
+        features=_features(),
+    )
+    return {name: rows.with_transform(partial(_rendered, target=target)) for name, rows in found.items()}
+
+
+def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
+    """Read every row once; how many there are of each split.
+
+    Raises:
+        IndusCotError: as :func:`read`.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ValueError as error:
+        raise IndusCotError(f"{folder / 'manifest.json'}: is no JSON ({error}); {AGAIN}") from error
+    if manifest.get("stage") != "assemble":
+        raise IndusCotError(
+            f"{folder}: its manifest is of {manifest.get('stage')!r}, not of assemble, which validates a corpus; "
+            "run `indus-cot repro assemble` and train on data/indus_cot"
+        )
+    counts: Counter[str] = Counter()
+    for row in read_all(folder):
+        _check_row(row, f"{folder}, row {row.id}", evaluation_sets)
+        counts[row.split] += 1
+    due = {name: manifest["counts"].get(name, 0) for name in SPLITS}
+    if any(counts[name] != due[name] for name in SPLITS):
+        raise IndusCotError(
+            f"{folder}: holds {dict(counts)} rows, its manifest says {due}: it was changed after it was validated; "
+            f"{AGAIN}"
+        )
+    if not counts["train"]:
+        raise IndusCotError(
+            f"{folder}: no row to train on; see data/indus_cot/left_out.csv, assemble.review and "
+            "select.validation_fraction"
+        )
+    return counts
+
+
+def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> None:
+    if row.source_set in evaluation_sets:
+        raise IndusCotError(
+            f"{where}, source_set: {row.source_set} is there to be measured on, never to be trained on (its role in "
+            "params.yaml is evaluate); assemble a corpus without it"
+        )
+    try:
+        calls = Trajectory.model_validate_json(row.trajectory).calls
+        chat, tools = json.loads(row.messages), json.loads(row.tools)
+        known = {tool["function"]["name"] for tool in tools}
+        called = [call["function"]["name"] for message in chat for call in message.get("tool_calls", [])]
+        placeholders = sum(part["type"] == "image" for message in chat for part in message["content"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise IndusCotError(f"{where}, trajectory.{field}: {first['msg']}; {AGAIN}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IndusCotError(f"{where}, messages or tools: hold no chat ({error!r}); {AGAIN}") from None
+    for name in (*called, *(call.tool for call in calls)):
+        if name not in known:
+            raise IndusCotError(
+                f"{where}, messages: calls the unknown tool {name!r}; its tools are {', '.join(sorted(known))}; {AGAIN}"
+            )
+    for number, image in enumerate(row.images):
+        if not image.bytes:
+            raise IndusCotError(f"{where}, images.{number}: the image is missing; {AGAIN}")
+        try:
+            read_header(image.bytes)
+        except DamagedError as error:
+            raise IndusCotError(f"{where}, images.{number}: the image is damaged ({error}); {AGAIN}") from error
+    if placeholders < len(row.images):
+        raise IndusCotError(
+            f"{where}, images: {len(row.images)} images, more than the {placeholders} placeholders of messages; {AGAIN}"
+        )
+    if placeholders > len(row.images):
+        raise IndusCotError(
+            f"{where}, images: an image is missing: {len(row.images)} for {placeholders} placeholders of messages; "
+            f"{AGAIN}"
+        )
+
+
+def _features() -> Any:
+    from datasets import Features, Image, List
+
+    from cot_builder.stages.assemble import features
+
+    chosen = {name: feature for name, feature in features().items() if name in COLUMNS}
+    # Pixels are decoded where a batch is made, by the same code that the tools use.
+    return Features(chosen | {"images": List(Image(decode=False))})
+
+
+def _rendered(rows: Mapping[str, Sequence[Any]], target: Target) -> Mapping[str, Sequence[Any]]:
+    # `datasets` asks for one column alone as well.
+    if target == "trajectory" or not set(COLUMNS) <= rows.keys():
+        return rows
+    verdicts = zip(rows["category"], rows["view"], rows["answer"], rows["boxes"], rows["defect_type"], strict=True)
+    return {
+        **rows,
+        "messages": [_labels(*verdict) for verdict in verdicts],
+        "images": [images[:1] for images in rows["images"]],
+        "tools": [None] * len(rows["tools"]),
+    }
+
+
+def _labels(
+    category: str, view: str, answer: Literal["Yes", "No"], boxes: list[list[int]], defect_type: str | None
+) -> list[dict[str, Any]]:
+    verdict = Verdict(answer=answer, boxes=[tuple(box) for box in boxes], defect_type=defect_type)  # type: ignore[misc]
+    said = {"role": "assistant", "content": [{"type": "text", "text": verdict_text(verdict)}]}
+    return [*prompt(category, view), said]
+
+
+def texts(rows: Any) -> Iterator[str]:
+    """Every text of the rows' chats, calls and tool schemas, for a vocabulary."""
+    for row in rows.select_columns(list(COLUMNS)):
+        for message in row["messages"]:
+            yield from (part["text"] for part in message["content"] if part["type"] == "text")
+            yield from (json.dumps(call["function"]) for call in message.get("tool_calls", []))
+        yield from (json.dumps(tool) for tool in row["tools"] or [])
