@@ -400,6 +400,24 @@ def assemble(context: typer.Context) -> None:
     _done(workspace.indus_cot)
 
 
+PrintPlan = Annotated[
+    bool, typer.Option("--print-plan", help="Say what it would take: devices, batch, tokens, memory, steps; no more.")
+]
+
+
+@app.command(rich_help_panel=PIPELINE)
+def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
+    """Fine-tune a model on Indus-CoT; writes models/sft. A killed run goes on when started again."""
+    from train import sft as stage
+
+    params, workspace = _load(context)
+    if print_plan:
+        typer.echo(str(stage.print_plan(params, workspace)))
+        return
+    stage.sft(params, workspace)
+    _done(workspace.sft)
+
+
 @app.command(rich_help_panel=PIPELINE)
 def report(context: typer.Context) -> None:
     """Write one HTML page that shows the corpus: counts, gates, leakage and a gallery of trajectories."""

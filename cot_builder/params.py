@@ -207,6 +207,26 @@ class Assemble(Section):
     review: Literal["auto", "reviewed"]
 
 
+class Train(Section):
+    model: Annotated[str, Field(min_length=1)]
+    target: Literal["trajectory", "labels"]
+    max_tokens: Positive
+    lora_rank: Count
+    dtype: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+
+
+class Sft(Section):
+    epochs: Annotated[float, Field(gt=0)]
+    steps: Positive | None
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Fraction
+    batch: Positive
+    accumulation: Positive
+    save_steps: Positive
+    log_steps: Positive
+
+
 class GrpoReward(Section):
     alpha: Weight
     beta: Weight
@@ -239,6 +259,8 @@ class Params(Section):
     draft: Draft
     review: Review
     assemble: Assemble
+    train: Train
+    sft: Sft
     grpo: Grpo
     report: Report
 

@@ -25,7 +25,7 @@ def load_processor(name: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(name, padding_side="left")
     except (OSError, ValueError) as error:
-        raise IndusCotError(_not_there(name, error)) from error
+        raise not_there(name, error) from error
     check_processor(processor, name)
     return processor
 
@@ -46,7 +46,7 @@ def load_model(name: str, **options: Any) -> Any:
     try:
         return AutoModelForImageTextToText.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        raise IndusCotError(_not_there(name, error)) from error
+        raise not_there(name, error) from error
 
 
 def check_processor(processor: Any, name: str) -> None:
@@ -70,6 +70,17 @@ def check_processor(processor: Any, name: str) -> None:
             )
 
 
-def _not_there(name: str, error: Exception) -> str:
+def not_there(name: str, error: Exception) -> IndusCotError:
+    """What to say of a model that cannot be loaded."""
     kind = "folder" if Path(name).exists() else "model"
-    return f"{name}: this {kind} cannot be loaded: {' '.join(str(error).split())[:300]}"
+    return IndusCotError(f"{name}: this {kind} cannot be loaded: {' '.join(str(error).split())[:300]}")
+
+
+def lora(rank: int) -> Any:
+    """The configuration of adapters on every linear layer of the language model; the vision tower stays as it is."""
+    from peft import LoraConfig
+
+    layers = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=rf".*language_model\..*\.({layers})", task_type="CAUSAL_LM"
+    )

@@ -64,6 +64,15 @@ class Workspace:
         return self.data / "indus_cot"
 
     @property
+    def models(self) -> Path:
+        """Trained weights, one folder a stage."""
+        return self.root / "models"
+
+    @property
+    def sft(self) -> Path:
+        return self.models / "sft"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

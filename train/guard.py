@@ -1,0 +1,101 @@
+"""What keeps a long training from being lost: checkpoints that are whole, a stop at NaN, words for a lack of memory."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import IndusCotError
+
+WHOLE = "whole"
+"""Name of the empty file that is written into a checkpoint last."""
+KEPT = 2
+"""Checkpoints kept: the one being written, and the one before it."""
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+def last_whole(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run; what a killed run left half-written is deleted.
+
+    Args:
+        folder: Holds ``checkpoint-<step>`` folders; may be absent.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / WHOLE).is_file():
+            shutil.rmtree(path)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def marker() -> Any:
+    """A callback that marks a checkpoint as whole once every process has written its part.
+
+    Raises:
+        IndusCotError: in training: the weights are no longer numbers.
+    """
+    import torch
+    from accelerate import PartialState
+    from transformers import TrainerCallback
+
+    class Marker(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
+            folder = Path(args.output_dir)
+            if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+                raise _not_a_number("the weights are", state.global_step, folder)
+            PartialState().wait_for_everyone()
+            if state.is_world_process_zero:
+                (folder / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+    return Marker()
+
+
+def stops_at_nan(trainer: type) -> type:
+    """A trainer class that stops before it applies a loss that is no number.
+
+    Raises:
+        IndusCotError: in training: the loss is not finite; says where the last good checkpoint is.
+    """
+    import torch
+
+    class StopsAtNan(trainer):
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if not torch.isfinite(loss).all():
+                raise _not_a_number("the loss is", self.state.global_step + 1, Path(self.args.output_dir))
+            return loss
+
+    return StopsAtNan
+
+
+def _not_a_number(what: str, step: int, folder: Path) -> IndusCotError:
+    good = sorted(folder.glob(f"checkpoint-*/{WHOLE}"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
+    kept = f"the last good checkpoint is {good[-1].parent}" if good else "no checkpoint had been written yet"
+    return IndusCotError(
+        f"step {step}: {what} not a number (NaN or infinite); training stopped, {kept}. Lower the learning rate or "
+        "raise the warm-up; with bfloat16, try float32"
+    )
+
+
+@contextmanager
+def memory_explained(section: str) -> Iterator[None]:
+    """Turn a lack of memory into words that say what to lower.
+
+    Args:
+        section: Of params.yaml that holds ``batch`` and ``accumulation``.
+
+    Raises:
+        IndusCotError: the device or the machine has no memory left.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
+        raise IndusCotError(
+            f"out of memory ({' '.join(str(error).split())[:160]}). Lower {section}.batch and raise "
+            f"{section}.accumulation by as much, which trains the same; set train.gradient_checkpointing; lower "
+            "train.max_tokens (longer trajectories are then left out); set train.lora_rank; or shard over more "
+            "devices (train/configs). --print-plan estimates each"
+        ) from error

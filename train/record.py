@@ -1,0 +1,77 @@
+"""What a training says of itself: metrics and curves for DVC and the report, progress for who is watching."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cot_builder.progress import track
+from cot_builder.storage.output import write_text
+
+CURVE = "curve.csv"
+Logs = Sequence[Mapping[str, Any]]
+
+
+def recorder(stage: str, reports: Path) -> Any:
+    """A callback that writes ``reports/<stage>/curve.csv`` at every log and shows progress.
+
+    Adds ``tokens_per_s``, of all processes together, to what the trainer logs. The curve is written from the
+    trainer's own history, which its checkpoints hold: a resumed run goes on with the curve of the killed one.
+    """
+    from transformers import TrainerCallback
+
+    class Recorder(TrainerCallback):
+        def __init__(self) -> None:
+            self._bar: Iterator[int] = iter(())
+            self._seen = (0.0, 0.0)
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            self._seen = (time.perf_counter(), 0.0)
+            if state.is_world_process_zero:
+                left = state.max_steps - state.global_step
+                self._bar = track(range(left), stage, left)
+                next(self._bar, None)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            next(self._bar, None)
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            entry = state.log_history[-1]
+            if "num_tokens" in entry and "loss" in entry:
+                then, before = self._seen
+                self._seen = (time.perf_counter(), entry["num_tokens"])
+                entry["tokens_per_s"] = (entry["num_tokens"] - before) / (self._seen[0] - then)
+            if state.is_world_process_zero:
+                write_curve(state.log_history, reports / stage / CURVE)
+
+    return Recorder()
+
+
+def quiet(trainer: Any) -> None:
+    """Keep a trainer from printing its logs; they are recorded."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def write_curve(history: Logs, path: Path) -> None:
+    """The training logs among a trainer's history as CSV: a line a log, a column a quantity, ``step`` first."""
+    logs = [entry for entry in history if "loss" in entry]
+    names = ["step", *sorted({name for entry in logs for name in entry} - {"step"})]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _short(value) for name, value in entry.items()} for entry in logs)
+    write_text(path, text.getvalue())
+
+
+def write_metrics(figures: Mapping[str, Any], path: Path) -> None:
+    """Figures as DVC reads them: one JSON object."""
+    write_text(path, json.dumps({name: _short(value) for name, value in figures.items()}, indent=1) + "\n")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,235 @@
+"""Supervised fine-tuning on Indus-CoT: the cold start before reinforcement learning (arXiv 2605.20682)."""
+
+import importlib.metadata
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cot_builder.params import Params
+from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.workspace import Workspace, file_hash
+from schemas.errors import IndusCotError
+from train import corpus, guard, record, tiny
+from train.collator import collator, lengths
+from train.model import load_model, load_processor, lora
+from train.plan import Plan, plan
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+TINY = "tiny"
+LAST = 5
+"""Logs whose mean is the loss at the end."""
+
+
+def sft(params: Params, workspace: Workspace) -> None:
+    """Write ``models/sft``: weights in safetensors, the processor, a manifest; curves and figures in ``reports``.
+
+    A run that was killed goes on from its last whole checkpoint, with the same losses, when it is started again
+    with the same parameters, corpus and libraries. Trajectories longer than ``train.max_tokens`` are left out and
+    named in ``left_out.csv``.
+
+    Raises:
+        IndusCotError: the corpus or the model does not fit; the loss is no number; there is not enough memory.
+    """
+    with guard.memory_explained("sft"), _staged(params, workspace) as output:
+        base = base_model(params, workspace, output.path / "base")
+        data = _prepare(params, workspace, base)
+        for name, length in data.refused:
+            output.leave_out("longer than train.max_tokens", name, f"{length} tokens")
+        output.counts |= _train(params, workspace, data, base, output.path)
+
+
+def print_plan(params: Params, workspace: Workspace) -> Plan:
+    """What a run would take; nothing is trained or written.
+
+    Raises:
+        IndusCotError: the corpus or the model does not fit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        base = base_model(params, workspace, Path(folder) / "base")
+        data = _prepare(params, workspace, base)
+        found = [*data.lengths, *(length for _, length in data.refused)]
+        return plan(
+            params.train,
+            base,
+            found,
+            batch=params.sft.batch,
+            accumulation=params.sft.accumulation,
+            epochs=params.sft.epochs,
+            steps=params.sft.steps,
+        )
+
+
+def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
+    """Folder or name of the model that training starts from; ``tiny`` is made in ``folder``, from the corpus' words.
+
+    Raises:
+        IndusCotError: the corpus does not fit.
+    """
+    if params.train.model != TINY:
+        return params.train.model
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        if not folder.is_dir():
+            rows = _read(params, workspace)["train"]
+            partial = folder.with_name(f".{folder.name}.partial")
+            # Every row repeats the tool schemas; a vocabulary needs each text once.
+            tiny.build(partial, dict.fromkeys(corpus.texts(rows)), params.run.seed)
+            partial.rename(folder)
+    return str(folder)
+
+
+class _Data(NamedTuple):
+    """Training rows that fit, with their lengths in tokens; those that do not, by id; the validation rows or None."""
+
+    processor: Any
+    rows: Any
+    lengths: list[int]
+    refused: list[tuple[str, int]]
+    validation: Any
+
+
+def _read(params: Params, workspace: Workspace) -> dict[str, Any]:
+    measured = [name for name, source in params.pull.items() if source.role == "evaluate"]
+    return corpus.read(workspace.indus_cot, params.train.target, measured)
+
+
+def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
+    processor = load_processor(base)
+    splits = _read(params, workspace)
+    fitting, found, refused = {}, {}, []
+    for name, rows in splits.items():
+        found[name] = lengths(rows, processor)
+        places = [place for place, length in enumerate(found[name]) if length <= params.train.max_tokens]
+        kept = set(places)
+        refused += [
+            (row_id, found[name][place])
+            for place, row_id in enumerate(rows.with_format(None)["id"])
+            if place not in kept
+        ]
+        fitting[name] = rows.select(places)
+        found[name] = [found[name][place] for place in places]
+    if not found["train"]:
+        raise IndusCotError(
+            f"every trajectory is longer than train.max_tokens, {params.train.max_tokens}; the shortest has "
+            f"{min(length for _, length in refused)} tokens"
+        )
+    return _Data(processor, fitting["train"], found["train"], refused, fitting.get("validation"))
+
+
+@contextmanager
+def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
+    """The staging folder of ``models/sft``; only the first of several processes makes it and puts it in place."""
+    from accelerate import PartialState
+
+    state, target = PartialState(), workspace.sft.absolute()
+    staged = (
+        stage_output(
+            target,
+            stage="sft",
+            params={"train": params.train.model_dump(), "sft": params.sft.model_dump(), "seed": params.run.seed},
+            inputs=_inputs(params, workspace),
+            strict=params.run.strict,
+            resumable=True,
+        )
+        if state.is_main_process
+        else nullcontext(Output(target.with_name(f".{target.name}.partial")))
+    )
+    with staged as output:
+        state.wait_for_everyone()
+        yield output
+        state.wait_for_everyone()
+
+
+def _inputs(params: Params, workspace: Workspace) -> Mapping[str, str]:
+    """Hashes of corpus and local weights, and the versions of what trains: a run resumes on equal ones only."""
+    files = sorted(workspace.indus_cot.glob("data/*.parquet")) + sorted(Path(params.train.model).glob("*.safetensors"))
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {path.name: file_hash(path) for path in files} | versions
+
+
+def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder: Path) -> dict[str, Any]:
+    """Train and leave the finished model in ``folder``; returns what happened in figures."""
+    from trl import SFTConfig, SFTTrainer
+
+    train, settings = params.train, params.sft
+    checkpoints = folder / "checkpoints"
+    # Made before the weights are loaded: with ZeRO-3 it decides where they go.
+    config = SFTConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        per_device_train_batch_size=settings.batch,
+        per_device_eval_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        bf16=train.dtype == "bfloat16",
+        gradient_checkpointing=train.gradient_checkpointing,
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_steps,
+        save_total_limit=guard.KEPT,
+        seed=params.run.seed,
+        remove_unused_columns=False,
+        max_length=None,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    trainer = guard.stops_at_nan(SFTTrainer)(
+        load_model(base, dtype=train.dtype if train.lora_rank else "float32"),
+        args=config,
+        train_dataset=data.rows,
+        processing_class=data.processor,
+        data_collator=collator(data.processor),
+        peft_config=lora(train.lora_rank) if train.lora_rank else None,
+        callbacks=[record.recorder("sft", workspace.reports), guard.marker()],
+    )
+    record.quiet(trainer)
+    started, last = time.perf_counter(), guard.last_whole(checkpoints)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    seconds = time.perf_counter() - started
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    ending = logs[-LAST:]
+    figures = {
+        "trajectories": len(data.rows),
+        "refused": len(data.refused),
+        "steps": trainer.state.global_step,
+        "loss_first": logs[0]["loss"],
+        "loss": sum(entry["loss"] for entry in ending) / len(ending),
+        "token_accuracy": sum(entry["mean_token_accuracy"] for entry in ending) / len(ending),
+    }
+    if data.validation:
+        measured = trainer.evaluate(data.validation)
+        figures["validation_loss"] = measured["eval_loss"]
+        figures["validation_token_accuracy"] = measured["eval_mean_token_accuracy"]
+    _finish(trainer, params, base, folder)
+    if trainer.is_world_process_zero():
+        rate = [entry["tokens_per_s"] for entry in logs if "tokens_per_s" in entry]
+        speed = {"tokens_per_s": sorted(rate)[len(rate) // 2], "seconds": seconds}
+        record.write_metrics({**figures, **speed}, workspace.reports / "sft.json")
+    return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
+
+
+def _finish(trainer: Any, params: Params, base: str, folder: Path) -> None:
+    """Put the weights, adapters merged, and the processor into ``folder``, and nothing else."""
+    adapters = folder / "adapters"
+    trainer.save_model(str(adapters if params.train.lora_rank else folder))
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    if params.train.lora_rank:
+        from peft import PeftModel
+
+        merged = PeftModel.from_pretrained(load_model(base, dtype=params.train.dtype), str(adapters)).merge_and_unload()
+        merged.save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)
+    # How this machine was set up is nobody's business where the weights go.
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    for name in ("checkpoints", "adapters", "base"):
+        shutil.rmtree(folder / name, ignore_errors=True)
