@@ -220,7 +220,7 @@ class Sft(Section):
     epochs: Annotated[float, Field(gt=0)]
     steps: Positive | None
     learning_rate: Annotated[float, Field(gt=0)]
-    warmup: Fraction
+    warmup: Annotated[float, Field(ge=0, lt=1)]
     batch: Positive
     accumulation: Positive
     save_steps: Positive

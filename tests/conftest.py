@@ -8,6 +8,7 @@ import pytest
 from label_studio_server import Server, label_studio
 
 if TYPE_CHECKING:
+    from cot_builder.storage.workspace import Workspace
     from tests.review_project import Project
 
 __all__ = ["label_studio"]
@@ -28,3 +29,12 @@ def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
     from tests.review_project import Project
 
     return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
+
+
+@pytest.fixture(scope="session")
+def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Workspace":
+    """A small corpus and a tiny model, ``tiny``, made from its words; to be read only."""
+    # Imported here: most test files need no torch.
+    from training_project import build
+
+    return build(tmp_path_factory.mktemp("training"))

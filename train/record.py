@@ -27,9 +27,12 @@ def recorder(stage: str, reports: Path) -> Any:
         def __init__(self) -> None:
             self._bar: Iterator[int] = iter(())
             self._seen = (0.0, 0.0)
+            self._before = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             self._seen = (time.perf_counter(), 0.0)
+            # TRL counts from nothing again when a run is resumed.
+            self._before = max((entry.get("num_tokens", 0.0) for entry in state.log_history), default=0.0)
             if state.is_world_process_zero:
                 left = state.max_steps - state.global_step
                 self._bar = track(range(left), stage, left)
@@ -44,6 +47,7 @@ def recorder(stage: str, reports: Path) -> Any:
                 then, before = self._seen
                 self._seen = (time.perf_counter(), entry["num_tokens"])
                 entry["tokens_per_s"] = (entry["num_tokens"] - before) / (self._seen[0] - then)
+                entry["num_tokens"] += self._before
             if state.is_world_process_zero:
                 write_curve(state.log_history, reports / stage / CURVE)
 

@@ -61,6 +61,25 @@ def messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
     return chat
 
 
+def for_endpoint(chat: list[Message]) -> list[Message]:
+    """The same chat for servers that refuse images in a tool turn or text beside a call: both written out as text.
+
+    It is rendered to the same tokens, since Qwen's template writes a tool turn as one of the user's.
+    """
+    return [_written_out(message) for message in chat]
+
+
+def _written_out(message: Message) -> Message:
+    content = message["content"]
+    if message["role"] == "tool":
+        return {"role": "user", "content": [_text("<tool_response>\n"), *content, _text("\n</tool_response>")]}
+    calls = [
+        f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+        for call in message.get("tool_calls", [])
+    ]
+    return {"role": message["role"], "content": [*content, *map(_text, calls)]}
+
+
 def prompt(category: str, view: str) -> list[Message]:
     """The messages before the first word of the inspector."""
     return [

@@ -1,0 +1,50 @@
+"""A small corpus with a tiny model beside it, and the stage over them, in seconds on one core."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import small_corpus
+
+from cot_builder.params import Params
+from cot_builder.storage.workspace import Workspace
+from train import corpus, tiny
+
+QUICK: dict[str, Any] = {
+    "steps": 4, "batch": 1, "accumulation": 1, "save_steps": 2, "log_steps": 1, "warmup": 0.0, "learning_rate": 0.003,
+}  # fmt: skip
+
+
+def build(root: Path) -> Workspace:
+    """A workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model made from its words."""
+    workspace = small_corpus.build(root)
+    rows = corpus.read(workspace.indus_cot)["train"]
+    tiny.build(root / "tiny", dict.fromkeys(corpus.texts(rows)), 0)
+    return workspace
+
+
+def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any) -> Params:
+    """Parameters of a run of four steps on the workspace's tiny model."""
+    base = small_corpus.params()
+    return base.model_copy(
+        update={
+            "train": base.train.model_copy(update={"model": str(workspace.root / "tiny"), **train}),
+            "sft": base.sft.model_copy(update=QUICK | (sft or {})),
+        }
+    )
+
+
+def with_rows(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Change the training rows of a corpus behind the back of the stage that validated them."""
+    shard = folder / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), shard)
+
+
+def with_manifest(folder: Path, **change: Any) -> None:
+    """Change entries of a corpus' manifest."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
