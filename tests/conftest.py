@@ -1,6 +1,7 @@
 """Fixtures of more than one test file."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,13 @@ def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
 
 
 @pytest.fixture(scope="session")
-def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Workspace":
+def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]":
     """A small corpus and a tiny model, ``tiny``, made from its words; to be read only."""
     # Imported here: most test files need no torch.
+    import datasets
     from training_project import build
 
-    return build(tmp_path_factory.mktemp("training"))
+    root = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "hf")
+        yield build(root)

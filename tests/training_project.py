@@ -22,7 +22,7 @@ def build(root: Path) -> Workspace:
     """A workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model made from its words."""
     workspace = small_corpus.build(root)
     rows = corpus.read(workspace.indus_cot)["train"]
-    tiny.build(root / "tiny", dict.fromkeys(corpus.texts(rows)), 0)
+    tiny.build(root / "tiny", corpus.texts(rows), 0)
     return workspace
 
 

@@ -77,8 +77,7 @@ def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
         if not folder.is_dir():
             rows = _read(params, workspace)["train"]
             partial = folder.with_name(f".{folder.name}.partial")
-            # Every row repeats the tool schemas; a vocabulary needs each text once.
-            tiny.build(partial, dict.fromkeys(corpus.texts(rows)), params.run.seed)
+            tiny.build(partial, corpus.texts(rows), params.run.seed)
             partial.rename(folder)
     return str(folder)
 
