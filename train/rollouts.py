@@ -40,7 +40,7 @@ def rollout(
 
 def _turn(message: Message) -> dict[str, Any]:
     content = message.get("content") or ""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    parts: Sequence[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
     return {
         "role": message["role"],

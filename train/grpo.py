@@ -1,0 +1,430 @@
+"""Stage `grpo`: reinforcement learning with the real tools in the loop, from the model that `sft` left (GRPO, arXiv
+2402.03300, with the reward of arXiv 2605.20682), on TRL."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
+from cot_builder.inspection.rendering import Message, prompt, verdict_text
+from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.params import Params
+from cot_builder.stages.draft import read_priors
+from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.workspace import Workspace, file_hash
+from schemas.errors import IndusCotError
+from schemas.trajectory import Verdict
+from train import corpus, rollouts
+from train.collator import lengths, picture
+from train.environment import InspectionEnvironment
+from train.guard import last_whole, marker, memory_explained, stops_at_nan
+from train.margin import gain, margins, until_observed, ways
+from train.model import load_model, load_processor, lora, quiet
+from train.record import recorder, write_curve, write_metrics
+from train.rewards import RewardFunction, reward_functions
+
+SHOWN = 8
+"""Rollouts kept of a step, at most."""
+CHECKPOINTS = "checkpoints"
+Truth = Mapping[str, Mapping[str, Any]]
+"""The verdict of a row, by its id: ``answer``, ``boxes``, ``defect_type``. Only rewards are given it."""
+
+
+def grpo(params: Params, workspace: Workspace) -> None:
+    """Write ``models/grpo``: the weights, their processor, and ``rollouts`` as JSON; and ``reports/grpo``.
+
+    A run that was killed goes on from its last whole checkpoint when it is started again.
+
+    Raises:
+        IndusCotError: the groups do not divide the batch; the corpus is not there or damaged; the model cannot be
+            loaded; no prompt is short enough; memory ran out; the loss is not a number.
+    """
+    settings = params.grpo
+    check_groups(params, int(os.environ.get("WORLD_SIZE", "1")))
+    # TRL says that environments are experimental at every start.
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    evaluated = {name for name, source in params.pull.items() if source.role == "evaluate"}
+    trained = {name for name, source in params.pull.items() if source.role == "train"}
+    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing"})
+    start = Path(settings.model)
+    source = workspace.root / start if (workspace.root / start).is_dir() else start
+    with (
+        _output(
+            workspace.grpo,
+            {"grpo": settings.model_dump(), "train": shared, "run": params.run.model_dump()},
+            {
+                "corpus": file_hash(workspace.indus_cot / "manifest.json"),
+                "prior": file_hash(workspace.prior / "prior.parquet"),
+                "model": _fingerprint(source),
+            },
+            params.run.strict,
+        ) as output,
+        memory_explained("grpo"),
+    ):
+        processor = load_processor(str(source))
+        found = corpus.read(workspace.indus_cot, "trajectory", evaluated)["train"]
+        rows, truth = prompts(found, processor, settings.max_prompt, output)
+        trainer = build(params, str(source), processor, rows, truth, read_priors(workspace, trained), output.path)
+        trainer.add_callback(recorder("grpo", workspace.reports))
+        checkpoint = last_whole(output.path / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finish(trainer, output, workspace.reports)
+
+
+def check_groups(params: Params, processes: int) -> None:
+    """Refuse a batch that cannot be cut into groups.
+
+    Raises:
+        IndusCotError: it cannot; says which values would do.
+    """
+    settings = params.grpo
+    completions = processes * settings.batch * settings.accumulation
+    if completions % settings.group:
+        raise IndusCotError(
+            f"grpo: {processes} processes x grpo.batch {settings.batch} x grpo.accumulation {settings.accumulation} = "
+            f"{completions} completions an update, no multiple of grpo.group {settings.group}: completions of one "
+            "prompt are compared with each other; change one of these so that it is"
+        )
+
+
+def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any, Truth]:
+    """What the policy is asked, and apart from it the truth.
+
+    Args:
+        found: The rows of a split, as :func:`train.corpus.read` gives them.
+        processor: Counts tokens.
+        most: Tokens of a prompt; rows with a longer one are left out.
+        output: Names what was left out.
+
+    Returns:
+        A `datasets.Dataset` of ``id``, ``prompt`` and ``image`` (PIL, RGB) and nothing else, and the truth by id.
+
+    Raises:
+        IndusCotError: no prompt is short enough.
+    """
+    plain = found.with_format(None).select_columns(["id", "category", "view", "images"])
+    # Only the length of the first image is looked at, so that nothing is decoded here.
+    asked = (
+        {"messages": prompt(row["category"], row["view"]), "images": row["images"][:1], "tools": tool_schemas()}
+        for row in plain
+    )
+    kept = []
+    for place, (row_id, length) in enumerate(zip(plain["id"], lengths(asked, processor), strict=True)):
+        if length <= most:
+            kept.append(place)
+        else:
+            output.leave_out("prompt too long", row_id, f"{length} tokens, grpo.max_prompt is {most}")
+    if not kept:
+        raise IndusCotError(f"grpo: no prompt has at most grpo.max_prompt = {most} tokens; raise it")
+    columns = found.with_format(None).select_columns(["id", "answer", "boxes", "defect_type"])
+    truth = {row["id"]: {name: row[name] for name in ("answer", "boxes", "defect_type")} for row in columns}
+    return plain.select(kept).with_transform(_asked), truth
+
+
+def _asked(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    return {
+        "id": list(rows["id"]),
+        "prompt": [prompt(*key) for key in zip(rows["category"], rows["view"], strict=True)],
+        "image": [picture(images[0]["bytes"], name) for name, images in zip(rows["id"], rows["images"], strict=True)],
+    }
+
+
+def build(
+    params: Params,
+    model: str,
+    processor: Any,
+    rows: Any,
+    truth: Truth,
+    priors: Mapping[tuple[str, str], str],
+    folder: Path,
+) -> Any:
+    """The trainer, ready to be run.
+
+    Args:
+        params: Of the run.
+        model: Folder, or name on the Hub, of what it starts from.
+        processor: Its processor; is told how to take a turn apart.
+        rows: ``id``, ``prompt`` and ``image``.
+        truth: By id; the rewards alone are given it.
+        priors: Normalcy texts by (category, view), which a tool looks up.
+        folder: For checkpoints and rollouts.
+    """
+    import torch
+
+    processor.tokenizer.response_template = RESPONSE_TEMPLATE
+    ways(processor)
+    # The margin is of the policy as the trainer holds it, and the trainer wants its rewards first.
+    holder: list[Any] = []
+    functions, weights = reward_functions(params.grpo.reward, partial(_gains, holder, params.grpo.margin_batch))
+    judge = Judge(truth, dict(zip((function.__name__ for function in functions), weights, strict=True)))
+    # The arguments come first: under ZeRO-3 they make `from_pretrained` shard the weights as they are read.
+    arguments = _arguments(params, weights, folder / CHECKPOINTS)
+    policy = load_model(model, dtype=torch.float32)
+    trainer = stops_at_nan(inspection_trainer())(
+        policy,
+        reward_funcs=[judge.score(function) for function in functions],
+        args=arguments,
+        train_dataset=rows,
+        processing_class=processor,
+        environment_factory=partial(InspectionEnvironment, priors),
+        peft_config=lora(params.train.lora_rank) if params.train.lora_rank else None,
+    )
+    holder.append(trainer)
+    quiet(trainer)
+    trainer.add_callback(marker())
+    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps))
+    return trainer
+
+
+def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
+    import torch
+    from trl import GRPOConfig
+
+    settings = params.grpo
+    vllm = settings.rollouts.partition("-")[2]
+    return GRPOConfig(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        num_generations=settings.group,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        beta=settings.kl,
+        loss_type="grpo",
+        reward_weights=weights,
+        temperature=settings.temperature,
+        max_completion_length=settings.max_completion,
+        max_tool_calling_iterations=params.draft.max_calls,
+        use_vllm=bool(vllm),
+        vllm_mode=vllm or "colocate",
+        vllm_max_model_length=settings.max_prompt + settings.max_completion if vllm else None,
+        gradient_checkpointing=params.train.gradient_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=params.train.dtype == "bfloat16",
+        seed=params.run.seed,
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        # A filter would show a NaN as the mean of what came before.
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def inspection_trainer() -> type:
+    """TRL's trainer with two things set right: the tools as the corpus shows them, and ranks that turn together."""
+    import torch
+    from trl import GRPOTrainer
+
+    class InspectionTrainer(GRPOTrainer):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            # Derived from the methods, the schema of a tool without required arguments would lack the empty list of
+            # them that the corpus has, and no prompt would be the one that was trained.
+            assert set(self._env_tools) == {None}
+            self._env_tools[None] = tool_schemas()
+            self._turn: tuple[Any, ...] = ()
+            self._turning = False
+
+        def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+            if self._turning:
+                self._anyone(True)
+            else:
+                self._turn = (arguments, options)
+            return super()._generate_single_turn(*arguments, **options)
+
+        def _tool_call_loop(self, *arguments: Any, **options: Any) -> Any:
+            # Ranks call tools a different number of times, while generation with sharded weights, or on a server,
+            # waits for all of them: who is done takes part in the others' turns and throws the result away.
+            self._turning = True
+            done = super()._tool_call_loop(*arguments, **options)
+            self._turning = False
+            again, named = self._turn
+            while self._anyone(False):
+                super()._generate_single_turn(*again, **named)
+            self._turn = ()
+            return done
+
+        def _anyone(self, turns: bool) -> bool:
+            if self.accelerator.num_processes == 1:
+                return False
+            flag = torch.tensor(int(turns), device=self.accelerator.device)
+            return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    return InspectionTrainer
+
+
+def _gains(
+    trainer: Sequence[Any],
+    at_once: int,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[Message]],
+    answer: Sequence[str],
+    log_metric: Callable[[str, float], None],
+    **_: Any,
+) -> list[float]:
+    """By how much calls and observations raised the margin of the true answer, a value a completion.
+
+    The policy runs twice over all completions, those without a call included, so that every rank runs as often.
+    """
+    (policy,) = trainer
+    pairs = list(zip(prompts, completions, strict=True))
+    before = margins(policy.model, policy.processing_class, [list(asked) for asked, _ in pairs], at_once)
+    after = margins(policy.model, policy.processing_class, [until_observed(*pair) for pair in pairs], at_once)
+    observed = [any(message["role"] == "tool" for message in written) for _, written in pairs]
+    found = [
+        gain(true, low, high) if seen else 0.0
+        for true, low, high, seen in zip(answer, before, after, observed, strict=True)
+    ]
+    if gains := [value for value, seen in zip(found, observed, strict=True) if seen]:
+        log_metric("confidence_gain", sum(gains) / len(gains))
+    return found
+
+
+class Judge:
+    """Gives rewards the truth they need, and keeps the last batch for who wants to look at it."""
+
+    def __init__(self, truth: Truth, weights: Mapping[str, float]) -> None:
+        self._truth = truth
+        self._weights = weights
+        self._batch: dict[str, Any] = {}
+        self._terms: dict[str, list[float]] = {}
+
+    def score(self, function: RewardFunction) -> RewardFunction:
+        """``function`` with the truth of each row, by the row's id, among its columns."""
+
+        @wraps(function)
+        def scored(*, completions: Any, id: Sequence[str], **columns: Any) -> list[float]:
+            if function.__name__ == next(iter(self._weights)):
+                self._begin(completions=completions, id=id, **columns)
+            true = [self._truth[row] for row in id]
+            known = {name: [row[name] for row in true] for name in ("answer", "boxes", "defect_type")}
+            scores = function(completions=completions, id=id, **columns, **known)
+            self._terms[function.__name__] = list(scores)
+            return scores
+
+        return scored
+
+    def _begin(self, *, completions: Any, id: Any, prompts: Any, log_metric: Any, **_: Any) -> None:
+        self._batch, self._terms = {"id": id, "prompts": prompts, "completions": completions}, {}
+        readings = [read(written) for written in completions]
+        observations = sum(message["role"] == "tool" for written in completions for message in written)
+        log_metric("valid", sum(not reading.faults for reading in readings) / len(readings))
+        log_metric("tool_calls", sum(reading.calls for reading in readings) / len(readings))
+        if observations:
+            refused = observations - sum(reading.observed for reading in readings)
+            log_metric("calls_refused", refused / observations)
+
+    def shown(self) -> list[rollouts.Rollout]:
+        """The last batch's first rollouts."""
+        batch = self._batch
+        found = []
+        for place, row in enumerate(batch.get("id", ())[:SHOWN]):
+            terms = {name.removesuffix("_reward"): scores[place] for name, scores in self._terms.items()}
+            reward = sum(self._weights[name] * scores[place] for name, scores in self._terms.items())
+            true = self._truth[row]
+            verdict = Verdict.model_validate({**true, "boxes": [tuple(box) for box in true["boxes"]]})
+            found.append(
+                rollouts.rollout(
+                    row,
+                    batch["prompts"][place],
+                    batch["completions"][place],
+                    verdict_text(verdict),
+                    {"reward": reward, **terms},
+                )
+            )
+        return found
+
+
+def _sampler(judge: Judge, folder: Path, every: int) -> Any:
+    from transformers import TrainerCallback
+
+    class Sampler(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            due = state.global_step % every == 0 or state.global_step in (1, state.max_steps)
+            if state.is_world_process_zero and due:
+                rollouts.save(folder, state.global_step, judge.shown())
+
+    return Sampler()
+
+
+FIGURES = {
+    "reward": "reward",
+    "accuracy": "rewards/accuracy_reward/mean",
+    "location": "rewards/location_reward/mean",
+    "type": "rewards/type_reward/mean",
+    "tool": "rewards/tool_reward/mean",
+    "format": "rewards/format_reward/mean",
+    "valid": "valid",
+    "tool_calls": "tool_calls",
+    "calls_refused": "calls_refused",
+    "confidence_gain": "confidence_gain",
+    "tokens_written": "completions/mean_length",
+    "cut_off": "completions/clipped_ratio",
+    "kl": "kl",
+}
+"""Names for people, and TRL's."""
+
+
+def finish(trainer: Any, output: Output, reports: Path) -> None:
+    """Write weights, processor, figures, curve and page; every rank takes part where weights are sharded."""
+    if hasattr(trainer.model, "merge_and_unload") and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model(str(output.path))
+    if not trainer.is_world_process_zero():
+        return
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
+    write_curve(trainer.state.log_history, reports / "grpo" / "curve.csv")
+    write_metrics(_figures(logs), reports / "grpo.json")
+    rollouts.page(output.path / "rollouts", reports / "grpo" / "rollouts.html", "Rollouts of GRPO")
+
+
+def _figures(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the first and the last quarter of a run, at least one step each."""
+    part = max(1, len(logs) // 4)
+
+    def mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:
+        values = [entry[key] for entry in entries if entry.get(key) is not None]
+        return sum(values) / len(values) if values else None
+
+    return {
+        "steps": logs[-1]["step"] if logs else 0,
+        "first": {name: mean(logs[:part], key) for name, key in FIGURES.items()},
+        "last": {name: mean(logs[-part:], key) for name, key in FIGURES.items()},
+    }
+
+
+@contextmanager
+def _output(target: Path, params: Mapping[str, Any], inputs: Mapping[str, str], strict: bool) -> Iterator[Output]:
+    """The stage's output, of which the first process takes care and the others know the place."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if not state.is_main_process:
+        state.wait_for_everyone()
+        yield Output(target.absolute().with_name(f".{target.name}.partial"), strict)
+        state.wait_for_everyone()
+        return
+    with stage_output(target, stage="grpo", params=params, inputs=inputs, strict=strict, resumable=True) as output:
+        state.wait_for_everyone()
+        yield output
+        state.wait_for_everyone()
+        _drop_checkpoints(output.path / CHECKPOINTS)
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fingerprint(model: Path) -> str:
+    manifest = model / "manifest.json"
+    return file_hash(manifest) if manifest.is_file() else str(model)
