@@ -419,6 +419,16 @@ def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
+def grpo(context: typer.Context) -> None:
+    """Reinforce the model with the real tools in the loop; writes models/grpo, and reports/grpo/rollouts.html."""
+    from train.grpo import grpo as stage
+
+    params, workspace = _load(context)
+    stage(params, workspace)
+    _done(workspace.grpo)
+
+
+@app.command(rich_help_panel=PIPELINE)
 def report(context: typer.Context) -> None:
     """Write one HTML page that shows the corpus: counts, gates, leakage and a gallery of trajectories."""
     from eval.report import report as stage

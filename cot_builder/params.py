@@ -237,6 +237,21 @@ class GrpoReward(Section):
 
 
 class Grpo(Section):
+    model: Annotated[str, Field(min_length=1)]
+    epochs: Annotated[float, Field(gt=0)]
+    steps: Positive | None
+    group: Annotated[int, Field(ge=2)]
+    batch: Positive
+    accumulation: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    kl: Weight
+    temperature: Annotated[float, Field(gt=0, le=2)]
+    max_prompt: Positive
+    max_completion: Positive
+    margin_batch: Positive
+    rollouts: Literal["transformers", "vllm-colocate", "vllm-server"]
+    save_steps: Positive
+    sample_steps: Positive
     reward: GrpoReward
 
 

@@ -2,6 +2,7 @@
 2402.03300, with the reward of arXiv 2605.20682), on TRL."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -20,10 +21,10 @@ from schemas.trajectory import Verdict
 from train import corpus, rollouts
 from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
-from train.guard import last_whole, marker, memory_explained, stops_at_nan
+from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
-from train.model import load_model, load_processor, lora, quiet
-from train.record import recorder, write_curve, write_metrics
+from train.model import load_model, load_processor, lora
+from train.record import quiet, recorder, write_curve, write_metrics
 from train.rewards import RewardFunction, reward_functions
 
 SHOWN = 8
@@ -71,7 +72,7 @@ def grpo(params: Params, workspace: Workspace) -> None:
         trainer.add_callback(recorder("grpo", workspace.reports))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finish(trainer, output, workspace.reports)
+        finish(trainer, output, workspace.reports, str(source), params.train.lora_rank)
 
 
 def check_groups(params: Params, processes: int) -> None:
@@ -152,8 +153,6 @@ def build(
         priors: Normalcy texts by (category, view), which a tool looks up.
         folder: For checkpoints and rollouts.
     """
-    import torch
-
     processor.tokenizer.response_template = RESPONSE_TEMPLATE
     ways(processor)
     # The margin is of the policy as the trainer holds it, and the trainer wants its rewards first.
@@ -162,7 +161,8 @@ def build(
     judge = Judge(truth, dict(zip((function.__name__ for function in functions), weights, strict=True)))
     # The arguments come first: under ZeRO-3 they make `from_pretrained` shard the weights as they are read.
     arguments = _arguments(params, weights, folder / CHECKPOINTS)
-    policy = load_model(model, dtype=torch.float32)
+    # Full weights are kept in 32 bit: an update of 1e-6 would vanish in 16.
+    policy = load_model(model, dtype=params.train.dtype if params.train.lora_rank else "float32")
     trainer = stops_at_nan(inspection_trainer())(
         policy,
         reward_funcs=[judge.score(function) for function in functions],
@@ -208,7 +208,7 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         seed=params.run.seed,
         save_strategy="steps",
         save_steps=settings.save_steps,
-        save_total_limit=2,
+        save_total_limit=KEPT,
         logging_steps=1,
         # A filter would show a NaN as the mean of what came before.
         logging_nan_inf_filter=False,
@@ -372,13 +372,23 @@ FIGURES = {
 """Names for people, and TRL's."""
 
 
-def finish(trainer: Any, output: Output, reports: Path) -> None:
-    """Write weights, processor, figures, curve and page; every rank takes part where weights are sharded."""
-    if hasattr(trainer.model, "merge_and_unload") and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model(str(output.path))
+def finish(trainer: Any, output: Output, reports: Path, start: str, rank: int) -> None:
+    """Write weights, adapters merged into those of ``start``, figures, curve and page; every process takes part."""
+    adapters = output.path / "adapters"
+    trainer.save_model(str(adapters if rank else output.path))
+    trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
+    if rank:
+        from peft import PeftModel
+
+        merged = PeftModel.from_pretrained(load_model(start, dtype="float32"), str(adapters)).merge_and_unload()
+        merged.save_pretrained(output.path)
+    trainer.processing_class.save_pretrained(output.path)
+    # How this machine was set up is nobody's business where the weights go.
+    (output.path / "training_args.bin").unlink(missing_ok=True)
+    for name in (CHECKPOINTS, "adapters"):
+        shutil.rmtree(output.path / name, ignore_errors=True)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
     write_curve(trainer.state.log_history, reports / "grpo" / "curve.csv")
@@ -416,13 +426,6 @@ def _output(target: Path, params: Mapping[str, Any], inputs: Mapping[str, str], 
         state.wait_for_everyone()
         yield output
         state.wait_for_everyone()
-        _drop_checkpoints(output.path / CHECKPOINTS)
-
-
-def _drop_checkpoints(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fingerprint(model: Path) -> str:

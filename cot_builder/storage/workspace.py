@@ -73,6 +73,10 @@ class Workspace:
         return self.models / "sft"
 
     @property
+    def grpo(self) -> Path:
+        return self.models / "grpo"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
