@@ -43,3 +43,11 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "hf")
         yield build(root)
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small corpus and a tiny policy; not to be written to."""
+    from tests.small_policy import build
+
+    return build(tmp_path_factory.mktemp("policy"))
