@@ -8,7 +8,6 @@ from cot_builder.inspection.rendering import messages
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.storage.images import decode
-from cot_builder.storage.workspace import Workspace
 from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
 from tests import small_corpus
 from train import corpus, tiny
@@ -39,9 +38,8 @@ def build(root: Path) -> Path:
     tiny.build(root / RAW, [*sorted(texts), json.dumps(examples[0]["tools"])], 7)
     processor, model = load_processor(str(root / RAW)), load_model(str(root / RAW))
     collate = collator(processor)
-    batch = collate(
-        [next(item for item, row in zip(examples, rows) if row["answer"] == word) for word in ("Yes", "No")]
-    )  # noqa: B905
+    chosen = {row["answer"]: item for item, row in zip(examples, rows, strict=True)}
+    batch = collate(list(chosen.values()))
     optimiser = torch.optim.AdamW(model.parameters(), 4e-3)
     model.train()
     for _ in range(60):
@@ -74,7 +72,3 @@ def params(model: Path, **grpo: Any) -> Params:
     found = small_corpus.params()
     changed = {"model": str(model), "steps": 3, "max_completion": 300, "save_steps": 1, "sample_steps": 1}
     return found.model_copy(update={"grpo": found.grpo.model_copy(update={**changed, "temperature": 0.6, **grpo})})
-
-
-def workspace(root: Path) -> Workspace:
-    return Workspace(root)

@@ -113,6 +113,8 @@ def test_the_words_of_qwen_part_in_one_token() -> None:
     tokenizer = Qwen2TokenizerFast(
         vocab={piece: place for place, piece in enumerate(pieces)}, merges=list(dict.fromkeys(steps)), unk_token=None
     )
+    # Tokens of their own in Qwen3, which keeps them apart from what follows.
+    tokenizer.add_tokens(["<think>", "</think>"])
     found = ways(SimpleNamespace(tokenizer=tokenizer))
     shown = [tokenizer.convert_ids_to_tokens(way) for way in (found.location, found.yes, found.no)]
     assert shown == [["<location"], ["<", "answer", ">", "Yes"], ["<", "answer", ">No"]]
