@@ -18,7 +18,7 @@ def main(policy: Path, folder: Path) -> None:
 
     rank = int(os.environ["RANK"])
     # One prompt a rank; the second is never allowed a call, so that the ranks turn a different number of times.
-    trainer = _trainer(policy, folder / f"out-{rank}", steps=2, batch=4, save_steps=50, temperature=1.2)
+    trainer = _trainer(policy, folder / f"out-{rank}", steps=4, batch=4, save_steps=50, temperature=0.8)
     counts = {"generations": 0, "margin_passes": 0, "own_turns": 0}
     generate, single = GenerationMixin.generate, type(trainer)._tool_call_loop
 
