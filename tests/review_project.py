@@ -20,10 +20,7 @@ from schemas.trajectory import DRAFT, Trajectory
 from tests.label_studio_server import Server
 from tests.pipeline import new_project, run
 
-FEW = (
-    "synthetic.categories=3", "synthetic.parts=6", "synthetic.views=1", "synthetic.size=256", "select.samples=12",
-    "sft.steps=1",
-)  # fmt: skip
+FEW = ("synthetic.categories=3", "synthetic.parts=6", "synthetic.views=1", "synthetic.size=256", "select.samples=12")
 Result = list[dict[str, Any]]
 
 
