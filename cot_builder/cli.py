@@ -13,9 +13,12 @@ import typer
 from schemas.errors import IndusCotError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cot_builder.params import Params
     from cot_builder.stages.endpoint import Estimate
     from cot_builder.storage.workspace import Workspace
+    from train.plan import Plan
 
 SETTINGS_VARIABLE = "INDUS_COT_SET"
 PROFILE_VARIABLE = "INDUS_COT_PROFILE"
@@ -410,22 +413,34 @@ def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
     """Fine-tune a model on Indus-CoT; writes models/sft. A killed run goes on when started again."""
     from train import sft as stage
 
-    params, workspace = _load(context)
-    if print_plan:
-        typer.echo(str(stage.print_plan(params, workspace)))
-        return
-    stage.sft(params, workspace)
-    _done(workspace.sft)
+    _train(context, "sft", stage.print_plan if print_plan else stage.sft)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def grpo(context: typer.Context) -> None:
-    """Reinforce the model with the real tools in the loop; writes models/grpo, and reports/grpo/rollouts.html."""
-    from train.grpo import grpo as stage
+def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
+    """Reinforce the model with the real tools in the loop; writes models/grpo, and reports/grpo/rollouts.html.
+
+    A killed run goes on when started again.
+    """
+    from train import grpo as stage
+
+    _train(context, "grpo", stage.print_plan if print_plan else stage.grpo)
+
+
+def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
+    from accelerate import PartialState
 
     params, workspace = _load(context)
-    stage(params, workspace)
-    _done(workspace.grpo)
+    plan, state = run(params, workspace), PartialState()
+    # Of several processes one speaks, once its output is in place. They part together: a thread of gloo that is still
+    # at work when the interpreter ends would abort it.
+    if state.is_main_process:
+        if plan:
+            typer.echo(str(plan))
+        else:
+            _done(workspace.models / name)
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 @app.command(rich_help_panel=PIPELINE)

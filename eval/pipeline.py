@@ -72,17 +72,20 @@ ABOUT = {
     "prior": "Describes the normal part of each category and view, measured on normal training images.",
     "draft": "The teacher inspects each sample with the real tools; gates hold every draft to the truth.",
     "assemble": "Applies the review policy, validates every row and writes the corpus.",
+    "sft": "Fine-tunes a model on the corpus, with loss on what the policy writes.",
+    "grpo": "Reinforces it with the real tools in the loop.",
 }
 
 
 def stages(workspace: Workspace) -> list[Stage]:
-    """The stages after pull, in order.
+    """The stages after pull, in order; of the trainings those that have run.
 
     Raises:
-        IndusCotError: one has not run.
+        IndusCotError: one before the trainings has not run.
     """
     folders = {name: getattr(workspace, name) for name in ("select", "patch", "prior", "draft")}
-    return [_stage(name, folder) for name, folder in {**folders, "assemble": workspace.indus_cot}.items()]
+    trained = {path.name: path for path in (workspace.sft, workspace.grpo) if (path / "manifest.json").is_file()}
+    return [_stage(name, folder) for name, folder in {**folders, "assemble": workspace.indus_cot, **trained}.items()]
 
 
 def _stage(name: str, folder: Path) -> Stage:

@@ -18,6 +18,7 @@ from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from eval import figures
 from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
 from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
+from eval.training import training
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT, Trajectory
@@ -36,6 +37,7 @@ SECTIONS = (
     ("sec-gates", "Gates"),
     ("sec-leakage", "Leakage"),
     ("sec-reviews", "Reviews and licences"),
+    ("sec-training", "Training"),
     ("sec-gallery", "Trajectories"),
 )
 
@@ -81,6 +83,7 @@ def report(params: Params, workspace: Workspace) -> None:
         **_gates(workspace),
         **_leakage(workspace, index),
         **_reviews(index),
+        "training": training(workspace),
     }
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
@@ -90,7 +93,7 @@ def report(params: Params, workspace: Workspace) -> None:
         ["start.js", "gallery.js"],
         {
             **context,
-            "sections": SECTIONS,
+            "sections": [item for item in SECTIONS if context["training"] or item[0] != "sec-training"],
             "gallery": gallery,
             "facets": _facets(gallery),
             "corpus_folder": "data/indus_cot",

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -18,14 +19,16 @@ from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.trajectory import Verdict
-from train import corpus, rollouts
+from train import card, corpus, rollouts
 from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
 from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
 from train.model import load_model, load_processor, lora
+from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
 from train.record import quiet, recorder, write_curve, write_metrics
 from train.rewards import RewardFunction, reward_functions
+from train.sft import base_model
 
 SHOWN = 8
 """Rollouts kept of a step, at most."""
@@ -41,17 +44,15 @@ def grpo(params: Params, workspace: Workspace) -> None:
 
     Raises:
         IndusCotError: the groups do not divide the batch; the corpus is not there or damaged; the model cannot be
-            loaded; no prompt is short enough; memory ran out; the loss is not a number.
+            loaded; no prompt is short enough, or too few are; memory ran out; the loss is not a number.
     """
     settings = params.grpo
-    check_groups(params, int(os.environ.get("WORLD_SIZE", "1")))
+    check_groups(params, world_size())
     # TRL says that environments are experimental at every start.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    evaluated = {name for name, source in params.pull.items() if source.role == "evaluate"}
     trained = {name for name, source in params.pull.items() if source.role == "train"}
     shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing"})
-    start = Path(settings.model)
-    source = workspace.root / start if (workspace.root / start).is_dir() else start
+    source = _source(params, workspace)
     with (
         _output(
             workspace.grpo,
@@ -66,13 +67,44 @@ def grpo(params: Params, workspace: Workspace) -> None:
         memory_explained("grpo"),
     ):
         processor = load_processor(str(source))
-        found = corpus.read(workspace.indus_cot, "trajectory", evaluated)["train"]
-        rows, truth = prompts(found, processor, settings.max_prompt, output)
+        rows, truth = prompts(_rows(params, workspace), processor, settings.max_prompt, output)
+        rollout_updates(params, world_size(), len(rows))
         trainer = build(params, str(source), processor, rows, truth, read_priors(workspace, trained), output.path)
         trainer.add_callback(recorder("grpo", workspace.reports))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finish(trainer, output, workspace.reports, str(source), params.train.lora_rank)
+        if trainer.is_world_process_zero():
+            card.write(output.path, "grpo", params, workspace, _figures(trainer.state.log_history))
+
+
+def print_plan(params: Params, workspace: Workspace) -> RolloutPlan:
+    """What a run would take; nothing is trained or written.
+
+    Before `sft` has run, the model that it begins from stands for the one that it leaves.
+
+    Raises:
+        IndusCotError: the groups do not divide the batch; the corpus or the model does not fit; there are fewer
+            prompts than an update takes.
+    """
+    check_groups(params, world_size())
+    source, named = _source(params, workspace), params.grpo.model
+    with tempfile.TemporaryDirectory() as folder:
+        if workspace.root / source == workspace.sft and not workspace.sft.is_dir():
+            source = Path(base_model(params, workspace, Path(folder) / "base"))
+            named += f" (not there yet; counted as {params.train.model})"
+        found = prompt_lengths(_rows(params, workspace), load_processor(str(source)))
+        return rollout_plan(params, str(source), named, found)
+
+
+def _source(params: Params, workspace: Workspace) -> Path:
+    start = Path(params.grpo.model)
+    return workspace.root / start if (workspace.root / start).is_dir() else start
+
+
+def _rows(params: Params, workspace: Workspace) -> Any:
+    evaluated = {name for name, source in params.pull.items() if source.role == "evaluate"}
+    return corpus.read(workspace.indus_cot, "trajectory", evaluated)["train"]
 
 
 def check_groups(params: Params, processes: int) -> None:
@@ -107,13 +139,8 @@ def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any,
         IndusCotError: no prompt is short enough.
     """
     plain = found.with_format(None).select_columns(["id", "category", "view", "images"])
-    # Only the length of the first image is looked at, so that nothing is decoded here.
-    asked = (
-        {"messages": prompt(row["category"], row["view"]), "images": row["images"][:1], "tools": tool_schemas()}
-        for row in plain
-    )
     kept = []
-    for place, (row_id, length) in enumerate(zip(plain["id"], lengths(asked, processor), strict=True)):
+    for place, (row_id, length) in enumerate(zip(plain["id"], prompt_lengths(found, processor), strict=True)):
         if length <= most:
             kept.append(place)
         else:
@@ -123,6 +150,16 @@ def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any,
     columns = found.with_format(None).select_columns(["id", "answer", "boxes", "defect_type"])
     truth = {row["id"]: {name: row[name] for name in ("answer", "boxes", "defect_type")} for row in columns}
     return plain.select(kept).with_transform(_asked), truth
+
+
+def prompt_lengths(found: Any, processor: Any) -> list[int]:
+    """Tokens of the prompt of each row, image tokens included."""
+    # Only the size of the first image is looked at, so that nothing is decoded here.
+    asked = (
+        {"messages": prompt(row["category"], row["view"]), "images": row["images"][:1], "tools": tool_schemas()}
+        for row in found.with_format(None).select_columns(["category", "view", "images"])
+    )
+    return lengths(asked, processor)
 
 
 def _asked(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -389,15 +426,15 @@ def finish(trainer: Any, output: Output, reports: Path, start: str, rank: int) -
     (output.path / "training_args.bin").unlink(missing_ok=True)
     for name in (CHECKPOINTS, "adapters"):
         shutil.rmtree(output.path / name, ignore_errors=True)
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
     write_curve(trainer.state.log_history, reports / "grpo" / "curve.csv")
-    write_metrics(_figures(logs), reports / "grpo.json")
+    write_metrics(_figures(trainer.state.log_history), reports / "grpo.json")
     rollouts.page(output.path / "rollouts", reports / "grpo" / "rollouts.html", "Rollouts of GRPO")
 
 
-def _figures(logs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the first and the last quarter of a run, at least one step each."""
+    logs = [entry for entry in history if "loss" in entry]
     part = max(1, len(logs) // 4)
 
     def mean(entries: Sequence[Mapping[str, Any]], key: str) -> float | None:

@@ -2,19 +2,22 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from cot_builder.params import Train
+from cot_builder.params import Params, Train
+from schemas.errors import IndusCotError
 from train import torchvision_ops
 
 ACTIVATIONS_PER_LAYER = 17
 """Values a token and hidden unit that a layer keeps for the backward pass, without attention scores
 (arXiv 2205.05198: 34 bytes at 16 bit)."""
+LOGIT_BYTES = 12
+"""Of each word of the vocabulary at each token that bears loss: the logit, its 32-bit copy and the gradient."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Figures of a training; memory in bytes a device, tokens with those of images."""
 
@@ -51,8 +54,10 @@ class Plan:
         return self.weights + self.optimiser + self.activations
 
     def __str__(self) -> str:
-        gib = 2**30
-        rows = {
+        return "\n".join(f"{name:<16} {text}" for name, text in self._told().items())
+
+    def _told(self) -> Mapping[str, str]:
+        return {
             "model": f"{self.model}, {_count(self.parameters)} parameters, {_count(self.trained)} of them trained",
             "devices": f"{self.devices}; {self.processes} process{'es' if self.processes > 1 else ''}"
             + (", weights sharded" if self.sharded else ""),
@@ -62,10 +67,52 @@ class Plan:
             "tokens": f"{self.mean_tokens:.0f} a trajectory on average, {self.longest} the longest, "
             f"{_count(self.tokens)} in all",
             "steps": str(self.steps),
-            "memory a device": f"about {self.memory / gib:.2f} GiB: weights {self.weights / gib:.2f}, gradients and "
-            f"optimiser {self.optimiser / gib:.2f}, activations {self.activations / gib:.2f}",
+            "memory a device": f"about {_gib(self.memory)} GiB: weights {_gib(self.weights)}, gradients and "
+            f"optimiser {_gib(self.optimiser)}, activations {_gib(self.activations)}",
         }
-        return "\n".join(f"{name:<16} {text}" for name, text in rows.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutPlan(Plan):
+    """Figures of reinforcement learning; its rows are prompts, its batches completions."""
+
+    group: int
+    completion: int
+    """Tokens of a completion with its observations, at most."""
+    calls: int
+    rollouts: str
+    reference: int
+    """Bytes of the weights that the KL term holds the policy to."""
+    cache: int
+    """Bytes of keys and values while the policy writes."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the whole training, at most."""
+        return round(self.steps * self.effective_batch * (self.mean_tokens + self.completion))
+
+    @property
+    def memory(self) -> int:
+        """Bytes a device, an estimate; what is written is read back only after the cache is gone."""
+        return self.weights + self.reference + self.optimiser + max(self.activations, self.cache)
+
+    def _told(self) -> Mapping[str, str]:
+        update = self.effective_batch * (self.mean_tokens + self.completion)
+        shared = {name: text for name, text in super()._told().items() if name != "trajectories"}
+        return {
+            **shared,
+            "effective batch": f"{shared['effective batch']}: {self.effective_batch // self.group} prompts "
+            f"x {self.group} completions",
+            "prompts": f"{self.rows}, {self.refused} more left out as too long",
+            "tokens": f"prompt {self.mean_tokens:.0f} on average, {self.longest} the longest; completion at most "
+            f"{self.completion}, observations included; at most {_count(update)} an update, {_count(self.tokens)} in "
+            "all",
+            "rollouts": f"by {self.rollouts}, at most {self.calls + 1} turns",
+            "memory a device": f"about {_gib(self.memory)} GiB: weights {_gib(self.weights)}, reference "
+            f"{_gib(self.reference)}, gradients and optimiser {_gib(self.optimiser)}, and the larger of activations "
+            f"{_gib(self.activations)} and cache {_gib(self.cache)}"
+            + ("" if self.rollouts == "transformers" else "; vLLM's own memory comes on top"),
+        }
 
 
 def plan(
@@ -78,7 +125,7 @@ def plan(
     epochs: float,
     steps: int | None,
 ) -> Plan:
-    """The plan of a training.
+    """The plan of a supervised training.
 
     Args:
         train: What is trained.
@@ -90,31 +137,58 @@ def plan(
         steps: Updates, if they are given instead.
     """
     taken = [length for length in lengths if length <= train.max_tokens]
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    shards = processes if _is_sharded() else 1
-    parameters, trained, layers, hidden = _sizes(model, train.lora_rank)
-    value = 2 if train.dtype == "bfloat16" else 4
-    held = batch * max(taken, default=0) * hidden * value
-    kept = layers if train.gradient_checkpointing else layers * ACTIVATIONS_PER_LAYER
-    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights.
-    frozen = value * (parameters - trained) if train.lora_rank else 0
+    processes, sizes = world_size(), _sizes(model, train.lora_rank)
+    longest = batch * max(taken, default=0)
     return Plan(
         model=train.model,
-        parameters=parameters,
-        trained=trained,
-        devices=_devices(),
-        processes=processes,
-        sharded=shards > 1,
+        **_shared(train, sizes, processes, longest, longest),
         batch=batch,
         accumulation=accumulation,
         rows=len(taken),
         refused=len(lengths) - len(taken),
         longest=max(taken, default=0),
-        mean_tokens=sum(taken) / max(len(taken), 1),
+        mean_tokens=_mean(taken),
         steps=steps or updates(len(taken), processes * batch, accumulation, epochs),
-        weights=(frozen + 4 * trained) // shards,
-        optimiser=(4 + 8) * trained // shards,
-        activations=held * (kept + ACTIVATIONS_PER_LAYER),
+    )
+
+
+def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int]) -> RolloutPlan:
+    """The plan of a reinforcement learning.
+
+    Args:
+        params: Of the run; its batch can be cut into groups.
+        model: Folder or name whose config.json is read; no weights are.
+        named: What to call it.
+        lengths: Tokens of each prompt.
+
+    Raises:
+        IndusCotError: there are fewer prompts than an update takes.
+    """
+    train, settings = params.train, params.grpo
+    taken = [length for length in lengths if length <= settings.max_prompt]
+    processes, sizes = world_size(), _sizes(model, train.lora_rank)
+    most = settings.batch * (max(taken, default=0) + settings.max_completion)
+    value = _value(train)
+    text = sizes.text
+    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value
+    held = settings.kl and not train.lora_rank
+    return RolloutPlan(
+        model=named,
+        **_shared(train, sizes, processes, most, settings.batch * settings.max_completion),
+        batch=settings.batch,
+        accumulation=settings.accumulation,
+        rows=len(taken),
+        refused=len(lengths) - len(taken),
+        longest=max(taken, default=0),
+        mean_tokens=_mean(taken),
+        steps=rollout_updates(params, processes, len(taken)),
+        group=settings.group,
+        completion=settings.max_completion,
+        calls=params.draft.max_calls,
+        rollouts=settings.rollouts,
+        # TRL loads it as the policy is, in 32 bit.
+        reference=4 * sizes.parameters // _shards(processes) if held else 0,
+        cache=most * cached if settings.rollouts == "transformers" else 0,
     )
 
 
@@ -123,8 +197,58 @@ def updates(rows: int, at_once: int, accumulation: int, epochs: float) -> int:
     return math.ceil(epochs * max(math.ceil(math.ceil(rows / at_once) / accumulation), 1))
 
 
-def _sizes(model: str, rank: int) -> tuple[int, int, int, int]:
-    """Parameters, trained ones, layers and hidden units of a model, from its config alone."""
+def rollout_updates(params: Params, processes: int, rows: int) -> int:
+    """Weight updates of a reinforcement learning, as TRL counts them: prompts that fill no update are left over.
+
+    Raises:
+        IndusCotError: there are fewer prompts than an update takes.
+    """
+    settings = params.grpo
+    prompts = processes * settings.batch * settings.accumulation // settings.group
+    if rows < prompts:
+        raise IndusCotError(
+            f"grpo: {rows} prompts, and an update takes {prompts} ({processes} processes x grpo.batch "
+            f"{settings.batch} x grpo.accumulation {settings.accumulation} / grpo.group {settings.group}): lower "
+            "batch or accumulation, raise group, or assemble a larger corpus"
+        )
+    return settings.steps or math.ceil(settings.epochs * (rows // prompts))
+
+
+def world_size() -> int:
+    """Processes that train together, as their launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class _Sizes(NamedTuple):
+    """Parameters, those that are trained, and the language model's configuration."""
+
+    parameters: int
+    trained: int
+    text: Any
+
+
+def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: int) -> dict[str, Any]:
+    """What both plans say of model, devices and memory, for so many tokens in a pass, so many of them with logits."""
+    value, shards = _value(train), _shards(processes)
+    parameters, trained, text = sizes
+    kept = text.num_hidden_layers * (1 if train.gradient_checkpointing else ACTIVATIONS_PER_LAYER)
+    hidden = tokens * text.hidden_size * value * (kept + ACTIVATIONS_PER_LAYER)
+    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights.
+    frozen = value * (parameters - trained) if train.lora_rank else 0
+    return {
+        "parameters": parameters,
+        "trained": trained,
+        "devices": _devices(),
+        "processes": processes,
+        "sharded": shards > 1,
+        "weights": (frozen + 4 * trained) // shards,
+        "optimiser": (4 + 8) * trained // shards,
+        "activations": hidden + scored * text.vocab_size * LOGIT_BYTES,
+    }
+
+
+def _sizes(model: str, rank: int) -> _Sizes:
+    """From a model's config alone."""
     torchvision_ops.declare()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -145,13 +269,17 @@ def _sizes(model: str, rank: int) -> tuple[int, int, int, int]:
             adapted = get_peft_model(empty, lora(rank))
         trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
         parameters += trained
-    text = config.get_text_config()
-    return parameters, trained, text.num_hidden_layers, text.hidden_size
+    return _Sizes(parameters, trained, config.get_text_config())
 
 
-def _is_sharded() -> bool:
+def _value(train: Train) -> int:
+    return 2 if train.dtype == "bfloat16" else 4
+
+
+def _shards(processes: int) -> int:
     # Set by `accelerate launch` from its configuration file.
-    return any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+    sharded = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+    return processes if sharded else 1
 
 
 def _devices() -> str:
@@ -161,6 +289,14 @@ def _devices() -> str:
         return f"CPU, {torch.get_num_threads()} threads"
     names: Any = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _mean(lengths: Sequence[int]) -> float:
+    return sum(lengths) / max(len(lengths), 1)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def _count(number: float) -> str:

@@ -13,13 +13,11 @@ from cot_builder.params import Params
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
-from train import corpus, guard, record, tiny
+from train import card, corpus, guard, record, tiny
 from train.collator import collator, lengths
 from train.model import load_model, load_processor, lora
 from train.plan import Plan, plan
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
-TINY = "tiny"
 LAST = 5
 """Logs whose mean is the loss at the end."""
 
@@ -69,7 +67,7 @@ def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
     Raises:
         IndusCotError: the corpus does not fit.
     """
-    if params.train.model != TINY:
+    if params.train.model != card.TINY:
         return params.train.model
     from accelerate import PartialState
 
@@ -147,7 +145,7 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
 def _inputs(params: Params, workspace: Workspace) -> Mapping[str, str]:
     """Hashes of corpus and local weights, and the versions of what trains: a run resumes on equal ones only."""
     files = sorted(workspace.indus_cot.glob("data/*.parquet")) + sorted(Path(params.train.model).glob("*.safetensors"))
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: importlib.metadata.version(name) for name in card.LIBRARIES}
     return {path.name: file_hash(path) for path in files} | versions
 
 
@@ -212,6 +210,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         rate = [entry["tokens_per_s"] for entry in logs if "tokens_per_s" in entry]
         speed = {"tokens_per_s": sorted(rate)[len(rate) // 2], "seconds": seconds}
         record.write_metrics({**figures, **speed}, workspace.reports / "sft.json")
+        card.write(folder, "sft", params, workspace, figures)
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
 
 

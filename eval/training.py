@@ -1,0 +1,255 @@
+"""What training left behind, for the page: curves, figures, sample rollouts, and the proof that it teaches."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cot_builder.storage.output import read_manifest
+from cot_builder.storage.workspace import Workspace, file_hash
+from eval.pipeline import read_json
+from schemas.errors import IndusCotError
+
+POINTS = 160
+"""Of a line, at most; more steps are averaged."""
+ROLLOUTS = 4
+"""Shown of a step."""
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 324.0, 8.0, 112.0
+"""Of the drawn area, in the units of the chart."""
+SHARE = (0.0, 1.0)
+Line = Sequence[tuple[float, float]]
+"""Steps and values."""
+Quantity = tuple[str, str, str, tuple[float, float] | None]
+"""Column of a curve, title, what it is, and the range where it is known."""
+
+SFT: tuple[Quantity, ...] = (
+    ("loss", "Loss", "cross-entropy of what the policy writes", None),
+    ("mean_token_accuracy", "Token accuracy", "share of tokens whose likeliest continuation is the right one", SHARE),
+)
+GRPO: tuple[Quantity, ...] = (
+    ("reward", "Reward", "mean of the completions of a step", None),
+    ("rewards/accuracy_reward/mean", "Right verdicts", "R_acc, the gate of the next three", SHARE),
+    ("rewards/location_reward/mean", "Location", "R_acc · R_loc, IoU of the boxes", SHARE),
+    ("rewards/type_reward/mean", "Type", "R_acc · R_type, likeness in the taxonomy", SHARE),
+    ("rewards/tool_reward/mean", "Use of tools", "R_acc · R_tool, for a confidence that rose, less for each call", None),
+    ("rewards/format_reward/mean", "Format", "R_format, a penalty before its weight", None),
+    ("valid", "Valid output", "share of completions without a fault of form", SHARE),
+    ("tool_calls", "Tool calls", "a completion", None),
+    ("confidence_gain", "Confidence", "by how much observations raised the margin of the true answer", None),
+    ("completions/mean_length", "Length", "tokens of a completion, observations included", None),
+    ("completions/clipped_ratio", "Cut off", "share of completions that met the limit of length", SHARE),
+    ("kl", "KL", "divergence from the model it began from", None),
+)
+LEARN = ("reward", "accuracy", "tool_calls", "valid")
+"""Curves of the proof that are drawn, a line a seed."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve, or one of each of several runs, ready to be drawn."""
+
+    title: str
+    note: str
+    lines: list[str]
+    """Points as SVG takes them."""
+    dots: list[tuple[str, str]]
+    """Runs of a single step."""
+    low: str
+    high: str
+    first: str
+    last: str
+    told: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Rollouts of one step, as the trainer kept them."""
+
+    step: int
+    reward: float
+    rollouts: list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: curves, figures as rows of cells with their head, rollouts of its first and last kept step."""
+
+    charts: list[Chart]
+    head: list[str]
+    figures: list[list[str]]
+    moments: list[Moment]
+    kept: int
+    """Steps whose rollouts were kept."""
+    other_corpus: bool
+    """Whether it was trained on another corpus than the one that the page shows."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `make learn` found."""
+
+    seeds: int
+    statistics: list[str]
+    arms: list[tuple[str, list[str]]]
+    claims: list[tuple[str, str, str, bool]]
+    seen: list[tuple[str, str]]
+    charts: list[Chart]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What there is of each."""
+
+    sft: Run | None
+    grpo: Run | None
+    proof: Proof | None
+
+
+def training(workspace: Workspace) -> Training | None:
+    """What has been trained so far, also by a run that is under way; None where nothing was.
+
+    Raises:
+        IndusCotError: a file is damaged.
+    """
+    learned = workspace.reports / "learn.json"
+    found = Training(
+        _run("sft", SFT, workspace),
+        _run("grpo", GRPO, workspace),
+        _proof(read_json(learned, "make learn")) if learned.is_file() else None,
+    )
+    return found if found.sft or found.grpo or found.proof else None
+
+
+def _run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Run | None:
+    curve, figures = workspace.reports / stage / "curve.csv", workspace.reports / f"{stage}.json"
+    if not curve.is_file():
+        return None
+    logs = _read_curve(curve, stage)
+    drawn = (chart(title, note, [_line(logs, name)], limits) for name, title, note, limits in quantities)
+    folder = workspace.models / stage
+    kept = sorted((folder / "rollouts").glob("*.json"))
+    head, rows = _table(read_json(figures, f"indus-cot {stage}")) if figures.is_file() else ([], [])
+    return Run(
+        charts=[item for item in drawn if item],
+        head=head,
+        figures=rows,
+        moments=[_moment(path, stage) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
+        kept=len(kept),
+        other_corpus=(folder / "manifest.json").is_file()
+        and _is_another(read_manifest(folder)["inputs"], workspace.indus_cot),
+    )
+
+
+def _read_curve(path: Path, stage: str) -> list[dict[str, float]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    except (ValueError, TypeError) as error:
+        raise IndusCotError(f"{path}: no curve ({error}); run `indus-cot {stage}` again") from error
+
+
+def _line(logs: Sequence[Mapping[str, float]], name: str) -> Line:
+    return [(entry["step"], entry[name]) for entry in logs if name in entry]
+
+
+def _moment(path: Path, stage: str) -> Moment:
+    found = read_json(path, f"indus-cot {stage}")
+    rewards = [item["terms"]["reward"] for item in found["rollouts"]]
+    return Moment(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:ROLLOUTS])
+
+
+def _is_another(inputs: Mapping[str, str], corpus: Path) -> bool:
+    if "corpus" in inputs:
+        return inputs["corpus"] != file_hash(corpus / "manifest.json")
+    return any(inputs.get(shard.name) != file_hash(shard) for shard in corpus.glob("data/*.parquet"))
+
+
+def _table(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    if "first" not in figures:
+        return ["", "value"], [[_words(name), _figure(value)] for name, value in figures.items()]
+    both = [(name, value, figures["last"][name]) for name, value in figures["first"].items()]
+    return ["", "first quarter", "last quarter"], [[_words(name), _figure(one), _figure(two)] for name, one, two in both]
+
+
+def chart(
+    title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None
+) -> Chart | None:
+    """Lines over steps in one frame; None where there is no point.
+
+    Args:
+        title: Of the chart.
+        note: What is drawn.
+        lines: A run each.
+        limits: Of the values; those that occur, if None.
+    """
+    thin = [_thinned(line) for line in lines if line]
+    points = [point for line in thin for point in line]
+    if not points:
+        return None
+    first, last = min(step for step, _ in points), max(step for step, _ in points)
+    low, high = limits or (min(value for _, value in points), max(value for _, value in points))
+    wide, tall = last - first or 1.0, high - low or 1.0
+
+    def place(step: float, value: float) -> tuple[str, str]:
+        # A line that never changes runs through the middle.
+        height = (value - low) / tall if high > low else 0.5
+        return f"{LEFT + (RIGHT - LEFT) * (step - first) / wide:.1f}", f"{BOTTOM - (BOTTOM - TOP) * height:.1f}"
+
+    ends = [f"{_figure(line[0][1])} to {_figure(line[-1][1])}" for line in thin]
+    return Chart(
+        title=title,
+        note=note,
+        lines=[" ".join(",".join(place(*point)) for point in line) for line in thin if len(line) > 1],
+        dots=[place(*line[0]) for line in thin if len(line) == 1],
+        low=_figure(low),
+        high=_figure(high) if high > low else "",
+        first=_figure(first),
+        last=_figure(last) if last > first else "",
+        told=f"steps {_figure(first)} to {_figure(last)}: {'; '.join(ends)}",
+    )
+
+
+def _thinned(line: Line) -> Line:
+    size = -(-len(line) // POINTS)
+    parts = [line[start : start + size] for start in range(0, len(line), size)]
+    return [(sum(step for step, _ in part) / len(part), sum(value for _, value in part) / len(part)) for part in parts]
+
+
+def _proof(found: Mapping[str, Any]) -> Proof:
+    def spread(values: Mapping[str, float]) -> str:
+        return f"{values['mean']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
+
+    arms: Mapping[str, Mapping[str, Any]] = found["arms"]
+    statistics = list(dict.fromkeys(name for arm in arms.values() for name in arm))
+    curves = found.get("curves", [])
+    lines = {
+        name: [[(step, entry[name]) for step, entry in enumerate(curve, 1) if name in entry] for curve in curves]
+        for name in LEARN
+    }
+    drawn = (chart(_words(name).capitalize(), "GRPO, a line a seed", lines[name]) for name in LEARN)
+    return Proof(
+        seeds=found["seeds"],
+        statistics=[_words(name) for name in statistics],
+        arms=[
+            (_words(name), [spread(arm[key]) if key in arm else "–" for key in statistics]) for name, arm in arms.items()
+        ],
+        claims=[
+            (claim["claim"], _words(claim["statistic"]), spread(claim), bool(claim["holds"])) for claim in found["claims"]
+        ],
+        seen=[(_words(name), _figure(value)) for name, value in found.get("seen", {}).items()],
+        charts=[item for item in drawn if item],
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if float(value).is_integer() or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
