@@ -27,7 +27,7 @@ Result = list[dict[str, Any]]
 def new_drafts(folder: Path) -> Path:
     """A project with drafts in ``folder``."""
     project = new_project(folder)
-    done = run(project, "repro", settings=FEW)
+    done = run(project, "repro", "assemble", settings=FEW)
     assert done.returncode == 0, done.stderr
     return project
 

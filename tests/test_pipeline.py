@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,10 +17,11 @@ import pytest
 from cot_builder.stages.verify import verify
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT
-from tests.pipeline import REAL, SMALL, command, new_project, run
+from tests.pipeline import REAL, SMALL, UNTRAINED, command, new_project, run
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 STAGES = ("select", "patch", "prior", "draft", "assemble")
+TRAININGS = ("sft", "grpo")
 FOLDERS = {"assemble": "indus_cot"}
 
 
@@ -121,6 +123,23 @@ def test_the_report_of_a_real_run_fits_a_desk_and_a_phone(project):
         browser.close()
 
 
+def test_both_trainings_leave_a_model_with_its_card_metrics_and_plots(project):
+    for stage in TRAININGS:
+        assert (project / f"models/{stage}/model.safetensors").is_file()
+        assert "Indus-CoT" in (project / f"models/{stage}/README.md").read_text()
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "metrics", "show", "--json"], cwd=project, capture_output=True, check=True
+    )
+    figures = json.loads(told.stdout)[""]["data"]
+    assert figures["reports/sft.json"]["data"]["steps"] == figures["reports/grpo.json"]["data"]["steps"] == 1
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "--json"], cwd=project, capture_output=True, check=True
+    )
+    plots = json.loads(told.stdout)["data"]
+    assert {"sft loss", "grpo reward", "grpo terms of the reward", "grpo kl"} <= plots.keys()
+    assert "step 1" in (project / "reports/index.html").read_text().partition('id="sec-training"')[2]
+
+
 def test_gates_are_reported(project):
     figures = json.loads((project / "reports/gates.json").read_text())
     assert figures["passed"] == pl.read_parquet(project / "data/draft/trajectory.parquet").height
@@ -140,7 +159,7 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
     changed = shutil.copytree(project, tmp_path / "project", symlinks=True)
     done = run(changed, "repro", settings=(*SMALL, "report.gallery=3", "compute.workers=1"))
     assert done.returncode == 0, done.stderr
-    ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
+    ran = {stage for stage in (*STAGES, *TRAININGS, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
     assert ran == {"report"}
     import datasets
 
@@ -150,9 +169,9 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
         ].num_rows
 
     before = loaded()
-    done = run(changed, "repro", settings=(*SMALL, "select.validation_fraction=0.4"))
+    done = run(changed, "repro", "assemble", settings=(*SMALL, "select.validation_fraction=0.4"))
     assert done.returncode == 0, done.stderr
-    ran = {stage for stage in (*STAGES, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
+    ran = {stage for stage in (*STAGES, *TRAININGS, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
     assert {"select", "prior", "assemble"} <= ran and "pull@visa" not in ran, (
         "priors are measured on the train split only"
     )
@@ -245,7 +264,7 @@ def test_two_runs_at_once_end_with_one_message(project, tmp_path):
 
 def test_a_stage_without_its_input_says_what_to_run(tmp_path):
     folder = new_project(tmp_path)
-    for stage in (*STAGES, "report"):
+    for stage in (*STAGES, *TRAININGS, "report"):
         done = run(folder, stage)
         assert done.returncode == 1, stage
         assert "indus-cot" in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -262,7 +281,6 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
     ],
 )
 def test_a_mistaken_command_line_is_one_message_and_exit_code_1(project, arguments, message):
-    import sys
 
     done = subprocess.run(
         [sys.executable, "-m", "cot_builder", *arguments], cwd=project, capture_output=True, text=True, check=False
@@ -292,14 +310,12 @@ def test_help_appears_without_a_heavy_import(project):
         "except SystemExit: pass\n"
         "print(sorted({'cv2', 'numpy', 'polars', 'pandera', 'datasets', 'pyarrow', 'torch'} & sys.modules.keys()))"
     )
-    import sys
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=project, check=False)
     assert "repro" in done.stdout and done.stdout.strip().endswith("[]")
 
 
 def test_the_corpus_half_never_imports_torch(project):
-    import sys
 
     code = (
         "import sys, pkgutil, importlib, cot_builder, schemas, eval\n"
@@ -316,7 +332,9 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
     if not REAL.is_dir():
         pytest.skip(f"no real photographs at {REAL}; set INDUS_COT_REAL_DATA")
     folder = new_project(tmp_path)
-    done = run(folder, "repro", settings=(), profile="real-mini", INDUS_COT_REAL_DATA=os.fspath(REAL.resolve()))
+    done = run(
+        folder, "repro", settings=UNTRAINED, profile="real-mini", INDUS_COT_REAL_DATA=os.fspath(REAL.resolve())
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     tables = [pl.read_parquet(path) for path in sorted((folder / "data/pull").glob("*/supervision.parquet"))]
     sets = {path.parent.name: pl.read_parquet(path) for path in (folder / "data/pull").glob("*/supervision.parquet")}
@@ -333,3 +351,4 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
     rows = corpus_rows(folder)
     assert set(rows["category"]) == {"ball_screw"} and rows.height > 40
     assert run(folder, "verify", settings=(), profile="real-mini").returncode == 0
+    assert (folder / "models/grpo/model.safetensors").is_file()
