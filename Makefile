@@ -19,7 +19,8 @@ demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
 	@echo
 	@echo "Done. Look at:"
-	@echo "  reports/index.html                  the corpus: counts, gates, leakage, a gallery of trajectories"
+	@echo "  reports/index.html                  the corpus: counts, gates, leakage, trainings, a gallery of trajectories"
+	@echo "  reports/grpo/rollouts.html          what the tiny model wrote while it was trained"
 	@echo "  $(BIN)/indus-cot show               one trajectory in the terminal (--open: as a page)"
 	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
 	@echo "  $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/indus_cot'))\""

@@ -17,7 +17,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from tests.small_policy import params
 from train import corpus
-from train.grpo import CHECKPOINTS, build, check_groups, grpo, prompts
+from train.grpo import CHECKPOINTS, build, check_groups, grpo, print_plan, prompts
 from train.model import load_model, load_processor
 
 torch.set_num_threads(1)
@@ -63,6 +63,55 @@ def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation:
     else:
         with pytest.raises(IndusCotError, match="multiple of"):
             check_groups(chosen, processes)
+
+
+def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(policy / "fitted", bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = {"steps": None, "batch": 2, "accumulation": 4, "group": 4, "max_completion": 300}
+    found = print_plan(params(bare, **settings), Workspace(policy))
+    rows = len(corpus.read(policy / "data" / "indus_cot")["train"])
+    assert (found.rows, found.refused, found.effective_batch, found.steps) == (rows, 0, 8, rows // 2)
+    weights = sum(weight.numel() for weight in load_model(str(policy / "fitted")).parameters())
+    assert found.parameters == found.trained == weights
+    assert found.weights == found.reference == 4 * weights and found.optimiser == 12 * weights
+    assert found.tokens == round(found.steps * 8 * (found.mean_tokens + 300))
+    # Keys and values: two layers, two heads of 32, in 32 bit.
+    assert found.cache == 2 * (found.longest + 300) * 2 * 2 * 2 * 32 * 4
+    for text in ("x 4 accumulated: 2 prompts x 4 completions", f"{rows}, 0 more left out", "by transformers, at most 5 turns"):
+        assert text in str(found)
+    assert print_plan(params(bare, **settings, kl=0.0), Workspace(policy)).reference == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    four = print_plan(params(bare, **settings), Workspace(policy))
+    assert (four.effective_batch, four.steps, four.weights) == (32, rows // 8, weights)
+    assert not (policy / "models").exists()
+
+
+def test_a_plan_before_sft_counts_the_model_that_sft_begins_from(policy: Path) -> None:
+    found = print_plan(params(Path("models/sft")), Workspace(policy))
+    assert "models/sft (not there yet; counted as tiny)" in str(found) and found.parameters > 1e6
+
+
+def test_a_plan_counts_the_steps_that_are_taken(policy: Path, tmp_path: Path) -> None:
+    settings = {"steps": None, "epochs": 0.1, "max_completion": 40}
+    due = print_plan(params(policy / "fitted", **settings), Workspace(policy)).steps
+    trainer = _trainer(policy, tmp_path, **settings)
+    trainer.train()
+    assert trainer.state.global_step == due > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"), [({"group": 3}, "no multiple of grpo.group 3"), ({"batch": 400}, "an update takes 100 ")]
+)
+def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_loaded(
+    workspace: Workspace, policy: Path, changed: dict[str, int], words: str
+) -> None:
+    chosen = params(policy / "fitted", **changed)
+    for run in (print_plan, grpo):
+        with pytest.raises(IndusCotError, match=words):
+            run(chosen, workspace)
+    assert not workspace.grpo.exists()
 
 
 def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, tmp_path: Path) -> None:
@@ -136,6 +185,7 @@ def test_a_run_leaves_a_model_figures_a_curve_and_a_page(workspace: Workspace, p
     assert page.count("<article>") == 8
     assert "data:image/jpeg;base64," in page
     assert "http" not in page
+    assert "| figure | first quarter | last quarter |" in (workspace.grpo / "README.md").read_text()
 
 
 def test_a_resumed_run_has_the_same_curve(policy: Path, tmp_path: Path) -> None:
