@@ -1,5 +1,6 @@
 """Stage `grpo` on a tiny policy that calls a tool."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -112,6 +113,13 @@ def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_
         with pytest.raises(IndusCotError, match=words):
             run(chosen, workspace)
     assert not workspace.grpo.exists()
+
+
+def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Workspace, policy: Path) -> None:
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    with pytest.raises(IndusCotError, match="vllm-server needs vLLM, which is not installed: `pip install vllm`, or"):
+        grpo(params(policy / "fitted", rollouts="vllm-server"), workspace)
 
 
 def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, tmp_path: Path) -> None:

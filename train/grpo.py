@@ -1,6 +1,7 @@
 """Stage `grpo`: reinforcement learning with the real tools in the loop, from the model that `sft` left (GRPO, arXiv
 2402.03300, with the reward of arXiv 2605.20682), on TRL."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -222,6 +223,11 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
 
     settings = params.grpo
     vllm = settings.rollouts.partition("-")[2]
+    if vllm and importlib.util.find_spec("vllm") is None:
+        raise IndusCotError(
+            f"grpo.rollouts: {settings.rollouts} needs vLLM, which is not installed: `pip install vllm`, or set "
+            "grpo.rollouts=transformers"
+        )
     return GRPOConfig(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
