@@ -48,8 +48,8 @@ def main() -> None:
     given = parser.parse_args()
     import torch
 
-    # Nothing is asked of anybody here, and the profile names a teacher.
-    params = load_params("paper", [f"train.lora_rank={given.rank}", f"grpo.steps={given.steps}", "grpo.save_steps=1000"])
+    chosen = {"train.lora_rank": given.rank, "grpo.steps": given.steps, "grpo.save_steps": 1000}
+    params = load_params("paper", [f"{name}={value}" for name, value in chosen.items()])
     params = _on_one_device(params, torch.cuda.is_available())
     workspace = Workspace()
     rows = corpus.read(workspace.indus_cot)["train"]
@@ -191,8 +191,8 @@ def grpo_step(
     log = [entry for entry in trainer.state.log_history if "reward" in entry][-1]
     group, calls = params.grpo.group, log["tool_calls"]
     print(
-        f"GRPO step: {clock.last:.2f} s, {group} completions of {log['completions/mean_length']:.0f} tokens, {calls:.0f} "
-        f"call each, valid {log['valid']:.0%} ({group * written / clock.last:.0f} written/s){_peak()}"
+        f"GRPO step: {clock.last:.2f} s, {group} completions of {log['completions/mean_length']:.0f} tokens, "
+        f"{calls:.0f} call each, valid {log['valid']:.0%} ({group * written / clock.last:.0f} written/s){_peak()}"
     )
     told = ", ".join(f"{name} {100 * spent[name] / clock.last:.1f} %" for name in ("generation", "rewards", "tools"))
     print(f"of the step: {told}; the rewards' part is nearly all the margin, two passes of the policy")

@@ -32,7 +32,7 @@ GRPO: tuple[Quantity, ...] = (
     ("rewards/accuracy_reward/mean", "Right verdicts", "R_acc, the gate of the next three", SHARE),
     ("rewards/location_reward/mean", "Location", "R_acc · R_loc, IoU of the boxes", SHARE),
     ("rewards/type_reward/mean", "Type", "R_acc · R_type, likeness in the taxonomy", SHARE),
-    ("rewards/tool_reward/mean", "Use of tools", "R_acc · R_tool, for a confidence that rose, less for each call", None),
+    ("rewards/tool_reward/mean", "Use of tools", "R_acc · R_tool: confidence that rose, less each call", None),
     ("rewards/format_reward/mean", "Format", "R_format, a penalty before its weight", None),
     ("valid", "Valid output", "share of completions without a fault of form", SHARE),
     ("tool_calls", "Tool calls", "a completion", None),
@@ -170,12 +170,12 @@ def _table(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if "first" not in figures:
         return ["", "value"], [[_words(name), _figure(value)] for name, value in figures.items()]
     both = [(name, value, figures["last"][name]) for name, value in figures["first"].items()]
-    return ["", "first quarter", "last quarter"], [[_words(name), _figure(one), _figure(two)] for name, one, two in both]
+    return ["", "first quarter", "last quarter"], [
+        [_words(name), _figure(one), _figure(two)] for name, one, two in both
+    ]
 
 
-def chart(
-    title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None
-) -> Chart | None:
+def chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None) -> Chart | None:
     """Lines over steps in one frame; None where there is no point.
 
     Args:
@@ -233,10 +233,12 @@ def _proof(found: Mapping[str, Any]) -> Proof:
         seeds=found["seeds"],
         statistics=[_words(name) for name in statistics],
         arms=[
-            (_words(name), [spread(arm[key]) if key in arm else "–" for key in statistics]) for name, arm in arms.items()
+            (_words(name), [spread(arm[key]) if key in arm else "–" for key in statistics])
+            for name, arm in arms.items()
         ],
         claims=[
-            (claim["claim"], _words(claim["statistic"]), spread(claim), bool(claim["holds"])) for claim in found["claims"]
+            (claim["claim"], _words(claim["statistic"]), spread(claim), bool(claim["holds"]))
+            for claim in found["claims"]
         ],
         seen=[(_words(name), _figure(value)) for name, value in found.get("seen", {}).items()],
         charts=[item for item in drawn if item],

@@ -79,7 +79,11 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
     assert found.tokens == round(found.steps * 8 * (found.mean_tokens + 300))
     # Keys and values: two layers, two heads of 32, in 32 bit.
     assert found.cache == 2 * (found.longest + 300) * 2 * 2 * 2 * 32 * 4
-    for text in ("x 4 accumulated: 2 prompts x 4 completions", f"{rows}, 0 more left out", "by transformers, at most 5 turns"):
+    for text in (
+        "x 4 accumulated: 2 prompts x 4 completions",
+        f"{rows}, 0 more left out",
+        "by transformers, at most 5 turns",
+    ):
         assert text in str(found)
     assert print_plan(params(bare, **settings, kl=0.0), Workspace(policy)).reference == 0
     monkeypatch.setenv("WORLD_SIZE", "4")

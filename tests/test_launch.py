@@ -26,7 +26,11 @@ main_process_port: 0
 def _launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "two.yaml").write_text(TWO)
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "two.yaml"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "hf")}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HF_DATASETS_CACHE": str(folder / "hf"),
+    }
     return subprocess.run(
         [*command, "-m", "cot_builder", *arguments],
         cwd=folder,

@@ -332,9 +332,7 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
     if not REAL.is_dir():
         pytest.skip(f"no real photographs at {REAL}; set INDUS_COT_REAL_DATA")
     folder = new_project(tmp_path)
-    done = run(
-        folder, "repro", settings=UNTRAINED, profile="real-mini", INDUS_COT_REAL_DATA=os.fspath(REAL.resolve())
-    )
+    done = run(folder, "repro", settings=UNTRAINED, profile="real-mini", INDUS_COT_REAL_DATA=os.fspath(REAL.resolve()))
     assert done.returncode == 0, done.stdout + done.stderr
     tables = [pl.read_parquet(path) for path in sorted((folder / "data/pull").glob("*/supervision.parquet"))]
     sets = {path.parent.name: pl.read_parquet(path) for path in (folder / "data/pull").glob("*/supervision.parquet")}

@@ -58,7 +58,7 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
         tags=["indus-cot", "industrial-inspection", "anomaly-detection", "trl", stage],
     )
     template = resources.files("train").joinpath("templates", "model_card.md.jinja").read_text("utf-8")
-    synthetic = _only_synthetic(params, index["source_set"].unique())
+    synthetic = _only_synthetic(params, index["source_set"].unique().to_list())
     card = ModelCard.from_template(
         data,
         template_str=template,
