@@ -338,7 +338,7 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
 
 
 def test_without_a_training_there_is_no_such_section(page):
-    assert "sec-training" not in page
+    assert '"#sec-training"' not in page and 'id="sec-training"' not in page
 
 
 def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
