@@ -428,10 +428,10 @@ def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
 
 
 def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
-    from accelerate import PartialState
+    from train.guard import company
 
     params, workspace = _load(context)
-    plan, state = run(params, workspace), PartialState()
+    plan, state = run(params, workspace), company()
     # Of several processes one speaks, once its output is in place. They part together: a thread of gloo that is still
     # at work when the interpreter ends would abort it.
     if state.is_main_process:

@@ -1,4 +1,4 @@
-"""The verbs as `accelerate launch` starts them: several processes that train one model and speak as one."""
+"""The verbs as `accelerate launch` and `torchrun` start them: several processes that train one model and speak as one."""
 
 import os
 import shutil
@@ -7,38 +7,39 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
-TWO = """
-compute_environment: LOCAL_MACHINE
-distributed_type: MULTI_CPU
-use_cpu: true
-mixed_precision: "no"
-num_machines: 1
-num_processes: 2
-main_process_port: 0
-"""
 
 
 def _launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "two.yaml").write_text(TWO)
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "two.yaml"]
+    """What `accelerate launch` does once it has read its file; on a CPU it would start one process and not say so."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "HF_DATASETS_CACHE": str(folder / "hf"),
     }
     return subprocess.run(
-        [*command, "-m", "cot_builder", *arguments],
+        [*command, str(Path(sys.executable).with_name("indus-cot")), *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "train/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_launch_file(path: Path) -> None:
+    found = load_config_from_file(str(path))
+    several = path.stem != "one_gpu"
+    assert (found.num_processes > 1) == several
+    assert (found.distributed_type.value != "NO") == several
+    assert found.mixed_precision == "bf16"
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_two_processes_train_one_model_and_one_of_them_speaks(project: Path, tra
     assert not (project / "models").exists()
     done = _launch(project, *settings, "sft")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (done.stdout + done.stderr).count("sft: ") == 1
+    assert (done.stdout + done.stderr).count("→ models/sft") == 1
     assert read_manifest(project / "models/sft")["counts"]["steps"] == 2
     assert (project / "models/sft/model.safetensors").is_file()
     short = ("--set", "grpo.steps=1", "--set", "grpo.batch=2", "--set", "grpo.max_completion=32")

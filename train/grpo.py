@@ -23,7 +23,7 @@ from schemas.trajectory import Verdict
 from train import card, corpus, rollouts
 from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
-from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
+from train.guard import KEPT, company, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
 from train.model import load_model, load_processor, lora
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
@@ -457,9 +457,7 @@ def _figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 @contextmanager
 def _output(target: Path, params: Mapping[str, Any], inputs: Mapping[str, str], strict: bool) -> Iterator[Output]:
     """The stage's output, of which the first process takes care and the others know the place."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = company()
     if not state.is_main_process:
         state.wait_for_everyone()
         yield Output(target.absolute().with_name(f".{target.name}.partial"), strict)

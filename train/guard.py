@@ -16,6 +16,14 @@ KEPT = 2
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
+def company() -> Any:
+    """The processes that train together, as accelerate knows them: on gloo where there is no GPU."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def last_whole(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run; what a killed run left half-written is deleted.
 
@@ -36,7 +44,6 @@ def marker() -> Any:
         IndusCotError: in training: the weights are no longer numbers.
     """
     import torch
-    from accelerate import PartialState
     from transformers import TrainerCallback
 
     class Marker(TrainerCallback):
@@ -44,7 +51,7 @@ def marker() -> Any:
             folder = Path(args.output_dir)
             if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
                 raise _not_a_number("the weights are", state.global_step, folder)
-            PartialState().wait_for_everyone()
+            company().wait_for_everyone()
             if state.is_world_process_zero:
                 (folder / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
