@@ -30,6 +30,7 @@ from train.collator import collator, lengths
 from train.environment import InspectionEnvironment
 from train.grpo import build, prompts
 from train.model import load_model, load_processor, lora
+from train.record import quiet
 
 LAYERS, HIDDEN, VOCABULARY = 36, 4096, 151_936
 """Of Qwen3-VL-8B-Instruct's language model; the other dimensions follow below."""
@@ -163,6 +164,7 @@ def sft_step(params: Params, model: str, processor: Any, rows: Any, steps: int, 
         peft_config=lora(params.train.lora_rank) if params.train.lora_rank else None,
         callbacks=[clock],
     )
+    quiet(trainer)
     trainer.train()
     tokens = sum(length for length, _ in taken) / steps
     print(f"SFT step: {clock.last:.2f} s, {tokens:.0f} tokens ({tokens / clock.last:.0f}/s){_peak()}")

@@ -37,7 +37,7 @@ GRPO: tuple[Quantity, ...] = (
     ("valid", "Valid output", "share of completions without a fault of form", SHARE),
     ("tool_calls", "Tool calls", "a completion", None),
     ("confidence_gain", "Confidence", "by how much observations raised the margin of the true answer", None),
-    ("completions/mean_length", "Length", "tokens of a completion, observations included", None),
+    ("completions/mean_length", "Length", "tokens that the policy writes in a completion", None),
     ("completions/clipped_ratio", "Cut off", "share of completions that met the limit of length", SHARE),
     ("kl", "KL", "divergence from the model it began from", None),
 )
