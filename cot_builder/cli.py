@@ -428,6 +428,9 @@ def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
 
 
 def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
+    # Read once, when torch is loaded. Threads that spin while they wait make a training many times slower as soon as
+    # anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from train.guard import company
 
     params, workspace = _load(context)
