@@ -167,6 +167,8 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         bf16=train.dtype == "bfloat16",
         gradient_checkpointing=train.gradient_checkpointing,
         logging_steps=settings.log_steps,
+        # A run shorter than that would leave no loss.
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
         save_total_limit=guard.KEPT,
