@@ -134,7 +134,7 @@ def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Works
 
 
 def test_the_control_arm_learns_from_the_verdict_alone(workspace: Workspace) -> None:
-    sft(params(workspace, {"steps": 1}, target="labels"), workspace)
+    sft(params(workspace, {"steps": 1, "log_steps": 10}, target="labels"), workspace)
     assert float(curve(workspace)[0]["num_tokens"]) < min(_lengths(workspace).values())
 
 

@@ -16,7 +16,7 @@ from schemas.errors import IndusCotError
 from train import card, corpus, guard, record, tiny
 from train.collator import collator, lengths
 from train.model import load_model, load_processor, lora
-from train.plan import Plan, plan
+from train.plan import Plan, plan, updates, world_size
 
 LAST = 5
 """Logs whose mean is the loss at the end."""
@@ -152,6 +152,8 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
 
     train, settings = params.train, params.sft
     checkpoints = folder / "checkpoints"
+    at_once = world_size() * settings.batch
+    steps = settings.steps or updates(len(data.rows), at_once, settings.accumulation, settings.epochs)
     # Made before the weights are loaded: with ZeRO-3 it decides where they go.
     config = SFTConfig(
         output_dir=str(checkpoints),
@@ -166,9 +168,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         use_cpu=not torch.cuda.is_available(),
         bf16=train.dtype == "bfloat16",
         gradient_checkpointing=train.gradient_checkpointing,
-        logging_steps=settings.log_steps,
-        # A run shorter than that would leave no loss.
-        logging_first_step=True,
+        logging_steps=min(settings.log_steps, steps),
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
         save_total_limit=guard.KEPT,
