@@ -245,6 +245,7 @@ class Grpo(Section):
     accumulation: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     kl: Weight
+    scale_rewards: Literal["group", "batch", "none"]
     temperature: Annotated[float, Field(gt=0, le=2)]
     max_prompt: Positive
     max_completion: Positive

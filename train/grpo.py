@@ -238,6 +238,7 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         learning_rate=settings.learning_rate,
         beta=settings.kl,
         loss_type="grpo",
+        scale_rewards=settings.scale_rewards,
         reward_weights=weights,
         temperature=settings.temperature,
         max_completion_length=settings.max_completion,
