@@ -18,7 +18,6 @@ from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT
 from tests.pipeline import REAL, SMALL, command, new_project, run
 
-pytestmark = pytest.mark.xdist_group("pipeline")
 STAGES = ("select", "patch", "prior", "draft", "assemble")
 FOLDERS = {"assemble": "indus_cot"}
 

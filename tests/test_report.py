@@ -28,7 +28,6 @@ from eval.report import report
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 
-pytestmark = pytest.mark.xdist_group("report")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
              "--disable-sync", "--no-first-run"]  # fmt: skip
