@@ -13,7 +13,7 @@ from cot_builder.params import Params
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
-from train import corpus, guard, record, tiny
+from train import corpus, guard, processes, record, tiny
 from train.collator import collator, lengths
 from train.model import load_model, load_processor, lora
 from train.plan import Plan, plan
@@ -71,9 +71,7 @@ def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
     """
     if params.train.model != TINY:
         return params.train.model
-    from accelerate import PartialState
-
-    with PartialState().main_process_first():
+    with processes.state().main_process_first():
         if not folder.is_dir():
             rows = _read(params, workspace)["train"]
             partial = folder.with_name(f".{folder.name}.partial")
@@ -123,9 +121,7 @@ def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
 @contextmanager
 def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
     """The staging folder of ``models/sft``; only the first of several processes makes it and puts it in place."""
-    from accelerate import PartialState
-
-    state, target = PartialState(), workspace.sft.absolute()
+    state, target = processes.state(), workspace.sft.absolute()
     staged = (
         stage_output(
             target,
@@ -153,6 +149,7 @@ def _inputs(params: Params, workspace: Workspace) -> Mapping[str, str]:
 
 def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder: Path) -> dict[str, Any]:
     """Train and leave the finished model in ``folder``; returns what happened in figures."""
+    import torch
     from trl import SFTConfig, SFTTrainer
 
     train, settings = params.train, params.sft
@@ -168,6 +165,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
+        use_cpu=not torch.cuda.is_available(),
         bf16=train.dtype == "bfloat16",
         gradient_checkpointing=train.gradient_checkpointing,
         logging_steps=settings.log_steps,
