@@ -32,6 +32,10 @@ ROWS = {
     "review_unchanged": "reviewing",
     "review_pull": "reviewing",
     "review_wait": "reviewing",
+    "grpo_environment": "training",
+    "rewards_share": "training",
+    "collator": "training",
+    "train_two_processes": "training",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

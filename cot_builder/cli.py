@@ -431,10 +431,10 @@ def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace]
     # Read once, when torch is loaded. Threads that spin while they wait make a training many times slower as soon as
     # anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from train.guard import company
+    from train import processes
 
     params, workspace = _load(context)
-    plan, state = run(params, workspace), company()
+    plan, state = run(params, workspace), processes.state()
     # Of several processes one speaks, once its output is in place. They part together: a thread of gloo that is still
     # at work when the interpreter ends would abort it.
     if state.is_main_process:

@@ -46,8 +46,8 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
 
 
 @pytest.fixture(scope="session")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the small corpus and a tiny policy; not to be written to."""
     from tests.small_policy import build
 
-    return build(tmp_path_factory.mktemp("policy"))
+    return build(tmp_path_factory.mktemp("policy"), trainable)

@@ -168,7 +168,7 @@ def _template() -> Path:
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One running server for all tests of a worker; they carry ``xdist_group("label_studio")``."""
+    """One running server for all tests of a worker."""
     server = new_server(tmp_path_factory.mktemp("label_studio") / "server")
     server.start()
     yield server

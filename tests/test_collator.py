@@ -117,6 +117,28 @@ def test_a_template_of_another_family_is_refused(processor, tmp_path: Path) -> N
         collator(load_processor(str(tmp_path)))
 
 
+def test_a_model_whose_template_knows_no_tools_is_refused(processor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    with pytest.raises(
+        IndusCotError, match="its chat template does not render tool calls; use a model that was trained"
+    ):
+        load_processor(str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["Yes", "No"])
+def test_a_tokenizer_that_spells_a_verdict_is_refused(processor, tmp_path: Path, word: str) -> None:
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = [pair for pair in merges if "".join(pair).replace(" ", "") != word]
+    assert len(tokenizer["model"]["merges"]) < len(merges)
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(IndusCotError, match=f"its tokenizer writes '{word}' as 2 tokens"):
+        load_processor(str(tmp_path))
+
+
 @pytest.fixture
 def copied(trainable: Workspace, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trainable.indus_cot, tmp_path / "indus_cot"))

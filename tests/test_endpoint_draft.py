@@ -38,8 +38,6 @@ from tests.chat_server import (
 from tests.pipeline import SMALL, command, new_project, run
 from tests.scripted_teacher import answer, finding
 
-pytestmark = pytest.mark.xdist_group("endpoint")
-
 KEY = "sk-not-a-real-key-0123456789"
 FEW = ("select.samples=24",)
 CONCURRENCY = 8

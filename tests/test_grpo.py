@@ -1,41 +1,73 @@
-"""Stage `grpo` on a tiny policy that calls a tool."""
+"""Stage `grpo` on a small policy that calls a tool."""
 
+import csv
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from faults import before_a_pass, no_memory, not_a_number
+from safetensors.torch import load_file
 
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
-from tests.small_policy import params
+from tests.small_policy import UNDECIDED, fit, guesses, params
 from train import corpus
-from train.grpo import CHECKPOINTS, build, check_groups, grpo, print_plan, prompts
+from train.grpo import CHECKPOINTS, build, check_groups, groups_of_a_rank, grpo, print_plan, prompts
+from train.guard import last_whole
 from train.model import load_model, load_processor
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
+TERMS = {
+    "accuracy_reward": None,
+    "location_reward": "alpha",
+    "type_reward": "beta",
+    "tool_reward": "gamma",
+    "format_reward": "format_penalty",
+}
+"""Terms as TRL logs them, and what weighs them."""
+
+
+def _project(policy: Path, root: Path) -> Workspace:
+    (root / "data").symlink_to(policy / "data")
+    return Workspace(root)
 
 
 @pytest.fixture
 def workspace(policy: Path, tmp_path: Path) -> Workspace:
     """The small corpus, to be written beside."""
-    shutil.copytree(policy / "data", tmp_path / "data")
-    return Workspace(tmp_path)
+    return _project(policy, tmp_path)
 
 
-def _trainer(policy: Path, folder: Path, **changed: Any) -> Any:
+@pytest.fixture(scope="module")
+def trained(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """What three steps leave."""
+    workspace = _project(policy, tmp_path_factory.mktemp("trained"))
+    grpo(params(policy / "fitted"), workspace)
+    return workspace
+
+
+def _trainer(
+    policy: Path,
+    folder: Path,
+    told: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    **changed: Any,
+) -> Any:
+    """The trainer of a run, and rewards that are told the truth of each row as ``told`` has it."""
     model = policy / "fitted"
     processor = load_processor(str(model))
     rows, truth = prompts(corpus.read(policy / "data" / "indus_cot")["train"], processor, 4096, Output(folder))
+    truth = {name: told(row) for name, row in truth.items()}
     return build(params(model, **changed), str(model), processor, rows, truth, {("bolt", "C1"): "Even."}, folder)
 
 
@@ -51,6 +83,10 @@ def _batches(trainer: Any) -> list[dict[str, Any]]:
     trainer.compute_loss = noted
     trainer.train()
     return seen
+
+
+def _log(trainer: Any) -> dict[str, float]:
+    return next(entry for entry in reversed(trainer.state.log_history) if "reward" in entry)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +162,23 @@ def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Wo
         grpo(params(policy / "fitted", rollouts="vllm-server"), workspace)
 
 
+@pytest.mark.parametrize(
+    ("completions", "group", "processes", "due"), [(4, 4, 1, 1), (8, 4, 1, 2), (2, 4, 2, 1), (3, 4, 4, 2), (3, 2, 2, 2)]
+)
+def test_ranks_ask_for_the_margins_of_as_many_prompts(completions: int, group: int, processes: int, due: int) -> None:
+    prompt = [place // group for place in range(completions * processes)]
+    held = [len(set(prompt[start : start + completions])) for start in range(0, len(prompt), completions)]
+    assert groups_of_a_rank(completions, group, processes) == max(held) == due
+
+
+def test_a_batch_that_no_group_divides_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        IndusCotError, match=r"grpo\.batch 3 .* = 3 completions an update, no multiple of grpo\.group 4"
+    ):
+        grpo(params(tmp_path / "no model", batch=3), Workspace(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, tmp_path: Path) -> None:
     processor = load_processor(str(policy / "raw"))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
@@ -137,6 +190,23 @@ def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, 
     with pytest.raises(IndusCotError, match="max_prompt"):
         prompts(found, processor, 10, output)
     assert len(output.left_out) == len(found)
+
+
+def _opposite(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    if row["answer"] == "Yes":
+        return {"answer": "No", "boxes": [], "defect_type": None}
+    return {"answer": "Yes", "boxes": [[10, 20, 300, 400]], "defect_type": "hole"}
+
+
+def test_nothing_the_policy_reads_or_writes_depends_on_the_truth(policy: Path, tmp_path: Path) -> None:
+    true = _trainer(policy, tmp_path / "true", steps=1)
+    (first,) = _batches(true)
+    false = _trainer(policy, tmp_path / "false", told=_opposite, steps=1)
+    (second,) = _batches(false)
+    read = ("prompt_ids", "completion_ids", "tool_mask", "pixel_values", "image_grid_thw")
+    assert all(torch.equal(first[name], second[name]) for name in read)
+    assert (first["tool_mask"] == 0).any()
+    assert _log(true)["reward"] != _log(false)["reward"]
 
 
 def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: Path, tmp_path: Path) -> None:
@@ -168,7 +238,7 @@ def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: P
 
 
 def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(policy: Path, tmp_path: Path) -> None:
-    trainer = _trainer(policy, tmp_path, steps=1, max_completion=100)
+    trainer = _trainer(policy, tmp_path, steps=1, max_completion=60)
     trainer.train()
     (kept,) = (tmp_path / "rollouts").glob("*.json")
     shown = json.loads(kept.read_text())["rollouts"]
@@ -180,48 +250,140 @@ def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(p
         assert item["terms"]["tool"] == 0
 
 
-def test_a_run_leaves_a_model_figures_a_curve_and_a_page(workspace: Workspace, policy: Path) -> None:
-    chosen = params(policy / "fitted", steps=2)
-    grpo(chosen, workspace)
-    load_processor(str(workspace.grpo))
-    assert torch.isfinite(next(load_model(str(workspace.grpo)).parameters())).all()
-    assert not (workspace.grpo / CHECKPOINTS).exists()
-    figures = json.loads((workspace.reports / "grpo.json").read_text())
-    assert figures["steps"] == 2
+@pytest.mark.parametrize("left_out", TERMS)
+def test_a_run_weighs_every_term_and_one_of_weight_zero_is_left_out(
+    policy: Path, tmp_path: Path, left_out: str
+) -> None:
+    weights = params(policy).grpo.reward
+    if name := TERMS[left_out]:
+        weights = weights.model_copy(update={name: 0.0})
+    trainer = _trainer(policy, tmp_path, steps=1, batch=2, group=2, reward=weights)
+    trainer.train()
+    log = _log(trainer)
+    kept = {term: getattr(weights, name) if name else 1.0 for term, name in TERMS.items()}
+    if name:
+        del kept[left_out]
+    assert {entry.split("/")[1] for entry in log if entry.startswith("rewards/")} == set(kept)
+    assert log["reward"] == pytest.approx(
+        sum(log[f"rewards/{term}/mean"] * worth for term, worth in kept.items()), abs=1e-5
+    )
+    assert ("confidence_gain" in log) == ("tool_reward" in kept)
+
+
+def test_a_run_leaves_a_model_figures_a_curve_and_a_page(trained: Workspace) -> None:
+    load_processor(str(trained.grpo))
+    assert torch.isfinite(next(load_model(str(trained.grpo)).parameters())).all()
+    assert not (trained.grpo / CHECKPOINTS).exists()
+    figures = json.loads((trained.reports / "grpo.json").read_text())
+    assert figures["steps"] == 3
     assert figures["last"]["tool_calls"] > 0
     assert figures["last"]["valid"] > 0
-    curve = (workspace.reports / "grpo" / "curve.csv").read_text().splitlines()
+    curve = _curve(trained)
     assert len(curve) == 3
-    assert {"step", "reward", "kl", "valid", "tool_calls", "confidence_gain"} <= set(curve[0].split(","))
-    page = (workspace.reports / "grpo" / "rollouts.html").read_text()
-    assert page.count("<article>") == 8
+    assert {"step", "reward", "kl", "valid", "tool_calls", "confidence_gain"} <= set(curve[0])
+    page = (trained.reports / "grpo" / "rollouts.html").read_text()
+    assert page.count("<article>") == 12
     assert "data:image/jpeg;base64," in page
     assert "http" not in page
-    assert "| figure | first quarter | last quarter |" in (workspace.grpo / "README.md").read_text()
+    assert "| figure | first quarter | last quarter |" in (trained.grpo / "README.md").read_text()
 
 
-def test_a_resumed_run_has_the_same_curve(policy: Path, tmp_path: Path) -> None:
-    through = _trainer(policy, tmp_path / "a")
-    through.train()
-    again = _trainer(policy, tmp_path / "b")
-    again.train(resume_from_checkpoint=str(tmp_path / "a" / CHECKPOINTS / "checkpoint-2"))
-    first, second = ([log for log in trainer.state.log_history if "reward" in log][-1] for trainer in (through, again))
-    same = ("step", "loss", "reward", "grad_norm", "kl", "entropy", "completions/mean_length", "valid")
-    assert {name: first[name] for name in same} == pytest.approx({name: second[name] for name in same})
-    weights = zip(through.model.parameters(), again.model.parameters(), strict=True)
-    assert all(torch.allclose(one, other) for one, other in weights)
+def _curve(workspace: Workspace) -> list[dict[str, str]]:
+    """The curve, without what is timed."""
+    with (workspace.reports / "grpo" / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: value for name, value in row.items() if not ("time" in name or name.endswith("_per_s"))} for row in rows
+    ]
 
 
-def test_two_processes_make_as_many_passes_and_end_with_equal_weights(policy: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_curve(
+    workspace: Workspace, trained: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = params(policy / "fitted")
+    with monkeypatch.context() as patch:
+        before_a_pass(patch, not_a_number(3))
+        with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower"):
+            grpo(settings, workspace)
+    assert not workspace.grpo.exists()
+    kept = last_whole(workspace.models / ".grpo.partial" / CHECKPOINTS)
+    assert kept is not None and kept.name == "checkpoint-2"
+    assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
+
+    # A mark in the checkpoint's history shows whether the run goes on from there.
+    state = json.loads((kept / "trainer_state.json").read_text())
+    state["log_history"][0]["grad_norm"] = 123.0
+    (kept / "trainer_state.json").write_text(json.dumps(state))
+    grpo(settings, workspace)
+    resumed, through = _curve(workspace), _curve(trained)
+    assert float(resumed[0].pop("grad_norm")) == 123.0
+    through[0].pop("grad_norm")
+    assert resumed == through
+    one, other = (load_file(space.grpo / "model.safetensors") for space in (workspace, trained))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_policy_that_nothing_can_be_sampled_from_stops_the_run(policy: Path, tmp_path: Path) -> None:
+    trainer = _trainer(policy, tmp_path, steps=1)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(IndusCotError, match=r"step 1: what the policy would sample from is not a number"):
+        trainer.train()
+
+
+def test_a_lack_of_memory_is_told_with_what_to_lower(
+    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_a_pass(monkeypatch, no_memory)
+    told = r"out of memory .*Lower grpo\.batch and raise grpo\.accumulation .* lower grpo\.margin_batch, grpo\.max_comp"
+    with pytest.raises(IndusCotError, match=told):
+        grpo(params(policy / "fitted"), workspace)
+    assert not workspace.grpo.exists()
+
+
+def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Workspace, policy: Path) -> None:
+    grpo(params(policy / "fitted", {"lora_rank": 4}, steps=2, learning_rate=0.01, temperature=1.0), workspace)
+    before, after = (load_file(path / "model.safetensors") for path in (policy / "fitted", workspace.grpo))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 2 * 7
+    assert all("language_model" in name and "_proj" in name for name in changed)
+    assert not (workspace.grpo / "adapters").exists()
+
+
+def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
+    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 48 at the end."""
+    found = corpus.read(policy / "data" / "indus_cot")["train"]
+    place = found.with_format(None)["answer"].index("No")
+    model = tmp_path / UNDECIDED
+    fit(policy / "fitted", guesses(found[place]), model, rate=0.001, most=50)
+    processor = load_processor(str(model))
+    rows, truth = prompts(found.select([place, place]), processor, 4096, Output(tmp_path))
+    chosen = params(
+        model, steps=5, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0005, temperature=1.0,
+        max_completion=80, reward=params(model).grpo.reward.model_copy(update={"gamma": 0.0}),
+    )  # fmt: skip
+    trainer = build(chosen, str(model), processor, rows, truth, {}, tmp_path)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+    share = [entry["rewards/accuracy_reward/mean"] for entry in logs]
+    # Three standard deviations of the difference of two such shares of 0.5.
+    assert sum(share[-2:]) / 2 > share[0] + 0.37
+    assert logs[-1]["reward"] > logs[0]["reward"] + 0.5
+
+
+def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
+    workspace = _project(policy, tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
+        "HF_DATASETS_CACHE": str(tmp_path / "hf"),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    worker = Path(__file__).with_name("grpo_worker.py")
+    worker = Path(__file__).with_name("two_processes.py")
     ran = subprocess.run(
-        [*command, str(worker), str(policy), str(tmp_path)],
+        [*command, str(worker), str(policy / "fitted"), str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,
@@ -229,10 +391,16 @@ def test_two_processes_make_as_many_passes_and_end_with_equal_weights(policy: Pa
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
-    assert one["world"] == two["world"] == 2
+    for stage in ("sft", "grpo"):
+        assert one[stage]["world"] == two[stage]["world"] == 2
+        assert one[stage]["weights"] == two[stage]["weights"]
+        assert one[stage]["moved"]
+        # What is left is whole, and what was trained.
+        left = workspace.models / stage
+        assert (left / "manifest.json").is_file()
+        assert not (workspace.models / f".{stage}.partial").exists()
+        assert torch.equal(next(load_model(str(left)).parameters()), torch.tensor(one[stage]["first"]))
     assert one["margin_passes"] == two["margin_passes"] > 0
     assert one["generations"] == two["generations"]
     # Without company one of the ranks would have turned less often.
     assert one["own_turns"] != two["own_turns"]
-    assert one["weights"] == two["weights"]
-    assert one["moved"]

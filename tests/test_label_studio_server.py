@@ -25,8 +25,6 @@ from annotation import server as product
 from annotation.server import admin, install, serve, wait_until_ready
 from schemas.errors import IndusCotError
 
-pytestmark = pytest.mark.xdist_group("label_studio")
-
 CONFIG = (
     '<View><Image name="image" value="$image"/><Choices name="c" toName="image"><Choice value="a"/></Choices></View>'
 )

@@ -1,7 +1,6 @@
 """One trajectory, three ways to a model: training, rollouts and serving give the same tokens and images."""
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +8,12 @@ import torch
 
 from cot_builder.inspection.rendering import for_endpoint
 from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
+from tests.small_policy import params
 from train import corpus
-from train.collator import collator, picture, training_template
+from train.collator import collator, picture
+from train.grpo import build, prompts
 from train.model import load_processor
 
 torch.set_num_threads(1)
@@ -25,6 +27,14 @@ def processor(trainable: Workspace) -> Any:
 @pytest.fixture(scope="module")
 def rows(trainable: Workspace) -> list[dict[str, Any]]:
     return list(corpus.read(trainable.indus_cot)["train"])
+
+
+@pytest.fixture(scope="module")
+def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """That of `grpo`, to ask it what it shows a policy."""
+    folder, model = tmp_path_factory.mktemp("grpo"), trainable.root / "tiny"
+    asked, truth = prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
+    return build(params(model), str(model), processor, asked, truth, {}, folder)
 
 
 def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,33 +53,16 @@ def trained(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
 
 
-def rolled_out(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
+def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]:
     """As TRL's GRPO puts it together: the prompt, then what was sampled, then each tool turn's own ids."""
-    # Importable once a processor has been loaded.
-    from trl import GRPOTrainer
-    from trl.data_utils import prepare_multimodal_messages
-
-    trainer: Any = SimpleNamespace(
-        _is_vlm=True,
-        processing_class=processor,
-        _tokenizer=processor.tokenizer,
-        chat_template=training_template(processor),
-        chat_template_kwargs={},
-    )
-    chat = filled(row)
-    start = processor.apply_chat_template(
-        prepare_multimodal_messages(chat[:2]),
-        tools=tool_schemas(),
-        chat_template=trainer.chat_template,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    ids, grids = start["input_ids"][0].tolist(), start["image_grid_thw"].tolist()
+    chat, processor = filled(row), trainer.processing_class
+    # Which environment each prompt is of; there is one, without a name.
+    trainer._batch_environments = [None]
+    (ids,), _, shown = trainer._tokenize_prompts([chat[:2]])
+    ids, grids = list(ids), torch.as_tensor(shown["image_grid_thw"]).tolist()
     for message in chat[2:]:
         if message["role"] == "tool":
-            ids += GRPOTrainer._get_tool_suffix_ids(trainer, [message])
+            ids += trainer._get_tool_suffix_ids([message])
             shown = [part["image"] for part in message["content"] if part["type"] == "image"]
             grids += processor.image_processor(shown)["image_grid_thw"].tolist() if shown else []
         else:
@@ -97,7 +90,7 @@ def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
 
 
-def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, processor) -> None:
+def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, processor, trainer) -> None:
     assert {len(row["images"]) for row in rows} >= {1, 2, 3}
     assert any("error:" in json.dumps(row["messages"]) for row in rows)
     for row in rows:
@@ -106,9 +99,17 @@ def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, pro
         # The template breaks the line after the last turn, where generation has ended.
         *written, line_break = ids
         assert processor.tokenizer.decode([line_break]) == "\n"
-        assert rolled_out(row, processor) == (written, grids)
+        assert rolled_out(row, trainer) == (written, grids)
         assert served(row, processor) == (ids, grids)
 
 
-def test_the_corpus_shows_the_tools_that_rollouts_are_given(rows) -> None:
+def test_corpus_rollouts_and_endpoint_show_the_same_tools(rows, trainer) -> None:
+    from transformers.utils import get_json_schema
+
     assert all(row["tools"] == tool_schemas() for row in rows)
+    assert trainer._env_tools == {None: tool_schemas()}
+    # What TRL found in the environment is what it shows; of its own it would leave out an empty list.
+    found = [get_json_schema(tool) for tool in trainer.tools]
+    for schema in found:
+        schema["function"]["parameters"].setdefault("required", [])
+    assert found == tool_schemas()

@@ -463,7 +463,6 @@ def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Worksp
     assert resumed == written(workspace.patch)
 
 
-@pytest.mark.xdist_group("ray")
 def test_ray_writes_the_same_bytes_quietly_and_ends(many: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     other = again(many, tmp_path)

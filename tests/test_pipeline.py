@@ -19,7 +19,6 @@ from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT
 from tests.pipeline import REAL, SMALL, UNTRAINED, command, new_project, run
 
-pytestmark = pytest.mark.xdist_group("pipeline")
 STAGES = ("select", "patch", "prior", "draft", "assemble")
 TRAININGS = ("sft", "grpo")
 FOLDERS = {"assemble": "indus_cot"}

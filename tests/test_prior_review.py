@@ -27,7 +27,6 @@ from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
 from tests.review_project import Project, Result
 
-pytestmark = pytest.mark.xdist_group("label_studio")
 SHA = "a" * 64
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="alert(1)"> & "quoted"'
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=300) | st.sampled_from(

@@ -30,7 +30,6 @@ from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from train import record, rollouts
 
-pytestmark = pytest.mark.xdist_group("report")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
              "--disable-sync", "--no-first-run"]  # fmt: skip

@@ -21,7 +21,6 @@ from tests.expert import CHROMIUM, LARGE, SMALL, Expert, chromium
 from tests.label_studio_server import Server
 from tests.review_project import Project, change_draft, reworded, uids
 
-pytestmark = pytest.mark.xdist_group("label_studio")
 SHIFT = 40
 """How far a box or a region is moved, of 1000."""
 NEAR = 4

@@ -284,7 +284,6 @@ class Expert:
         self.http.post(f"/api/tasks/{task}/annotations", json=body, headers=headers).raise_for_status()
 
 
-@pytest.mark.xdist_group("label_studio")
 def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     def named(*emails: str) -> tuple[str, ...]:
         shares = ("review.overlap_share=0.4", "review.gold_share=1", "review.audit_share=0")

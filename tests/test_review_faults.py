@@ -27,7 +27,6 @@ from tests.label_studio_server import STOP_S, Server
 from tests.pipeline import command
 from tests.review_project import Project, Result, change_draft, put, uids
 
-pytestmark = pytest.mark.xdist_group("label_studio")
 BATCH = 3
 LEAK = "The ground truth mask says there is a scratch on it."
 

@@ -15,8 +15,6 @@ from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from tests.review_project import Project, Result, change_draft, judged, put, uids
 
-pytestmark = pytest.mark.xdist_group("label_studio")
-
 
 def test_push_twice_changes_nothing(project: Project) -> None:
     drafts = project.drafts()["draft_id"].to_list()

@@ -17,7 +17,6 @@ from tests.label_studio_server import Server, new_server
 from tests.review_project import Project
 from tests.s3_server import BUCKET, S3
 
-pytestmark = pytest.mark.xdist_group("label_studio")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 

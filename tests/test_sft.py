@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import before_a_pass, no_memory, not_a_number
 from safetensors.torch import load_file
 from training_project import params, with_manifest
 
@@ -37,7 +38,7 @@ torch.set_num_threads(1)
 save = torch.save
 
 def killed_in_the_second_checkpoint(value, file, *arguments, **options):
-    if str(file).endswith(os.path.join("checkpoint-4", "optimizer.pt")):
+    if str(file).endswith(os.path.join("checkpoint-2", "optimizer.pt")):
         Path(file).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return save(value, file, *arguments, **options)
@@ -148,22 +149,22 @@ def test_tiny_is_made_from_the_corpus_by_the_stage_itself(workspace: Workspace) 
 def test_a_run_killed_while_saving_goes_on_from_the_last_whole_checkpoint_with_the_same_losses(
     workspace: Workspace, trainable: Workspace, tmp_path: Path
 ) -> None:
-    settings = {"steps": 6, "save_steps": 2}
+    settings = {"steps": 3, "save_steps": 1}
     script = KILLED_WHILE_SAVING.format(
         paths=[str(REPOSITORY), str(REPOSITORY / "tests")], root=str(workspace.root), settings=settings
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
-    )
+        [sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False,
+    )  # fmt: skip
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert not workspace.sft.exists()
     checkpoints = workspace.models / ".sft.partial" / "checkpoints"
-    assert (checkpoints / "checkpoint-4" / "optimizer.pt").read_bytes() == b"half"
-    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    assert (checkpoints / "checkpoint-2" / "optimizer.pt").read_bytes() == b"half"
+    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     # A mark in the history of the whole checkpoint shows whether the run goes on from there.
-    state = json.loads((checkpoints / "checkpoint-2" / "trainer_state.json").read_text())
+    state = json.loads((checkpoints / "checkpoint-1" / "trainer_state.json").read_text())
     state["log_history"][0]["grad_norm"] = 123.0
-    (checkpoints / "checkpoint-2" / "trainer_state.json").write_text(json.dumps(state))
+    (checkpoints / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
     sft(params(workspace, settings), workspace)
     resumed = curve(workspace)
     assert float(resumed[0].pop("grad_norm")) == 123.0
@@ -183,22 +184,32 @@ def _without_time(row: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in row.items() if name != "tokens_per_s"}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(workspace: Workspace) -> None:
-    settings = params(workspace, {"steps": 30, "save_steps": 1, "learning_rate": 1e4})
-    with pytest.raises(IndusCotError, match=r"step \d+: the (loss is|weights are) not a number .* Lower the learning"):
-        sft(settings, workspace)
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_a_pass(monkeypatch, not_a_number(3))
+    with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower the learning"):
+        sft(params(workspace, {"save_steps": 1}), workspace)
     assert not workspace.sft.exists()
     kept = guard.last_whole(workspace.models / ".sft.partial" / "checkpoints")
-    assert kept is not None
+    assert kept is not None and kept.name == "checkpoint-2"
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
 
 
-def test_a_lack_of_memory_is_told_with_what_to_lower() -> None:
-    with (
-        pytest.raises(IndusCotError, match=r"out of memory .*Lower sft\.batch and raise sft\.accumulation"),
-        guard.memory_explained("sft"),
-    ):
-        torch.empty(10**15)
+def test_gradients_that_are_no_numbers_are_not_applied(workspace: Workspace) -> None:
+    # At such a rate the loss is finite for a while, and its gradients are not.
+    settings = params(workspace, {"steps": 30, "save_steps": 30, "learning_rate": 1e4})
+    with pytest.raises(IndusCotError, match=r"step \d+: the (gradients are|loss is) not a number"):
+        sft(settings, workspace)
+
+
+def test_a_lack_of_memory_is_told_with_what_to_lower(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        before_a_pass(patch, no_memory)
+        told = r"out of memory .*Lower sft\.batch and raise sft\.accumulation .* lower train\.max_tokens"
+        with pytest.raises(IndusCotError, match=told):
+            sft(params(workspace), workspace)
+    assert not workspace.sft.exists()
     with pytest.raises(RuntimeError, match="inconsistent tensor size"), guard.memory_explained("sft"):
         torch.ones(2) @ torch.ones(3)
 

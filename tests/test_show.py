@@ -19,8 +19,6 @@ from eval.show import show
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:

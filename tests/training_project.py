@@ -1,4 +1,4 @@
-"""A small corpus with a tiny model beside it, and the stage over them, in seconds on one core."""
+"""A small corpus with a model beside it that is smaller than tiny, and the stages over them, in seconds on one core."""
 
 import json
 from collections.abc import Callable
@@ -7,27 +7,37 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import small_corpus
+import pytest
 
 from cot_builder.params import Params
 from cot_builder.storage.workspace import Workspace
+from tests import small_corpus
 from train import corpus, tiny
 
 QUICK: dict[str, Any] = {
     "steps": 4, "batch": 1, "accumulation": 1, "save_steps": 2, "log_steps": 1, "warmup": 0.0, "learning_rate": 0.003,
 }  # fmt: skip
+SIZES = {"HIDDEN": 64, "HEADS": 2, "VISION_LAYERS": 2, "SIDE": 64}
+"""Of the tests' model, instead of those of tiny."""
 
 
 def build(root: Path) -> Workspace:
     """A workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model made from its words."""
     workspace = small_corpus.build(root)
-    rows = corpus.read(workspace.indus_cot)["train"]
-    tiny.build(root / "tiny", corpus.texts(rows), 0)
+    build_model(root / "tiny", corpus.texts(corpus.read(workspace.indus_cot)["train"]))
     return workspace
 
 
+def build_model(folder: Path, texts: Any, seed: int = 0) -> None:
+    """A model as tiny is, of fewer and narrower layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in SIZES.items():
+            patch.setattr(tiny, name, size)
+        tiny.build(folder, texts, seed)
+
+
 def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any) -> Params:
-    """Parameters of a run of four steps on the workspace's tiny model."""
+    """Parameters of a run of four steps on the workspace's model."""
     base = small_corpus.params()
     return base.model_copy(
         update={

@@ -20,10 +20,10 @@ from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.trajectory import Verdict
-from train import card, corpus, rollouts
+from train import card, corpus, processes, rollouts
 from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
-from train.guard import KEPT, company, last_whole, marker, memory_explained, stops_at_nan
+from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
 from train.model import load_model, load_processor, lora
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
@@ -309,17 +309,26 @@ def _gains(
     at_once: int,
     prompts: Sequence[Sequence[Message]],
     completions: Sequence[Sequence[Message]],
+    id: Sequence[str],
     answer: Sequence[str],
     log_metric: Callable[[str, float], None],
     **_: Any,
 ) -> list[float]:
     """By how much calls and observations raised the margin of the true answer, a value a completion.
 
-    The policy runs twice over all completions, those without a call included, so that every rank runs as often.
+    The policy runs over every prompt and then over all completions, those without a call included, so that every
+    rank runs as often.
     """
     (policy,) = trainer
     pairs = list(zip(prompts, completions, strict=True))
-    before = margins(policy.model, policy.processing_class, [list(asked) for asked, _ in pairs], at_once)
+    # Completions of a group share their prompt.
+    asked = {row: list(prompt) for row, prompt in zip(id, prompts, strict=True)}
+    due = groups_of_a_rank(len(pairs), policy.num_generations, policy.accelerator.num_processes)
+    assert len(asked) <= due, "ranks hold whole batches in the order of the groups"
+    chats = [*asked.values(), *[next(iter(asked.values()))] * (due - len(asked))]
+    alone = margins(policy.model, policy.processing_class, chats, at_once)
+    low = dict(zip(asked, alone, strict=False))
+    before = [low[row] for row in id]
     after = margins(policy.model, policy.processing_class, [until_observed(*pair) for pair in pairs], at_once)
     observed = [any(message["role"] == "tool" for message in written) for _, written in pairs]
     found = [
@@ -329,6 +338,12 @@ def _gains(
     if gains := [value for value, seen in zip(found, observed, strict=True) if seen]:
         log_metric("confidence_gain", sum(gains) / len(gains))
     return found
+
+
+def groups_of_a_rank(completions: int, group: int, processes: int) -> int:
+    """Groups that the rank with the most of them has completions of: ranks follow each other through the groups."""
+    starts = range(0, completions * processes, completions)
+    return max((start + completions - 1) // group - start // group + 1 for start in starts)
 
 
 class Judge:
@@ -458,7 +473,7 @@ def _figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 @contextmanager
 def _output(target: Path, params: Mapping[str, Any], inputs: Mapping[str, str], strict: bool) -> Iterator[Output]:
     """The stage's output, of which the first process takes care and the others know the place."""
-    state = company()
+    state = processes.state()
     if not state.is_main_process:
         state.wait_for_everyone()
         yield Output(target.absolute().with_name(f".{target.name}.partial"), strict)

@@ -1,5 +1,6 @@
 """What keeps a long training from being lost: checkpoints that are whole, a stop at NaN, words for a lack of memory."""
 
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import IndusCotError
+from train import processes
 
 WHOLE = "whole"
 """Name of the empty file that is written into a checkpoint last."""
 KEPT = 2
 """Checkpoints kept: the one being written, and the one before it."""
 NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-
-
-def company() -> Any:
-    """The processes that train together, as accelerate knows them: on gloo where there is no GPU."""
-    import torch
-    from accelerate import PartialState
-
-    return PartialState(cpu=not torch.cuda.is_available())
+UNSAMPLED = "probability tensor contains either"
+"""How PyTorch begins to say that it cannot draw from probabilities that are no numbers."""
+SHORTER = {
+    "sft": "train.max_tokens (longer trajectories are then left out)",
+    "grpo": "grpo.margin_batch, grpo.max_completion, or grpo.max_prompt (longer prompts are then left out)",
+}
+"""What else of a stage takes memory."""
 
 
 def last_whole(folder: Path) -> Path | None:
@@ -51,7 +52,7 @@ def marker() -> Any:
             folder = Path(args.output_dir)
             if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
                 raise _not_a_number("the weights are", state.global_step, folder)
-            company().wait_for_everyone()
+            processes.state().wait_for_everyone()
             if state.is_world_process_zero:
                 (folder / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
@@ -59,19 +60,35 @@ def marker() -> Any:
 
 
 def stops_at_nan(trainer: type) -> type:
-    """A trainer class that stops before it applies a loss that is no number.
+    """A trainer class that stops before it applies a loss or gradients that are no numbers.
 
     Raises:
-        IndusCotError: in training: the loss is not finite; says where the last good checkpoint is.
+        IndusCotError: in training: the loss or the gradients are not finite, or nothing can be sampled from the policy;
+            says where the last good checkpoint is.
     """
     import torch
 
     class StopsAtNan(trainer):
         def training_step(self, *arguments: Any, **options: Any) -> Any:
-            loss = super().training_step(*arguments, **options)
+            try:
+                loss = super().training_step(*arguments, **options)
+            except RuntimeError as error:
+                if UNSAMPLED not in str(error):
+                    raise
+                raise self._stop("what the policy would sample from is") from error
             if not torch.isfinite(loss).all():
-                raise _not_a_number("the loss is", self.state.global_step + 1, Path(self.args.output_dir))
+                raise self._stop("the loss is")
             return loss
+
+        def _get_grad_norm(self, *arguments: Any, **options: Any) -> Any:
+            # Asked for before the weights are changed; a finite loss may have gradients that are not.
+            norm = super()._get_grad_norm(*arguments, **options)
+            if norm is not None and not math.isfinite(float(norm)):
+                raise self._stop("the gradients are")
+            return norm
+
+        def _stop(self, what: str) -> IndusCotError:
+            return _not_a_number(what, self.state.global_step + 1, Path(self.args.output_dir))
 
     return StopsAtNan
 
@@ -90,7 +107,7 @@ def memory_explained(section: str) -> Iterator[None]:
     """Turn a lack of memory into words that say what to lower.
 
     Args:
-        section: Of params.yaml that holds ``batch`` and ``accumulation``.
+        section: Of params.yaml: sft or grpo.
 
     Raises:
         IndusCotError: the device or the machine has no memory left.
@@ -102,7 +119,7 @@ def memory_explained(section: str) -> Iterator[None]:
             raise
         raise IndusCotError(
             f"out of memory ({' '.join(str(error).split())[:160]}). Lower {section}.batch and raise "
-            f"{section}.accumulation by as much, which trains the same; set train.gradient_checkpointing; lower "
-            "train.max_tokens (longer trajectories are then left out); set train.lora_rank; or shard over more "
-            "devices (train/configs). --print-plan estimates each"
+            f"{section}.accumulation by as much, which trains the same; lower {SHORTER[section]}; set "
+            "train.gradient_checkpointing or train.lora_rank; or shard over more devices (train/configs). "
+            "`indus-cot sft --print-plan` estimates what weights and activations take"
         ) from error

@@ -30,9 +30,11 @@ def recorder(stage: str, reports: Path) -> Any:
             self._before = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            self._seen = (time.perf_counter(), 0.0)
-            # TRL counts from nothing again when a run is resumed.
-            self._before = max((entry.get("num_tokens", 0.0) for entry in state.log_history), default=0.0)
+            # Resumed, GRPO goes on counting where its checkpoint was; SFT counts from nothing again.
+            held = float(state.num_input_tokens_seen)
+            self._seen = (time.perf_counter(), held)
+            counted = max((entry.get("num_tokens", 0.0) for entry in state.log_history), default=0.0)
+            self._before = 0.0 if held else counted
             if state.is_world_process_zero:
                 left = state.max_steps - state.global_step
                 self._bar = track(range(left), stage, left)

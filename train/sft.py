@@ -13,7 +13,7 @@ from cot_builder.params import Params
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
-from train import card, corpus, guard, record, tiny
+from train import card, corpus, guard, processes, record, tiny
 from train.collator import collator, lengths
 from train.model import load_model, load_processor, lora
 from train.plan import Plan, plan, updates, world_size
@@ -69,7 +69,7 @@ def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
     """
     if params.train.model != card.TINY:
         return params.train.model
-    with guard.company().main_process_first():
+    with processes.state().main_process_first():
         if not folder.is_dir():
             rows = _read(params, workspace)["train"]
             partial = folder.with_name(f".{folder.name}.partial")
@@ -119,7 +119,7 @@ def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
 @contextmanager
 def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
     """The staging folder of ``models/sft``; only the first of several processes makes it and puts it in place."""
-    state, target = guard.company(), workspace.sft.absolute()
+    state, target = processes.state(), workspace.sft.absolute()
     staged = (
         stage_output(
             target,

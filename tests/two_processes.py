@@ -1,0 +1,90 @@
+"""One of several processes that train together by `sft` and `grpo`; writes what it did to ``rank-<n>.json``."""
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+torch.set_num_threads(1)
+
+
+def main(model: Path, root: Path) -> None:
+    import training_project
+
+    from cot_builder.storage.workspace import Workspace
+    from tests import small_policy
+    from train.grpo import grpo
+    from train.sft import sft
+
+    rank, workspace = int(os.environ["RANK"]), Workspace(root)
+    counts: Counter[str] = Counter()
+    found: dict[str, Any] = {}
+    _watch(rank, counts, found)
+    sft(training_project.params(workspace, {"steps": 2}, model=str(model)), workspace)
+    found["sft"] = found.pop("trained")
+    counts.clear()
+    # One prompt a rank; the second is never allowed a call, so that the ranks turn a different number of times.
+    grpo(small_policy.params(model, steps=4, batch=4, save_steps=50, temperature=0.8), workspace)
+    found["grpo"] = found.pop("trained")
+    (root / f"rank-{rank}.json").write_text(json.dumps({**found, **counts}))
+
+
+def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
+    """Count what the libraries are made to do, and compare the weights before and after each training."""
+    from train import torchvision_ops
+
+    torchvision_ops.declare()
+    from transformers import GenerationMixin, Trainer
+    from trl import GRPOTrainer
+
+    generate, loop, train = GenerationMixin.generate, GRPOTrainer._tool_call_loop, Trainer.train
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        counts["generations"] += 1
+        return generate(self, *arguments, **options)
+
+    def looped(self: Any, *arguments: Any, **options: Any) -> Any:
+        if rank:
+            for turns in arguments[3]:
+                turns[-1].pop("tool_calls", None)
+        done = loop(self, *arguments, **options)
+        counts["own_turns"] += any(message["role"] == "tool" for turns in done[1] for message in turns)
+        return done
+
+    def passed(module: Any, arguments: Any, options: dict, output: Any) -> None:
+        counts["margin_passes"] += (
+            options.get("logits_to_keep") is not None and not module.training and "past_key_values" not in options
+        )
+
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        self.model.register_forward_hook(passed, with_kwargs=True)
+        before = _digest(self)
+        done = train(self, *arguments, **options)
+        first = next(self.accelerator.unwrap_model(self.model).parameters()).detach()
+        found["trained"] = {
+            "world": self.accelerator.num_processes,
+            "weights": _digest(self),
+            "moved": _digest(self) != before,
+            "first": first.tolist(),
+        }
+        return done
+
+    GenerationMixin.generate, GRPOTrainer._tool_call_loop, Trainer.train = counted, looped, watched
+
+
+def _digest(trainer: Any) -> str:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    # A thread of gloo may abort at the interpreter's exit.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
