@@ -113,8 +113,10 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
     assert found.parameters == found.trained == weights
     assert found.weights == found.reference == 4 * weights and found.optimiser == 12 * weights
     assert found.tokens == round(found.steps * 8 * (found.mean_tokens + 300))
-    # Keys and values: two layers, two heads of 32, in 32 bit.
-    assert found.cache == 2 * (found.longest + 300) * 2 * 2 * 2 * 32 * 4
+    text = json.loads((bare / "config.json").read_text())["text_config"]
+    values = text["num_hidden_layers"] * text["num_key_value_heads"] * text["head_dim"]
+    # A key and a value each, in 32 bit.
+    assert found.cache == 2 * (found.longest + 300) * 2 * values * 4
     for text in (
         "x 4 accumulated: 2 prompts x 4 completions",
         f"{rows}, 0 more left out",

@@ -53,17 +53,9 @@ def project(trainable: Workspace, tmp_path: Path) -> Path:
 
 
 def test_two_processes_train_one_model_and_one_of_them_speaks(project: Path, trainable: Workspace) -> None:
-    settings = ("--set", f"train.model={trainable.root / 'tiny'}", "--set", "sft.steps=2")
-    planned = _launch(project, *settings, "sft", "--print-plan")
-    assert planned.returncode == 0, planned.stderr[-3000:]
-    assert planned.stdout.count("effective batch  4 = 2 processes x 1 a device x 2 accumulated") == 1
-    assert not (project / "models").exists()
-    done = _launch(project, *settings, "sft")
+    # What `grpo` does in two processes is in test_grpo.py; here is what the command adds.
+    done = _launch(project, "--set", f"train.model={trainable.root / 'tiny'}", "--set", "sft.steps=2", "sft")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (done.stdout + done.stderr).count("→ models/sft") == 1
     assert read_manifest(project / "models/sft")["counts"]["steps"] == 2
     assert (project / "models/sft/model.safetensors").is_file()
-    short = ("--set", "grpo.steps=1", "--set", "grpo.batch=2", "--set", "grpo.max_completion=32")
-    done = _launch(project, *settings, *short, "grpo")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert read_manifest(project / "models/grpo")["counts"]["steps"] == 1
