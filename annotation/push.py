@@ -214,7 +214,8 @@ def _bring(
             tally += _update(client, project, found[0], item, pages, read)
         else:
             created.append(item)
-    _import(client, title, project, created, pages)
+    if created:
+        _import(client, title, project, created, pages)
     tally["created"] = len(created)
     for several in there.values():
         for known in several:
@@ -228,12 +229,15 @@ def _bring(
 def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], pages: Pages) -> None:
     with ThreadPoolExecutor(1) as importing:
         sent: Future[Any] | None = None
-        for start in track(range(0, len(new), AT_ONCE), f"review push: {title}, new", -(-len(new) // AT_ONCE)):
+        made: list[dict[str, Any]] = []
+        for number, item in enumerate(track(new, f"review push: {title}, new", len(new)), start=1):
             # Made while the server takes in the last ones.
-            made = [pages.new(item) for item in new[start : start + AT_ONCE]]
-            if sent:
-                sent.result()
-            sent = importing.submit(client.projects.import_tasks, id=project, request=cast(Any, made))
+            made.append(pages.new(item))
+            if len(made) == AT_ONCE or number == len(new):
+                if sent:
+                    sent.result()
+                sent = importing.submit(client.projects.import_tasks, id=project, request=cast(Any, made))
+                made = []
         if sent:
             sent.result()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.paired import Row
 from cot_builder.storage.output import versions
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -48,26 +49,27 @@ def main() -> None:
         console.print(f"[red]no row {', '.join(unknown)}; there are: {', '.join(ROWS)}[/red]")
         sys.exit(1)
     table = Table("row", "what", "against", "ratio", "target", "", box=None)
-    results = []
     for name in wanted:
         with console.status(name):
             row = getattr(importlib.import_module(f"bench.{ROWS[name]}"), name)()
         sign = "≥" if row.better == "higher" else "≤"
         verdict = "[green]✓[/green]" if row.met else "[red]✗[/red]"
         table.add_row(row.name, row.what, row.against, f"{row.ratio:.2f}", f"{sign} {row.target}", verdict)
-        results.append(
-            {
-                "name": row.name,
-                # JSON has no word for a rival that could not be measured but null.
-                "ratio": None if math.isnan(row.ratio) else round(row.ratio, 3),
-                "target": row.target,
-                "better": row.better,
-                "versions": versions(),
-            }
-        )
+        # After each row: a later one that fails must not cost the minutes this one took.
+        _keep(row)
     console.print(table)
-    known = {row["name"]: row for row in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
-    known |= {row["name"]: row for row in results}
+
+
+def _keep(row: Row) -> None:
+    known = {kept["name"]: kept for kept in json.loads(RESULTS.read_text())} if RESULTS.is_file() else {}
+    known[row.name] = {
+        "name": row.name,
+        # JSON has no word for a rival that could not be measured but null.
+        "ratio": None if math.isnan(row.ratio) else round(row.ratio, 3),
+        "target": row.target,
+        "better": row.better,
+        "versions": versions(),
+    }
     RESULTS.write_text(json.dumps([known[name] for name in ROWS if name in known], indent=1) + "\n")
 
 

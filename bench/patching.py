@@ -56,6 +56,7 @@ def patch_one_core() -> Row:
             for sample in samples:
                 data = np.frombuffer(reader.get(sample.shard, sample.row), np.uint8)
                 image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+                assert image is not None
                 height, width = image.shape[:2]
                 _encode(image, params.patch.global_size)
                 for box in made[(sample.sample_id,)]["box"].to_list():

@@ -158,8 +158,9 @@ def review_wait() -> Row:
     Two windows of one browser, in turn.
     """
     with _bench(PAGES + 3) as bench, chromium() as browser:
-        number = push(bench.params("ours"), bench.workspace).project
-        images = [{"data": {"image": item["data"]["image"]}} for item in bench.payload()]
+        params = bench.params("ours")
+        number = push(params, bench.workspace).projects[params.review.project]
+        images: list[Any] = [{"data": {"image": item["data"]["image"]}} for item in bench.payload()]
         stock: Any = bench.client.projects.create(title="stock", label_config=STOCK, sampling=SETTINGS["sampling"])
         bench.client.projects.import_tasks(id=stock.id, request=images)
         ours, theirs = (Expert(browser, bench.server) for _ in range(2))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, FloatRect, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, FloatRect, Locator, Page, sync_playwright
 
 from tests.label_studio_server import Server
 
@@ -43,12 +43,16 @@ class Expert:
         self.server = server
         self.page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         self.complaints: list[str] = []
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._refuse)
         self._goto("/user/login/")
         self.page.fill("input[name=email]", server.email)
         self.page.fill("input[name=password]", server.password)
         self.page.click("button[type=submit]")
         self.page.wait_for_url(lambda url: "login" not in url, wait_until="domcontentloaded")
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.complaints.append(dialog.message)
+        dialog.dismiss()
 
     def _goto(self, path: str) -> None:
         # The page also asks for things outside this machine: `load` may come late or never.
