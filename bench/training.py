@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -91,11 +91,11 @@ def _timed_steps(policy: Path, folder: Path) -> list[_Step]:
     processor = load_processor(str(model))
     rows, truth = stage.prompts(corpus.read(policy / "data" / "indus_cot")["train"], processor, 4096, Output(folder))
     # It must not unlearn its calls while they are timed.
-    settings = {"steps": STEPS, "save_steps": STEPS, "sample_steps": STEPS, "learning_rate": 1e-9}
+    settings: dict[str, Any] = {"steps": STEPS, "save_steps": STEPS, "sample_steps": STEPS, "learning_rate": 1e-9}
     chosen = small_policy.params(model, **settings, max_completion=1024)
     trainer = stage.build(chosen, str(model), processor, rows, truth, {}, folder)
-    spent: Counter[str] = Counter()
-    ends: list[tuple[float, Counter[str]]] = []
+    spent: defaultdict[str, float] = defaultdict(float)
+    ends: list[tuple[float, dict[str, float]]] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -120,7 +120,7 @@ def _timed_steps(policy: Path, folder: Path) -> list[_Step]:
 
 
 @contextmanager
-def _clocked(owner: Any, name: str, label: str, spent: Counter[str]) -> Iterator[None]:
+def _clocked(owner: Any, name: str, label: str, spent: dict[str, float]) -> Iterator[None]:
     function: Callable[..., Any] = getattr(owner, name)
 
     @functools.wraps(function)

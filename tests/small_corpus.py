@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -139,6 +140,7 @@ def _write_prior(workspace: Workspace) -> None:
 
 
 def _write_patch(workspace: Workspace, samples: Sequence[Sample]) -> None:
+    kinds: tuple[Literal["proposal", "hard_normal"], ...] = ("proposal", "hard_normal")
     rows = [
         PatchPair(
             patch_id=f"{sample.sample_id}#{number}",
@@ -156,7 +158,7 @@ def _write_patch(workspace: Workspace, samples: Sequence[Sample]) -> None:
             global_row=0,
         )
         for sample in samples
-        for number, kind in enumerate(("proposal", "hard_normal"))
+        for number, kind in enumerate(kinds)
     ]
     with stage_output(workspace.patch, stage="patch", params={}, inputs={}) as output:
         PATCH.write(PATCH.frame(rows), output.path / "patch.parquet")
