@@ -3,6 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from label_studio_sdk import LabelStudio
@@ -51,13 +54,20 @@ class Pushed(NamedTuple):
     """Drafts that wait for adjudication."""
 
 
-class _Due(NamedTuple):
+@dataclass(frozen=True)
+class _Due:
     """A page that a project must hold."""
 
+    pages: "Pages"
     shown: Draft
     where: Place
     why: Sequence[str]
     """Why it is in the queue."""
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The task's data, without what :data:`KEPT` names."""
+        return self.pages.data(self)
 
 
 def push(params: Params, workspace: Workspace) -> Pushed:
@@ -67,25 +77,31 @@ def push(params: Params, workspace: Workspace) -> Pushed:
         IndusCotError: there are no drafts; an annotator has no account; a prediction does not fit the page; the
             server fails.
     """
-    drafts: list[Draft] = DRAFT.records(DRAFT.read(workspace.draft / "trajectory.parquet"))
+    read = DRAFT.read(workspace.draft / "trajectory.parquet")
     pages = Pages(params, workspace)
-    pages.check(drafts)
-    assigned = assign(drafts, params.review, params.run.seed)
-    current = {draft.draft_id: draft for draft in drafts}
-    # In the project of disagreements any draft may stand, as it is now.
-    shown = {title: {item.draft.draft_id: item.shown for item in items} for title, items in assigned.items()}
-    with one_at_a_time(workspace), connect(params.review, workspace) as client:
-        check_accounts(client, params.review)
+    with (
+        one_at_a_time(workspace),
+        connect(params.review, workspace) as client,
+        ThreadPoolExecutor(1) as listing,
+    ):
+        listed = listing.submit(_there, client, params, pages)
+        # Read and made while the server lists its tasks, which is what takes time when nothing has changed.
+        drafts: list[Draft] = DRAFT.records(read)
+        pages.check(drafts)
+        assigned = assign(drafts, params.review, params.run.seed)
+        current = {draft.draft_id: draft for draft in drafts}
+        # In the project of disagreements any draft may stand, as it is now.
+        shown = {title: {item.draft.draft_id: item.shown for item in items} for title, items in assigned.items()}
         pages.upload([*drafts, *(item.shown for items in assigned.values() for item in items)])
-        projects: dict[str, int] = {}
-        there: dict[str, dict[str, list[Known]]] = {}
-        for title in params.review.projects:
-            projects[title] = ensure_project(
-                client, params.review, title, pages.images, config=page.config(pages.masks.any)
-            )
-            there[title] = defaultdict(list)
-            for known in tasks(client, projects[title]):
-                there[title][str(known.data.get("uid"))].append(known)
+        made = {
+            title: {item.draft.draft_id: pages.due(item.draft, item.shown) for item in items}
+            for title, items in assigned.items()
+        }
+        for item in chain.from_iterable(items.values() for items in made.values()):
+            if listed.done():
+                break
+            _ = item.data
+        projects, there = listed.result()
         if any(_overtaken(found, shown.get(title, current)) for title, found in there.items()):
             # What was said of the old draft is kept before its task shows the new one.
             pull(params, workspace, client)
@@ -97,15 +113,15 @@ def push(params: Params, workspace: Workspace) -> Pushed:
         for title, items in assigned.items():
             mine = [item for item in items if not _elsewhere(item, title, there, decided, params)]
             tally["elsewhere"] += len(items) - len(mine)
-            due[title] = [pages.due(item.draft, item.shown) for item in mine]
+            due[title] = [made[title][item.draft.draft_id] for item in mine]
         to_settle = [draft for draft in drafts if draft.draft_sha256 in disagreed]
         if params.review.annotators:
             due[params.review.adjudication] = [
                 pages.due(draft, draft, told(disagreed[draft.draft_sha256])) for draft in to_settle
             ]
-        read = {row.review_id for row in reviews}
+        pulled = {row.review_id for row in reviews}
         for title, pages_due in due.items():
-            tally += _bring(client, title, projects[title], there[title], pages_due, pages, read)
+            tally += _bring(client, title, projects[title], there[title], pages_due, pages, pulled)
     counts = {name: tally[name] for name in Pushed._fields if name not in ("projects", "to_settle")}
     return Pushed(projects=projects, to_settle=len(to_settle), **counts)
 
@@ -140,7 +156,7 @@ class Pages:
         """The page of ``draft``: its place in the queue is that of the draft, whatever is planted in what is shown."""
         where = place(draft, self._params.review, self._params.run.seed)
         why = [*where.why.values(), *(["drawn at random"] if where.audit else [])] or ["next in line"]
-        return _Due(shown, where, [f"experts disagree: {', '.join(said)}"] if said else why)
+        return _Due(self, shown, where, [f"experts disagree: {', '.join(said)}"] if said else why)
 
     def data(self, due: _Due) -> dict[str, Any]:
         """A task's data, without what :data:`KEPT` names."""
@@ -167,7 +183,24 @@ class Pages:
     def new(self, due: _Due) -> dict[str, Any]:
         """A task as it is imported: what the page shows, and the prediction that prefills it."""
         result, digest = self.filled(due.shown)
-        return {"data": self.data(due) | {"mask": digest}, "predictions": [prediction(result, due.where.priority)]}
+        return {"data": due.data | {"mask": digest}, "predictions": [prediction(result, due.where.priority)]}
+
+
+def _there(
+    client: LabelStudio, params: Params, pages: Pages
+) -> tuple[dict[str, int], dict[str, dict[str, list[Known]]]]:
+    """The projects, made or brought up to date, by title, and what tasks each has by draft."""
+    check_accounts(client, params.review)
+    projects: dict[str, int] = {}
+    there: dict[str, dict[str, list[Known]]] = {}
+    for title in params.review.projects:
+        projects[title] = ensure_project(
+            client, params.review, title, pages.images, config=page.config(pages.masks.any)
+        )
+        there[title] = defaultdict(list)
+        for known in tasks(client, projects[title]):
+            there[title][str(known.data.get("uid"))].append(known)
+    return projects, there
 
 
 def _overtaken(found: Mapping[str, Sequence[Known]], shown: Mapping[str, Draft]) -> bool:
@@ -245,7 +278,7 @@ def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], 
 def _update(client: LabelStudio, project: int, known: Known, due: _Due, pages: Pages, read: set[str]) -> Counter[str]:
     """Bring one task up to date."""
     tally: Counter[str] = Counter()
-    wanted = pages.data(due)
+    wanted = dict(due.data)
     changed = _sha256(known) != due.shown.draft_sha256
     if changed or not known.filled:
         result, wanted["mask"] = pages.filled(due.shown)
