@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["label_studio"]
 
+LONGEST = (
+    "test_pipeline", "test_review_faults", "test_review_round_trip", "test_endpoint_draft", "test_review_experts",
+    "test_grpo", "test_review_browser", "test_label_studio_server", "test_prior_review", "test_sft", "test_review_s3",
+    "test_launch", "test_report", "test_batch", "test_card", "test_review_page", "test_pull",
+)  # fmt: skip
+"""Files of minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: a file stays on one worker, and a long one at the end would leave the other idle."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:

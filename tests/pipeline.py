@@ -13,6 +13,8 @@ SMALL = (
     "synthetic.categories=6", "synthetic.parts=8", "synthetic.views=2", "synthetic.size=256", "select.samples=60",
     *UNTRAINED,
 )  # fmt: skip
+# One thread: the other worker has the other core.
+ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 REAL = Path(os.environ.get("INDUS_COT_REAL_DATA", ROOT.parent / "shared" / "real"))
 
 
@@ -46,7 +48,7 @@ def run(
     return subprocess.run(
         command(*arguments, settings=settings, profile=profile),
         cwd=project,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "HF_DATASETS_CACHE": str(project / "hf")} | environment,
+        env=os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | environment,
         capture_output=True,
         text=True,
         check=False,
