@@ -124,9 +124,13 @@ class Folder:
 
     def __init__(self, workspace: Workspace) -> None:
         self.folder = workspace.label_studio / "images" / FOLDER
+        self._there: set[str] = set()
+        """Names that were seen: many pages show the same image."""
 
     def __contains__(self, name: object) -> bool:
-        return self._path(str(name)).is_file()
+        if name not in self._there and self._path(str(name)).is_file():
+            self._there.add(str(name))
+        return name in self._there
 
     def put(self, name: str, data: bytes) -> None:
         path = self._path(name)
@@ -134,6 +138,7 @@ class Folder:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_bytes(data)
         partial.replace(path)
+        self._there.add(name)
 
     def address(self, name: str) -> str:
         return f"/data/local-files/?d={FOLDER}/{name[:2]}/{name}"

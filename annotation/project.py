@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, NamedTuple
 from urllib.parse import urljoin
 
@@ -18,6 +20,7 @@ MODEL_VERSION = "draft"
 """Names the predictions that prefill a page."""
 QUEUE = "Review queue"
 PAGE_SIZE = 1000
+PAGES_AT_ONCE = 2
 SETTINGS: dict[str, Any] = {
     "show_collab_predictions": True,
     "model_version": MODEL_VERSION,
@@ -167,10 +170,7 @@ def tasks(client: LabelStudio, project: int) -> Iterator[Known]:
             [{"filter": "filter:tasks:predictions", "operator": "empty", "type": "Number", "value": "true"}],
         )
     )
-    listed: Iterable[Any] = client.tasks.list(
-        project=project, fields="task_only", include=columns, resolve_uri=False, page_size=PAGE_SIZE
-    )
-    for item in listed:
+    for item in _listed(client, project, include=columns, resolve_uri=False):
         annotations = (item.total_annotations or 0) + (item.cancelled_annotations or 0)
         yield Known(item.id, dict(item.data or {}), item.id not in unfilled, annotations)
 
@@ -187,10 +187,21 @@ def changed_since(client: LabelStudio, project: int, since: str) -> list[int]:
 def _ids(client: LabelStudio, project: int, items: Sequence[Mapping[str, Any]]) -> list[int]:
     """Ids of the tasks that pass all these filters of the data manager."""
     query = json.dumps({"filters": {"conjunction": "and", "items": items}})
-    found: Iterable[Any] = client.tasks.list(
-        project=project, fields="task_only", include="id", query=query, page_size=PAGE_SIZE
-    )
-    return [item.id for item in found]
+    return [item.id for item in _listed(client, project, include="id", query=query)]
+
+
+def _listed(client: LabelStudio, project: int, **asked: Any) -> Iterator[Any]:
+    """Tasks of the project, page by page; the server makes a page while the one before it is read."""
+
+    def page(number: int) -> Any:
+        return client.tasks.list(project=project, fields="task_only", page=number, page_size=PAGE_SIZE, **asked)
+
+    first = page(1)
+    yield from first.items
+    with ThreadPoolExecutor(PAGES_AT_ONCE) as pool:
+        # Of the length the first one has: a server may allow fewer than were asked for.
+        for following in pool.map(page, range(2, ceil(first.response.total / max(len(first.items), 1)) + 1)):
+            yield from following.items
 
 
 def filter_time(time: datetime) -> str:
