@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 from label_studio_sdk import LabelStudio
@@ -26,17 +27,20 @@ RESTARTING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.co
 
 
 @contextmanager
-def connect(params: Review, workspace: Workspace) -> Iterator[LabelStudio]:
+def connect(
+    params: Review, workspace: Workspace, at_request: Callable[[], object] = lambda: None
+) -> Iterator[LabelStudio]:
     """The client, whose failures come out as one message.
 
     The token is that of ``$LABEL_STUDIO_API_KEY``, or of the server that `indus-cot review serve` started here.
     A server that restarts is waited for. What would be done twice if sent twice (POST) is never sent again.
+    ``at_request`` is called whenever a request is ready and about to be sent.
 
     Raises:
         IndusCotError: no token; the server is not there, refuses the token or fails.
     """
     token = os.environ.get(TOKEN_VARIABLE) or admin(workspace.label_studio).token
-    hooks = {"response": [_refuse_failure]}
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [lambda _: at_request()], "response": [_refuse_failure]}
     with httpx.Client(timeout=TIMEOUT_S, transport=_Patient(), follow_redirects=True, event_hooks=hooks) as http:
         try:
             yield LabelStudio(base_url=params.url, api_key=token, httpx_client=http)

@@ -175,7 +175,10 @@ def check(results: Sequence[Mapping[str, Any]], trajectory: Trajectory, masks: b
         {"result": [dict(item) for item in results]}, return_errors=True
     )
     # PostgreSQL stores no NUL.
-    errors += [f"{item.get('from_name')} holds a NUL character" for item in results if "\\u0000" in json.dumps(item)]
+    if "\\u0000" in json.dumps(results):
+        errors += [
+            f"{item.get('from_name')} holds a NUL character" for item in results if "\\u0000" in json.dumps(item)
+        ]
     if errors:
         more = f" and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
         raise IndusCotError(
@@ -328,13 +331,17 @@ def _rated(values: Mapping[str, Any], name: str) -> int | None:
     return int(rating) if rating else None
 
 
-def mask_digests(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def mask_digests(results: Sequence[Mapping[str, Any]], painted: np.ndarray | None = None) -> dict[str, str]:
     """sha256 of what is painted, by which a changed mask is told: of its run lengths, and of its pixels.
 
     The run lengths tell an untouched one without decoding it; both are empty where nothing is painted.
+
+    Args:
+        results: Of an annotation or a prediction.
+        painted: bool (height, width), the mask they were made of; decoded from them where it is not given.
     """
-    painted = mask(results)
-    if painted is None:
+    painted = mask(results) if painted is None else painted
+    if painted is None or not painted.any():
         return {"runs": "", "pixels": ""}
     return {"runs": _runs_digest(results), "pixels": hashlib.sha256(np.packbits(painted).tobytes()).hexdigest()}
 

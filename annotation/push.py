@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from threading import Event
 from typing import Any, NamedTuple, cast
 
 from label_studio_sdk import LabelStudio
@@ -79,9 +80,10 @@ def push(params: Params, workspace: Workspace) -> Pushed:
     """
     read = DRAFT.read(workspace.draft / "trajectory.parquet")
     pages = Pages(params, workspace)
+    sending = Event()
     with (
         one_at_a_time(workspace),
-        connect(params.review, workspace) as client,
+        connect(params.review, workspace, sending.set) as client,
         ThreadPoolExecutor(1) as listing,
     ):
         listed = listing.submit(_there, client, params, pages)
@@ -121,7 +123,7 @@ def push(params: Params, workspace: Workspace) -> Pushed:
             ]
         pulled = {row.review_id for row in reviews}
         for title, pages_due in due.items():
-            tally += _bring(client, title, projects[title], there[title], pages_due, pages, pulled)
+            tally += _bring(client, title, projects[title], there[title], pages_due, pages, pulled, sending)
     counts = {name: tally[name] for name in Pushed._fields if name not in ("projects", "to_settle")}
     return Pushed(projects=projects, to_settle=len(to_settle), **counts)
 
@@ -178,7 +180,7 @@ class Pages:
         mask = self.masks.of(sample)
         result = page.prefill(draft.draft_sha256, trajectory, sample.width, sample.height, mask)
         page.check(result, trajectory, masks=self.masks.any)
-        return result, page.mask_digests(result)
+        return result, page.mask_digests(result, mask)
 
     def new(self, due: _Due) -> dict[str, Any]:
         """A task as it is imported: what the page shows, and the prediction that prefills it."""
@@ -232,8 +234,12 @@ def _bring(
     due: Sequence[_Due],
     pages: Pages,
     read: set[str],
+    sending: Event,
 ) -> Counter[str]:
-    """Bring the tasks of one project up to date; what had to be done. ``read`` has the reviews that were pulled."""
+    """Bring the tasks of one project up to date; what had to be done.
+
+    ``read`` has the reviews that were pulled, and ``sending`` is set by every request.
+    """
     tally: Counter[str] = Counter()
     created: list[_Due] = []
     queue = sorted(due, key=lambda item: (-item.where.priority, item.shown.draft_id))
@@ -248,7 +254,7 @@ def _bring(
         else:
             created.append(item)
     if created:
-        _import(client, title, project, created, pages)
+        _import(client, title, project, created, pages, sending)
     tally["created"] = len(created)
     for several in there.values():
         for known in several:
@@ -259,7 +265,7 @@ def _bring(
     return tally
 
 
-def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], pages: Pages) -> None:
+def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], pages: Pages, sending: Event) -> None:
     with ThreadPoolExecutor(1) as importing:
         sent: Future[Any] | None = None
         made: list[dict[str, Any]] = []
@@ -269,8 +275,12 @@ def _import(client: LabelStudio, title: str, project: int, new: Sequence[_Due], 
             if len(made) == AT_ONCE or number == len(new):
                 if sent:
                     sent.result()
+                sending.clear()
                 sent = importing.submit(client.projects.import_tasks, id=project, request=cast(Any, made))
+                sent.add_done_callback(lambda _: sending.set())
                 made = []
+                # The SDK is long about encoding them: two threads of one interpreter would only slow each other down.
+                sending.wait()
         if sent:
             sent.result()
 
