@@ -77,6 +77,11 @@ class Workspace:
         return self.models / "grpo"
 
     @property
+    def results(self) -> Path:
+        """What `evaluate` measured, one folder a set."""
+        return self.root / "results"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

@@ -1,0 +1,157 @@
+"""What ``results/SET/metrics.json`` holds: figures of one run on one set, all computed from its predictions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(_Record):
+    """A figure and its bootstrap 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    """None where there are too few parts to resample."""
+    n: Count
+    """Images it is computed on."""
+
+
+class Scores(_Record):
+    """Figures of one group of images; None where the group has nothing to compute them on. Shares are in [0, 1]."""
+
+    images: Count
+    parts: Count
+    tp: Count
+    tn: Count
+    fp: Count
+    """Normal images without a No: wrong or unread."""
+    fn: Count
+    """Defective images without a Yes: wrong or unread."""
+    unparsed: Count
+    balanced_accuracy: Estimate | None
+    recall: Estimate | None
+    specificity: Estimate | None
+    precision: Estimate | None
+    f1: Estimate | None
+    auroc: Estimate | None
+    """Of the Yes/No margin, where the policy gives one."""
+    box_iou: Estimate | None
+    """Mean IoU of the regions that the boxes cover together, over defective images with a published place; 0 where the
+    defect was missed."""
+    box_accuracy: Estimate | None
+    """Share of them with an IoU of at least 0.5."""
+    pointing: Estimate | None
+    """Share of them where the centre of the first box lies in a true box."""
+    type_exact: Estimate | None
+    """Over defective images; 0 where the defect was missed."""
+    type_family: Estimate | None
+    type_similarity: Estimate | None
+
+
+class Tools(_Record):
+    """How the tools were used."""
+
+    share: dict[str, float]
+    """Share of the images on which each tool was called."""
+    calls: float
+    """An image, mean."""
+    success: float | None
+    """Share of the calls that returned something other than an error; None without calls."""
+    looked: Count
+    """Images with a call."""
+    better: Count | None
+    """Images whose verdict the observations turned from wrong to right; None where the policy does not tell."""
+    worse: Count | None
+
+
+class Cost(_Record):
+    """What it took."""
+
+    input_tokens: Count
+    output_tokens: Count
+    seconds: float
+    usd: float
+
+
+class Bin(_Record):
+    """One bin of the calibration curve."""
+
+    low: float
+    high: float
+    """Bounds of p(Yes), from the margin."""
+    images: Count
+    confidence: float
+    """Mean p(Yes)."""
+    defective: float
+    """Share of truly defective images."""
+
+
+class Listing(_Record):
+    """The images that were evaluated, beside the published list."""
+
+    evaluated: Count
+    available: Count
+    """Test images in the pulled set."""
+    published: Count | None
+    """None where no list is published."""
+    same_list: bool | None
+    """Whether exactly the published images were evaluated."""
+
+
+class Contamination(_Record):
+    """What of this set the trained model may have seen."""
+
+    trained_on: str | None
+    """The corpus, by the hash of its manifest; None for a model that is not of ours."""
+    categories: list[str]
+    """Evaluated categories that the corpus holds, by exact or normalised name."""
+    images: Count
+    """Evaluated images that the corpus holds, byte for byte."""
+    zero_shot: bool | None
+    """None where it cannot be known what the model saw."""
+
+
+class Run(_Record):
+    """What was run."""
+
+    set: str
+    mode: str
+    """``agent``, ``agent-no-tools``, ``agent-without-<tool>`` or ``direct``."""
+    rounds: Literal["free", "two"]
+    policy: str
+    """``transformers``, ``endpoint``, ``vllm``, or the name of a scripted one."""
+    model: str
+    model_sha256: str | None
+    """Of the weights, where they are here."""
+    priors: str
+    """Where texts of the prior tool came from; a prior of an evaluated category is knowledge of it."""
+    seed: int
+    parameters: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Metrics(_Record):
+    """One run on one set."""
+
+    run: Run
+    listing: Listing
+    contamination: Contamination
+    overall: Scores
+    by: dict[Literal["category", "type", "family", "view", "size"], dict[str, Scores]]
+    """A group of defects (type, family, size) is measured against all normal images of the set."""
+    macro: Estimate | None
+    """Balanced accuracy, mean over categories."""
+    tools: Tools
+    cost: Cost
+    calibration: list[Bin]
+    """Empty without margins."""
+    flags: list[str]
+    """What a careful reader must know before believing a figure; also shown on the page."""
+    draws: Count
+    """Bootstrap resamples."""
