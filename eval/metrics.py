@@ -293,7 +293,7 @@ def _draw(images: _Images, groupings: Sequence[_Grouping], draws: int, seed: int
     for grouping in groupings:
         row, column = np.nonzero(images.values * (grouping.of >= 0)[:, None])
         place = grouping.of[row] * len(COLUMNS) + column
-        shape = (len(grouping.names) * len(COLUMNS), images.parts.count)
+        shape = (len(grouping.names) * len(COLUMNS), images.parts.total)
         sums.append(csr_array((images.values[row, column], (place, images.parts.index[row])), shape=shape))
         areas.append(_Area(images, grouping))
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in groupings]
@@ -422,17 +422,16 @@ def _score(images: _Images, inside: np.ndarray, limits: dict[str, tuple[float, f
     for denominator, names in (("located", OVER_DEFECTS[1:4]), ("typed", OVER_DEFECTS[5:])):
         if sums[denominator]:
             points |= {name: (sums[name] / sums[denominator], int(sums[denominator])) for name in names}
-    return Scores(
-        images=len(true),
-        parts=len(np.unique(parts)),
-        unparsed=int(images.unread[inside].sum()),
-        **{name: int(sums[name]) for name in COUNTS},
-        **{
-            name: _estimate(*points[name], limits.get(name), min(present[kind] for kind in NEEDS[name]))
-            if name in points
-            else None
-            for name in FIGURES
-        },
+    estimates = {
+        name: _estimate(*point, limits.get(name), min(present[kind] for kind in NEEDS[name]))
+        for name, point in points.items()
+    }
+    counts = {name: int(sums[name]) for name in COUNTS}
+    return Scores.model_validate(
+        dict.fromkeys(FIGURES)
+        | estimates
+        | counts
+        | {"images": len(true), "parts": len(np.unique(parts)), "unparsed": int(images.unread[inside].sum())}
     )
 
 

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     """(parts,): number of each part's stratum."""
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         return len(self.stratum)
 
 
@@ -52,13 +52,13 @@ def resamples(parts: Parts, draws: int, seed: int) -> Iterator[np.ndarray]:
     order = np.argsort(parts.stratum, kind="stable")
     sizes = np.bincount(parts.stratum)
     size, start = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
-    step = max(1, CHUNK // parts.count)
+    step = max(1, CHUNK // parts.total)
     for done in range(0, draws, step):
         rows = min(step, draws - done)
-        drawn = (rng.random((rows, parts.count)) * size).astype(np.int64)
-        drawn += start + np.arange(rows)[:, None] * parts.count
-        counted = np.bincount(drawn.ravel(), minlength=rows * parts.count).reshape(rows, parts.count)
-        weights = np.empty((rows, parts.count))
+        drawn = (rng.random((rows, parts.total)) * size).astype(np.int64)
+        drawn += start + np.arange(rows)[:, None] * parts.total
+        counted = np.bincount(drawn.ravel(), minlength=rows * parts.total).reshape(rows, parts.total)
+        weights = np.empty((rows, parts.total))
         weights[:, order] = counted
         yield weights
 
