@@ -256,6 +256,45 @@ class Grpo(Section):
     reward: GrpoReward
 
 
+SCRIPTED = ("oracle", "always-yes", "always-no", "coin", "residual")
+"""Policies that are no model: for reference, and to test the figures."""
+
+
+class Evaluate(Section):
+    policy: Literal["transformers", "endpoint", "vllm", "oracle", "always-yes", "always-no", "coin", "residual"]
+    model: str
+    base_url: Annotated[str, AfterValidator(_check_url)]
+    api_key_env: str
+    mode: Literal[
+        "agent",
+        "agent-no-tools",
+        "agent-without-crop",
+        "agent-without-enhance",
+        "agent-without-measure",
+        "agent-without-prior",
+        "direct",
+    ]
+    rounds: Literal["free", "two"]
+    max_calls: Positive
+    max_tokens: Positive
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    batch: Positive
+    limit: Positive | None
+    draws: Positive
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the policy is no model."""
+        return self.policy in SCRIPTED
+
+    @property
+    def turns_with_calls(self) -> int:
+        """How many turns with calls are answered, at most."""
+        if self.mode in ("agent-no-tools", "direct"):
+            return 0
+        return 1 if self.rounds == "two" else self.max_calls
+
+
 class Report(Section):
     gallery: Positive
 
@@ -278,6 +317,7 @@ class Params(Section):
     train: Train
     sft: Sft
     grpo: Grpo
+    evaluate: Evaluate
     report: Report
 
 
