@@ -69,6 +69,8 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Resamples in which a figure is not defined are left out of it.
     """
     never = np.isnan(drawn).all(axis=0)
+    if not drawn.size:
+        return np.full(len(never), np.nan), np.full(len(never), np.nan)
     low, high = np.nanpercentile(np.where(never, 0.0, drawn), LEVELS, axis=0)
     return np.where(never, np.nan, low), np.where(never, np.nan, high)
 
