@@ -10,7 +10,7 @@ times the weights of all resamples. Intervals are the 2.5th and 97.5th percentil
 of a group is right, or every one is wrong, all resamples agree and the interval has no width: it says nothing there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def parts_of(names: np.ndarray, categories: np.ndarray, defective: np.ndarray) -
     return Parts(index, stratum)
 
 
-def resamples(parts: Parts, draws: int, seed: int) -> Iterator[np.ndarray]:
+def resamples(parts: Parts, draws: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
     """How often each part is drawn: arrays of (some draws, parts), ``draws`` in all."""
     rng = np.random.default_rng(seed)
     order = np.argsort(parts.stratum, kind="stable")
@@ -69,6 +69,8 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Resamples in which a figure is not defined are left out of it.
     """
     never = np.isnan(drawn).all(axis=0)
+    if not drawn.size:
+        return np.full(len(never), np.nan), np.full(len(never), np.nan)
     low, high = np.nanpercentile(np.where(never, 0.0, drawn), LEVELS, axis=0)
     return np.where(never, np.nan, low), np.where(never, np.nan, high)
 
