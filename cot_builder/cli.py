@@ -446,6 +446,43 @@ def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace]
     state.destroy_process_group()
 
 
+@app.command(rich_help_panel=PIPELINE)
+def evaluate(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml with role evaluate.")],
+    limit: Annotated[
+        int | None, typer.Option(help="So many images, half of each label; instead of evaluate.limit.", min=1)
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the results; another run beside them: `results-no-tools`.")
+    ] = None,
+    allow_unpriced: AllowUnpriced = False,
+) -> None:
+    """Let a policy inspect the test images of a benchmark; writes results/SET. A killed run goes on when started again.
+
+    `indus-cot --set evaluate.mode=agent-no-tools evaluate SET --results results-no-tools`, then
+    `indus-cot compare results results-no-tools`.
+    """
+    # As for training: read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from eval.evaluate import evaluate as stage
+    from eval.metrics import describe
+
+    params, workspace = _load(context)
+    if limit is not None:
+        params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"limit": limit})})
+    found = stage(name, params, workspace, results, allow_unpriced=allow_unpriced)
+    _done((results or workspace.results) / name)
+    scores, listed = found.overall, found.listing
+    typer.echo(
+        f"{name}, {found.run.policy} {found.run.mode}: balanced accuracy {describe(scores.balanced_accuracy)}, recall "
+        f"{describe(scores.recall)}, specificity {describe(scores.specificity)}, on {listed.evaluated} of "
+        f"{listed.published or listed.available} {'published' if listed.published else 'test'} images"
+    )
+    for flag in found.flags:
+        typer.secho(f"  {flag}", fg="yellow")
+
+
 SHOWN_CHANGES = 30
 
 
