@@ -118,10 +118,12 @@ def _observed(episode: Episode) -> Iterator[ImageFile]:
     for step in episode.steps:
         for observation, png in step.observations:
             if png is not None and observation.image_sha256 is not None:
-                header = read_header(png)
-                yield ImageFile(
-                    observation.image_sha256, header.width, header.height, lambda png=png: (png, "image/png")
-                )
+                yield _png(observation.image_sha256, png)
+
+
+def _png(digest: str, png: bytes) -> ImageFile:
+    header = read_header(png)
+    return ImageFile(digest, header.width, header.height, lambda: (png, "image/png"))
 
 
 def _written(answer: Answer) -> Written:

@@ -3,7 +3,7 @@
 It follows the rollouts of GRPO: every call of a turn is run, at most ``rounds`` turns with calls are answered, and the
 turn after them is the last one whatever it holds. Nobody asks a policy that calls a tool there for its verdict: it has
 had its say, and has none. What the policy wrote goes back to it
-to the letter.
+to the letter, but for control tokens that it spelled out.
 """
 
 import io
@@ -26,7 +26,7 @@ MOST_CALLS = 8
 CUT = "…"
 """Follows a turn that reached its limit of tokens, so that it cannot be taken for a whole one."""
 _CONTROL = re.compile(r"<\|(\w+)\|>")
-"""Written out in plain letters, a template would take it for a token: of an image that is not there, or a turn's end."""
+"""Said in plain letters, it would be read as a token: of an image that is not there, or of a turn's end."""
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
 
 
