@@ -294,7 +294,7 @@ def _draw(images: _Images, groupings: Sequence[_Grouping], draws: int, seed: int
         row, column = np.nonzero(images.values * (grouping.of >= 0)[:, None])
         place = grouping.of[row] * len(COLUMNS) + column
         shape = (len(grouping.names) * len(COLUMNS), images.parts.total)
-        sums.append(csr_array((images.values[row, column], (place, images.parts.index[row])), shape=shape))
+        sums.append(csr_array((images.values[row, column], (place, images.parts.of[row])), shape=shape))
         areas.append(_Area(images, grouping))
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in groupings]
     for weights in resamples(images.parts, draws, seed):
@@ -346,7 +346,7 @@ class _Area:
         block = grouping.of if grouping.own_normals else np.zeros_like(grouping.of)
         normal, bad = np.flatnonzero(has & ~images.defective), np.flatnonzero(has & images.defective)
         normal = normal[np.lexsort((images.margin[normal], block[normal]))]
-        self._normal_part, self._bad_part = images.parts.index[normal], images.parts.index[bad]
+        self._normal_part, self._bad_part = images.parts.of[normal], images.parts.of[bad]
         bounds = np.searchsorted(block[normal], np.arange(len(grouping.names) + 1))
         self._low, self._high = np.zeros(len(bad), np.int64), np.zeros(len(bad), np.int64)
         for number in np.unique(block[bad]):
@@ -389,7 +389,7 @@ def _scores(images: _Images, grouping: _Grouping, drawn: dict[str, np.ndarray]) 
 def _score(images: _Images, inside: np.ndarray, limits: dict[str, tuple[float, float]]) -> Scores:
     from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-    true, said, parts = images.defective[inside], images.said_yes[inside], images.parts.index[inside]
+    true, said, parts = images.defective[inside], images.said_yes[inside], images.parts.of[inside]
     values = images.values[inside]
     sums = dict(zip(COLUMNS, values.sum(axis=0), strict=True))
     margin = images.margin[inside]
@@ -528,7 +528,7 @@ def _flags(images: _Images, overall: Scores, listing: Listing, contamination: Co
     if contamination.trained_on and contamination.zero_shot is None:
         found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
     for label, mask in (("defective", images.defective), ("normal", ~images.defective)):
-        if (parts := len(np.unique(images.parts.index[mask]))) < FEW_PARTS:
+        if (parts := len(np.unique(images.parts.of[mask]))) < FEW_PARTS:
             found.append(f"only {parts} parts with {label} images: intervals are rough")
     if 0 < (given := int((~np.isnan(images.margin)).sum())) < overall.images:
         found.append(f"AUROC and calibration are of the {given} of {overall.images} images that have a margin")

@@ -26,7 +26,7 @@ PERMUTATIONS = 9999
 class Parts(NamedTuple):
     """The physical parts of some images."""
 
-    index: np.ndarray
+    of: np.ndarray
     """(images,): number of each image's part."""
     stratum: np.ndarray
     """(parts,): number of each part's stratum."""

@@ -109,7 +109,7 @@ def test_a_resample_has_the_figures_of_the_images_it_drew(data: st.DataObject) -
     # Rows are in order of their ids, as they were made.
     grouped = parts_of(np.array(parts), np.full(n, "tubes"), np.array(truth))
     (weights,) = next(resamples(grouped, 1, 5))
-    drawn = np.repeat(np.arange(n), weights[grouped.index].astype(int))
+    drawn = np.repeat(np.arange(n), weights[grouped.of].astype(int))
     chosen, answers = np.array(truth)[drawn], (np.array(said) == "Yes")[drawn]
     assert (chosen.sum(), (~chosen).sum()) == (12, 16), "as many parts of each label as there are, of two images each"
     for estimate, wanted in (
@@ -144,7 +144,7 @@ def _interval(truth: list[bool], said: list[str], parts: list[str], seed: int) -
     bad, yes = np.array(truth), np.array(said) == "Yes"
     grouped = parts_of(np.array(parts), np.full(len(truth), "tubes"), bad)
     columns = np.column_stack([bad & yes, bad & ~yes, ~bad & ~yes, ~bad & yes]).astype(float)
-    counts = np.column_stack([np.bincount(grouped.index, weights=column) for column in columns.T])
+    counts = np.column_stack([np.bincount(grouped.of, weights=column) for column in columns.T])
     totals = np.concatenate([weights @ counts for weights in resamples(grouped, 200, seed)])
     low, high = interval(figures(np.pad(totals, ((0, 0), (0, 8))))["balanced_accuracy"][:, None])
     return float(low[0]), float(high[0])
