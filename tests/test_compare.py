@@ -87,13 +87,14 @@ def test_images_of_one_part_are_exchanged_together(tmp_path: Path) -> None:
 
 
 def test_the_mean_over_sets_is_narrower_than_each(tmp_path: Path) -> None:
-    for name, seed in (("mpdd", 0), ("visa", 10)):
-        results(tmp_path / "a", inspector(0.7, seed), name)
-        results(tmp_path / "b", inspector(0.75, seed + 1), name)
+    for name in ("mpdd", "visa"):
+        results(tmp_path / "a", inspector(0.7), name)
+        results(tmp_path / "b", inspector(0.75, seed=1), name)
     found = compare(tmp_path / "a", tmp_path / "b", draws=1000, seed=SEED)
     assert found.macro
     assert found.macro.difference == pytest.approx(np.mean([item.difference for item in found.sets]))
     widths = [item.high - item.low for item in (*found.sets, found.macro)]  # type: ignore[operator]
+    # Alike as they are, the sets are drawn independently.
     assert widths[2] == pytest.approx(np.hypot(*widths[:2]) / 2, rel=0.12)
 
 

@@ -120,7 +120,12 @@ def test_what_a_model_began_from_counts_too(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER)])
     sft(workspace)
+    # Reinforced on the corpus that is here, from a model that was fine-tuned on another one.
+    corpus(workspace, [("plastic_nut", OTHER)])
+    assert contamination(PREDICTIONS, SAMPLES, grpo(workspace), workspace).zero_shot is None
+    corpus(workspace, [("bottle_cap", OTHER)])
     folder = grpo(workspace)
+    assert contamination(PREDICTIONS, SAMPLES, folder, workspace).zero_shot is True
     # SFT ran again on something else, or is gone.
     model(workspace, "sft", {"train-00000.parquet": "4" * 64}, train={"model": "tiny"})
     assert contamination(PREDICTIONS, SAMPLES, folder, workspace).zero_shot is None

@@ -176,6 +176,7 @@ def test_groups_are_measured_against_their_normals() -> None:
     scratch, missing = found.by["type"]["scratch"], found.by["type"]["missing_part"]
     assert (scratch.tp, scratch.fn, scratch.tn, scratch.fp) == (6, 0, 8, 2)
     assert (missing.tp, missing.fn, missing.tn, missing.fp) == (0, 6, 8, 2)
+    assert scratch.specificity and scratch.specificity.low is not None, "there are normal parts to resample"
     assert {name: score.tp + score.fn for name, score in found.by["size"].items()} == {
         SIZES[0][0]: 3, SIZES[1][0]: 3, SIZES[2][0]: 3, SIZES[3][0]: 2,
     }  # fmt: skip
