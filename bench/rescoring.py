@@ -16,7 +16,7 @@ from schemas.taxonomy import family, leaves, similarity
 
 IMAGES = 20_000
 DRAWS = 1_000
-LOOPED = 3
+LOOPED = 20
 """Resamples that the loop is timed on. It takes each like any other, so its time is in proportion to their number."""
 RUNS = 3
 CATEGORIES = 15

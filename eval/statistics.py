@@ -18,7 +18,7 @@ import numpy as np
 LEVELS = (2.5, 97.5)
 FEWEST_PARTS = 5
 """Parts with a label that an interval needs; below, there is none."""
-CHUNK = 2**21
+CHUNK = 2**18
 """Weights in memory at once."""
 PERMUTATIONS = 9999
 
