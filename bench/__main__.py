@@ -37,6 +37,7 @@ ROWS = {
     "rewards_share": "training",
     "collator": "training",
     "train_two_processes": "training",
+    "rescore": "rescoring",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 
