@@ -424,7 +424,8 @@ def _answers(clause: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]
         if (not before and (at_the_end or re.match(r"\s*[,.:;!、)–—]|\s+-", after))) or (
             at_the_end
             and re.search(
-                r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a)|[:=–—是はは,-]|^\W*\w[.)])\s*$", before
+                r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a|likely|probably|clearly|definitely)|[:=–—是はは,-]|^\W*\w[.)])\s*$",
+                before,
             )
         ):
             yield match.span()
@@ -433,7 +434,7 @@ def _answers(clause: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]
 def _keyed(after: str) -> str | None:
     """What stands behind ``Defect:``: Yes, No, ``unsaid`` if nothing can be said, None if nothing stands there."""
     words = _words()
-    match = re.match(r"(?:\s*\w+){0,2}?\s*[:=]\s*(.*)", after, re.DOTALL)
+    match = re.match(r"(?:\s*\w+){0,2}?\s*[:=|]\s*(.*)", after, re.DOTALL)
     if not match or not match[1]:
         return None
     value = match[1]

@@ -71,7 +71,7 @@ def test_unread_verdicts_are_wrong_counted_and_flagged() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_figures_are_those_of_scikit_learn(data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 40))
     truth = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
