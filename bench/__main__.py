@@ -38,6 +38,7 @@ ROWS = {
     "collator": "training",
     "train_two_processes": "training",
     "rescore": "rescoring",
+    "results_page": "results_page",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

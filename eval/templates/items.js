@@ -136,7 +136,7 @@
       frame.append(image);
     }
     for (const one of detail.true_boxes) frame.append(box(one, "truth", detail.true_type));
-    for (const one of detail.boxes) frame.append(box(one, "verdict said", detail.defect_type));
+    for (const one of detail.boxes) frame.append(box(one, "verdict answered", detail.defect_type));
     find("figcaption").textContent = detail.image
       ? `${detail.width} × ${detail.height} px${detail.area_fraction === null ? "" : `, the defect covers ${number(100 * detail.area_fraction, 2)} % of it`}.`
       : "The image does not decode.";
