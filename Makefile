@@ -12,6 +12,9 @@ UV := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_PYTHON := $(BIN)/python
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# uv compiles nothing when it installs: where Python may not keep what it compiled either, each of the many processes
+# of a run compiles torch and transformers anew, for longer than it works.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test label-studio bench lock
 
