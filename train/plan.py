@@ -233,8 +233,8 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
     parameters, trained, text = sizes
     kept = text.num_hidden_layers * (1 if train.gradient_checkpointing else ACTIVATIONS_PER_LAYER)
     hidden = tokens * text.hidden_size * value * (kept + ACTIVATIONS_PER_LAYER)
-    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights.
-    frozen = value * (parameters - trained) if train.lora_rank else 0
+    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights, a frozen tower's too.
+    frozen = (value if train.lora_rank else 4) * (parameters - trained)
     return {
         "parameters": parameters,
         "trained": trained,
