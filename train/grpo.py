@@ -256,6 +256,8 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         logging_steps=1,
         # A filter would show a NaN as the mean of what came before.
         logging_nan_inf_filter=False,
+        # Every batch has images, so that no weight is ever left out of a pass; looking for one takes a walk each step.
+        ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
     )

@@ -176,6 +176,8 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         remove_unused_columns=False,
         max_length=None,
         disable_tqdm=True,
+        # Every batch has images, so that no weight is ever left out of a pass; looking for one takes a walk each step.
+        ddp_find_unused_parameters=False,
         report_to=[],
     )
     trainer = guard.stops_at_nan(SFTTrainer)(
