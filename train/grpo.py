@@ -25,7 +25,7 @@ from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
 from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
-from train.model import load_model, load_processor, lora
+from train.model import load_model, load_policy, load_processor, lora
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
 from train.record import quiet, recorder, write_curve, write_metrics
 from train.rewards import RewardFunction, accuracy_reward, reward_functions
@@ -52,7 +52,7 @@ def grpo(params: Params, workspace: Workspace) -> None:
     # TRL says that environments are experimental at every start.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trained = {name for name, source in params.pull.items() if source.role == "train"}
-    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing"})
+    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
     source = _source(params, workspace)
     with (
         _output(
@@ -199,8 +199,7 @@ def build(
     judge = Judge(truth, dict(zip((function.__name__ for function in functions), weights, strict=True)))
     # The arguments come first: under ZeRO-3 they make `from_pretrained` shard the weights as they are read.
     arguments = _arguments(params, weights, folder / CHECKPOINTS)
-    # Full weights are kept in 32 bit: an update of 1e-6 would vanish in 16.
-    policy = load_model(model, dtype=params.train.dtype if params.train.lora_rank else "float32")
+    policy = load_policy(model, params.train)
     trainer = stops_at_nan(inspection_trainer())(
         policy,
         reward_funcs=[judge.score(function) for function in functions],

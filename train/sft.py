@@ -15,7 +15,7 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
 from train.collator import collator, lengths
-from train.model import load_model, load_processor, lora
+from train.model import load_model, load_policy, load_processor, lora
 from train.plan import Plan, plan, updates, world_size
 
 LAST = 5
@@ -181,7 +181,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         report_to=[],
     )
     trainer = guard.stops_at_nan(SFTTrainer)(
-        load_model(base, dtype=train.dtype if train.lora_rank else "float32"),
+        load_policy(base, train),
         args=config,
         train_dataset=data.rows,
         processing_class=data.processor,
