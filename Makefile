@@ -1,6 +1,7 @@
 # make demo [PROFILE=…]  environment, install, every stage, then where to look
 # make test              everything CI checks
 # make label-studio      the review server on loopback, in an environment of its own; says where to log in
+# make learn             proof that training teaches: a tiny model on unseen categories; reports/learn.html
 # make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,8 +13,11 @@ UV := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_PYTHON := $(BIN)/python
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# uv compiles nothing when it installs: where Python may not keep what it compiled either, each of the many processes
+# of a run compiles torch and transformers anew, for longer than it works.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test label-studio bench lock
+.PHONY: demo test label-studio learn bench lock
 
 demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
@@ -35,6 +39,9 @@ test: $(VENV)/.installed-dev
 
 label-studio: $(VENV)/.installed
 	$(BIN)/indus-cot review serve
+
+learn: $(VENV)/.installed
+	$(BIN)/python -m train.learn
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)

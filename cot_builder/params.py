@@ -214,6 +214,7 @@ class Train(Section):
     lora_rank: Count
     dtype: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
+    freeze_vision: bool
 
 
 class Sft(Section):

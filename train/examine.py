@@ -1,0 +1,265 @@
+"""Examines a policy: it inspects with the real tools, and every answer is read and rewarded as in training."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cot_builder.inspection.parsing import read
+from cot_builder.inspection.rendering import Message, prompt
+from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.params import GrpoReward
+from schemas.trajectory import ToolCall
+from train.collator import picture
+from train.lessons import VIEW, Lesson
+from train.margin import gain, margins, until_observed
+from train.rewards import reward_functions
+
+MOST_TOKENS = 72
+"""Of one turn; the longest a learner of the lessons writes has 64."""
+_UNSAID = "<think>…</think>"
+_CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
+Inspection = tuple[list[Message], list[Message]]
+"""Prompt and completion, images in place."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How one inspection went."""
+
+    size: str
+    answer: str
+    said: str | None
+    """None where no verdict could be read."""
+    valid: bool
+    calls: int
+    reward: float
+    location: float
+    """IoU with the truth; 0 where the verdict is wrong."""
+    type: float
+
+
+def inspect(
+    model: Any, processor: Any, asked: Sequence[Lesson], *, temperature: float, tools: bool, calls: int, at_once: int
+) -> list[Inspection]:
+    """Let a policy inspect.
+
+    Args:
+        model: The policy.
+        processor: Its processor.
+        asked: What it is asked about; it sees the image and the category.
+        temperature: Of sampling; 0: the likeliest token each time.
+        tools: Whether it is told of tools.
+        calls: Turns with a call that are answered, at most.
+        at_once: Inspections at a time.
+    """
+    import torch
+
+    model.eval()
+    found: list[Inspection] = []
+    with torch.no_grad():
+        for start in range(0, len(asked), at_once):
+            some = asked[start : start + at_once]
+            chats = [_asked(lesson) for lesson in some]
+            begun = [len(chat) for chat in chats]
+            boxes = [Toolbox(lesson.surface.pixels, {}) for lesson in some]
+            live = list(range(len(some)))
+            for turn in range(calls + 1):
+                texts = _write(model, processor, [chats[place] for place in live], temperature, tools)
+                for place, text in zip(live, texts, strict=True):
+                    chats[place].append(_said(text))
+                    if turn < calls and (call := _call(chats[place][-1])):
+                        chats[place].append(_observed(boxes[place], call))
+                live = [place for place in live if chats[place][-1]["role"] == "tool"]
+                if not live:
+                    break
+            found += [(chat[:length], chat[length:]) for chat, length in zip(chats, begun, strict=True)]
+    return found
+
+
+def grade(
+    asked: Sequence[Lesson], done: Sequence[Inspection], model: Any, processor: Any, weights: GrpoReward, at_once: int
+) -> list[Grade]:
+    """Read and reward inspections, with the functions that GRPO is rewarded by."""
+    completions = [completion for _, completion in done]
+    truths = [lesson.verdict for lesson in asked]
+
+    def dconf(**_: Any) -> list[float]:
+        before = margins(model, processor, [chat for chat, _ in done], at_once)
+        after = margins(model, processor, [until_observed(*inspection) for inspection in done], at_once)
+        looked = [any(message["role"] == "tool" for message in completion) for completion in completions]
+        steps = zip(truths, before, after, looked, strict=True)
+        return [gain(truth.answer, low, high) if seen else 0.0 for truth, low, high, seen in steps]
+
+    functions, shares = reward_functions(weights, dconf)
+    columns = {
+        "answer": [truth.answer for truth in truths],
+        "boxes": [truth.boxes for truth in truths],
+        "defect_type": [truth.defect_type for truth in truths],
+    }
+    terms = {function.__name__: function(completions=completions, **columns) for function in functions}
+    rewards = np.array(shares) @ np.array(list(terms.values()))
+    grades = []
+    for number, (lesson, completion) in enumerate(zip(asked, completions, strict=True)):
+        reading = read(completion)
+        grades.append(
+            Grade(
+                size=lesson.surface.size,
+                answer=truths[number].answer,
+                said=reading.verdict.answer if reading.verdict else None,
+                valid=not reading.faults,
+                calls=reading.calls,
+                reward=float(rewards[number]),
+                location=float(terms["location_reward"][number]),
+                type=float(terms["type_reward"][number]),
+            )
+        )
+    return grades
+
+
+def behind_a_thought(completion: list[Message]) -> list[Message]:
+    """A verdict that was learned without thoughts, as the control arm learns it, in the form that is read."""
+    *before, last = completion
+    return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
+
+
+def _asked(lesson: Lesson) -> list[Message]:
+    return [_filled(message, lesson) for message in prompt(lesson.category, VIEW)]
+
+
+def _filled(message: Message, lesson: Lesson) -> Message:
+    image = Image.fromarray(np.ascontiguousarray(lesson.surface.pixels[..., ::-1]))
+    parts = [{"type": "image", "image": image} if part["type"] == "image" else part for part in message["content"]]
+    return {**message, "content": parts}
+
+
+def _write(model: Any, processor: Any, chats: Sequence[list[Message]], temperature: float, tools: bool) -> list[str]:
+    schemas = tool_schemas() if tools else None
+    texts = [
+        processor.apply_chat_template(chat, tools=schemas, add_generation_prompt=True, tokenize=False) for chat in chats
+    ]
+    images = [
+        [part["image"] for message in chat for part in message["content"] if part["type"] == "image"] for chat in chats
+    ]
+    inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    written = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **sampling)[:, inputs["input_ids"].shape[1] :]
+    # What was cut off keeps no end of turn, so that it cannot be taken for a whole one.
+    return [
+        text.partition("<|im_end|>")[0] if "<|im_end|>" in text else f"{text}…"
+        for text in processor.tokenizer.batch_decode(written)
+    ]
+
+
+def _said(text: str) -> Message:
+    """An assistant's message, native calls apart from the text, as TRL hands it to rewards."""
+    calls = []
+    for body in _CALL.findall(text):
+        try:
+            calls.append({"type": "function", "function": json.loads(body)})
+        except ValueError:
+            return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+    thought = text.partition("<tool_call>")[0].rstrip("\n") if calls else text
+    message: Message = {"role": "assistant", "content": [{"type": "text", "text": thought}]}
+    return message | {"tool_calls": calls} if calls else message
+
+
+def _call(message: Message) -> ToolCall | None:
+    if len(message.get("tool_calls", ())) != 1:
+        return None
+    function = message["tool_calls"][0]["function"]
+    try:
+        return ToolCall(tool=function["name"], arguments=function["arguments"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _observed(toolbox: Toolbox, call: ToolCall) -> Message:
+    observation, png = toolbox.observe(call)
+    shown = [{"type": "image", "image": picture(png)}] if png else []
+    return {"role": "tool", "name": call.tool, "content": [*shown, {"type": "text", "text": observation.text}]}
+
+
+Statistic = Callable[[Sequence[Grade]], float]
+
+
+def accuracy(grades: Sequence[Grade], size: str) -> float:
+    """Share of right verdicts on one size of defect, or on ``none``."""
+    found = [grade.said == grade.answer for grade in grades if grade.size == size]
+    return sum(found) / len(found)
+
+
+def balanced_accuracy(grades: Sequence[Grade]) -> float:
+    """Mean of the shares of right verdicts on defects and on clean surfaces."""
+    defects = [grade.said == grade.answer for grade in grades if grade.size != "none"]
+    return (sum(defects) / len(defects) + accuracy(grades, "none")) / 2
+
+
+def balanced_accuracy_small(grades: Sequence[Grade]) -> float:
+    """The same with the small defects only."""
+    return (accuracy(grades, "small") + accuracy(grades, "none")) / 2
+
+
+def mean_reward(grades: Sequence[Grade]) -> float:
+    """Mean reward."""
+    return sum(grade.reward for grade in grades) / len(grades)
+
+
+def valid(grades: Sequence[Grade]) -> float:
+    """Share of outputs that follow the grammar throughout."""
+    return sum(grade.valid for grade in grades) / len(grades)
+
+
+def calls(grades: Sequence[Grade]) -> float:
+    """Calls an inspection."""
+    return sum(grade.calls for grade in grades) / len(grades)
+
+
+def interval(
+    statistic: Statistic,
+    after: Sequence[Sequence[Grade]],
+    before: Sequence[Sequence[Grade]] | None = None,
+    draws: int = 1000,
+) -> tuple[float, float, float]:
+    """A statistic's mean over seeds, or by how much it rose, with its bootstrap 95 % interval.
+
+    Seeds are drawn with replacement, then within each the images, the same before and after.
+
+    Args:
+        statistic: Of the grades of one seed.
+        after: Grades by seed.
+        before: Of the same images by another policy.
+        draws: Resamples.
+    """
+    rng = np.random.default_rng(0)
+
+    def once(picks: Sequence[tuple[int, Sequence[int]]]) -> float:
+        values = []
+        for seed, items in picks:
+            value = statistic([after[seed][item] for item in items])
+            if before is not None:
+                value -= statistic([before[seed][item] for item in items])
+            values.append(value)
+        return sum(values) / len(values)
+
+    whole = once([(seed, range(len(grades))) for seed, grades in enumerate(after)])
+    resampled = [
+        once([(seed, _within_sizes(after[seed], rng)) for seed in rng.integers(0, len(after), len(after)).tolist()])
+        for _ in range(draws)
+    ]
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return whole, float(low), float(high)
+
+
+def _within_sizes(grades: Sequence[Grade], rng: np.random.Generator) -> list[int]:
+    """Places drawn with replacement, as many of each size of defect as there are."""
+    sizes = np.array([grade.size for grade in grades])
+    return [
+        int(place)
+        for size in np.unique(sizes)
+        for place in rng.choice(np.flatnonzero(sizes == size), (sizes == size).sum())
+    ]
