@@ -37,6 +37,8 @@ ROWS = {
     "rewards_share": "training",
     "collator": "training",
     "train_two_processes": "training",
+    "evaluate_loop": "evaluating",
+    "evaluate_endpoint": "evaluating",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 
