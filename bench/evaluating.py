@@ -1,8 +1,9 @@
-"""Evaluation: what the agent loop adds to bare generation, and how near an endpoint's answers come to the ideal rate."""
+"""Evaluation: what the agent loop adds to bare generation, and how near an endpoint comes to its ideal rate."""
 
 import csv
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from bench.latency_server import latency_server
 from bench.paired import Row, paired, seconds
+from cot_builder.endpoint.prices import PRICES_FILE
 from cot_builder.inspection.episode import Written, inspect
 from cot_builder.inspection.rendering import Message
 from cot_builder.params import Params, PullSet, load_params
@@ -78,6 +80,7 @@ def evaluate_endpoint() -> Row:
     os.environ[KEY_ENV] = "none"
     with tempfile.TemporaryDirectory() as name, latency_server(LATENCY_S, CALL) as server:
         workspace = Workspace(Path(name))
+        shutil.copy(PRICES_FILE, workspace.root)
         params = load_params("default", _settings(server.address))
         source = _photographs(Path(name) / "photographs", SERVED)
         params = params.model_copy(

@@ -10,6 +10,7 @@ in words that are dictated, a token a pass, so that every pass is made. On a CPU
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections import defaultdict
@@ -18,8 +19,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_step import HIDDEN, LAYERS, dictated, make_model, peak, timed, turns
+from bench.gpu_step import CALL, HIDDEN, LAYERS, dictated, make_model, peak, timed, turns
 from cot_builder.inspection.rendering import question, system_prompt
+from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params, load_params
 from cot_builder.stages.endpoint import SharedImages
 from cot_builder.storage.workspace import Workspace, read_samples
@@ -44,19 +46,19 @@ def main() -> None:
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        size = make_model(
-            Path(folder), [system_prompt(), question("bolt", "C1")], given.layers, given.hidden, given.side
-        )
+        words = [system_prompt(), question("bolt", "C1"), CALL, *map(json.dumps, tool_schemas())]
+        size = make_model(Path(folder), words, given.layers, given.hidden, given.side)
         print(f"{size / 1e9:.2f} G weights, {given.layers} layers of {given.hidden}")
-        params = _params(given.profile, folder, given.batch, given.written)
-        run(params, given.set, given.images, turns(load_processor(folder), given.written))
+        texts = turns(load_processor(folder), given.written)
+        params = _params(given.profile, folder, given.batch, max(map(len, texts)))
+        run(params, given.set, given.images, texts)
 
 
-def _params(profile: str, model: str, batch: int, written: int) -> Params:
+def _params(profile: str, model: str, batch: int, most: int) -> Params:
     import torch
 
     kind = "bfloat16" if torch.cuda.is_available() else "float32"
-    chosen = {"evaluate.batch": batch, "evaluate.max_tokens": written, "train.dtype": kind}
+    chosen = {"evaluate.batch": batch, "evaluate.max_tokens": most, "train.dtype": kind}
     params = load_params(profile, [f"{name}={value}" for name, value in chosen.items()])
     return params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"model": model})})
 

@@ -70,7 +70,7 @@ def _on_one_device(params: Params, gpu: bool) -> Params:
 
 
 def make_model(folder: Path, texts: Iterable[str], layers: int, hidden: int, side: int) -> int:
-    """Write random weights in 16 bit and a processor, with a vocabulary of ``texts``, to ``folder``; how many weights."""
+    """Write random weights in 16 bit and a processor that knows ``texts`` to ``folder``; how many weights."""
     tiny.build(folder, texts, 0)
     import torch
     from transformers import AutoConfig, Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration
