@@ -39,6 +39,7 @@ ROWS = {
     "train_two_processes": "training",
     "evaluate_loop": "evaluating",
     "evaluate_endpoint": "evaluating",
+    "rescore": "rescoring",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

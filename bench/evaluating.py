@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from bench.latency_server import latency_server
@@ -120,10 +121,10 @@ def _begun(exam: Exam, samples: Sequence[Sample]) -> Any:
 
 
 def _photographs(folder: Path, images: int) -> Path:
-    """So many noisy pictures, no two alike, and the table that lists them."""
+    """So many pictures of a grain, no two alike, and the table that lists them."""
     folder.mkdir()
     random = np.random.default_rng(0)
-    grain = random.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
+    grain = cv2.GaussianBlur(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), (0, 0), 4)
     with (folder / "parts.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "label"])

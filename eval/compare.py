@@ -90,12 +90,13 @@ def compare(first: Path, second: Path, *, draws: int, seed: int) -> Comparison:
         for one in (0, 1):
             ids = tables[one].select("sample_id").join(tables[1 - one], on="sample_id", how="anti")["sample_id"]
             missing[one] += ids.to_list()
-        paired.append(_pair(name, *tables, draws, seed))
+        paired.append(_pair(name, tables[0], tables[1], draws, seed))
     return Comparison(
         [item.difference for item in paired],
         _mean(paired, seed) if len(paired) > 1 else None,
-        *missing,
-        {name: tuple(_what(folders_of[name]) for folders_of in found) for name in shared},  # type: ignore[misc]
+        missing[0],
+        missing[1],
+        {name: (_what(found[0][name]), _what(found[1][name])) for name in shared},
     )
 
 
@@ -142,7 +143,7 @@ def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed
     right = tuple(
         (both[column] == both["true_answer"]).fill_null(False).to_numpy() for column in ("answer", "answer_second")
     )
-    counts = [_by_part(defective, said, parts.index, parts.total) for said in right]
+    counts = [_by_part(defective, said, parts.of, parts.total) for said in right]
     values = [float(_accuracy(table.sum(axis=0))) for table in counts]
     # Sets are drawn independently of each other: their mean has the interval that follows.
     own = [seed, *name.encode()]
@@ -151,8 +152,8 @@ def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed
     ]
     drawn_all = np.concatenate(drawn) if drawn else np.empty(0)
     gain = right[1].astype(float) - right[0]
-    gains = np.bincount(parts.index, weights=gain / np.where(defective, defective.sum(), (~defective).sum()) / 2)
-    few = min(len(np.unique(parts.index[mask])) for mask in (defective, ~defective)) < FEWEST_PARTS
+    gains = np.bincount(parts.of, weights=gain / np.where(defective, defective.sum(), (~defective).sum()) / 2)
+    few = min(len(np.unique(parts.of[mask])) for mask in (defective, ~defective)) < FEWEST_PARTS
     low, high = (None, None) if few or not len(drawn_all) else _bounds(drawn_all)
     only_first, only_second, p = mcnemar(*right)
     difference = Difference(

@@ -290,22 +290,30 @@ def _draw(images: _Images, groupings: Sequence[_Grouping], draws: int, seed: int
     from scipy.sparse import csr_array
 
     sums, areas = [], []
+    # Most ways to group share one order.
+    orders: dict[bytes, _Order] = {}
     for grouping in groupings:
         row, column = np.nonzero(images.values * (grouping.of >= 0)[:, None])
         place = grouping.of[row] * len(COLUMNS) + column
         shape = (len(grouping.names) * len(COLUMNS), images.parts.total)
-        sums.append(csr_array((images.values[row, column], (place, images.parts.index[row])), shape=shape))
-        areas.append(_Area(images, grouping))
+        sums.append(csr_array((images.values[row, column], (place, images.parts.of[row])), shape=shape))
+        block = grouping.of if grouping.own_normals else np.zeros_like(grouping.of)
+        key = block.tobytes()
+        if key not in orders:
+            orders[key] = _Order(images, block)
+        areas.append((key, _Area(grouping, orders[key])))
     found: list[list[dict[str, np.ndarray]]] = [[] for _ in groupings]
     for weights in resamples(images.parts, draws, seed):
         normals = None
+        placed = {key: order.of(weights) for key, order in orders.items()}
         for number, grouping in enumerate(groupings):
             totals = np.asarray(sums[number] @ weights.T).T.reshape(len(weights), -1, len(COLUMNS))
             if normals is None:
                 normals = totals[:, :, 2:4]
             if not grouping.own_normals:
                 totals[:, :, 2:4] = normals
-            found[number].append(figures(totals) | {"auroc": areas[number].of(weights)})
+            key, area = areas[number]
+            found[number].append(figures(totals) | {"auroc": area.of(*placed[key])})
     joined = [
         {name: np.concatenate([chunk[name] for chunk in chunks]) for name in FIGURES} if chunks else {}
         for chunks in found
@@ -332,43 +340,55 @@ def figures(totals: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-class _Area:
-    """AUROC of each group under weights: the share of weighted pairs that the margin puts in the right order.
+class _Order:
+    """Normal images in the order of their margins, one block behind the other, and where defective ones fall in it.
 
-    The weight of the normal images below each defective one, ties half, is a difference of cumulative sums over the
-    normal images in the order of their margins; groups with normal images of their own lie one behind the other.
+    AUROC is the share of pairs that the margin puts in the right order. The weight of the normal images below a
+    defective one, ties half, is a difference of cumulative sums.
     """
 
-    def __init__(self, images: _Images, grouping: _Grouping) -> None:
-        from scipy.sparse import csr_array
-
-        has = ~np.isnan(images.margin) & ((grouping.of >= 0) | (~images.defective & (not grouping.own_normals)))
-        block = grouping.of if grouping.own_normals else np.zeros_like(grouping.of)
-        normal, bad = np.flatnonzero(has & ~images.defective), np.flatnonzero(has & images.defective)
+    def __init__(self, images: _Images, block: np.ndarray) -> None:
+        has = ~np.isnan(images.margin)
+        normal, self.bad = np.flatnonzero(has & ~images.defective), np.flatnonzero(has & images.defective)
         normal = normal[np.lexsort((images.margin[normal], block[normal]))]
-        self._normal_part, self._bad_part = images.parts.index[normal], images.parts.index[bad]
-        bounds = np.searchsorted(block[normal], np.arange(len(grouping.names) + 1))
-        self._low, self._high = np.zeros(len(bad), np.int64), np.zeros(len(bad), np.int64)
-        for number in np.unique(block[bad]):
-            start, end = bounds[number], bounds[number + 1]
-            here = block[bad] == number
-            ordered, asked = images.margin[normal[start:end]], images.margin[bad[here]]
-            self._low[here] = start + np.searchsorted(ordered, asked, side="left")
-            self._high[here] = start + np.searchsorted(ordered, asked, side="right")
-        self._group = grouping.of[bad]
-        shape = (len(grouping.names), len(bad))
-        self._member = csr_array((np.ones(len(bad)), (self._group, np.arange(len(bad)))), shape=shape)
-        of_group = np.arange(len(grouping.names)) if grouping.own_normals else np.zeros(len(grouping.names), np.int64)
-        self._start, self._end = bounds[of_group], bounds[of_group + 1]
+        self._normal_part, self._bad_part = images.parts.of[normal], images.parts.of[self.bad]
+        self.bounds = np.searchsorted(block[normal], np.arange(block.max() + 2))
+        own = block[self.bad]
+        self._low, self._high = np.zeros(len(own), np.int64), np.zeros(len(own), np.int64)
+        for number in np.unique(own):
+            start, end = self.bounds[number], self.bounds[number + 1]
+            ordered, asked = images.margin[normal[start:end]], images.margin[self.bad[own == number]]
+            self._low[own == number] = start + np.searchsorted(ordered, asked, side="left")
+            self._high[own == number] = start + np.searchsorted(ordered, asked, side="right")
+        self._start = self.bounds[own]
 
-    def of(self, weights: np.ndarray) -> np.ndarray:
-        """(draws, groups) of weights (draws, parts)."""
-        if not len(self._bad_part) or not len(self._normal_part):
-            return np.full((len(weights), self._member.shape[0]), np.nan)
+    def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of weights (draws, parts): cumulative weight of the normal images, weight of the defective ones, and the
+        weighted pairs that each of them wins; each (draws, images)."""
         below = np.zeros((len(weights), len(self._normal_part) + 1))
         np.cumsum(weights[:, self._normal_part], axis=1, out=below[:, 1:])
         bad = weights[:, self._bad_part]
-        won = bad * ((below[:, self._low] + below[:, self._high]) / 2 - below[:, self._start[self._group]])
+        lower = below[:, self._low]
+        if (self._low != self._high).any():
+            lower = (lower + below[:, self._high]) / 2
+        return below, bad, bad * (lower - below[:, self._start])
+
+
+class _Area:
+    """AUROC of each group of one way to put the images into groups."""
+
+    def __init__(self, grouping: _Grouping, order: _Order) -> None:
+        from scipy.sparse import csr_array
+
+        group = grouping.of[order.bad]
+        known = np.flatnonzero(group >= 0)
+        shape = (len(grouping.names), len(group))
+        self._member = csr_array((np.ones(len(known)), (group[known], known)), shape=shape)
+        block = np.arange(len(grouping.names)) if grouping.own_normals else np.zeros(len(grouping.names), np.int64)
+        self._start, self._end = order.bounds[block], order.bounds[block + 1]
+
+    def of(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
+        """(draws, groups) of what :meth:`_Order.of` gives; NaN where a group has no pair."""
         pairs = np.asarray(self._member @ bad.T).T * (below[:, self._end] - below[:, self._start])
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self._member @ won.T).T / pairs
@@ -389,7 +409,7 @@ def _scores(images: _Images, grouping: _Grouping, drawn: dict[str, np.ndarray]) 
 def _score(images: _Images, inside: np.ndarray, limits: dict[str, tuple[float, float]]) -> Scores:
     from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-    true, said, parts = images.defective[inside], images.said_yes[inside], images.parts.index[inside]
+    true, said, parts = images.defective[inside], images.said_yes[inside], images.parts.of[inside]
     values = images.values[inside]
     sums = dict(zip(COLUMNS, values.sum(axis=0), strict=True))
     margin = images.margin[inside]
@@ -528,7 +548,7 @@ def _flags(images: _Images, overall: Scores, listing: Listing, contamination: Co
     if contamination.trained_on and contamination.zero_shot is None:
         found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
     for label, mask in (("defective", images.defective), ("normal", ~images.defective)):
-        if (parts := len(np.unique(images.parts.index[mask]))) < FEW_PARTS:
+        if (parts := len(np.unique(images.parts.of[mask]))) < FEW_PARTS:
             found.append(f"only {parts} parts with {label} images: intervals are rough")
     if 0 < (given := int((~np.isnan(images.margin)).sum())) < overall.images:
         found.append(f"AUROC and calibration are of the {given} of {overall.images} images that have a margin")

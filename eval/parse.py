@@ -105,7 +105,7 @@ def parse_by_rules(text: str, options: Mapping[str, Answer] | None = None) -> Pa
     return Parsed("Yes", _boxes(said), _type(said), "rules", fault)
 
 
-_NOTHING = "nothing"
+_NOTHING: Literal["nothing"] = "nothing"
 """No conclusion of this kind stands in the text; None: one was refused."""
 Said = Literal["Yes", "No", "nothing"] | None
 
@@ -270,12 +270,15 @@ def _words() -> _Words:
 
     languages = [
         _Language(
-            table["spaced"],
-            *(re.compile(one(table, name)) for name in ("defective", "sound", "kinds", "before")),
-            re.compile("|".join(table["after"]) if table["after"] else _NEVER),
-            re.compile(one(table, "verbs")),
-            re.compile(rf"{one(table, 'unsaid')}\s+(?:[\w-]+\s+){{0,2}}$" if table["spaced"] else _NEVER),
-            re.compile(rf"{one(table, 'given')}[^,:]*"),
+            spaced=table["spaced"],
+            defective=re.compile(one(table, "defective")),
+            sound=re.compile(one(table, "sound")),
+            kinds=re.compile(one(table, "kinds")),
+            before=re.compile(one(table, "before")),
+            after=re.compile("|".join(table["after"]) if table["after"] else _NEVER),
+            verbs=re.compile(one(table, "verbs")),
+            unsaid=re.compile(rf"{one(table, 'unsaid')}\s+(?:[\w-]+\s+){{0,2}}$" if table["spaced"] else _NEVER),
+            given=re.compile(rf"{one(table, 'given')}[^,:]*"),
         )
         for table in tables.values()
     ]
@@ -286,10 +289,17 @@ def _words() -> _Words:
         for label in table["labels"]
     )
     return _Words(
-        languages,
-        *(every(name) for name in ("yes", "no", "hedges", "refusals", "asked", "rest", "certainly", "but")),
-        re.compile(labels),
-        every("corrections"),
+        languages=languages,
+        yes=every("yes"),
+        no=every("no"),
+        hedges=every("hedges"),
+        refusals=every("refusals"),
+        asked=every("asked"),
+        rest=every("rest"),
+        certainly=every("certainly"),
+        but=every("but"),
+        labels=re.compile(labels),
+        corrections=every("corrections"),
     )
 
 
@@ -414,7 +424,8 @@ def _answers(clause: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]
         if (not before and (at_the_end or re.match(r"\s*[,.:;!、)–—]|\s+-", after))) or (
             at_the_end
             and re.search(
-                r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a)|[:=–—是はは,-]|^\W*\w[.)])\s*$", before
+                r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a|likely|probably|clearly|definitely)|[:=–—是はは,-]|^\W*\w[.)])\s*$",
+                before,
             )
         ):
             yield match.span()
@@ -423,7 +434,7 @@ def _answers(clause: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]
 def _keyed(after: str) -> str | None:
     """What stands behind ``Defect:``: Yes, No, ``unsaid`` if nothing can be said, None if nothing stands there."""
     words = _words()
-    match = re.match(r"(?:\s*\w+){0,2}?\s*[:=]\s*(.*)", after, re.DOTALL)
+    match = re.match(r"(?:\s*\w+){0,2}?\s*[:=|]\s*(.*)", after, re.DOTALL)
     if not match or not match[1]:
         return None
     value = match[1]

@@ -18,7 +18,7 @@ import numpy as np
 LEVELS = (2.5, 97.5)
 FEWEST_PARTS = 5
 """Parts with a label that an interval needs; below, there is none."""
-CHUNK = 2**21
+CHUNK = 2**18
 """Weights in memory at once."""
 PERMUTATIONS = 9999
 
@@ -26,7 +26,7 @@ PERMUTATIONS = 9999
 class Parts(NamedTuple):
     """The physical parts of some images."""
 
-    index: np.ndarray
+    of: np.ndarray
     """(images,): number of each image's part."""
     stratum: np.ndarray
     """(parts,): number of each part's stratum."""
