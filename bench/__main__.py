@@ -37,6 +37,8 @@ ROWS = {
     "rewards_share": "training",
     "collator": "training",
     "train_two_processes": "training",
+    "evaluate_loop": "evaluating",
+    "evaluate_endpoint": "evaluating",
     "rescore": "rescoring",
     "results_page": "results_page",
 }

@@ -74,6 +74,9 @@ def evaluate(
     ) as output:
         with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked) as journal:
             said = _ask(exam, samples, truth, journal, allow_unpriced)
+        if all(item.parse == "failed" for item in said.values()):
+            why = next(iter(said.values())).fault
+            raise IndusCotError(f"evaluate {name}: not one of {len(samples)} images was answered; the first: {why}")
         rows = [_row(sample, truth[sample.sample_id], said[sample.sample_id]) for sample in samples]
         predictions = PREDICTION.frame(rows).sort("sample_id")
         PREDICTION.write(predictions, output.path / PREDICTIONS_FILE)
