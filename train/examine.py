@@ -1,28 +1,27 @@
 """Examines a policy: it inspects with the real tools, and every answer is read and rewarded as in training."""
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
+from cot_builder.inspection import episode
+from cot_builder.inspection.episode import Episode, schemas_of
 from cot_builder.inspection.parsing import read
 from cot_builder.inspection.rendering import Message, prompt
-from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import GrpoReward
-from schemas.trajectory import ToolCall
-from train.collator import picture
+from schemas.trajectory import ToolName
 from train.lessons import VIEW, Lesson
 from train.margin import gain, margins, until_observed
 from train.rewards import reward_functions
+from train.writing import writer
 
 MOST_TOKENS = 72
 """Of one turn; the longest a learner of the lessons writes has 64."""
 _UNSAID = "<think>…</think>"
-_CALL = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 Inspection = tuple[list[Message], list[Message]]
 """Prompt and completion, images in place."""
 
@@ -57,28 +56,13 @@ def inspect(
         calls: Turns with a call that are answered, at most.
         at_once: Inspections at a time.
     """
-    import torch
-
     model.eval()
-    found: list[Inspection] = []
-    with torch.no_grad():
-        for start in range(0, len(asked), at_once):
-            some = asked[start : start + at_once]
-            chats = [_asked(lesson) for lesson in some]
-            begun = [len(chat) for chat in chats]
-            boxes = [Toolbox(lesson.surface.pixels, {}) for lesson in some]
-            live = list(range(len(some)))
-            for turn in range(calls + 1):
-                texts = _write(model, processor, [chats[place] for place in live], temperature, tools)
-                for place, text in zip(live, texts, strict=True):
-                    chats[place].append(_said(text))
-                    if turn < calls and (call := _call(chats[place][-1])):
-                        chats[place].append(_observed(boxes[place], call))
-                live = [place for place in live if chats[place][-1]["role"] == "tool"]
-                if not live:
-                    break
-            found += [(chat[:length], chat[length:]) for chat, length in zip(chats, begun, strict=True)]
-    return found
+    named = get_args(ToolName) if tools else ()
+    write = writer(model, processor, schemas_of(named), MOST_TOKENS, temperature)
+    begun = [Episode(_asked(lesson), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
+    for _ in episode.inspect(begun, write, at_once):
+        pass
+    return [(one.prompt, one.completion) for one in begun]
 
 
 def grade(
@@ -135,53 +119,6 @@ def _filled(message: Message, lesson: Lesson) -> Message:
     image = Image.fromarray(np.ascontiguousarray(lesson.surface.pixels[..., ::-1]))
     parts = [{"type": "image", "image": image} if part["type"] == "image" else part for part in message["content"]]
     return {**message, "content": parts}
-
-
-def _write(model: Any, processor: Any, chats: Sequence[list[Message]], temperature: float, tools: bool) -> list[str]:
-    schemas = tool_schemas() if tools else None
-    texts = [
-        processor.apply_chat_template(chat, tools=schemas, add_generation_prompt=True, tokenize=False) for chat in chats
-    ]
-    images = [
-        [part["image"] for message in chat for part in message["content"] if part["type"] == "image"] for chat in chats
-    ]
-    inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    written = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **sampling)[:, inputs["input_ids"].shape[1] :]
-    # What was cut off keeps no end of turn, so that it cannot be taken for a whole one.
-    return [
-        text.partition("<|im_end|>")[0] if "<|im_end|>" in text else f"{text}…"
-        for text in processor.tokenizer.batch_decode(written)
-    ]
-
-
-def _said(text: str) -> Message:
-    """An assistant's message, native calls apart from the text, as TRL hands it to rewards."""
-    calls = []
-    for body in _CALL.findall(text):
-        try:
-            calls.append({"type": "function", "function": json.loads(body)})
-        except ValueError:
-            return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-    thought = text.partition("<tool_call>")[0].rstrip("\n") if calls else text
-    message: Message = {"role": "assistant", "content": [{"type": "text", "text": thought}]}
-    return message | {"tool_calls": calls} if calls else message
-
-
-def _call(message: Message) -> ToolCall | None:
-    if len(message.get("tool_calls", ())) != 1:
-        return None
-    function = message["tool_calls"][0]["function"]
-    try:
-        return ToolCall(tool=function["name"], arguments=function["arguments"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _observed(toolbox: Toolbox, call: ToolCall) -> Message:
-    observation, png = toolbox.observe(call)
-    shown = [{"type": "image", "image": picture(png)}] if png else []
-    return {"role": "tool", "name": call.tool, "content": [*shown, {"type": "text", "text": observation.text}]}
 
 
 Statistic = Callable[[Sequence[Grade]], float]
