@@ -139,7 +139,7 @@ def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed
     defective = (both["true_answer"] == "Yes").to_numpy()
     if defective.all() or not defective.any():
         raise IndusCotError(f"{name}: the images that both runs have are of one label: there is no balanced accuracy")
-    parts = parts_of(both["part_id"].to_numpy(), both["category"].to_numpy(), defective)
+    parts = parts_of(both["part_id"].to_numpy(), defective)
     right = tuple(
         (both[column] == both["true_answer"]).fill_null(False).to_numpy() for column in ("answer", "answer_second")
     )

@@ -194,7 +194,7 @@ def _images(frame: pl.DataFrame) -> _Images:
     said_yes = np.where(unread, ~defective, (frame["answer"] == "Yes").fill_null(False).to_numpy())
     return _Images(
         frame=frame,
-        parts=parts_of(frame["part_id"].to_numpy(), frame["category"].to_numpy(), defective),
+        parts=parts_of(frame["part_id"].to_numpy(), defective),
         defective=defective,
         said_yes=said_yes,
         unread=unread,

@@ -1,9 +1,9 @@
 """Intervals and paired tests that take physical parts, not images, for what was drawn at random.
 
 Several images of one part say nearly the same: an interval that resamples images is too narrow by as much. So the
-bootstrap (Efron 1979) draws whole parts with replacement, as many as there are, apart in every stratum: a category's
-normal parts, its defective ones, and those of which both kinds of image exist. Each resample therefore holds every
-category with both labels, and the categories keep their sizes, as a benchmark's list fixes them.
+bootstrap (Efron 1979) draws whole parts with replacement, as many as there are, apart in three strata: normal parts,
+defective ones, and those of which both kinds of image exist. Each resample therefore holds both labels, as many as the
+benchmark's list fixes. Categories are no strata: one with two parts that share their fate would seem certain.
 
 One resample is a weight for each part, so that every figure of every group is a product of matrices: a part's counts,
 times the weights of all resamples. Intervals are the 2.5th and 97.5th percentile of what comes out. Where every image
@@ -36,13 +36,12 @@ class Parts(NamedTuple):
         return len(self.stratum)
 
 
-def parts_of(names: np.ndarray, categories: np.ndarray, defective: np.ndarray) -> Parts:
-    """Parts by name, in strata by category and by which labels their images have; all arrays are (images,)."""
-    _, first, index = np.unique(names, return_index=True, return_inverse=True)
+def parts_of(names: np.ndarray, defective: np.ndarray) -> Parts:
+    """Parts by name, in strata by which labels their images have; both arrays are (images,)."""
+    _, index = np.unique(names, return_inverse=True)
     has_defect = np.bincount(index, weights=defective) > 0
     has_normal = np.bincount(index, weights=~defective) > 0
-    _, category = np.unique(categories[first], return_inverse=True)
-    _, stratum = np.unique(category * 4 + has_defect * 2 + has_normal, return_inverse=True)
+    _, stratum = np.unique(has_defect * 2 + has_normal, return_inverse=True)
     return Parts(index, stratum)
 
 

@@ -107,7 +107,7 @@ def test_a_resample_has_the_figures_of_the_images_it_drew(data: st.DataObject) -
     margin = data.draw(st.lists(st.integers(-2, 2).map(float), min_size=n, max_size=n))
     found = scored(table(truth, answer=said, margin=margin, part_id=parts), draws=1, seed=5).overall
     # Rows are in order of their ids, as they were made.
-    grouped = parts_of(np.array(parts), np.full(n, "tubes"), np.array(truth))
+    grouped = parts_of(np.array(parts), np.array(truth))
     (weights,) = next(resamples(grouped, 1, 5))
     drawn = np.repeat(np.arange(n), weights[grouped.of].astype(int))
     chosen, answers = np.array(truth)[drawn], (np.array(said) == "Yes")[drawn]
@@ -142,7 +142,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 def _interval(truth: list[bool], said: list[str], parts: list[str], seed: int) -> tuple[float, float]:
     bad, yes = np.array(truth), np.array(said) == "Yes"
-    grouped = parts_of(np.array(parts), np.full(len(truth), "tubes"), bad)
+    grouped = parts_of(np.array(parts), bad)
     columns = np.column_stack([bad & yes, bad & ~yes, ~bad & ~yes, ~bad & yes]).astype(float)
     counts = np.column_stack([np.bincount(grouped.of, weights=column) for column in columns.T])
     totals = np.concatenate([weights @ counts for weights in resamples(grouped, 200, seed)])
