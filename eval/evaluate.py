@@ -265,7 +265,7 @@ def _ask(
 def _item(sample: Sample) -> str:
     """Everything about an image that it is asked with."""
     region = "" if sample.region is None else ",".join(map(str, sample.region))
-    return f"{sample.sample_id} {sample.image_sha256} {region}"
+    return " ".join((sample.sample_id, sample.image_sha256, region, sample.category, sample.view))
 
 
 def _row(sample: Sample, truth: Supervision, said: Said) -> Prediction:

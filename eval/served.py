@@ -50,16 +50,15 @@ def served(
     async def work(door: Door, sample: Sample) -> None:
         started = time.perf_counter()
         try:
-            episode = await asyncio.to_thread(begin, exam, sample)
-            query = query_image(sample, exam.images)
-            while not episode.done:
-                answer = await door.ask(_request(exam, episode, query))
-                # Tools take a core for milliseconds: other inspections go on meanwhile.
-                await asyncio.to_thread(episode.take, _written(answer))
+            # Images, tools and encoding take a core for milliseconds: other inspections go on meanwhile.
+            inspection = await asyncio.to_thread(_Inspection, exam, sample)
+            while not inspection.episode.done:
+                request = await asyncio.to_thread(inspection.request)
+                await asyncio.to_thread(inspection.episode.take, _written(await door.ask(request)))
         except (DamagedImageError, NotAnsweredError) as error:
             take(sample, failed(str(error)))
             return
-        take(sample, told(exam, episode, seconds=time.perf_counter() - started))
+        take(sample, told(exam, inspection.episode, seconds=time.perf_counter() - started))
 
     try:
         run_through_door(
@@ -92,18 +91,31 @@ def _door_params(params: Params) -> Params:
     return params.model_copy(update={"teacher": params.teacher.model_copy(update=changed)})
 
 
-def _request(exam: Exam, episode: Episode, query: ImageFile) -> Request:
-    settings = exam.params.evaluate
-    files = [query, *_observed(episode)]
-    left = iter(files)
-    return Request(
-        step=STEP,
-        model=settings.model,
-        messages=[_sent(message, left) for message in for_endpoint(episode.chat, exam.schemas)],
-        images={file.sha256: file for file in files},
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-    )
+class _Inspection:
+    """An episode, with its images as they are sent: each is read and encoded once."""
+
+    def __init__(self, exam: Exam, sample: Sample) -> None:
+        self.episode = begin(exam, sample)
+        self._exam = exam
+        self._files = [query_image(sample, exam.images)]
+
+    def request(self) -> Request:
+        """What is to be asked next."""
+        settings = self._exam.params.evaluate
+        seen = list(_observed(self.episode))
+        self._files += [_png(*shown) for shown in seen[len(self._files) - 1 :]]
+        for file in self._files:
+            # Made here, in a thread, and not where the request is sent.
+            _ = file.url
+        left = iter(self._files)
+        return Request(
+            step=STEP,
+            model=settings.model,
+            messages=[_sent(message, left) for message in for_endpoint(self.episode.chat, self._exam.schemas)],
+            images={file.sha256: file for file in self._files},
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+        )
 
 
 def _sent(message: Message, images: Iterator[ImageFile]) -> Message:
@@ -114,11 +126,12 @@ def _sent(message: Message, images: Iterator[ImageFile]) -> Message:
     return {"role": message["role"], "content": parts}
 
 
-def _observed(episode: Episode) -> Iterator[ImageFile]:
+def _observed(episode: Episode) -> Iterator[tuple[str, bytes]]:
+    """Digest and PNG of each observed image, in order."""
     for step in episode.steps:
         for observation, png in step.observations:
             if png is not None and observation.image_sha256 is not None:
-                yield _png(observation.image_sha256, png)
+                yield observation.image_sha256, png
 
 
 def _png(digest: str, png: bytes) -> ImageFile:

@@ -147,7 +147,7 @@ def test_what_cannot_be_evaluated_is_told_in_one_message(run: Any, settings: Any
 
 
 def by_kind(body: Body) -> str:
-    """Looks twice, and then says Yes to what its second look shows at more than 300 pixels."""
+    """Looks twice, and then says Yes."""
     return (CALL, CALL, YES)[text_of(body).count("<tool_response>")]
 
 
@@ -190,6 +190,14 @@ def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
     if mode == "agent-without-crop":
         assert rows()["observed"][0] == 0
         assert "error: no tool 'crop'" in rows()["transcript"][0]
+
+
+def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any) -> None:
+    with chat_server(by_kind) as server:
+        run(*served(server, "evaluate.rounds=two", "evaluate.limit=2"))
+    assert len(server.requests) == 4
+    assert rows()["tools"].to_list() == [["crop", "crop"]] * 2 and rows()["observed"].to_list() == [1, 1]
+    assert set(rows()["parse"]) == {"unparsed"} and found().run.rounds == "two"
 
 
 @pytest.mark.parametrize(
