@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -22,8 +22,16 @@ from train.writing import writer
 MOST_TOKENS = 72
 """Of one turn; the longest a learner of the lessons writes has 64."""
 _UNSAID = "<think>…</think>"
-Inspection = tuple[list[Message], list[Message]]
-"""Prompt and completion, images in place."""
+
+
+class Inspection(NamedTuple):
+    """One inspection that has ended, images in place."""
+
+    prompt: list[Message]
+    heard: list[Message]
+    """What followed, as the policy read it."""
+    completion: list[Message]
+    """The same with calls apart from the text, as it is read and rewarded."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +70,19 @@ def inspect(
     begun = [Episode(_asked(lesson), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
     for _ in episode.inspect(begun, write, at_once):
         pass
-    return [(one.prompt, one.completion) for one in begun]
+    return [Inspection(one.prompt, one.chat[len(one.prompt) :], one.completion) for one in begun]
 
 
 def grade(
     asked: Sequence[Lesson], done: Sequence[Inspection], model: Any, processor: Any, weights: GrpoReward, at_once: int
 ) -> list[Grade]:
     """Read and reward inspections, with the functions that GRPO is rewarded by."""
-    completions = [completion for _, completion in done]
+    completions = [one.completion for one in done]
     truths = [lesson.verdict for lesson in asked]
 
     def dconf(**_: Any) -> list[float]:
-        before = margins(model, processor, [chat for chat, _ in done], at_once)
-        after = margins(model, processor, [until_observed(*inspection) for inspection in done], at_once)
+        before = margins(model, processor, [one.prompt for one in done], at_once)
+        after = margins(model, processor, [until_observed(one.prompt, one.heard) for one in done], at_once)
         looked = [any(message["role"] == "tool" for message in completion) for completion in completions]
         steps = zip(truths, before, after, looked, strict=True)
         return [gain(truth.answer, low, high) if seen else 0.0 for truth, low, high, seen in steps]

@@ -248,7 +248,7 @@ def exam(
         model, processor, tests, temperature=temperature, tools=tools, calls=params.draft.max_calls, at_once=AT_ONCE
     )
     if not tools:
-        done = [(asked, examine.behind_a_thought(completion)) for asked, completion in done]
+        done = [one._replace(completion=examine.behind_a_thought(one.completion)) for one in done]
     return examine.grade(tests, done, model, processor, params.grpo.reward, AT_ONCE)
 
 
