@@ -49,7 +49,8 @@ bench: $(VENV)/.installed-dev
 # Without extra wheels: a CPU build's own version exists nowhere else. torch itself asks for the CUDA packages it needs.
 lock: export UV_FIND_LINKS :=
 lock: $(VENV)/.uv
-	$(UV) pip compile pyproject.toml --python-version 3.11 --universal --no-header --no-annotate -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra train --python-version 3.11 --universal --no-header --no-annotate \
+		-o requirements.lock
 	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --universal --no-header --no-annotate \
 		--constraint requirements.lock -o requirements-dev.lock
 	echo label-studio==1.23.2 | $(UV) pip compile - --python-version 3.11 --universal --no-header --no-annotate \

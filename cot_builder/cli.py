@@ -693,12 +693,21 @@ def doctor(context: typer.Context) -> None:
         raise typer.Exit(1)
 
 
+TRAINING = ("accelerate", "peft", "torch", "torchvision", "transformers", "trl")
+"""What the extra `train` adds."""
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: a user's mistake is one message and exit code 1, never a traceback."""
     try:
         return app(arguments)
     except IndusCotError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING:
+            raise
+        message = f"error: {error.name} is not installed; training and models in this process need the extra train: "
+        typer.secho(message + "`pip install -e '.[train]'`", fg="red", err=True)
     except OSError as error:
         typer.secho(f"error: {error.strerror or error}: {error.filename or 'no file named'}", fg="red", err=True)
     except KeyboardInterrupt:
