@@ -168,7 +168,7 @@ def _turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str, Any
             "text": turn.text[:LONGEST] + (" […]" if len(turn.text) > LONGEST else ""),
             "observation": turn.observation,
             "image": again,
-            "lost": bool(turn.image_sha256) and again is None,
+            "lost": bool(turn.image_sha256 and toolbox) and again is None,
         }
 
 

@@ -34,7 +34,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40.0, 250.0, 8.0, 218.0
 
 @dataclass(frozen=True)
 class Bar:
-    """One group's balanced accuracy, per cent, ready to be drawn; None where it is not defined."""
+    """One group's balanced accuracy, per cent, ready to be drawn; None where the group is of one label."""
 
     name: str
     value: float | None
@@ -128,7 +128,10 @@ def _set(found: Metrics) -> SetResult:
     return SetResult(
         name=found.run.set,
         facts=found,
-        headline=[(title, spread(getattr(found.overall, key))) for title, key in HEADLINE],
+        headline=[
+            *((title, spread(getattr(found.overall, key))) for title, key in HEADLINE),
+            ("balanced, mean of categories", spread(found.macro)),
+        ],
         places=[(title, spread(getattr(found.overall, key))) for title, key in PLACES],
         groups=[(kind, bars) for kind, bars in groups if len(bars) > 1],
         calibration=_curve(found.calibration),
@@ -137,8 +140,7 @@ def _set(found: Metrics) -> SetResult:
 
 
 def _bar(name: str, scores: Scores) -> Bar:
-    # A group of normal images alone has no balanced accuracy, but the share that passed; likewise of defects alone.
-    found = scores.balanced_accuracy or scores.recall or scores.specificity
+    found = scores.balanced_accuracy
     if found is None:
         return Bar(name, None, None, None, scores.images)
     low, high = (None if bound is None else 100 * bound for bound in (found.low, found.high))

@@ -194,6 +194,13 @@ def test_the_section_has_the_figures_of_metrics_json_and_what_speaks_against_the
         assert str(number) in section.locator(".confusion").inner_text().split()
     for flag in facts.flags:
         assert flag in text
+    assert facts.macro and f"{100 * facts.macro.value:.1f}" in text
+    # A group of one label has no balanced accuracy, whatever share of it is right.
+    for kind, groups in facts.by.items():
+        for name, scores in groups.items() if len(groups) > 1 else ():
+            cells = section.locator(f"caption:has-text('By {kind}') ~ tbody tr", has_text=name.replace("_", " ")).first
+            figure = scores.balanced_accuracy
+            expect(cells.locator("td.n").first).to_contain_text(f"{100 * figure.value:.1f}" if figure else "–")
     assert "83.6" in text and "arXiv 2605.20682" in text
     assert HOSTILE in text
     section.get_by_role("link", name="Every evaluated image").click()
