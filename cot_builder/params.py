@@ -79,6 +79,22 @@ class PullSet(Section):
     """Checksum of the source archive; the published one is used where this is unset."""
     resolution: Literal["256", "512", "1024"] = "1024"
     """Real-IAD only: which of the published folders to read."""
+    licence: str = ""
+    """Own folders only: the licence of the images, such as ``CC BY 4.0``; the other sets' modules state theirs."""
+    redistribution: Literal["allowed", "forbidden", "unknown"] | None = None
+    """Own folders only: whether `publish` may pass the images on; unknown counts as forbidden."""
+    attribution: str = ""
+    """Own folders only: whom to name with the images."""
+
+    @model_validator(mode="after")
+    def _only_an_owner_states_a_licence(self) -> "PullSet":
+        if self.benchmark != "folder" and (self.licence or self.redistribution or self.attribution):
+            raise ValueError(
+                f"licence, redistribution and attribution are for sets of benchmark folder; {self.benchmark} has its own"
+            )
+        if self.redistribution and not self.licence:
+            raise ValueError("redistribution needs the licence that grants it: set licence too")
+        return self
 
 
 class Select(Section):
