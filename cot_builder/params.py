@@ -90,7 +90,8 @@ class PullSet(Section):
     def _only_an_owner_states_a_licence(self) -> "PullSet":
         if self.benchmark != "folder" and (self.licence or self.redistribution or self.attribution):
             raise ValueError(
-                f"licence, redistribution and attribution are for sets of benchmark folder; {self.benchmark} has its own"
+                "licence, redistribution and attribution are for own folders (benchmark: folder); "
+                f"{self.benchmark} has its own"
             )
         if self.redistribution and not self.licence:
             raise ValueError("redistribution needs the licence that grants it: set licence too")
