@@ -273,6 +273,13 @@ class Grpo(Section):
     reward: GrpoReward
 
 
+class Publish(Section):
+    repo: Annotated[str, Field(pattern=r"^$|^[\w.-]+/[\w.-]+$")]
+    licence: Literal["cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"]
+    images: Literal["auto", "embed", "reference"]
+    require_review: bool
+
+
 class Report(Section):
     gallery: Positive
 
@@ -296,6 +303,7 @@ class Params(Section):
     sft: Sft
     grpo: Grpo
     report: Report
+    publish: Publish
 
 
 def load_params(profile: str = "default", settings: Sequence[str] = (), root: Path = Path()) -> Params:
