@@ -147,5 +147,5 @@ def combined(hashes: Iterable[str]) -> str:
     """One sha256 of many, in their order."""
     whole = hashlib.sha256()
     for item in hashes:
-        whole.update(item.encode())
+        whole.update(item.encode() + b"\n")
     return whole.hexdigest()

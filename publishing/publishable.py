@@ -10,7 +10,7 @@ import json
 import os
 import secrets as random
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -30,7 +30,6 @@ from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.assemble import SPLITS, row_id
-from cot_builder.stages.assemble import features as corpus_features
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.stages.reviews import TABLE, read_reviews
 from cot_builder.storage.images import decode
@@ -106,6 +105,16 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         build = _Build(params, workspace, shown, bits, reviews, output.path)
         output.counts |= build.run(counts)
     return workspace.publish
+
+
+def check(params: Params, workspace: Workspace) -> None:
+    """What can be told before anything is written.
+
+    Raises:
+        IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
+    """
+    _validated(workspace.indus_cot)
+    sources(params, workspace.indus_cot)
 
 
 def sources(params: Params, corpus: Path) -> dict[str, Source]:
@@ -226,7 +235,8 @@ def _validated(corpus: Path) -> dict[str, int]:
         found[path.name.partition("-")[0]] += metadata.num_rows
     if dict(+found) != {name: count for name, count in due.items() if count}:
         raise IndusCotError(
-            f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; {again}"
+            f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; "
+            + again
         )
     return due
 
@@ -305,7 +315,9 @@ class _Build:
     def _write_split(self, split: str, count: int) -> None:
         held: list[pa.RecordBatch] = []
         bucket, last = -1, ""
-        for batch in track(_batches(self.workspace.indus_cot, split), f"publishable {split} (batches)", -(-count // BATCH)):
+        for batch in track(
+            _batches(self.workspace.indus_cot, split), f"publishable {split} (batches)", -(-count // BATCH)
+        ):
             self._scan(batch, split)
             start = 0
             ids = batch.column("id").to_pylist()
@@ -351,7 +363,7 @@ class _Build:
             obtained.append(self.sources[row["source_set"]].obtain)
             for pair in self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], []):
                 pairs.append(self._preference(row, pair, trajectory, images[number], found, len(pairs)))
-            self._describe(row, split, found)
+            self._describe(row, split, trajectory)
         embedded = [self.sources[row["source_set"]].embedded for row in rows]
         self._write_sft(split, bucket, table, _within(images, embedded), references, obtained)
         self._write_rl(split, bucket, table, rows, _first(images, embedded), references, obtained)
@@ -385,20 +397,8 @@ class _Build:
             )
         return trajectory
 
-    def _describe(self, row: Mapping[str, Any], split: str, references: Sequence[Mapping[str, Any]]) -> None:
-        text = [row[name] for name in SMALL if name not in ("image.path", "review_status", "reviewers", "image_sha256")]
-        self._index.append(
-            {
-                "id": row["id"],
-                "split": split,
-                "source_set": row["source_set"],
-                "category": row["category"],
-                "text_sha256": combined(json.dumps(value, sort_keys=True) for value in text),
-                "images_sha256": combined(item["sha256"] for item in references),
-                "review_status": row["review_status"],
-                "reviewers": row["reviewers"],
-            }
-        )
+    def _describe(self, row: Mapping[str, Any], split: str, trajectory: Trajectory) -> None:
+        self._index.append(_line(row, split, trajectory))
         self._rows[row["id"]] = (split, row["sample_id"])
         if len(self._index) >= INDEX_BATCH:
             self._flush_index()
@@ -423,7 +423,18 @@ class _Build:
         references: list[Any],
         obtained: list[str],
     ) -> None:
-        names = ("id", "tools", "answer", "boxes", "defect_type", "sample_id", "source_set", "category", "view", "licence")
+        names = (
+            "id",
+            "tools",
+            "answer",
+            "boxes",
+            "defect_type",
+            "sample_id",
+            "source_set",
+            "category",
+            "view",
+            "licence",
+        )
         columns: dict[str, Any] = {name: table.column(name) for name in names}
         columns |= {
             "prompt": [_prompt(row["category"], row["view"]) for row in rows],
@@ -532,8 +543,15 @@ class _Build:
                 "day": review.reviewed_at[:10],
                 **review.model_dump(
                     include={
-                        "seconds", "verdict", "reasons", "evidence_rating", "logic_rating", "changes", "caught", "problems"
-                    }  # fmt: skip
+                        "seconds",
+                        "verdict",
+                        "reasons",
+                        "evidence_rating",
+                        "logic_rating",
+                        "changes",
+                        "caught",
+                        "problems",
+                    }
                 ),
             }
             by_bucket.setdefault((split, bucket_of(identity, self.bits)), []).append(row)
@@ -541,11 +559,11 @@ class _Build:
             self._write_rows("review", split, bucket, sorted(rows, key=lambda row: (row["row"], row["id"])))
 
 
-def _batches(corpus: Path, split: str) -> Iterator[pa.RecordBatch]:
+def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
     for path in sorted((corpus / "data").glob(f"{split}-*.parquet")):
         try:
             with pq.ParquetFile(path, memory_map=True) as file:
-                yield from file.iter_batches(BATCH, columns=[*SMALL, "images"])
+                yield from file.iter_batches(BATCH, columns=[*SMALL, *more])
         except (OSError, pa.ArrowException) as error:
             raise IndusCotError(f"{path}: damaged parquet file ({error}); run `indus-cot repro assemble`") from error
 
@@ -564,7 +582,9 @@ def _references(
     # Only a region is a file of our own making, whose hash nothing recorded.
     first = hashlib.sha256(images[0]["bytes"].as_py()).hexdigest() if images is not None else file
     kind = "file" if images is None else "region"
-    made = [{"sha256": first, "kind": kind, "turn": None, "path": names[0], "file_sha256": file, "box": row["region"] or []}]
+    made = [
+        {"sha256": first, "kind": kind, "turn": None, "path": names[0], "file_sha256": file, "box": row["region"] or []}
+    ]
     return made + [_observation(sha, turn, name, file) for (sha, turn), name in zip(digests, names[1:], strict=True)]
 
 
@@ -665,6 +685,32 @@ def _pseudonym(salt: bytes, name: str, digits: int) -> str:
     return hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:digits]
 
 
-def index_of(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Lines of an index as a frame."""
-    return pl.DataFrame(list(rows), schema={name: pl.String for name in INDEX_SCHEMA.names} | {"reviewers": pl.Int64})
+def read_corpus_index(corpus: Path) -> pl.DataFrame:
+    """The index of a corpus as `assemble` writes it.
+
+    Raises:
+        IndusCotError: none is there, or it is damaged.
+    """
+    if not _shards(corpus):
+        raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
+    lines = []
+    for split in SPLITS:
+        for batch in _batches(corpus, split, ()):
+            for row in batch.to_pylist():
+                lines.append(_line(row, split, Trajectory.model_validate_json(row["trajectory"])))
+    return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
+
+
+def _line(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
+    text = [row[name] for name in SMALL if name not in ("image.path", "review_status", "reviewers", "image_sha256")]
+    shown = [turn.observation.image_sha256 or "" for turn in trajectory.turns if turn.observation]
+    return {
+        "id": row["id"],
+        "split": split,
+        "source_set": row["source_set"],
+        "category": row["category"],
+        "text_sha256": combined(json.dumps(value, sort_keys=True) for value in text),
+        "images_sha256": combined([row["image_sha256"], *shown]),
+        "review_status": row["review_status"],
+        "reviewers": row["reviewers"],
+    }
