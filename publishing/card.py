@@ -1,6 +1,7 @@
 """The dataset card: what the corpus is, how it was made, what is wrong with it, and whose images it shows."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -156,7 +157,7 @@ def write(
         paper=PAPER,
         changelog=list(reversed(manifest["changelog"])),
     )
-    return {README: card.content.encode(), **files}
+    return {README: re.sub(r"\n{3,}", "\n\n", card.content).encode(), **files}
 
 
 def _config(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:

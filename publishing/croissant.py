@@ -29,6 +29,7 @@ CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -132,7 +133,11 @@ def _kind(feature: Any) -> tuple[str, bool, str]:
             return "sc:ImageObject", True, "[*].bytes"
         if isinstance(feature.feature, Value):
             return TYPES[feature.feature.dtype], True, ""
-        return "sc:Text", True, ""
+        if isinstance(feature.feature, List):
+            return TYPES[feature.feature.feature.dtype], True, ""
+        # Of a structure its first entry: Croissant's own structures would need a record set each.
+        first = next(iter(feature.feature))
+        return TYPES[feature.feature[first].dtype], True, f"[*].{first}"
     if isinstance(feature, Json):
         return "sc:Text", False, ""
     return TYPES[feature.dtype], False, ""

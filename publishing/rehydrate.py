@@ -112,7 +112,7 @@ def _needed(folder: Path) -> dict[str, set[str]]:
             for column, references in IMAGES[config].items():
                 # Their paths tell whether images are there, without reading one.
                 leaf = f"{column}.path" if column == "image" else f"{column}.list.element.path"
-                table = pq.read_table(path, columns=["source_set", references, leaf])
+                table = pq.ParquetFile(path).read(columns=["source_set", references, leaf])
                 for row in table.to_pylist():
                     if row[references] and not row[column]:
                         found.setdefault(row["source_set"], set()).update(i["file_sha256"] for i in row[references])
@@ -135,7 +135,7 @@ class _Files:
         self._reader = ShardReader(scratch)
         if missing := sorted(wanted - self._places.keys()):
             raise IndusCotError(
-                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there, by sha256: "
+                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there; sha256 "
                 f"{', '.join(missing[:SHOWN])}{' …' if len(missing) > SHOWN else ''}. Take the copy that the card names: "
                 "the same version and resolution, not re-encoded"
             )
