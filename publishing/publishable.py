@@ -351,7 +351,9 @@ class _Build:
         table = pa.Table.from_batches(held).combine_chunks()
         images = table.column("images").chunk(0)
         rows = table.select([name.partition(".")[0] for name in SMALL]).to_pylist()
-        references, obtained, pairs = [], [], []
+        references: list[list[dict[str, Any]]] = []
+        obtained: list[str] = []
+        pairs: list[dict[str, Any]] = []
         shown = images.value_lengths().to_pylist()
         paths = pc.struct_field(images.flatten(), "path").to_pylist()
         for number, row in enumerate(rows):
@@ -362,6 +364,8 @@ class _Build:
             references.append(found)
             obtained.append(self.sources[row["source_set"]].obtain)
             for pair in self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], []):
+                if pair.trajectory == trajectory:
+                    continue
                 pairs.append(self._preference(row, pair, trajectory, images[number], found, len(pairs)))
             self._describe(row, split, trajectory)
         embedded = [self.sources[row["source_set"]].embedded for row in rows]
