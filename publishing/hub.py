@@ -208,27 +208,28 @@ def again(action: Callable[[], T], repo: str) -> T:
         IndusCotError: it refuses, or cannot be reached after several attempts. Its text never has a header in it.
         HfHubHTTPError: 404 and 412, which mean something to the caller.
     """
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     reason = ""
     for attempt in range(ATTEMPTS):
         wait = BACKOFF_S * 2**attempt
         try:
             return action()
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status in (404, 412):
+        except Exception as raised:
+            error = _cause(raised)
+            if isinstance(error, HfHubHTTPError):
+                status = error.response.status_code
+                if status in (404, 412):
+                    raise error from None
+                if status != 429 and status < 500:
+                    raise _refusal(status, repo, error) from None
+                reason = f"the Hub answers {status}"
+                said = error.response.headers.get("Retry-After", "")
+                wait = float(said) if said.isdigit() else wait
+            elif isinstance(error, _broken()):
+                reason = f"the connection broke ({type(error).__name__})"
+            else:
                 raise
-            if status != 429 and status < 500:
-                raise _refusal(status, repo, error) from None
-            reason = f"the Hub answers {status}"
-            said = error.response.headers.get("Retry-After", "")
-            wait = float(said) if said.isdigit() else wait
-        except LocalEntryNotFoundError as error:
-            reason = f"a file cannot be fetched ({type(error.__cause__ or error).__name__})"
-        except (httpx2.TransportError, ConnectionError) as error:
-            reason = f"the connection broke ({type(error).__name__})"
         if attempt + 1 < ATTEMPTS:
             console.print(f"{repo}: {reason}; trying again", highlight=False, markup=False)
             time.sleep(min(wait, LONGEST_WAIT_S))
@@ -236,6 +237,24 @@ def again(action: Callable[[], T], repo: str) -> T:
         f"{repo}: {reason}, after {ATTEMPTS} attempts; nothing was committed. What arrived is kept: run the same "
         "command again to go on"
     )
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    import httpx
+    import httpx2
+
+    return (httpx2.TransportError, httpx.TransportError, ConnectionError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the Hub or the network said, where `huggingface_hub` wraps it: a failed upload, a file that is not there."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    known = (HfHubHTTPError, *_broken())
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, known):
+        inner = inner.__cause__ or inner.__context__
+    return inner or error
 
 
 def _refusal(status: int, repo: str, error: Any) -> IndusCotError:

@@ -134,10 +134,10 @@ class _Files:
                     self._places[digest] = writer.add(digest, data)
         self._reader = ShardReader(scratch)
         if missing := sorted(wanted - self._places.keys()):
+            named = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
             raise IndusCotError(
-                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there; sha256 "
-                f"{', '.join(missing[:SHOWN])}{' …' if len(missing) > SHOWN else ''}. Take the copy that the card names: "
-                "the same version and resolution, not re-encoded"
+                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there; sha256 {named}. Take the "
+                "copy that the card names: the same version and resolution, not re-encoded"
             )
 
     def get(self, digest: str) -> bytes:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import yaml
 from flask import Flask, Response, jsonify, request, send_file
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 OWNER, READER = "hf_ownerownerownerowner", "hf_readerreaderreader"
 TOKENS = {OWNER: ("owner", "write"), READER: ("reader", "read")}
@@ -61,6 +61,11 @@ class Fault:
     retry_after: str
 
 
+class _Silent(WSGIRequestHandler):
+    def log_request(self, *_: Any) -> None:
+        """Thousands of lines otherwise."""
+
+
 class HubServer:
     """Serves until it is closed; ``url`` is the endpoint."""
 
@@ -72,12 +77,12 @@ class HubServer:
         self.seen: list[str] = []
         """Method and path of every request."""
         self.faults: list[Fault] = []
-        self.before_commit: Callable[[], None] = lambda: None
+        self.before_commit: Callable[[], object] = lambda: None
         self._blobs: dict[str, bytes] = {}
         app = Flask(__name__)
         app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=["GET", "POST", "PUT", "HEAD"])
         app.add_url_rule("/<path:_>", "any", self._answer, methods=["GET", "POST", "PUT", "HEAD"])
-        self._server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
+        self._server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -152,7 +157,7 @@ class HubServer:
             return self._batch()
         return self._resolve(parts, user)
 
-    def _api(self, parts: list[str], user: str, role: str) -> Any:
+    def _api(self, parts: list[str], user: str, role: str) -> Any:  # noqa: PLR0912 - one line a path
         if parts[0] == "whoami-v2":
             if not user:
                 return _error(401, "", "Invalid username or password.")

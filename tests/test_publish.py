@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.storage.images import decode, encode_png
@@ -24,7 +26,6 @@ from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
 from tests import small_corpus, training_project
 from tests.hub_client import ROOT, Client, Done
 from tests.hub_server import OWNER, READER, HubServer
-from train import corpus as training_corpus
 
 REPO = "owner/indus-cot"
 REVIEWER = "Jane.Doe@inspectors.example"
@@ -49,9 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _turn_down(workspace, drafts[7])
     _correct(workspace, drafts[9])
     assemble(small_corpus.params(), workspace)
-    training_project.build_model(
-        root / "tiny", training_corpus.texts(training_corpus.read(workspace.indus_cot)["train"])
-    )
+    (root / ".indus-cot").mkdir()
     shutil.copytree(ROOT / "profiles", root / "profiles")
     write_params(root, mine=STATED)
     return root
@@ -116,7 +115,7 @@ def _no_faults(hub: HubServer) -> Iterator[None]:
 @pytest.fixture
 def copy(project: Path, tmp_path: Path) -> Path:
     """A project of its own to spoil; the shards of the corpus are copied, everything else is linked."""
-    for name in ("params.yaml", "profiles", "reports", "mine"):
+    for name in ("params.yaml", "profiles", "reports", "mine", ".indus-cot"):
         (tmp_path / name).symlink_to(project / name)
     (tmp_path / "data").mkdir()
     for path in (project / "data").iterdir():
@@ -301,6 +300,9 @@ def test_sft_trainer_trains_from_the_published_rows(client: Client, published: D
         '"out", ', '"out", max_steps=1, report_to=[], use_cpu=True, bf16=False, '
     )
     steps = client.python(
+        "from pathlib import Path\nfrom tests import training_project\nfrom train import corpus\n"
+        "rows = corpus.read(Path('data/indus_cot'))['train']\n"
+        "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
         "from train import torchvision_ops; torchvision_ops.declare()\n" + code + "\nvalue = trainer.state.global_step"
     )
     assert steps == 1
@@ -359,7 +361,7 @@ def test_somebody_elses_commit_is_not_overwritten(hub: HubServer, client: Client
     assert client.run("publish", "--repo", name, "--private").code == 0
     assert hub.repository(name).private
     change(copy, lambda rows: reworded(rows[4]))
-    hub.before_commit = lambda: [hub.put(name, "notes.txt", b"mine")] and None
+    hub.before_commit = lambda: hub.put(name, "notes.txt", b"mine")
     refused(client.run("publish", "--repo", name, folder=copy), "somebody else has committed since")
     assert hub.files(name)["notes.txt"] == b"mine" and "1.0.1" not in hub.files(name)["CHANGELOG.md"].decode()
     refused(client.run("publish", "--repo", name, "--parent", "0" * 40, folder=copy), "somebody has committed since")
@@ -589,9 +591,9 @@ def test_a_full_disk_changes_nothing(client: Client, copy: Path) -> None:
     if mounted.returncode:
         pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
     try:
-        for path in (copy / "data").iterdir():
-            (small / path.name).symlink_to(path.resolve())
         (copy / "data").rename(copy / "kept")
+        for path in (copy / "kept").iterdir():
+            (small / path.name).symlink_to(path)
         (copy / "data").symlink_to(small)
         refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full")
         assert not (small / "publish").exists()
@@ -604,7 +606,9 @@ def test_a_full_disk_changes_nothing(client: Client, copy: Path) -> None:
 
 def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
     folder = copy / "models" / "sft"
-    shutil.copytree(client.folder / "tiny", folder)
+    folder.mkdir(parents=True)
+    save_file({"weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
     shards = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("data/indus_cot/data/*.parquet")
     }
@@ -621,7 +625,7 @@ def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client,
     assert f"- {REPO}\n" in card and "version 1.0.0" in card
     assert "model.safetensors" in files and "manifest.json" not in files
     assert "nothing changed: no commit" in client.run("--set", f"publish.repo={REPO}", *words, folder=copy).out
-    refused(client.run("publish", "--model", "tiny", "--repo", "owner/other"), "no manifest.json")
+    refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
 
 
 def test_ids_of_rows_are_hashes_of_drafts(project: Path) -> None:
