@@ -37,6 +37,10 @@ ROWS = {
     "rewards_share": "training",
     "collator": "training",
     "train_two_processes": "training",
+    "publish_writing": "publishing",
+    "publish_preparation": "publishing",
+    "publish_change": "publishing",
+    "memory_publish": "publishing",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal
 
+import pyarrow as pa
 from datasets import Features, Json, List, Value
 from datasets import Image as ImageFeature
 
@@ -129,6 +130,12 @@ def features(config: Config) -> Features:
             f"{', '.join(told)}, which is supervision"
         )
     return Features(columns)
+
+
+@cache
+def schema(config: Config) -> pa.Schema:
+    """The columns as Arrow types, with what `datasets` needs to know them again."""
+    return features(config).arrow_schema
 
 
 def row_hash(row: Mapping[str, Any]) -> str:

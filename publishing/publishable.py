@@ -34,9 +34,10 @@ from cot_builder.stages.draft import ObservationImages
 from cot_builder.stages.reviews import TABLE, read_reviews
 from cot_builder.storage.images import decode
 from cot_builder.storage.output import read_manifest, stage_output, versions
+from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from publishing import secrets
-from publishing.configs import CONFIGS, TRUTH, Config, combined, features
+from publishing.configs import CONFIGS, TRUTH, Config, combined, schema
 from schemas.errors import IndusCotError
 from schemas.review import Review
 from schemas.supervision import SUPERVISION
@@ -55,7 +56,8 @@ ROWS_A_SHARD = 3
 MOST_ROWS_A_SHARD = 4
 BATCH = 8
 INDEX_BATCH = 4096
-WRITING = 3
+WRITERS = 2
+WRITING = 4
 """Shards that are being written while the next is read."""
 LEAK = "leak"
 JUDGE = "judge"
@@ -184,28 +186,12 @@ def bucket_of(identity: str, bits: int) -> int:
 def write_shard(path: Path, table: pa.Table, config: Config) -> None:
     """Write one shard: images as they are, texts compressed; the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        table,
-        path,
-        row_group_size=max(1, len(table)),
-        compression=_compression(config),
-        use_dictionary=False,
-        write_statistics=False,
-        data_page_size=2**26,
-    )
+    pq.write_table(table, path, row_group_size=max(1, len(table)), **_options(config))
 
 
 @cache
-def _compression(config: Config) -> dict[str, str]:
-    """By leaf: an image file does not compress, a text does."""
-    leaves = pq.ParquetFile(_empty(config)).schema
-    return {leaf: "none" if leaf.endswith("bytes") else "zstd" for leaf in (column.path for column in leaves)}
-
-
-def _empty(config: Config) -> pa.BufferReader:
-    sink = pa.BufferOutputStream()
-    pq.write_table(features(config).arrow_schema.empty_table(), sink)
-    return pa.BufferReader(sink.getvalue())
+def _options(config: Config) -> dict[str, Any]:
+    return image_options(schema(config))
 
 
 def _shards(corpus: Path) -> list[Path]:
@@ -294,7 +280,7 @@ class _Build:
         self._pending: deque[Future[None]] = deque()
         self._index: list[dict[str, Any]] = []
         with (
-            ThreadPoolExecutor(1) as self._pool,
+            ThreadPoolExecutor(WRITERS) as self._pool,
             pq.ParquetWriter(self.folder / INDEX, INDEX_SCHEMA, compression="zstd") as self._indexed,
         ):
             for split in SPLITS:
@@ -449,16 +435,16 @@ class _Build:
         self._write("rl", split, bucket, columns)
 
     def _write(self, config: Config, split: str, bucket: int, columns: Mapping[str, Any]) -> None:
-        schema = features(config).arrow_schema
-        arrays = [_as(columns[name], schema.field(name).type) for name in schema.names]
-        self._save(config, split, bucket, pa.Table.from_arrays(arrays, schema=schema))
+        due = schema(config)
+        arrays = [_as(columns[name], due.field(name).type) for name in due.names]
+        self._save(config, split, bucket, pa.Table.from_arrays(arrays, schema=due))
 
     def _write_rows(self, config: Config, split: str, bucket: int, rows: Sequence[Mapping[str, Any]]) -> None:
         # Images of small configurations; their texts are looked through here, the large ones' a batch at a time.
         for row in rows:
             text = json.dumps(row, ensure_ascii=False, default=lambda _: "")
             secrets.check(text, f"{config}, row {row['id']}", self._expression)
-        self._save(config, split, bucket, pa.Table.from_pylist(list(rows), schema=features(config).arrow_schema))
+        self._save(config, split, bucket, pa.Table.from_pylist(list(rows), schema=schema(config)))
 
     def _save(self, config: Config, split: str, bucket: int, table: pa.Table) -> None:
         while len(self._pending) >= WRITING:
@@ -606,11 +592,12 @@ def _within(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
     return pa.concat_arrays([images.slice(i, 1) if inside else none for i, inside in enumerate(embedded)])
 
 
-def _first(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
-    first = pc.list_element(images, 0)
-    return first if all(embedded) else pa.concat_arrays(
-        [first.slice(i, 1) if inside else pa.nulls(1, first.type) for i, inside in enumerate(embedded)]
-    )  # fmt: skip
+def _first(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
+    """The first image of each row, where it lies: one chunk a row, nothing is copied."""
+    flat, starts = images.values, images.offsets.to_pylist()
+    none = pa.nulls(1, flat.type)
+    chunks = [flat.slice(start, 1) if inside else none for start, inside in zip(starts, embedded, strict=False)]
+    return pa.chunked_array(chunks, flat.type)
 
 
 def _as(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -22,7 +22,7 @@ from cot_builder.storage.shards import ShardReader, ShardWriter
 from cot_builder.storage.source import open_members
 from publishing import card
 from publishing.changes import MANIFEST
-from publishing.configs import CONFIGS, IMAGES, Config, features
+from publishing.configs import CONFIGS, IMAGES, Config, schema
 from publishing.publishable import INDEX, write_shard
 from schemas.errors import IndusCotError
 from schemas.trajectory import ToolCall
@@ -163,8 +163,8 @@ def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: 
                 )
             made += len(shown)
             row[column] = shown[0] if column == "image" else shown
-    schema = features(config).arrow_schema
-    return (pa.Table.from_pylist(rows, schema=schema) if made else table.cast(schema)), made
+    due = schema(config)
+    return (pa.Table.from_pylist(rows, schema=due) if made else table.cast(due)), made
 
 
 def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) -> Toolbox:

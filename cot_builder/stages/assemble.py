@@ -21,6 +21,7 @@ from cot_builder.stages.draft import ObservationImages, columns, read_priors, re
 from cot_builder.stages.reviews import TABLE, Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import Output, stage_output, write_text
+from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
@@ -254,12 +255,13 @@ def _write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
     """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = features().arrow_schema
+    options = image_options(schema)
     writer: pq.ParquetWriter | None = None
     shard = total = size = 0
     for batch in _batches(rows):
         INDUS_COT.validate(INDUS_COT.frame(batch), f"{split} from row {total}")
         if writer is None:
-            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema)
+            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema, **options)
         writer.write_table(pa.Table.from_pylist([row.model_dump() for row in batch], schema=schema))
         total += len(batch)
         size += sum(_size(row) for row in batch)
