@@ -250,7 +250,7 @@ def _cause(error: BaseException) -> BaseException:
     """What the Hub or the network said, where `huggingface_hub` wraps it: a failed upload, a file that is not there."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    known = (HfHubHTTPError, *_broken())
+    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *_broken())
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, known):
         inner = inner.__cause__ or inner.__context__

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ INDEX_SCHEMA = pa.schema(
 """One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review."""
 ROWS_A_SHARD = 3
 MOST_ROWS_A_SHARD = 4
-BATCH = 8
+BATCH = 32
 INDEX_BATCH = 4096
 WRITERS = 2
 WRITING = 4
@@ -66,8 +67,6 @@ SMALL = (
     "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
     "toolbox_version", "licence",
 )  # fmt: skip
-PASSED_ON = ("id", "messages", "tools", "sample_id", "source_set", "category", "view", "licence", "teacher",
-             "prompt_version", "toolbox_version", "review_status", "reviewers")  # fmt: skip
 SALT = "publish.salt"
 
 
@@ -299,27 +298,33 @@ class _Build:
     # --- the trajectories ---------------------------------------------------------------------------
 
     def _write_split(self, split: str, count: int) -> None:
-        held: list[pa.RecordBatch] = []
+        """Cut each batch, made ready as a whole, where the leading bits of the ids change."""
+        held: dict[Config, list[pa.Table]] = {}
         bucket, last = -1, ""
-        for batch in track(
-            _batches(self.workspace.indus_cot, split), f"publishable {split} (batches)", -(-count // BATCH)
-        ):
+        batches = _batches(self.workspace.indus_cot, split)
+        for batch in track(batches, f"publishable {split} (batches)", -(-count // BATCH)):
             self._scan(batch, split)
-            start = 0
             ids = batch.column("id").to_pylist()
-            for place, identity in enumerate(ids):
-                if identity <= last:
+            for before, identity in pairwise([last, *ids]):
+                if identity <= before:
                     raise IndusCotError(
                         f"{self.workspace.indus_cot}, row {identity}: is out of order or there twice; the corpus is of "
                         "an older version: run `indus-cot repro assemble`"
                     )
-                last = identity
-                if (found := bucket_of(identity, self.bits)) != bucket:
-                    held.append(batch.slice(start, place - start))
-                    self._emit(split, bucket, held)
-                    held, bucket, start = [], found, place
-            held.append(batch.slice(start))
-        self._emit(split, bucket, held)
+            last = ids[-1]
+            ready = self._ready(batch, split)
+            start = 0
+            for found, run in groupby(ids, lambda identity: bucket_of(identity, self.bits)):
+                if found != bucket:
+                    self._save(held, split, bucket)
+                    held, bucket = {}, found
+                size = len(list(run))
+                for config, (table, starts) in ready.items():
+                    first, end = starts[start], starts[start + size]
+                    if end > first:
+                        held.setdefault(config, []).append(table.slice(first, end - first))
+                start += size
+        self._save(held, split, bucket)
 
     def _scan(self, batch: pa.RecordBatch, split: str) -> None:
         """Look through every text at once, and tell the row only where something is found."""
@@ -330,37 +335,44 @@ class _Build:
                 for identity, text in zip(batch.column("id").to_pylist(), texts.to_pylist(), strict=True):
                     secrets.check(text, f"{split}, row {identity}, column {name}", self._expression)
 
-    def _emit(self, split: str, bucket: int, held: Sequence[pa.RecordBatch]) -> None:
-        held = [batch for batch in held if len(batch)]
-        if not held:
-            return
-        table = pa.Table.from_batches(held).combine_chunks()
-        images = table.column("images").chunk(0)
-        rows = table.select([name.partition(".")[0] for name in SMALL]).to_pylist()
+    def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
+        """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
+        images = batch.column("images")
+        rows = batch.select([name.partition(".")[0] for name in SMALL]).to_pylist()
+        paths = iter(pc.struct_field(images.flatten(), "path").to_pylist())
         references: list[list[dict[str, Any]]] = []
-        obtained: list[str] = []
         pairs: list[dict[str, Any]] = []
-        shown = images.value_lengths().to_pylist()
-        paths = pc.struct_field(images.flatten(), "path").to_pylist()
-        for number, row in enumerate(rows):
+        starts = [0]
+        for number, (row, count) in enumerate(zip(rows, images.value_lengths().to_pylist(), strict=True)):
             where = f"{self.workspace.indus_cot}, row {row['id']}"
             trajectory = self._check(row, where)
-            names = [paths.pop(0) for _ in range(shown[number])]
-            found = _references(row, trajectory, names, images[number] if row["region"] else None, where)
-            references.append(found)
-            obtained.append(self.sources[row["source_set"]].obtain)
-            for pair in self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], []):
-                if pair.trajectory == trajectory:
-                    continue
-                pairs.append(self._preference(row, pair, trajectory, images[number], found, len(pairs)))
+            names = list(islice(paths, count))
+            references.append(_references(row, trajectory, names, images[number] if row["region"] else None, where))
+            due = self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], [])
+            for place, pair in enumerate(pair for pair in due if pair.trajectory != trajectory):
+                pairs.append(self._preference(row, pair, trajectory, images[number], references[-1], place))
+            starts.append(len(pairs))
             self._describe(row, split, trajectory)
         embedded = [self.sources[row["source_set"]].embedded for row in rows]
-        self._write_sft(split, bucket, table, _within(images, embedded), references, obtained)
-        self._write_rl(split, bucket, table, rows, _first(images, embedded), references, obtained)
-        if pairs:
-            self._write_rows("preference", split, bucket, pairs)
+        obtained = [self.sources[row["source_set"]].obtain for row in rows]
         self.counts["rows"] += len(rows)
         self.counts["embedded"] += sum(embedded)
+        shared: dict[str, Any] = {name: batch.column(name) for name in batch.schema.names if name != "image"}
+        sft = {"images": _within(images, embedded), "references": references, "obtain": obtained}
+        rl = {
+            "prompt": [_prompt(row["category"], row["view"]) for row in rows],
+            "image": _first(images, embedded),
+            "references": [found[:1] for found in references],
+            "obtain": obtained,
+        }
+        each = list(range(len(rows) + 1))
+        ready: dict[Config, tuple[pa.Table, list[int]]] = {
+            "sft": (_table("sft", shared | sft), each),
+            "rl": (_table("rl", shared | rl), each),
+        }
+        if pairs:
+            ready["preference"] = (self._table_of("preference", pairs), starts)
+        return ready
 
     def _check(self, row: Mapping[str, Any], where: str) -> Trajectory:
         """The trajectory of a row, once its chat is what the trajectory renders to, and no more."""
@@ -397,62 +409,22 @@ class _Build:
         self._indexed.write_table(pa.Table.from_pylist(self._index, schema=INDEX_SCHEMA))
         self._index = []
 
-    def _write_sft(
-        self, split: str, bucket: int, table: pa.Table, images: pa.Array, references: list[Any], obtained: list[str]
-    ) -> None:
-        columns: dict[str, Any] = {name: table.column(name) for name in PASSED_ON}
-        self._write("sft", split, bucket, columns | {"images": images, "references": references, "obtain": obtained})
-
-    def _write_rl(
-        self,
-        split: str,
-        bucket: int,
-        table: pa.Table,
-        rows: Sequence[Mapping[str, Any]],
-        image: pa.Array,
-        references: list[Any],
-        obtained: list[str],
-    ) -> None:
-        names = (
-            "id",
-            "tools",
-            "answer",
-            "boxes",
-            "defect_type",
-            "sample_id",
-            "source_set",
-            "category",
-            "view",
-            "licence",
-        )
-        columns: dict[str, Any] = {name: table.column(name) for name in names}
-        columns |= {
-            "prompt": [_prompt(row["category"], row["view"]) for row in rows],
-            "image": image,
-            "references": [found[:1] for found in references],
-            "obtain": obtained,
-        }
-        self._write("rl", split, bucket, columns)
-
-    def _write(self, config: Config, split: str, bucket: int, columns: Mapping[str, Any]) -> None:
-        due = schema(config)
-        arrays = [_as(columns[name], due.field(name).type) for name in due.names]
-        self._save(config, split, bucket, pa.Table.from_arrays(arrays, schema=due))
-
-    def _write_rows(self, config: Config, split: str, bucket: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        # Images of small configurations; their texts are looked through here, the large ones' a batch at a time.
+    def _table_of(self, config: Config, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Rows of a small configuration, whose texts are in no batch that was looked through."""
         for row in rows:
             text = json.dumps(row, ensure_ascii=False, default=lambda _: "")
             secrets.check(text, f"{config}, row {row['id']}", self._expression)
-        self._save(config, split, bucket, pa.Table.from_pylist(list(rows), schema=schema(config)))
+        return pa.Table.from_pylist(list(rows), schema=schema(config))
 
-    def _save(self, config: Config, split: str, bucket: int, table: pa.Table) -> None:
-        while len(self._pending) >= WRITING:
-            self._pending.popleft().result()
-        path = self.folder / shard_name(config, split, bucket, self.bits)
-        self._pending.append(self._pool.submit(write_shard, path, table, config))
-        self.counts["files"] += 1
-        self.counts[f"{config}/{split}"] += len(table)
+    def _save(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
+        for config, tables in held.items():
+            while len(self._pending) >= WRITING:
+                self._pending.popleft().result()
+            path = self.folder / shard_name(config, split, bucket, self.bits)
+            table = pa.concat_tables(tables)
+            self._pending.append(self._pool.submit(write_shard, path, table, config))
+            self.counts["files"] += 1
+            self.counts[f"{config}/{split}"] += len(table)
 
     # --- preferences --------------------------------------------------------------------------------
 
@@ -546,7 +518,8 @@ class _Build:
             }
             by_bucket.setdefault((split, bucket_of(identity, self.bits)), []).append(row)
         for (split, bucket), rows in sorted(by_bucket.items()):
-            self._write_rows("review", split, bucket, sorted(rows, key=lambda row: (row["row"], row["id"])))
+            ordered = sorted(rows, key=lambda row: (row["row"], row["id"]))
+            self._save({"review": [self._table_of("review", ordered)]}, split, bucket)
 
 
 def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
@@ -598,6 +571,11 @@ def _first(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
     none = pa.nulls(1, flat.type)
     chunks = [flat.slice(start, 1) if inside else none for start, inside in zip(starts, embedded, strict=False)]
     return pa.chunked_array(chunks, flat.type)
+
+
+def _table(config: Config, columns: Mapping[str, Any]) -> pa.Table:
+    due = schema(config)
+    return pa.Table.from_arrays([_as(columns[item.name], item.type) for item in due], schema=due)
 
 
 def _as(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
@@ -700,7 +678,7 @@ def _line(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[st
         "split": split,
         "source_set": row["source_set"],
         "category": row["category"],
-        "text_sha256": combined(json.dumps(value, sort_keys=True) for value in text),
+        "text_sha256": combined([json.dumps(text)]),
         "images_sha256": combined([row["image_sha256"], *shown]),
         "review_status": row["review_status"],
         "reviewers": row["reviewers"],

@@ -22,6 +22,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 OWNER, READER = "hf_ownerownerownerowner", "hf_readerreaderreader"
 TOKENS = {OWNER: ("owner", "write"), READER: ("reader", "read")}
 LARGE = (".parquet", ".png", ".safetensors")
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"]
 DATE = "2026-01-01T00:00:00.000Z"
 Files = dict[str, dict[str, Any]]
 
@@ -80,8 +81,8 @@ class HubServer:
         self.before_commit: Callable[[], object] = lambda: None
         self._blobs: dict[str, bytes] = {}
         app = Flask(__name__)
-        app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=["GET", "POST", "PUT", "HEAD"])
-        app.add_url_rule("/<path:_>", "any", self._answer, methods=["GET", "POST", "PUT", "HEAD"])
+        app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=METHODS)
+        app.add_url_rule("/<path:_>", "any", self._answer, methods=METHODS)
         self._server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -168,6 +169,12 @@ class HubServer:
             return jsonify(errors=errors, warnings=[]), 400 if errors else 200
         if parts[:2] == ["repos", "create"]:
             return self._create(user, role)
+        if parts[:2] == ["repos", "delete"]:
+            asked = request.json
+            del self.repositories[
+                f"{asked.get('type') or 'model'}s", f"{asked.get('organization') or user}/{asked['name']}"
+            ]
+            return jsonify({})
         kind, name, *rest = parts[0], "/".join(parts[1:3]), *parts[3:]
         repository = self.repositories.get((kind, name))
         if repository is None or (repository.private and user != "owner"):
