@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 NAME = "indus-cot-check"
 
@@ -42,8 +43,8 @@ def main() -> None:
                 streamed = sum(1 for _ in datasets.load_dataset(repo, config, split=split, streaming=True))
                 assert streamed == len(rows), f"{config} {split}: {streamed} rows streamed, {len(rows)} loaded"
                 print(f"ok    {config} {split}: {len(rows)} rows, plain and streaming")
-        files = {item.path: item for item in api.list_repo_tree(repo, repo_type="dataset", recursive=True)}
-        assert all(item.lfs for path, item in files.items() if path.endswith(".parquet")), "a shard is no large file"
+        shards: list[Any] = [item for item in api.list_repo_tree(repo, repo_type="dataset", recursive=True) if _is_shard(item)]
+        assert shards and all(item.lfs for item in shards), "a shard is no large file"
         with tempfile.TemporaryDirectory() as folder:
             _step("copy whole", _run("rehydrate", repo, "--to", str(Path(folder) / "whole"), fails=None), "")
         print(f"ok    now look at https://huggingface.co/datasets/{repo}: card, viewer and pictures")
@@ -52,6 +53,10 @@ def main() -> None:
     finally:
         if not asked.keep:
             api.delete_repo(repo, repo_type="dataset", missing_ok=True)
+
+
+def _is_shard(item: Any) -> bool:
+    return bool(item.path.endswith(".parquet"))
 
 
 def _run(*arguments: str, fails: bool | None = False) -> str:
