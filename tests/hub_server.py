@@ -40,7 +40,9 @@ class Repository:
 
     def add(self, files: Files, ref: str = "main") -> str:
         """A commit at ``ref``."""
-        oid = hashlib.sha1(f"{self.kind}{self.name}{len(self.commits)}".encode()).hexdigest()
+        # Of the content too: a client's cache takes equal ids for equal files.
+        text = json.dumps([self.kind, self.name, len(self.commits), files], sort_keys=True)
+        oid = hashlib.sha1(text.encode()).hexdigest()
         self.commits[oid] = files
         self.refs[ref] = oid
         return oid
