@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from bench.paired import Row, paired
 from cot_builder.params import Params
 from cot_builder.progress import console
+from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace
 from tests import small_corpus
@@ -40,6 +41,7 @@ import sys
 from pathlib import Path
 from bench.publishing import params
 from cot_builder.progress import console
+from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace
 from publishing.publishable import build
@@ -80,7 +82,7 @@ def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
             row = dict(few[number % len(few)])
             row["id"] = f"{number * (2**64 // rows):016x}"
             shown = [
-                {**item, "bytes": random.bytes(observation if place else image)}
+                {**item, "bytes": _noise(random, observation if place else image)}
                 for place, item in enumerate(row["images"])
             ]
             row |= {"images": shown, "image": {**row["image"], "bytes": shown[0]["bytes"]}}
@@ -91,6 +93,12 @@ def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
     manifest = corpus / "manifest.json"
     values = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**values, "counts": {"train": rows}}))
+
+
+def _noise(random: np.random.Generator, size: int) -> bytes:
+    """A PNG file of about so many bytes, which does not compress."""
+    side = round((size / 3) ** 0.5)
+    return encode_png(random.integers(0, 256, (side, side, 3), np.uint8))
 
 
 def publish_writing() -> Row:

@@ -43,7 +43,8 @@ def main() -> None:
                 streamed = sum(1 for _ in datasets.load_dataset(repo, config, split=split, streaming=True))
                 assert streamed == len(rows), f"{config} {split}: {streamed} rows streamed, {len(rows)} loaded"
                 print(f"ok    {config} {split}: {len(rows)} rows, plain and streaming")
-        shards: list[Any] = [item for item in api.list_repo_tree(repo, repo_type="dataset", recursive=True) if _is_shard(item)]
+        tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True)
+        shards: list[Any] = [item for item in tree if _is_shard(item)]
         assert shards and all(item.lfs for item in shards), "a shard is no large file"
         with tempfile.TemporaryDirectory() as folder:
             _step("copy whole", _run("rehydrate", repo, "--to", str(Path(folder) / "whole"), fails=None), "")
