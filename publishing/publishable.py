@@ -7,6 +7,7 @@ changes one file of a configuration, whatever is added or removed elsewhere, and
 import hashlib
 import hmac
 import json
+import mmap
 import os
 import secrets as random
 from collections import Counter, deque
@@ -55,7 +56,7 @@ INDEX_SCHEMA = pa.schema(
 """One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review."""
 ROWS_A_SHARD = 3
 MOST_ROWS_A_SHARD = 4
-BATCH = 32
+BATCH = 16
 INDEX_BATCH = 4096
 WRITERS = 2
 WRITING = 4
@@ -533,8 +534,13 @@ class _Build:
 def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
     for path in sorted((corpus / "data").glob(f"{split}-*.parquet")):
         try:
-            with pq.ParquetFile(path, memory_map=True) as file:
-                yield from file.iter_batches(BATCH, columns=[*SMALL, *more])
+            with path.open("rb") as opened:
+                window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(window)))
+            for batch in file.iter_batches(BATCH, columns=[*SMALL, *more]):
+                yield batch
+                # What was read is let go of: else the whole corpus would count as this process's memory.
+                window.madvise(mmap.MADV_DONTNEED)
         except (OSError, pa.ArrowException) as error:
             raise IndusCotError(f"{path}: damaged parquet file ({error}); run `indus-cot repro assemble`") from error
 
