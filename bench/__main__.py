@@ -41,6 +41,10 @@ ROWS = {
     "evaluate_endpoint": "evaluating",
     "rescore": "rescoring",
     "results_page": "results_page",
+    "publish_writing": "publishing",
+    "publish_preparation": "publishing",
+    "publish_change": "publishing",
+    "memory_publish": "publishing",
 }
 """Function to module. Imported when its turn comes: worker processes import this file again."""
 

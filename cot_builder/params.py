@@ -79,6 +79,23 @@ class PullSet(Section):
     """Checksum of the source archive; the published one is used where this is unset."""
     resolution: Literal["256", "512", "1024"] = "1024"
     """Real-IAD only: which of the published folders to read."""
+    licence: str = ""
+    """Own folders only: the licence of the images, such as ``CC BY 4.0``; the other sets' modules state theirs."""
+    redistribution: Literal["allowed", "forbidden", "unknown"] | None = None
+    """Own folders only: whether `publish` may pass the images on; unknown counts as forbidden."""
+    attribution: str = ""
+    """Own folders only: whom to name with the images."""
+
+    @model_validator(mode="after")
+    def _only_an_owner_states_a_licence(self) -> "PullSet":
+        if self.benchmark != "folder" and (self.licence or self.redistribution or self.attribution):
+            raise ValueError(
+                "licence, redistribution and attribution are for own folders (benchmark: folder); "
+                f"{self.benchmark} has its own"
+            )
+        if self.redistribution and not self.licence:
+            raise ValueError("redistribution needs the licence that grants it: set licence too")
+        return self
 
 
 class Select(Section):
@@ -296,6 +313,13 @@ class Evaluate(Section):
         return 1 if self.rounds == "two" else self.max_calls
 
 
+class Publish(Section):
+    repo: Annotated[str, Field(pattern=r"^$|^[\w.-]+/[\w.-]+$")]
+    licence: Literal["cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"]
+    images: Literal["auto", "embed", "reference"]
+    require_review: bool
+
+
 class Report(Section):
     gallery: Positive
 
@@ -320,6 +344,7 @@ class Params(Section):
     grpo: Grpo
     evaluate: Evaluate
     report: Report
+    publish: Publish
 
 
 def load_params(profile: str = "default", settings: Sequence[str] = (), root: Path = Path()) -> Params:

@@ -54,9 +54,13 @@ def params(**report: int) -> Params:
     return loaded.model_copy(update={"pull": sets, "report": loaded.report.model_copy(update=report)})
 
 
-def build(root: Path) -> Workspace:
-    """The workspace under ``root`` with every stage's output, gates.json included, and no report."""
+def build(root: Path, **stated: str) -> Workspace:
+    """The workspace under ``root`` with every stage's output, gates.json included, and no report.
+
+    ``stated`` is what the owner of the set `mine` says of its licence.
+    """
     workspace, settings = Workspace(root), params()
+    settings.pull["mine"] = settings.pull["mine"].model_copy(update=stated)
     # A category that both sets have, and a copy of an evaluation image, so that select has something to report.
     _write_set(root / "mine", [*CATEGORIES, "gear"], 0)
     _write_set(root / "held_out", ["gears", "plate"], 1000)

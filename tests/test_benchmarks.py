@@ -234,6 +234,7 @@ def test_every_data_set_says_what_may_be_done_with_it() -> None:
         benchmark = module.BENCHMARK
         assert benchmark.name == name
         assert benchmark.licence
-        assert (benchmark.redistribution == "allowed") == (name == "visa")
+        assert benchmark.clause and benchmark.attribution
+        assert (benchmark.redistribution == "allowed") == (name in ("visa", "mvtec_ad", "mpdd"))
         assert benchmark.citation or name == "folder"
         assert benchmark.sha256 is None or len(benchmark.sha256) == 64

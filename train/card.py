@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cot_builder.benchmarks.licences import SYNTHETIC
 from cot_builder.params import Params
-from cot_builder.stages.pull import SYNTHETIC
 from cot_builder.storage.corpus import read_index
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash

@@ -14,7 +14,12 @@ class Benchmark:
     name: str
     title: str
     licence: str
-    redistribution: Literal["allowed", "share-alike", "forbidden", "unknown"]
+    redistribution: Literal["allowed", "forbidden", "unknown"]
+    """Whether its images may be passed on by others; what is not known is treated as forbidden."""
+    clause: str
+    """What says so, in words that a refusal can quote."""
+    attribution: str
+    """Who is to be named with an image that is passed on."""
     citation: str
     homepage: str
     archive: str | None = None

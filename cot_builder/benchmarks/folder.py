@@ -1,6 +1,7 @@
 """People's own parts: any images in MVTec's layout, or with a table.
 
-Licence: the owner's, unknown here; ``publish`` must not redistribute the images.
+Licence: the owner's, unknown here unless the set's ``licence`` and ``redistribution`` in params.yaml state it; while
+they do not, ``publish`` passes no image on.
 
 MVTec's layout (see ``mvtec_ad.py``), with any image suffix; ``ground_truth`` may be absent::
 
@@ -43,6 +44,9 @@ BENCHMARK = Benchmark(
     title="own data",
     licence="unknown",
     redistribution="unknown",
+    clause="the licence is the owner's to state: `licence`, `redistribution` and `attribution` of the set "
+    "in params.yaml",
+    attribution="the owner of the images",
     citation="",
     homepage="",
     records_first=True,

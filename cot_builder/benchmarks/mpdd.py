@@ -18,7 +18,10 @@ BENCHMARK = Benchmark(
     name="mpdd",
     title="MPDD",
     licence="CC BY-NC-SA 4.0",
-    redistribution="share-alike",
+    redistribution="allowed",
+    clause="CC BY-NC-SA 4.0, section 2(a)(1): may be shared, for non-commercial purposes, with attribution "
+    "and under the same licence",
+    attribution="MPDD, (c) S. Jezek and others, Brno University of Technology, CC BY-NC-SA 4.0",
     citation="Jezek, Jonak, Burget, Dvorak, Skotak: Deep learning-based defect detection of metal parts: evaluating "
     "current methods in complex conditions. ICUMT 2021",
     homepage="https://github.com/stepanje/MPDD",

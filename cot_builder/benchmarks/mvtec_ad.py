@@ -25,7 +25,10 @@ BENCHMARK = Benchmark(
     name="mvtec_ad",
     title="MVTec AD",
     licence="CC BY-NC-SA 4.0",
-    redistribution="share-alike",
+    redistribution="allowed",
+    clause="CC BY-NC-SA 4.0, section 2(a)(1): may be shared, for non-commercial purposes, with attribution "
+    "and under the same licence",
+    attribution="MVTec AD, (c) MVTec Software GmbH, CC BY-NC-SA 4.0",
     citation="Bergmann, Fauser, Sattlegger, Steger: MVTec AD, a comprehensive real-world dataset for unsupervised "
     "anomaly detection. CVPR 2019",
     homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",

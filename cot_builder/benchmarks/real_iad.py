@@ -37,7 +37,10 @@ BENCHMARK = Benchmark(
     name="real_iad",
     title="Real-IAD",
     licence="CC BY-NC-SA 4.0",
-    redistribution="share-alike",
+    redistribution="unknown",
+    clause="its page states CC BY-NC-SA 4.0, no licence file was checked, and access on the Hub is granted "
+    "under terms of its own",
+    attribution="Real-IAD, (c) C. Wang and others",
     citation="Wang, Zhu, Gan, Zhang, Gu, Ji, Ma, Li: Real-IAD, a real-world multi-view dataset for benchmarking "
     "versatile industrial anomaly detection. CVPR 2024",
     homepage="https://realiad4ad.github.io/Real-IAD/",

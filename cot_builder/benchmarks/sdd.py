@@ -34,7 +34,9 @@ BENCHMARK = Benchmark(
     name="sdd",
     title="KolektorSDD",
     licence="CC BY-NC-SA 4.0",
-    redistribution="share-alike",
+    redistribution="unknown",
+    clause="its page states CC BY-NC-SA 4.0, no licence file was checked",
+    attribution="KolektorSDD, (c) Kolektor Group d.o.o. and ViCoS, University of Ljubljana",
     citation="Tabernik, Šela, Skvarč, Skočaj: Segmentation-based deep-learning approach for surface-defect detection. "
     "Journal of Intelligent Manufacturing, 2019",
     homepage="https://www.vicos.si/resources/kolektorsdd/",

@@ -28,6 +28,8 @@ BENCHMARK = Benchmark(
     title="VisA",
     licence="CC BY 4.0",
     redistribution="allowed",
+    clause="CC BY 4.0, section 2(a)(1): may be shared, with attribution",
+    attribution="VisA, (c) Amazon.com, Inc. or its affiliates, CC BY 4.0",
     citation="Zou, Jeong, Pemula, Zhang, Dabeer: SPot-the-difference self-supervised pre-training for anomaly "
     "detection and segmentation. ECCV 2022",
     homepage="https://github.com/amazon-science/spot-diff",

@@ -21,6 +21,7 @@ from cot_builder.stages.draft import ObservationImages, columns, read_priors, re
 from cot_builder.stages.reviews import TABLE, Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import Output, stage_output, write_text
+from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
@@ -74,12 +75,14 @@ def assemble(params: Params, workspace: Workspace) -> None:
         "reviews of changed drafts": sum(row.draft_sha256 not in current for row in reviews),
         "reviews sent back": sum(bool(row.problems) and row.draft_sha256 in current for row in reviews),
     }
-    rerun = _Rerun(images, observations, read_priors(workspace, sets))
+    rerun = Rerun(images, observations, read_priors(workspace, sets))
     settings = params.assemble.model_dump()
     with stage_output(
         workspace.indus_cot, stage="assemble", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
         taken = _apply(DRAFT.records(drafts), decided, params.assemble.review, output)
+        # In the order of the ids, which are hashes: `publish` cuts its shards where the leading bits change.
+        taken.sort(key=lambda item: row_id(item.draft.draft_id))
         tally: Counter[str] = Counter()
         for split in SPLITS:
             chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
@@ -127,7 +130,7 @@ def _apply(
     return taken
 
 
-class _Rerun:
+class Rerun:
     """Observation images: those of the drafts, and those of calls an expert edited, which are run again."""
 
     def __init__(
@@ -163,6 +166,11 @@ class _Rerun:
         return found
 
 
+def row_id(draft_id: str) -> str:
+    """Id of the row that a draft becomes."""
+    return hashlib.sha256(draft_id.encode()).hexdigest()[:16]
+
+
 def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
     """Proposals by sample, most conspicuous first; the other kinds of patch were chosen by the truth."""
     found: dict[str, list[PatchRef]] = {}
@@ -177,14 +185,14 @@ def _row(
     sample: Sample,
     split: Any,
     images: SampleImages,
-    rerun: _Rerun,
+    rerun: Rerun,
     patches: dict[str, list[PatchRef]],
     priors: dict[tuple[str, str, str], NormalcyPrior],
 ) -> IndusCot:
     draft = taken.draft
     trajectory = read_trajectory(draft)
     original = images.original(sample)
-    name = hashlib.sha256(draft.draft_id.encode()).hexdigest()[:16]
+    name = row_id(draft.draft_id)
     whole = Image(bytes=original, path=f"{name}.{sample.image_format.lower()}")
     inspected = (
         whole if sample.region is None else Image(bytes=encode_png(images.pixels(sample)), path=f"{name}_region.png")
@@ -247,12 +255,13 @@ def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
     """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = features().arrow_schema
+    options = image_options(schema)
     writer: pq.ParquetWriter | None = None
     shard = total = size = 0
     for batch in _batches(rows):
         INDUS_COT.validate(INDUS_COT.frame(batch), f"{split} from row {total}")
         if writer is None:
-            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema)
+            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema, **options)
         writer.write_table(pa.Table.from_pylist([row.model_dump() for row in batch], schema=schema))
         total += len(batch)
         size += sum(_size(row) for row in batch)

@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import polars as pl
 
 from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Place
+from cot_builder.benchmarks.licences import SYNTHETIC, benchmark_of
 from cot_builder.benchmarks.mask import Mask, read_mask
 from cot_builder.benchmarks.samples import (
     Found,
@@ -45,8 +45,6 @@ from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.supervision import SUPERVISION
 
-SYNTHETIC = "synthetic"
-SYNTHETIC_LICENCE = "rendered by this project, free of third-party rights"
 BATCH_BYTES = 2**20
 BATCH_FILES = 32
 AHEAD = 16
@@ -75,9 +73,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
     if settings.source == SYNTHETIC:
         request["synthetic"] = params.synthetic.model_dump(mode="json") | {"seed": params.run.seed}
     source = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
-    benchmark: Benchmark = module.BENCHMARK
-    if settings.source == SYNTHETIC:
-        benchmark = replace(benchmark, licence=SYNTHETIC_LICENCE)
+    benchmark = benchmark_of(settings)
     published = {benchmark.archive: benchmark.sha256} if benchmark.archive and benchmark.sha256 else {}
     checksums = Checksums(settings.sha256, published)
     ignore = module.ignore(settings) if hasattr(module, "ignore") else []
@@ -363,6 +359,8 @@ def _benchmark_facts(benchmark: Benchmark) -> dict[str, Any]:
             "title": benchmark.title,
             "licence": benchmark.licence,
             "redistribution": benchmark.redistribution,
+            "clause": benchmark.clause,
+            "attribution": benchmark.attribution,
             "citation": benchmark.citation,
             "homepage": benchmark.homepage,
         },

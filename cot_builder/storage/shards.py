@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,23 @@ from schemas.errors import IndusCotError
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("bytes", pa.binary(), nullable=False)])
 ROW_GROUP_BYTES = 4 * 2**20
+PAGE_BYTES = 2**26
 SHARD_BYTES = 512 * 2**20
+
+
+def image_options(schema: pa.Schema) -> dict[str, Any]:
+    """For a parquet writer of rows with images: only JSON is compressed, since image files do not compress and a
+    compressor for each small column costs more than it saves. The same rows give the same file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    leaves = [column.path for column in pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema]
+    chats = {item.name for item in schema if isinstance(item.type, pa.JsonType)}
+    return {
+        "compression": {leaf: "snappy" if leaf in chats else "none" for leaf in leaves},
+        "use_dictionary": False,
+        "write_statistics": False,
+        "data_page_size": PAGE_BYTES,
+    }
 
 
 class ShardWriter:

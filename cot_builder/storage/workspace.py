@@ -64,6 +64,11 @@ class Workspace:
         return self.data / "indus_cot"
 
     @property
+    def publish(self) -> Path:
+        """The corpus as it leaves the machine."""
+        return self.data / "publish"
+
+    @property
     def models(self) -> Path:
         """Trained weights, one folder a stage."""
         return self.root / "models"

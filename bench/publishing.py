@@ -1,0 +1,215 @@
+"""Publishing: shards against a plain copy and against `datasets`, what a small change uploads, memory."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.paired import Row, paired
+from cot_builder.params import Params
+from cot_builder.progress import console
+from cot_builder.storage.images import encode_png
+from cot_builder.storage.shards import image_options
+from cot_builder.storage.workspace import Workspace
+from tests import small_corpus
+from tests.hub_client import Client
+from tests.hub_server import OWNER, HubServer
+from tests.test_publish import STATED, write_params
+
+ROWS = 480
+IMAGE, OBSERVATION = 900_000, 200_000
+"""Bytes of a photograph and of what a tool returns, about those of Real-IAD at 1024 pixels."""
+GROUP = 32
+"""Rows that `assemble` gathers in a row group of 64 MiB."""
+MANY_ROWS, SMALL_IMAGE = 600, 30_000
+CHANGED = 0.01
+MEMORY_ROWS = (40, 400)
+RUNS = 3
+CHILD = """
+import sys
+from pathlib import Path
+from bench.publishing import params
+from cot_builder.progress import console
+from cot_builder.storage.images import encode_png
+from cot_builder.storage.shards import image_options
+from cot_builder.storage.workspace import Workspace
+from cot_builder.publishing.publishable import build
+console.quiet = True
+build(params(), Workspace(Path(sys.argv[1])))
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def params() -> Params:
+    """Of a corpus whose images may be passed on."""
+    base = small_corpus.params()
+    mine = base.pull["mine"].model_copy(update=STATED)
+    return base.model_copy(update={"pull": {**base.pull, "mine": mine}})
+
+
+@contextmanager
+def _corpus(rows: int, image: int, observation: int) -> Iterator[Workspace]:
+    """A corpus of so many trajectories of the small one, with incompressible images of a photograph's size."""
+    with tempfile.TemporaryDirectory(prefix="indus-cot-bench-") as name:
+        workspace = small_corpus.build(Path(name), **STATED)
+        shutil.rmtree(workspace.draft)
+        _grow(workspace.indus_cot, rows, image, observation)
+        yield workspace
+
+
+def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
+    from cot_builder.stages.assemble import features
+
+    few = pq.read_table(corpus / "data/train-00000.parquet").to_pylist()
+    schema = features().arrow_schema
+    shutil.rmtree(corpus / "data")
+    (corpus / "data").mkdir()
+    random = np.random.default_rng(0)
+    held = []
+    with pq.ParquetWriter(corpus / "data/train-00000.parquet", schema, **image_options(schema)) as writer:
+        for number in range(rows):
+            row = dict(few[number % len(few)])
+            row["id"] = f"{number * (2**64 // rows):016x}"
+            shown = [
+                {**item, "bytes": _noise(random, observation if place else image)}
+                for place, item in enumerate(row["images"])
+            ]
+            row |= {"images": shown, "image": {**row["image"], "bytes": shown[0]["bytes"]}}
+            held.append(row)
+            if len(held) == GROUP or number == rows - 1:
+                writer.write_table(pa.Table.from_pylist(held, schema=schema))
+                held = []
+    manifest = corpus / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, "counts": {"train": rows}}))
+
+
+def _noise(random: np.random.Generator, size: int) -> bytes:
+    """A PNG file of about so many bytes, which does not compress."""
+    side = round((size / 3) ** 0.5)
+    return encode_png(random.integers(0, 256, (side, side, 3), np.uint8))
+
+
+def publish_writing() -> Row:
+    """480 trajectories; the copy is of the shards that were written."""
+    from cot_builder.publishing.publishable import build
+
+    with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
+        copy = workspace.root / "copy"
+        ratio = paired(
+            lambda: build(params(), workspace),
+            lambda: shutil.copytree(workspace.publish, copy),
+            before=lambda: shutil.rmtree(workspace.publish, ignore_errors=True),
+            before_theirs=lambda: shutil.rmtree(copy, ignore_errors=True),
+        )
+    return Row("publish_writing", "publishable shards, MB/s", "plain copy of the same bytes", ratio, 0.8, "higher")
+
+
+def publish_preparation() -> Row:
+    """The same rows and configurations; `push_to_hub` embeds and writes each shard before it uploads it."""
+    import datasets
+    from datasets.table import embed_table_storage
+
+    from cot_builder.publishing.publishable import build
+
+    datasets.disable_progress_bars()
+    with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
+        folder = build(params(), workspace)
+        loaded = [
+            datasets.load_dataset(
+                "parquet",
+                data_files=str(folder / config / "train" / "*.parquet"),
+                split="train",
+                cache_dir=str(workspace.root / "cache"),
+            )
+            for config in ("sft", "rl")
+        ]
+
+        def theirs() -> None:
+            for number, rows in enumerate(loaded):
+                shard = rows.with_format("arrow").map(
+                    embed_table_storage, batched=True, batch_size=100, keep_in_memory=True
+                )
+                shard.to_parquet(workspace.root / f"theirs-{number}.parquet", batch_size=100)
+
+        ratio = paired(
+            lambda: build(params(), workspace),
+            theirs,
+            RUNS,
+            before=lambda: shutil.rmtree(workspace.publish, ignore_errors=True),
+        )
+    what = "publishable shards"
+    return Row("publish_preparation", what, "Dataset.push_to_hub's own preparation", ratio, 3.0, "higher")
+
+
+def publish_change() -> Row:
+    """600 trajectories, of which 6, drawn at random, get another thought; bytes as the server counts them."""
+    hub = HubServer()
+    with _corpus(MANY_ROWS, SMALL_IMAGE, SMALL_IMAGE) as workspace:
+        root = workspace.root
+        shutil.copytree(Path(__file__).parent.parent / "profiles", root / "profiles")
+        write_params(root, mine=STATED)
+        client = Client(root, hub.url, OWNER)
+        try:
+            _publish(client)
+            first = sum(hub.uploads)
+            shard = workspace.indus_cot / "data/train-00000.parquet"
+            table = pq.read_table(shard)
+            rows: list[dict[str, Any]] = table.to_pylist()
+            drawn = np.random.default_rng(1).choice(len(rows), int(CHANGED * len(rows)), replace=False)
+            for number in drawn.tolist():
+                for name in ("messages", "trajectory", "tagged"):
+                    rows[number][name] = rows[number][name].replace(" it ends for", " it comes to its end for")
+            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+            _publish(client)
+            share = (sum(hub.uploads) - first) / first
+        finally:
+            client.close()
+            hub.close()
+    what = "bytes uploaded after 1 % of the rows changed"
+    return Row("publish_change", what, "the first upload", share, 0.05, "lower")
+
+
+def _publish(client: Client) -> None:
+    done = client.run("publish", "--repo", "owner/bench")
+    if done.code:
+        raise RuntimeError(done.out)
+
+
+def memory_publish() -> Row:
+    """40 and 400 trajectories."""
+    return Row(
+        "memory_publish",
+        "peak memory of writing publishable shards at 10x the rows",
+        "at 1x",
+        statistics.median(_peaks() for _ in range(RUNS)),
+        1.2,
+        "lower",
+    )
+
+
+def _peaks() -> float:
+    console.quiet = True
+    found = []
+    for rows in MEMORY_ROWS:
+        with _corpus(rows, IMAGE, OBSERVATION) as workspace:
+            done = subprocess.run(
+                [sys.executable, "-c", CHILD, str(workspace.root)],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ,
+            )
+            found.append(int(done.stdout.split()[-1]))
+    return found[1] / found[0]

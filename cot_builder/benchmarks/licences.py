@@ -1,0 +1,57 @@
+"""What may be done with the images of a pulled set, and which of several licences is the strictest."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.benchmarks.benchmark import Benchmark
+from cot_builder.params import PullSet
+
+SYNTHETIC = "synthetic"
+SYNTHETIC_LICENCE = "rendered by this project, free of third-party rights"
+HUB = {
+    SYNTHETIC_LICENCE: "cc0-1.0",
+    "CC0 1.0": "cc0-1.0",
+    "CC BY 4.0": "cc-by-4.0",
+    "CC BY-SA 4.0": "cc-by-sa-4.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
+    "CC BY-ND 4.0": "cc-by-nd-4.0",
+    "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
+}
+"""Identifier on the Hub of each licence whose conditions are known here, the freest first."""
+OTHER, UNKNOWN = "other", "unknown"
+_RANKS = [*dict.fromkeys(HUB.values()), OTHER, UNKNOWN]
+
+
+def benchmark_of(settings: PullSet) -> Benchmark:
+    """The facts of a set: its module's; rendered images are this project's own, and an owner speaks for theirs."""
+    facts: Benchmark = BENCHMARKS[settings.benchmark].BENCHMARK
+    if settings.source == SYNTHETIC:
+        return replace(
+            facts,
+            licence=SYNTHETIC_LICENCE,
+            redistribution="allowed",
+            clause="the images are rendered by this project",
+            attribution=f"Synthetic stand-in for {facts.title}, rendered by Indus-CoT",
+        )
+    if settings.licence:
+        return replace(
+            facts,
+            licence=settings.licence,
+            redistribution=settings.redistribution or "unknown",
+            clause=f"params.yaml states the licence {settings.licence!r} and, as redistribution, "
+            f"{settings.redistribution or 'nothing'}",
+            attribution=settings.attribution or facts.attribution,
+        )
+    return facts
+
+
+def hub_licence(licence: str) -> str:
+    """Identifier on the Hub: ``other`` for a licence that has none, ``unknown`` where none is stated."""
+    return UNKNOWN if licence in ("", "unknown", "none stated") else HUB.get(licence, OTHER)
+
+
+def strictest(licences: Iterable[str]) -> str:
+    """The identifier, of several, that asks most of whoever takes the data; an unknown one counts as strictest."""
+    return max(licences, key=_RANKS.index)

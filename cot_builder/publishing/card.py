@@ -1,0 +1,283 @@
+"""The dataset card: what the corpus is, how it was made, what is wrong with it, and whose images it shows."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from annotation.status import status
+from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, hub_licence, strictest
+from cot_builder.params import Params
+from cot_builder.publishing import pictures
+from cot_builder.publishing.configs import CONFIGS, Config, features
+from cot_builder.publishing.publishable import Source
+from cot_builder.stages.assemble import SPLITS
+from cot_builder.stages.reviews import read_reviews
+from cot_builder.storage.corpus import read_index
+from cot_builder.storage.workspace import Workspace
+from eval import figures
+
+README = "README.md"
+CHANGELOG = "CHANGELOG.md"
+TITLE = "Indus-CoT"
+PAPER = "IndusAgent, arXiv:2605.20682 (https://arxiv.org/abs/2605.20682)"
+SUMMARY = (
+    "Tool-integrated inspections of industrial parts: a photograph, what an inspector thought, which tool it called, "
+    "what the tool really returned, and a verdict with boxes and a defect type."
+)
+TAGS = ["indus-cot", "industrial-inspection", "anomaly-detection", "chain-of-thought", "tool-use", "preference", "grpo"]
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+ABOUT: Mapping[Config, str] = {
+    "sft": '`messages` (chat with native tool calls; each `{"type": "image"}` is the next of `images`), `images`, '
+    "`tools` (function schemas). For supervised fine-tuning.",
+    "rl": "`prompt`, `image`, `tools`, and, for rewards alone, the truth: `answer`, `boxes`, `defect_type`.",
+    "preference": "`prompt`, `images`, and `chosen` and `rejected` with the images their tools returned: drafts that a "
+    "gate or a judge turned down, or that an expert corrected, beside what was taken (`origin`, `reasons`).",
+    "review": "What experts decided of each row, under pseudonyms: verdict, reasons, ratings, seconds, and what they "
+    "changed. `row` is the `id` of `sft`.",
+}
+
+
+def shapes(folder: Path) -> dict[Config, dict[str, tuple[int, int, int]]]:
+    """Rows, bytes and files of each split of each configuration that is there."""
+    found: dict[Config, dict[str, tuple[int, int, int]]] = {}
+    for config in CONFIGS:
+        for split in SPLITS:
+            paths = list((folder / config / split).glob("*.parquet"))
+            if paths:
+                rows = sum(pq.read_metadata(path).num_rows for path in paths)
+                size = sum(path.stat().st_size for path in paths)
+                found.setdefault(config, {})[split] = (rows, size, len(paths))
+    return found
+
+
+def dataset_info(folder: Path) -> list[dict[str, Any]]:
+    """``dataset_info`` of the card: columns, rows and sizes of every configuration.
+
+    The cache of `datasets` for a local folder is keyed by these and by nothing of the files.
+    """
+    found = []
+    for config, splits in shapes(folder).items():
+        total = sum(size for _, size, _ in splits.values())
+        found.append(
+            {
+                "config_name": config,
+                "features": features(config)._to_yaml_list(),
+                "splits": [
+                    {"name": split, "num_bytes": size, "num_examples": rows}
+                    for split, (rows, size, _) in splits.items()
+                ],
+                "download_size": total,
+                "dataset_size": total,
+            }
+        )
+    return found
+
+
+def resize(card: Path, folder: Path) -> None:
+    """Copy a card into a folder whose shards have other sizes."""
+    from huggingface_hub import DatasetCard
+
+    found = DatasetCard.load(card)
+    found.data.dataset_info = dataset_info(folder)
+    found.save(folder / README)
+
+
+def licence_of(params: Params, shown: Mapping[str, Source]) -> str:
+    """Identifier of the dataset's licence: the strictest of the texts' and of every set's images."""
+    return strictest([params.publish.licence, *(hub_licence(source.facts.licence) for source in shown.values())])
+
+
+def write(
+    repo: str,
+    params: Params,
+    workspace: Workspace,
+    shown: Mapping[str, Source],
+    manifest: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """The card and its pictures, by path in the repository.
+
+    Raises:
+        IndusCotError: the corpus is damaged.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    folder = workspace.publish
+    found, index = shapes(folder), read_index(workspace.indus_cot)
+    licence = licence_of(params, shown)
+    example = pictures.example(folder)
+    files = {**(example.pictures if example else {}), **_plots(index)}
+    data = DatasetCardData(
+        language=["en"],
+        license=licence,
+        license_name="mixed" if licence == "other" else None,
+        pretty_name=TITLE,
+        task_categories=["image-text-to-text", "visual-question-answering", "reinforcement-learning"],
+        size_categories=[next((name for most, name in SIZES if len(index) < most), "n>1M")],
+        annotations_creators=["machine-generated", *(["expert-generated"] if _looked(index) else [])],
+        tags=TAGS,
+        configs=[_config(config, splits) for config, splits in found.items()],
+        dataset_info=dataset_info(folder),
+        version=manifest["version"],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_str=resources.files("cot_builder.publishing")
+        .joinpath("templates", "dataset_card.md.jinja")
+        .read_text("utf-8"),
+        title=TITLE,
+        summary=SUMMARY,
+        repo=repo,
+        version=manifest["version"],
+        rows=len(index),
+        found=found,
+        about=ABOUT,
+        example=_example(example) if example else None,
+        by_reference=[name for name, source in shown.items() if not source.embedded],
+        sources=_sources(index, shown),
+        licence=licence,
+        our_licence=params.publish.licence,
+        teachers=_counted(index, "teacher"),
+        prompts=", ".join(sorted(index["prompt_version"].unique())),
+        toolbox=", ".join(sorted(index["toolbox_version"].unique())),
+        gates=_gates(workspace),
+        reviews=_reviews(params, workspace, index),
+        composition=figures.balance(index, "category"),
+        tools=figures.tool_use(index),
+        types=figures.defect_types(index),
+        plots=list(_plots(index)),
+        leakage=_leakage(workspace),
+        faults=_faults(index, shown),
+        cost=float(index["cost_usd"].sum()),
+        paper=PAPER,
+        changelog=list(reversed(manifest["changelog"])),
+    )
+    return {README: re.sub(r"\n{3,}", "\n\n", card.content).encode(), **files}
+
+
+def _config(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:
+    files = [{"split": split, "path": f"{config}/{split}/*.parquet"} for split in splits]
+    return {"config_name": config, "data_files": files} | ({"default": True} if config == "sft" else {})
+
+
+def _looked(index: pl.DataFrame) -> int:
+    return int((index["review_status"] != "auto").sum())
+
+
+def _example(example: pictures.Example) -> dict[str, Any]:
+    """The example's chat, turn by turn, with the picture that stands in each."""
+    images = iter(example.pictures)
+    turns = []
+    for message in json.loads(example.row["messages"])[1:]:
+        parts = []
+        for part in message["content"]:
+            if part["type"] == "image":
+                path = next(images, None)
+                parts.append({"image": path} if path else {"text": "(image)"})
+            else:
+                parts.append({"text": part["text"]})
+        calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
+        turns.append({"role": message["role"], "parts": parts, "calls": calls})
+    return {"id": example.row["id"], "obtain": example.row["obtain"], "turns": turns}
+
+
+def _plots(index: pl.DataFrame) -> dict[str, bytes]:
+    balance = [(item.name, item.normal, item.anomalous) for item in figures.balance(index, "category")]
+    tools = [(item.tool, item.trajectories, 0) for item in figures.tool_use(index)]
+    return {
+        "assets/categories.png": pictures.bars("Trajectories by category", balance, ("sound", "defective")),
+        "assets/tools.png": pictures.bars("Trajectories that call a tool", tools),
+        "assets/types.png": pictures.bars(
+            "Defective trajectories by type", [(name, count, 0) for name, count in figures.defect_types(index)]
+        ),
+    }
+
+
+def _sources(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[dict[str, Any]]:
+    rows = Counter(index["source_set"].to_list())
+    return [
+        {
+            "name": name,
+            "rows": rows[name],
+            "facts": source.facts,
+            "synthetic": source.facts.licence == SYNTHETIC_LICENCE,
+            "embedded": source.embedded,
+            "obtain": source.obtain,
+        }
+        for name, source in shown.items()
+    ]
+
+
+def _counted(index: pl.DataFrame, column: str) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in figures.values_of(index, column))
+
+
+def _gates(workspace: Workspace) -> dict[str, Any] | None:
+    path = workspace.reports / "gates.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _reviews(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+    reviews = read_reviews(workspace)
+    found: dict[str, Any] = {
+        "looked": _looked(index),
+        "by_status": _counted(index, "review_status"),
+        "people": len({row.reviewer.lower() for row in reviews}),
+        "groups": _agreement(workspace) if reviews else [],
+        "audit": None,
+    }
+    if reviews and (workspace.draft / "trajectory.parquet").is_file():
+        shares = {share.name: share for share in status(params, workspace, datetime.now(UTC)).shares}
+        found["audit"] = shares.get("drawn at random")
+    return found
+
+
+def _agreement(workspace: Workspace) -> list[dict[str, Any]]:
+    """Agreement without names."""
+    path = workspace.reports / "agreement.json"
+    if not path.is_file():
+        return []
+    groups: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    named = []
+    for number, group in enumerate(groups, 1):
+        who = "all experts" if group["who"] == "all" else f"pair {number}"
+        named.append({**group, "who": who})
+    return named
+
+
+def _leakage(workspace: Workspace) -> str:
+    """The report of `select`, its headings two levels down; empty where there is none."""
+    path = workspace.select / "leakage.md"
+    if not path.is_file():
+        return ""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines).strip()
+
+
+def _faults(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[str]:
+    faults = []
+    auto = len(index) - _looked(index)
+    if auto:
+        faults.append(f"No person has looked at {auto} of {len(index)} rows (`review_status` is `auto`).")
+    if "offline" in index["teacher"].unique():
+        faults.append(
+            "The teacher called `offline` is a deterministic inspector: its thoughts have few forms, and it knows no "
+            "material and no function of a part."
+        )
+    if any(source.facts.licence == SYNTHETIC_LICENCE for source in shown.values()):
+        faults.append("Some or all of the photographs are synthetic stand-ins, rendered for a demonstration.")
+    if len(index["category"].unique()) < 10:
+        faults.append(f"It has {index['category'].n_unique()} categories: too few to speak of parts in general.")
+    faults += [
+        "Teachers know the verdict while they draft: the reasoning explains a known truth, and may find in an image "
+        "what nobody would have found without knowing.",
+        "Boxes and types follow the benchmarks' labels, with their mistakes.",
+    ]
+    return faults

@@ -1,0 +1,168 @@
+"""What changed between two corpora: rows added, removed, changed, reviewed again; the version that follows from it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from cot_builder.publishing.publishable import INDEX, read_corpus_index
+from schemas.errors import IndusCotError
+
+MANIFEST = "indus-cot.json"
+FORMAT = 1
+"""Of what is published; another one is a new major version."""
+SHOWN = 10
+
+
+class Changes(NamedTuple):
+    """Ids of rows."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    """Another text, image or verdict."""
+    rereviewed: list[str]
+    """The same, with other reviews."""
+    same: int
+    texts: int
+    """Of the changed, how many have another text, or other facts; the rest have other images alone."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.rereviewed)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.added)} rows added, {len(self.removed)} removed, {len(self.changed)} changed, "
+            f"{len(self.rereviewed)} reviewed again, {self.same} the same"
+        )
+
+
+def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
+    """Hold two indexes against each other, row by row."""
+    both = before.join(after, on="id", suffix="_after")
+    text, images = (pl.col(name) != pl.col(f"{name}_after") for name in ("text_sha256", "images_sha256"))
+    moved = pl.col("split") != pl.col("split_after")
+    reviews = (pl.col("review_status") != pl.col("review_status_after")) | (
+        pl.col("reviewers") != pl.col("reviewers_after")
+    )
+    other = text | images | moved
+    changed, again = both.filter(other), both.filter(~other & reviews)
+    return Changes(
+        after.join(before, on="id", how="anti")["id"].sort().to_list(),
+        before.join(after, on="id", how="anti")["id"].sort().to_list(),
+        changed["id"].sort().to_list(),
+        again["id"].sort().to_list(),
+        len(both) - len(changed) - len(again),
+        len(both.filter(text)),
+    )
+
+
+def read(place: str) -> pl.DataFrame:
+    """The index of a corpus: a folder of `assemble` or of `publish`, or ``OWNER/NAME[@REVISION]`` on the Hub.
+
+    Raises:
+        IndusCotError: there is none.
+    """
+    folder = Path(place)
+    if (folder / INDEX).is_file():
+        return pl.read_parquet(folder / INDEX)
+    if folder.is_dir():
+        return read_corpus_index(folder)
+    return pl.read_parquet(fetch(place, INDEX))
+
+
+def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
+    """A file of a dataset on the Hub.
+
+    Raises:
+        IndusCotError: no such repository, revision or file; the Hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from cot_builder.publishing.hub import again, quiet
+
+    repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
+    try:
+        with quiet():
+            return Path(
+                again(
+                    lambda: hf_hub_download(repo, path, repo_type="dataset", revision=revision or None, token=token),
+                    repo,
+                )
+            )
+    except (HfHubHTTPError, HFValidationError):
+        raise IndusCotError(
+            f"{place}: neither a folder with a corpus, nor a dataset on the Hub that indus-cot published; write a "
+            "folder, or OWNER/NAME or OWNER/NAME@REVISION (`hf auth login` where it is private)"
+        ) from None
+
+
+def diff(before: str, after: str) -> tuple[Changes, str]:
+    """What changed, and the same in lines for people.
+
+    Raises:
+        IndusCotError: one of them is no corpus.
+    """
+    old, new = read(before), read(after)
+    found = compare(old, new)
+    lines = [f"{before} → {after}: {found}"]
+    if found.changed:
+        lines.append(f"of the changed, {found.texts} have another text or other facts, the rest other images alone")
+    for name, ids, table in (
+        ("added", found.added, new),
+        ("removed", found.removed, old),
+        ("changed", found.changed, new),
+        ("reviewed again", found.rereviewed, new),
+    ):
+        if ids:
+            where = Counter(table.filter(pl.col("id").is_in(ids)).select("source_set", "category").iter_rows())
+            groups = ", ".join(f"{'/'.join(group)} {count}" for group, count in sorted(where.items()))
+            more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+            lines += [f"{name}: {groups}", f"  {', '.join(ids[:SHOWN])}{more}"]
+    return found, "\n".join(lines)
+
+
+def next_version(before: Mapping[str, Any] | None, changes: Changes | None) -> str:
+    """Semantic: major where the columns change, minor where rows come or go, patch for everything else."""
+    if before is None:
+        return "1.0.0"
+    major, minor, patch = map(int, before["version"].split("."))
+    if before["format"] != FORMAT:
+        return f"{major + 1}.0.0"
+    if changes and (changes.added or changes.removed):
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def entry(version: str, day: str, rows: int, changes: Changes | None, note: str) -> dict[str, Any]:
+    """A line of the changelog, for the manifest."""
+    counts = (
+        {name: len(getattr(changes, name)) for name in ("added", "removed", "changed", "rereviewed")} if changes else {}
+    )
+    return {"version": version, "date": day, "rows": rows, **counts, "note": note}
+
+
+def changelog(entries: Sequence[Mapping[str, Any]]) -> str:
+    """CHANGELOG.md, the newest version first."""
+    parts = ["# Changelog", "", "Versions are semantic: columns.rows.content.", ""]
+    for item in reversed(entries):
+        parts += [f"## {item['version']} ({item['date']})", ""]
+        if "added" in item:
+            parts.append(
+                f"- rows: {item['added']} added, {item['removed']} removed, {item['changed']} changed, "
+                f"{item['rereviewed']} reviewed again"
+            )
+        parts += [f"- {item['rows']} rows in all"]
+        parts += [f"- {item['note']}"] if item["note"] else []
+        parts.append("")
+    return "\n".join(parts)
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """``indus-cot.json``."""
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

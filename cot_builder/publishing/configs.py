@@ -1,0 +1,158 @@
+"""The published configurations: columns, types, and which of them a student may see."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Literal
+
+import pyarrow as pa
+from datasets import Features, Json, List, Value
+from datasets import Image as ImageFeature
+
+from schemas.errors import IndusCotError
+from schemas.supervision import Supervision
+
+Config = Literal["sft", "rl", "preference", "review"]
+CONFIGS: tuple[Config, ...] = ("sft", "rl", "preference", "review")
+STUDENT_FACING: tuple[Config, ...] = ("sft", "preference")
+"""Every column of these may be shown to a policy: what it is asked, and what it is to write."""
+TRUTH = frozenset({"answer", *Supervision.model_fields} - {"sample_id"})
+"""Columns that say what is true of an image; `rl` has some, for rewards alone."""
+
+_TEXT = Value("string")
+REFERENCE = {
+    "sha256": _TEXT,
+    "kind": _TEXT,
+    "turn": Value("int32"),
+    "path": _TEXT,
+    "file_sha256": _TEXT,
+    "box": List(Value("int32")),
+}
+"""How to make an image again: ``kind`` is file (the published one), region (its ``box``, half-open pixels, as PNG) or
+observation (what the call of ``turn``, from 1, returns); ``file_sha256`` is the published file's."""
+_ABOUT = {
+    "sample_id": _TEXT,
+    "source_set": _TEXT,
+    "category": _TEXT,
+    "view": _TEXT,
+    "licence": _TEXT,
+    "obtain": _TEXT,
+}
+_MADE = {
+    "teacher": _TEXT,
+    "prompt_version": _TEXT,
+    "toolbox_version": _TEXT,
+    "review_status": _TEXT,
+    "reviewers": Value("int64"),
+}
+_IMAGES = List(ImageFeature())
+_REFERENCES = List(REFERENCE)
+COLUMNS: Mapping[Config, dict[str, Any]] = {
+    "sft": {
+        "id": _TEXT,
+        "messages": Json(),
+        "images": _IMAGES,
+        "tools": Json(),
+        "references": _REFERENCES,
+        **_ABOUT,
+        **_MADE,
+    },
+    "rl": {
+        "id": _TEXT,
+        "prompt": Json(),
+        "image": ImageFeature(),
+        "tools": Json(),
+        "answer": _TEXT,
+        "boxes": List(List(Value("int64"))),
+        "defect_type": _TEXT,
+        "references": _REFERENCES,
+        **_ABOUT,
+    },
+    "preference": {
+        "id": _TEXT,
+        "row": _TEXT,
+        "prompt": Json(),
+        "chosen": Json(),
+        "rejected": Json(),
+        "images": _IMAGES,
+        "chosen_images": _IMAGES,
+        "rejected_images": _IMAGES,
+        "tools": Json(),
+        "origin": _TEXT,
+        "reasons": List(_TEXT),
+        "references": _REFERENCES,
+        "chosen_references": _REFERENCES,
+        "rejected_references": _REFERENCES,
+        **_ABOUT,
+    },
+    "review": {
+        "id": _TEXT,
+        "row": _TEXT,
+        "sample_id": _TEXT,
+        "reviewer": _TEXT,
+        "role": _TEXT,
+        "day": _TEXT,
+        "seconds": Value("float64"),
+        "verdict": _TEXT,
+        "reasons": List(_TEXT),
+        "evidence_rating": Value("int64"),
+        "logic_rating": Value("int64"),
+        "changes": List({"field": _TEXT, "before": _TEXT, "after": _TEXT}),
+        "caught": Value("bool"),
+        "problems": List(_TEXT),
+    },
+}
+IMAGES: Mapping[Config, dict[str, str]] = {
+    "sft": {"images": "references"},
+    "rl": {"image": "references"},
+    "preference": {
+        "images": "references",
+        "chosen_images": "chosen_references",
+        "rejected_images": "rejected_references",
+    },
+    "review": {},
+}
+"""Columns of images of each configuration, with the column that says how to make them again."""
+
+
+@cache
+def features(config: Config) -> Features:
+    """The columns as `datasets` types.
+
+    Raises:
+        IndusCotError: a configuration that students are shown has a column of supervision.
+    """
+    columns = COLUMNS[config]
+    if config in STUDENT_FACING and (told := sorted(TRUTH & columns.keys())):
+        raise IndusCotError(
+            f"publish: the configuration {config} is shown to students and must not have the column "
+            f"{', '.join(told)}, which is supervision"
+        )
+    return Features(columns)
+
+
+@cache
+def schema(config: Config) -> pa.Schema:
+    """The columns as Arrow types, with what `datasets` needs to know them again."""
+    return features(config).arrow_schema
+
+
+def row_hash(row: Mapping[str, Any]) -> str:
+    """sha256 of a row as it is stored: JSON with sorted keys, image bytes by their own sha256."""
+    return hashlib.sha256(
+        json.dumps(row, sort_keys=True, ensure_ascii=False, default=_hashed, allow_nan=False).encode()
+    ).hexdigest()
+
+
+def _hashed(value: Any) -> str:
+    assert isinstance(value, bytes), type(value)
+    return hashlib.sha256(value).hexdigest()
+
+
+def combined(hashes: Iterable[str]) -> str:
+    """One sha256 of many, in their order."""
+    whole = hashlib.sha256()
+    for item in hashes:
+        whole.update(item.encode() + b"\n")
+    return whole.hexdigest()

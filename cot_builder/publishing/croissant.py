@@ -1,0 +1,143 @@
+"""Croissant 1.0 metadata (mlcommons.org/croissant/1.0): what the files are, for tools other than `datasets`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Features, Json, List, Value
+from datasets import Image as ImageFeature
+
+FILE = "croissant.json"
+LICENCES = {
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "cc-by-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "cc-by-sa-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
+    "cc-by-nc-sa-4.0": "https://creativecommons.org/licenses/by-nc-sa/4.0/",
+    "cc-by-nd-4.0": "https://creativecommons.org/licenses/by-nd/4.0/",
+    "cc-by-nc-nd-4.0": "https://creativecommons.org/licenses/by-nc-nd/4.0/",
+}
+TYPES = {"string": "sc:Text", "int64": "sc:Integer", "int32": "sc:Integer", "float64": "sc:Float", "bool": "sc:Boolean"}
+# The context of the specification, word for word: a validator compares it.
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+
+
+def croissant(
+    repo: str, version: str, published: str, licence: str, summary: str, cite: str, configs: Mapping[str, Features]
+) -> str:
+    """``croissant.json``: a record set each configuration; chats and references are their JSON."""
+    url = f"https://huggingface.co/datasets/{repo}"
+    document = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": "indus-cot",
+        "description": summary,
+        "license": LICENCES.get(licence, url),
+        "url": url,
+        "version": version,
+        "datePublished": published,
+        "creator": {"@type": "Organization", "name": repo.partition("/")[0]},
+        "citeAs": cite,
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": "repo",
+                "name": "repo",
+                "contentUrl": url,
+                "encodingFormat": "git+https",
+                # What the Hub itself writes for a repository, which has no hash of its own.
+                "sha256": "https://github.com/mlcommons/croissant/issues/80",
+            },
+            *(_files(config) for config in configs),
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": config,
+                "name": config,
+                "field": _fields(config, columns),
+            }
+            for config, columns in configs.items()
+        ],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _files(config: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": f"{config}-files",
+        "name": f"{config}-files",
+        "containedIn": {"@id": "repo"},
+        "encodingFormat": "application/x-parquet",
+        "includes": f"{config}/*/*.parquet",
+    }
+
+
+def _fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
+    fields = []
+    for name, feature in columns.items():
+        kind, repeated, inside = _kind(feature)
+        source: dict[str, Any] = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": name}}
+        if inside:
+            source["transform"] = {"jsonPath": inside}
+        item = {"@type": "cr:Field", "@id": f"{config}/{name}", "name": name, "dataType": kind, "source": source}
+        fields.append(item | ({"repeated": True} if repeated else {}))
+    return fields
+
+
+def _kind(feature: Any) -> tuple[str, bool, str]:
+    """Type of a column, whether it is a list, and where in a value its content is."""
+    if isinstance(feature, ImageFeature):
+        return "sc:ImageObject", False, "bytes"
+    if isinstance(feature, List):
+        if isinstance(feature.feature, ImageFeature):
+            return "sc:ImageObject", True, "[*].bytes"
+        if isinstance(feature.feature, Value):
+            return TYPES[feature.feature.dtype], True, ""
+        if isinstance(feature.feature, List):
+            return TYPES[feature.feature.feature.dtype], True, ""
+        # Of a structure its first entry: Croissant's own structures would need a record set each.
+        first = next(iter(feature.feature))
+        return TYPES[feature.feature[first].dtype], True, f"[*].{first}"
+    if isinstance(feature, Json):
+        return "sc:Text", False, ""
+    return TYPES[feature.dtype], False, ""

@@ -1,0 +1,335 @@
+"""`publish`: the corpus, or a trained model, to the Hub as one guarded commit, and back again to compare."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.publishing import card, changes, secrets
+from cot_builder.publishing.changes import FORMAT, MANIFEST, Changes
+from cot_builder.publishing.configs import CONFIGS, Config, combined, features, row_hash
+from cot_builder.publishing.croissant import FILE as CROISSANT
+from cot_builder.publishing.croissant import croissant
+from cot_builder.publishing.hub import Commit, Hub, Remote, differing, size_of
+from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
+from cot_builder.storage.output import versions, write_text
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+
+OURS = (*CONFIGS, "assets")
+"""Folders of the repository that are this command's to empty."""
+ALWAYS_THERE = {".gitattributes", card.README}
+"""Files that a new repository may have."""
+BATCH = 8
+TEXTS = (".md", ".json")
+
+
+class Plan(NamedTuple):
+    """What a publication would do."""
+
+    repo: str
+    version: str
+    shapes: Mapping[Config, Mapping[str, tuple[int, int, int]]]
+    sources: Mapping[str, Source]
+    licence: str
+    left_out: int
+    """Pairs of a preference that are left out since they leak supervision."""
+    files: Mapping[str, Path | bytes]
+    """Everything that is to be there."""
+    changed: Mapping[str, Path | bytes]
+    gone: list[str]
+    changes: Changes | None
+    """Of the rows; None where nothing is published yet."""
+    remote: Remote | None
+    """None where the Hub was not asked."""
+    note: str
+    """Why it was not."""
+
+    @property
+    def nothing(self) -> bool:
+        return not self.changed and not self.gone
+
+    @property
+    def upload_bytes(self) -> int:
+        return sum(map(size_of, self.changed.values()))
+
+
+class Published(NamedTuple):
+    """What became of it."""
+
+    plan: Plan
+    commit: Commit | None
+    """None where nothing changed."""
+    rows_compared: int
+    tag: str | None
+
+
+def plan(params: Params, workspace: Workspace, repo: str, *, offline: bool = False) -> tuple[Plan, Hub | None]:
+    """Write ``data/publish`` and hold it against the repository; nothing is sent.
+
+    Args:
+        params: The parameters.
+        workspace: The project.
+        repo: ``OWNER/NAME``.
+        offline: Go on where the Hub cannot be asked, for a dry run.
+
+    Raises:
+        IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's.
+    """
+    check(params, workspace)
+    hub: Hub | None = None
+    remote: Remote | None = None
+    note = ""
+    try:
+        hub = Hub(repo, "dataset")
+        remote = hub.look()
+    except IndusCotError as error:
+        if not offline:
+            raise
+        note = str(error)
+    before = _published(hub, remote)
+    folder = build(params, workspace, before["bits"] if before else None)
+    index = pl.read_parquet(folder / INDEX)
+    differences = changes.compare(pl.read_parquet(_fetched(hub, remote, INDEX)), index) if before else None
+    shown = sources(params, workspace.indus_cot)
+    data = {f"{path.relative_to(folder).as_posix()}": path for path in _data(folder)}
+    there = remote.files if remote else {}
+    moved = differing(data, there)
+    gone = sorted(
+        path for path in there if path not in data and path.partition("/")[0] in CONFIGS
+    )  # fmt: skip
+    # As it is published: where nothing else differs, nothing is to do, and no version is to be made.
+    state = _manifest(params, workspace, shown, index, before, None)
+    texts = _texts(repo, params, workspace, shown, state) if before else {}
+    if not before or moved or gone or differing(texts, there):
+        version = changes.next_version(before, differences)
+        today = datetime.now(UTC).date().isoformat()
+        note_of = "" if not before or (differences and differences.any) else "the same rows; card or making changed"
+        entry = changes.entry(version, today, len(index), differences, note_of)
+        state = _manifest(params, workspace, shown, index, before, entry)
+        texts = _texts(repo, params, workspace, shown, state)
+    gone += sorted(path for path in there if path.startswith("assets/") and path not in texts)
+    for path, content in texts.items():
+        if path.endswith(TEXTS):
+            write_text(folder / path, content.decode())
+        else:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+    files: dict[str, Path | bytes] = {**data, **texts}
+    made = Plan(
+        repo=repo,
+        version=state["version"],
+        shapes=card.shapes(folder),
+        sources=shown,
+        licence=state["licence"],
+        left_out=json.loads((folder / "manifest.json").read_text())["counts"].get("pairs left out: leak", 0),
+        files=files,
+        changed={**moved, **differing(texts, there)},
+        gone=gone,
+        changes=differences,
+        remote=remote,
+        note=note,
+    )
+    return made, hub
+
+
+def publish(
+    params: Params,
+    workspace: Workspace,
+    repo: str,
+    *,
+    pull_request: bool = False,
+    private: bool = False,
+    tag: bool = False,
+    parent: str = "",
+) -> Published:
+    """Push what differs, as one commit on top of what was looked at; then load all of it back and compare.
+
+    Args:
+        params: The parameters.
+        workspace: The project.
+        repo: ``OWNER/NAME``; made where it is not there.
+        pull_request: As a pull request, to an existing repository.
+        private: Of a repository that is made.
+        tag: Name the commit after the version.
+        parent: Commit that must still be the repository's head.
+
+    Raises:
+        IndusCotError: as :func:`plan`; somebody else has committed; what was loaded back differs.
+    """
+    made, hub = plan(params, workspace, repo)
+    assert hub is not None and made.remote is not None
+    remote = made.remote
+    if parent and not (remote.head or "").startswith(parent):
+        raise IndusCotError(
+            f"{repo}: its head is {(remote.head or 'not there')[:8]}, not {parent[:8]}: somebody has committed since. "
+            "Look at `indus-cot diff`, then publish on top of the new head"
+        )
+    commit = None
+    if not made.nothing:
+        if remote.head is None:
+            if pull_request:
+                raise IndusCotError(
+                    f"{repo}: is not there, so nothing can be proposed to it; publish without --pr first"
+                )
+            remote = hub.create(private)
+            made = made._replace(changed=differing(made.files, remote.files))
+        hub.validate(made.files[card.README].decode())  # type: ignore[union-attr]
+        title = f"Indus-CoT {made.version}" + (f": {made.changes}" if made.changes else "")
+        commit = hub.push(made.changed, made.gone, remote, title, pull_request)
+    revision = commit.revision if commit else (remote.head or "main")
+    rows = _read_back(repo, revision, workspace.publish) if commit else 0
+    name = None
+    if tag and not (commit and commit.pull_request):
+        hub.tag(name := f"v{made.version}", revision)
+    return Published(made, commit, rows, name)
+
+
+def _published(hub: Hub | None, remote: Remote | None) -> dict[str, Any] | None:
+    """The manifest of what is there; None where nothing is."""
+    if hub is None or remote is None or remote.head is None:
+        return None
+    if MANIFEST in remote.files:
+        found: dict[str, Any] = json.loads(hub.read(MANIFEST, remote.head))
+        if found.get("kind") == hub.kind:
+            return found
+    if strangers := sorted(remote.files.keys() - ALWAYS_THERE):
+        raise IndusCotError(
+            f"{hub.repo}: holds {len(strangers)} files that indus-cot did not publish ({strangers[0]} …) and would be "
+            "overwritten; choose another name with --repo"
+        )
+    return None
+
+
+def _fetched(hub: Hub | None, remote: Remote | None, path: str) -> Any:
+    assert hub is not None and remote is not None and remote.head is not None
+    import io
+
+    return io.BytesIO(hub.read(path, remote.head))
+
+
+def _data(folder: Path) -> list[Path]:
+    return [*(path for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))), folder / INDEX]
+
+
+def _manifest(
+    params: Params,
+    workspace: Workspace,
+    shown: Mapping[str, Source],
+    index: pl.DataFrame,
+    before: Mapping[str, Any] | None,
+    entry: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    built = json.loads((workspace.publish / "manifest.json").read_text())
+    log = [*(before["changelog"] if before else []), *([entry] if entry else [])]
+    chosen = {
+        "run": params.run.model_dump(),
+        "select": params.select.model_dump(),
+        "draft": params.draft.model_dump(),
+        "assemble": params.assemble.model_dump(),
+        "publish": params.publish.model_dump(exclude={"repo"}),
+    }
+    return {
+        "format": FORMAT,
+        "kind": "dataset",
+        "version": log[-1]["version"] if log else "",
+        "licence": card.licence_of(params, shown),
+        "rows": dict(index.group_by("split").len().sort("split").iter_rows()),
+        # Of every row: equal corpora have it alike, whenever and wherever they were made.
+        "corpus_sha256": combined(
+            map("".join, index.sort("id").select("id", "text_sha256", "images_sha256").iter_rows())
+        ),
+        "corpus_manifest_sha256": built["inputs"]["corpus"],
+        "bits": built["counts"]["bits"],
+        "sources": {
+            name: {
+                "title": source.facts.title,
+                "licence": source.facts.licence,
+                "redistribution": source.facts.redistribution,
+                "clause": source.facts.clause,
+                "attribution": source.facts.attribution,
+                "homepage": source.facts.homepage,
+                "images": "embedded" if source.embedded else "referenced",
+                "obtain": source.obtain,
+            }
+            for name, source in shown.items()
+        },
+        "params": chosen,
+        "versions": versions(),
+        "changelog": log,
+    }
+
+
+def _texts(
+    repo: str, params: Params, workspace: Workspace, shown: Mapping[str, Source], state: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Everything in the repository but the data, looked through for what must not leave."""
+    found = card.write(repo, params, workspace, shown, state)
+    found[card.CHANGELOG] = changes.changelog(state["changelog"]).encode()
+    found[MANIFEST] = changes.manifest_text(state).encode()
+    found[CROISSANT] = croissant(
+        repo,
+        state["version"],
+        state["changelog"][-1]["date"],
+        state["licence"],
+        card.SUMMARY,
+        card.PAPER,
+        {config: features(config) for config in card.shapes(workspace.publish)},
+    ).encode()
+    expression = secrets.pattern(root=workspace.root)
+    for path, content in found.items():
+        if path.endswith(TEXTS):
+            secrets.check(content.decode(), path, expression)
+    return found
+
+
+def _read_back(repo: str, revision: str, folder: Path) -> int:
+    """Load every configuration as a stranger would and compare each row with what was written.
+
+    Raises:
+        IndusCotError: a row differs, or is missing.
+    """
+    import datasets
+    from huggingface_hub import get_token
+
+    from cot_builder.publishing.hub import again, quiet
+
+    compared = 0
+    datasets.disable_progress_bars()
+    try:
+        for config, splits in card.shapes(folder).items():
+            for split, (rows, _, _) in splits.items():
+
+                def load(config: Config = config, split: str = split) -> Any:
+                    return datasets.load_dataset(
+                        repo, config, split=split, revision=revision, streaming=True, token=get_token()
+                    )
+
+                with quiet():
+                    theirs = (
+                        row for table in again(load, repo).with_format("arrow").iter(BATCH) for row in table.to_pylist()
+                    )
+                    pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
+                    for ours, read in pairs:
+                        if ours is None or read is None or row_hash(ours) != row_hash(read):
+                            identity = (ours or read)["id"]
+                            raise IndusCotError(
+                                f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
+                                f"was published as {revision[:8]}; publish again"
+                            )
+                        compared += 1
+    finally:
+        datasets.enable_progress_bars()
+    return compared
+
+
+def _local(folder: Path, config: Config, split: str) -> Iterator[dict[str, Any]]:
+    for path in sorted((folder / config / split).glob("*.parquet")):
+        yield from pq.read_table(path).to_pylist()

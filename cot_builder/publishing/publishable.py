@@ -1,0 +1,699 @@
+"""The corpus as it leaves the machine: configurations in small shards, and an index of what each row holds.
+
+A shard holds the rows whose ids, which are hashes, begin with the same bits: a handful. A change of one row so
+changes one file of a configuration, whatever is added or removed elsewhere, and equal rows make equal bytes.
+"""
+
+import hashlib
+import hmac
+import json
+import mmap
+import os
+import secrets as random
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import groupby, islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from cot_builder.benchmarks.benchmark import Benchmark
+from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, benchmark_of
+from cot_builder.inspection.rendering import messages, prompt
+from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.params import Params
+from cot_builder.progress import track
+from cot_builder.publishing import secrets
+from cot_builder.publishing.configs import CONFIGS, TRUTH, Config, combined, schema
+from cot_builder.stages.assemble import SPLITS, row_id
+from cot_builder.stages.draft import ObservationImages
+from cot_builder.stages.reviews import TABLE, read_reviews
+from cot_builder.storage.images import decode
+from cot_builder.storage.output import read_manifest, stage_output, versions
+from cot_builder.storage.shards import image_options
+from cot_builder.storage.workspace import Workspace, file_hash
+from schemas.errors import IndusCotError
+from schemas.review import Review
+from schemas.supervision import SUPERVISION
+from schemas.trajectory import DRAFT, Draft, Trajectory
+
+INDEX = "index.parquet"
+INDEX_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("id", "split", "source_set", "category", "text_sha256", "images_sha256", "review_status")
+    ]
+    + [("reviewers", pa.int64())]
+)
+"""One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review."""
+ROWS_A_SHARD = 3
+MOST_ROWS_A_SHARD = 4
+BATCH = 16
+INDEX_BATCH = 4096
+WRITERS = 2
+WRITING = 4
+"""Shards that are being written while the next is read."""
+LEAK = "leak"
+JUDGE = "judge"
+SMALL = (
+    "id", "sample_id", "source_set", "category", "view", "image.path", "image_sha256", "region", "messages", "tools",
+    "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
+    "toolbox_version", "licence",
+)  # fmt: skip
+SALT = "publish.salt"
+
+
+class Source(NamedTuple):
+    """A set of the corpus: its facts, and whether its images are within the rows."""
+
+    facts: Benchmark
+    embedded: bool
+    obtain: str
+
+
+def build(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
+    """Write ``data/publish``, unless it is there already and made from the same; returns the folder.
+
+    Args:
+        params: The parameters.
+        workspace: The project.
+        bits_before: Leading bits of an id that name a shard in what is published; kept while shards stay small.
+
+    Raises:
+        IndusCotError: the corpus is not there, was not validated or was changed since; a licence forbids what
+            ``publish.images`` asks for; a row holds something that must not leave.
+    """
+    counts = _validated(workspace.indus_cot)
+    shown = sources(params, workspace.indus_cot)
+    bits = shard_bits(sum(counts.values()), bits_before)
+    reviews = read_reviews(workspace)
+    request = {
+        **params.publish.model_dump(include={"images", "require_review"}),
+        "bits": bits,
+        # Another way of writing makes other bytes, whatever the version says.
+        "code": combined(file_hash(Path(__file__).with_name(name)) for name in ("configs.py", "publishable.py")),
+        "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
+    }
+    inputs = _inputs(workspace)
+    if _is_built(workspace.publish, request, inputs):
+        return workspace.publish
+    with stage_output(workspace.publish, stage="publish", params=request, inputs=inputs) as output:
+        build = _Build(params, workspace, shown, bits, reviews, output.path)
+        output.counts |= build.run(counts)
+    return workspace.publish
+
+
+def check(params: Params, workspace: Workspace) -> None:
+    """What can be told before anything is written.
+
+    Raises:
+        IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
+    """
+    _validated(workspace.indus_cot)
+    sources(params, workspace.indus_cot)
+
+
+def sources(params: Params, corpus: Path) -> dict[str, Source]:
+    """Every set of the corpus, with what may be done with its images.
+
+    Raises:
+        IndusCotError: a set is not in the parameters any more, or its rows have another licence than it; a set may
+            not be passed on and ``publish.images`` is embed.
+    """
+    found: dict[str, Source] = {}
+    table = pl.concat(
+        [pl.read_parquet(path, columns=["source_set", "licence"]).unique() for path in _shards(corpus)]
+    ).unique()
+    for name, licence in sorted(table.iter_rows()):
+        if name not in params.pull:
+            raise IndusCotError(
+                f"{corpus}: has rows of the set {name}, which params.yaml does not know: its licence is not known "
+                "either. Run with the profile the corpus was made with"
+            )
+        facts = benchmark_of(params.pull[name])
+        if facts.licence != licence:
+            raise IndusCotError(
+                f"{corpus}: rows of {name} have the licence {licence!r}, params.yaml and its module say "
+                f"{facts.licence!r}; run `indus-cot repro assemble` again"
+            )
+        allowed = facts.redistribution == "allowed"
+        if params.publish.images == "embed" and not allowed:
+            raise IndusCotError(
+                f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be passed on: "
+                f"redistribution is {facts.redistribution}, for {facts.clause}. Set publish.images to auto, which "
+                "publishes them by reference, or to reference"
+            )
+        found[name] = Source(facts, allowed and params.publish.images != "reference", _obtain(name, facts))
+    return found
+
+
+def _obtain(name: str, facts: Benchmark) -> str:
+    if facts.licence == SYNTHETIC_LICENCE:
+        return f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card"
+    where = facts.homepage or "ask the owner of the images"
+    return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
+
+
+def shard_bits(rows: int, before: int | None = None) -> int:
+    """Leading bits of an id that name its shard: about three rows a shard, four at most.
+
+    Where something is published, its number stays as long as it keeps shards small: another one moves every row.
+    """
+    if before is not None and rows <= MOST_ROWS_A_SHARD * 2**before and 2**before <= max(rows, 1):
+        return before
+    bits = 0
+    while ROWS_A_SHARD * 2**bits < rows:
+        bits += 1
+    return bits
+
+
+def shard_name(config: str, split: str, bucket: int, bits: int) -> str:
+    """Path of a shard in the repository."""
+    return f"{config}/{split}/{bucket:0{max(1, -(-bits // 4))}x}.parquet"
+
+
+def bucket_of(identity: str, bits: int) -> int:
+    """The leading ``bits`` of an id of hexadecimal digits."""
+    return int(identity[:8], 16) >> (32 - bits)
+
+
+def write_shard(path: Path, table: pa.Table, config: Config) -> None:
+    """Write one shard: images as they are, texts compressed; the same rows give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=max(1, len(table)), **_options(config))
+    data = sink.getvalue()
+    with path.open("wb") as file:
+        # At once, in its whole size: a third less time in the file system than page by page.
+        os.posix_fallocate(file.fileno(), 0, data.size)
+        file.write(data)
+
+
+@cache
+def _options(config: Config) -> dict[str, Any]:
+    return image_options(schema(config))
+
+
+def _shards(corpus: Path) -> list[Path]:
+    return sorted((corpus / "data").glob("*.parquet"))
+
+
+def _validated(corpus: Path) -> dict[str, int]:
+    """Rows by split of a corpus that `assemble` has validated and nobody changed the number of."""
+    again = "run `indus-cot repro assemble`, which validates every row"
+    if not _shards(corpus):
+        raise IndusCotError(f"{corpus}: no corpus is there; {again}")
+    try:
+        manifest = read_manifest(corpus)
+    except ValueError as error:
+        raise IndusCotError(f"{corpus / 'manifest.json'}: is no JSON ({error}); {again}") from error
+    if manifest.get("stage") != "assemble":
+        raise IndusCotError(f"{corpus}: was not validated: its manifest is not one of assemble; {again}")
+    due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
+    found: Counter[str] = Counter()
+    for path in _shards(corpus):
+        try:
+            metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+        except (OSError, pa.ArrowException) as error:
+            raise IndusCotError(f"{path}: damaged parquet file ({error}); {again}") from error
+        if missing := {name.partition(".")[0] for name in (*SMALL, "images")} - set(schema.names):
+            raise IndusCotError(f"{path}: has no column {', '.join(sorted(missing))}; {again}")
+        found[path.name.partition("-")[0]] += metadata.num_rows
+    if dict(+found) != {name: count for name, count in due.items() if count}:
+        raise IndusCotError(
+            f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; "
+            + again
+        )
+    return due
+
+
+def _inputs(workspace: Workspace) -> dict[str, str]:
+    inputs = {"corpus": file_hash(workspace.indus_cot / "manifest.json")}
+    # A changed shard has another time; hashing the images here would read everything twice.
+    stats = [(path.name, path.stat()) for path in _shards(workspace.indus_cot)]
+    inputs["shards"] = combined(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    for name, path in {
+        "drafts": workspace.draft / "trajectory.parquet",
+        "rejected": workspace.draft / "rejected.parquet",
+        "reviews": workspace.review / TABLE,
+    }.items():
+        if path.is_file():
+            inputs[name] = file_hash(path)
+    return inputs
+
+
+def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    if not (folder / "manifest.json").is_file():
+        return False
+    made = read_manifest(folder)
+    same = json.loads(json.dumps([request, inputs, versions()], default=str))
+    whole = sum(1 for config in CONFIGS for _ in (folder / config).rglob("*.parquet")) == made["counts"].get("files")
+    return whole and [made.get("params"), made.get("inputs"), made.get("versions")] == same
+
+
+@dataclass
+class _Pair:
+    """A trajectory that was turned down, beside the one that was taken."""
+
+    origin: str
+    reasons: list[str]
+    trajectory: Trajectory
+
+
+@dataclass
+class _Build:
+    params: Params
+    workspace: Workspace
+    sources: Mapping[str, Source]
+    bits: int
+    reviews: Sequence[Review]
+    folder: Path
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def run(self, due: Mapping[str, int]) -> dict[str, Any]:
+        self._expression = secrets.pattern({row.reviewer for row in self.reviews}, self.workspace.root)
+        self._pairs = _pairs(self.workspace, self.reviews, self.counts)
+        self._observations = self._observation_images()
+        self._paths = _source_paths(self.workspace)
+        self._tools = json.dumps(tool_schemas())
+        self._rows: dict[str, tuple[str, str]] = {}
+        self._pending: deque[Future[None]] = deque()
+        self._index: list[dict[str, Any]] = []
+        with (
+            ThreadPoolExecutor(WRITERS) as self._pool,
+            pq.ParquetWriter(self.folder / INDEX, INDEX_SCHEMA, compression="zstd") as self._indexed,
+        ):
+            for split in SPLITS:
+                if due.get(split):
+                    self._write_split(split, due[split])
+            self._flush_index()
+            self._write_reviews()
+            while self._pending:
+                self._pending.popleft().result()
+        return {**self.counts, "bits": self.bits}
+
+    def _observation_images(self) -> ObservationImages | None:
+        folder = self.workspace.draft
+        return ObservationImages(folder) if (folder / "observation.parquet").is_file() else None
+
+    # --- the trajectories ---------------------------------------------------------------------------
+
+    def _write_split(self, split: str, count: int) -> None:
+        """Cut each batch, made ready as a whole, where the leading bits of the ids change."""
+        held: dict[Config, list[pa.Table]] = {}
+        bucket, last = -1, ""
+        batches = _batches(self.workspace.indus_cot, split)
+        for batch in track(batches, f"publishable {split} (batches)", -(-count // BATCH)):
+            self._scan(batch, split)
+            ids = batch.column("id").to_pylist()
+            for before, identity in pairwise([last, *ids]):
+                if identity <= before:
+                    raise IndusCotError(
+                        f"{self.workspace.indus_cot}, row {identity}: is out of order or there twice; the corpus is of "
+                        "an older version: run `indus-cot repro assemble`"
+                    )
+            last = ids[-1]
+            ready = self._ready(batch, split)
+            start = 0
+            for found, run in groupby(ids, lambda identity: bucket_of(identity, self.bits)):
+                if found != bucket:
+                    self._save(held, split, bucket)
+                    held, bucket = {}, found
+                size = len(list(run))
+                for config, (table, starts) in ready.items():
+                    first, end = starts[start], starts[start + size]
+                    if end > first:
+                        held.setdefault(config, []).append(table.slice(first, end - first))
+                start += size
+        self._save(held, split, bucket)
+
+    def _scan(self, batch: pa.RecordBatch, split: str) -> None:
+        """Look through every text at once, and tell the row only where something is found."""
+        for name in ("messages", "trajectory"):
+            texts = batch.column(name)
+            texts = texts.storage if isinstance(texts, pa.ExtensionArray) else texts
+            if pc.any(pc.match_substring_regex(texts, self._expression)).as_py():
+                for identity, text in zip(batch.column("id").to_pylist(), texts.to_pylist(), strict=True):
+                    secrets.check(text, f"{split}, row {identity}, column {name}", self._expression)
+
+    def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
+        """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
+        images = batch.column("images")
+        rows = batch.select([name.partition(".")[0] for name in SMALL]).to_pylist()
+        paths = iter(pc.struct_field(images.flatten(), "path").to_pylist())
+        references: list[list[dict[str, Any]]] = []
+        pairs: list[dict[str, Any]] = []
+        starts = [0]
+        for number, (row, count) in enumerate(zip(rows, images.value_lengths().to_pylist(), strict=True)):
+            where = f"{self.workspace.indus_cot}, row {row['id']}"
+            trajectory = self._check(row, where)
+            names = list(islice(paths, count))
+            references.append(_references(row, trajectory, names, images[number] if row["region"] else None, where))
+            due = self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], [])
+            for place, pair in enumerate(pair for pair in due if pair.trajectory != trajectory):
+                pairs.append(self._preference(row, pair, trajectory, images[number], references[-1], place))
+            starts.append(len(pairs))
+            self._describe(row, split, trajectory)
+        embedded = [self.sources[row["source_set"]].embedded for row in rows]
+        obtained = [self.sources[row["source_set"]].obtain for row in rows]
+        self.counts["rows"] += len(rows)
+        self.counts["embedded"] += sum(embedded)
+        shared: dict[str, Any] = {name: batch.column(name) for name in batch.schema.names if name != "image"}
+        sft = {"images": _within(images, embedded), "references": references, "obtain": obtained}
+        rl = {
+            "prompt": [_prompt(row["category"], row["view"]) for row in rows],
+            "image": _first(images, embedded),
+            "references": [found[:1] for found in references],
+            "obtain": obtained,
+        }
+        each = list(range(len(rows) + 1))
+        ready: dict[Config, tuple[pa.Table, list[int]]] = {
+            "sft": (_table("sft", shared | sft), each),
+            "rl": (_table("rl", shared | rl), each),
+        }
+        if pairs:
+            ready["preference"] = (self._table_of("preference", pairs), starts)
+        return ready
+
+    def _check(self, row: Mapping[str, Any], where: str) -> Trajectory:
+        """The trajectory of a row, once its chat is what the trajectory renders to, and no more."""
+        if row["source_set"] not in self.sources:
+            raise IndusCotError(f"{where}: is of the unknown set {row['source_set']}")
+        if self.params.publish.require_review and row["review_status"] == "auto":
+            raise IndusCotError(
+                f"{where}: no person has looked at it, and publish.require_review is true; review it "
+                "(`indus-cot review push`) or set assemble.review to reviewed, which leaves such rows out"
+            )
+        try:
+            trajectory = Trajectory.model_validate_json(row["trajectory"])
+            chat = json.loads(row["messages"])
+        except (ValidationError, ValueError):
+            raise IndusCotError(f"{where}: messages or trajectory hold no JSON of theirs; assemble again") from None
+        if chat != messages(trajectory, row["category"], row["view"]):
+            raise IndusCotError(f"{where}, messages: {_stranger(chat)}; nothing was published. Run `indus-cot verify`")
+        if row["tools"] != self._tools and json.loads(row["tools"]) != json.loads(self._tools):
+            raise IndusCotError(f"{where}, tools: are not the tools of this version; run `indus-cot repro assemble`")
+        if (path := self._paths.get(row["sample_id"])) and path in row["messages"]:
+            raise IndusCotError(
+                f"{where}, messages: hold the supervision field source_path, which students must not see; reject the "
+                "draft in review"
+            )
+        return trajectory
+
+    def _describe(self, row: Mapping[str, Any], split: str, trajectory: Trajectory) -> None:
+        self._index.append(_line(row, split, trajectory))
+        self._rows[row["id"]] = (split, row["sample_id"])
+        if len(self._index) >= INDEX_BATCH:
+            self._flush_index()
+
+    def _flush_index(self) -> None:
+        self._indexed.write_table(pa.Table.from_pylist(self._index, schema=INDEX_SCHEMA))
+        self._index = []
+
+    def _table_of(self, config: Config, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """Rows of a small configuration, whose texts are in no batch that was looked through."""
+        for row in rows:
+            text = json.dumps(row, ensure_ascii=False, default=lambda _: "")
+            secrets.check(text, f"{config}, row {row['id']}", self._expression)
+        return pa.Table.from_pylist(list(rows), schema=schema(config))
+
+    def _save(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
+        for config, tables in held.items():
+            while len(self._pending) >= WRITING:
+                self._pending.popleft().result()
+            path = self.folder / shard_name(config, split, bucket, self.bits)
+            table = pa.concat_tables(tables)
+            self._pending.append(self._pool.submit(write_shard, path, table, config))
+            self.counts["files"] += 1
+            self.counts[f"{config}/{split}"] += len(table)
+
+    # --- preferences --------------------------------------------------------------------------------
+
+    def _preference(
+        self,
+        row: Mapping[str, Any],
+        pair: _Pair,
+        taken: Trajectory,
+        images: pa.ListScalar,
+        references: list[dict[str, Any]],
+        number: int,
+    ) -> dict[str, Any]:
+        source = self.sources[row["source_set"]]
+        chosen = images.as_py()
+        refused, again = self._observed(row, pair.trajectory, chosen[0]["bytes"])
+        shown = (chosen[:1], chosen[1:], refused) if source.embedded else ([], [], [])
+        chat = partial(messages, category=row["category"], view=row["view"])
+        asked = len(prompt(row["category"], row["view"]))
+        return {
+            "id": f"{row['id']}-{number}",
+            "row": row["id"],
+            "prompt": _prompt(row["category"], row["view"]),
+            "chosen": json.dumps(chat(taken)[asked:], ensure_ascii=False),
+            "rejected": json.dumps(chat(pair.trajectory)[asked:], ensure_ascii=False),
+            "images": shown[0],
+            "chosen_images": shown[1],
+            "rejected_images": shown[2],
+            "tools": self._tools,
+            "origin": pair.origin,
+            "reasons": pair.reasons,
+            "references": references[:1],
+            "chosen_references": references[1:],
+            "rejected_references": again,
+            **{name: row[name] for name in ("sample_id", "source_set", "category", "view", "licence")},
+            "obtain": source.obtain,
+        }
+
+    def _observed(
+        self, row: Mapping[str, Any], trajectory: Trajectory, inspected: bytes
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Observation images of a trajectory that is not in the corpus, and how to make them again."""
+        toolbox: Toolbox | None = None
+        shown, references = [], []
+        for number, turn in enumerate(trajectory.turns, 1):
+            digest = turn.observation.image_sha256 if turn.observation else None
+            if digest is None or turn.call is None:
+                continue
+            png = self._observations.get(digest) if self._observations and digest in self._observations else None
+            if png is None:
+                toolbox = toolbox or Toolbox(decode(inspected, name=row["id"]), {})
+                _, png = toolbox.observe(turn.call)
+            if png is None or hashlib.sha256(png).hexdigest() != digest:
+                raise IndusCotError(
+                    f"preference of row {row['id']}, turn {number}: the tool returns another image than was recorded; "
+                    "run `indus-cot repro draft`"
+                )
+            path = f"{digest[:16]}.png"
+            shown.append({"bytes": png, "path": path})
+            references.append(_observation(digest, number, path, row["image_sha256"]))
+        return shown, references
+
+    # --- reviews ------------------------------------------------------------------------------------
+
+    def _write_reviews(self) -> None:
+        salt = _salt(self.workspace) if self.reviews else b""
+        by_bucket: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for review in self.reviews:
+            identity = row_id(review.draft_id)
+            if identity not in self._rows:
+                continue
+            split, sample = self._rows[identity]
+            row = {
+                "id": _pseudonym(salt, review.review_id, 16),
+                "row": identity,
+                "sample_id": sample,
+                "reviewer": f"reviewer-{_pseudonym(salt, review.reviewer.lower(), 8)}",
+                "role": review.role,
+                "day": review.reviewed_at[:10],
+                **review.model_dump(
+                    include={
+                        "seconds",
+                        "verdict",
+                        "reasons",
+                        "evidence_rating",
+                        "logic_rating",
+                        "changes",
+                        "caught",
+                        "problems",
+                    }
+                ),
+            }
+            by_bucket.setdefault((split, bucket_of(identity, self.bits)), []).append(row)
+        for (split, bucket), rows in sorted(by_bucket.items()):
+            ordered = sorted(rows, key=lambda row: (row["row"], row["id"]))
+            self._save({"review": [self._table_of("review", ordered)]}, split, bucket)
+
+
+def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
+    for path in sorted((corpus / "data").glob(f"{split}-*.parquet")):
+        try:
+            with path.open("rb") as opened:
+                window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(window)))
+            for batch in file.iter_batches(BATCH, columns=[*SMALL, *more]):
+                yield batch
+                # What was read is let go of: else the whole corpus would count as this process's memory.
+                window.madvise(mmap.MADV_DONTNEED)
+        except (OSError, pa.ArrowException) as error:
+            raise IndusCotError(f"{path}: damaged parquet file ({error}); run `indus-cot repro assemble`") from error
+
+
+def _references(
+    row: Mapping[str, Any], trajectory: Trajectory, names: Sequence[str], images: pa.ListScalar | None, where: str
+) -> list[dict[str, Any]]:
+    digests = [
+        (turn.observation.image_sha256, number)
+        for number, turn in enumerate(trajectory.turns, 1)
+        if turn.observation and turn.observation.image_sha256
+    ]
+    if len(names) != len(digests) + 1:
+        raise IndusCotError(f"{where}: has {len(names)} images for {len(digests)} observations; assemble again")
+    file = row["image_sha256"]
+    # Only a region is a file of our own making, whose hash nothing recorded.
+    first = hashlib.sha256(images[0]["bytes"].as_py()).hexdigest() if images is not None else file
+    kind = "file" if images is None else "region"
+    made = [
+        {"sha256": first, "kind": kind, "turn": None, "path": names[0], "file_sha256": file, "box": row["region"] or []}
+    ]
+    return made + [_observation(sha, turn, name, file) for (sha, turn), name in zip(digests, names[1:], strict=True)]
+
+
+def _observation(digest: str, turn: int, path: str, file: str) -> dict[str, Any]:
+    return {"sha256": digest, "kind": "observation", "turn": turn, "path": path, "file_sha256": file, "box": []}
+
+
+def _within(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
+    """The lists of images, empty where a row's are published by reference."""
+    if all(embedded):
+        return images
+    if not any(embedded):
+        return pa.array([[]] * len(images), images.type)
+    none = pa.array([[]], images.type)
+    return pa.concat_arrays([images.slice(i, 1) if inside else none for i, inside in enumerate(embedded)])
+
+
+def _first(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
+    """The first image of each row, where it lies: one chunk a row, nothing is copied."""
+    flat, starts = images.values, images.offsets.to_pylist()
+    none = pa.nulls(1, flat.type)
+    chunks = [flat.slice(start, 1) if inside else none for start, inside in zip(starts, embedded, strict=False)]
+    return pa.chunked_array(chunks, flat.type)
+
+
+def _table(config: Config, columns: Mapping[str, Any]) -> pa.Table:
+    due = schema(config)
+    return pa.Table.from_arrays([_as(columns[item.name], item.type) for item in due], schema=due)
+
+
+def _as(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Values as an array of ``kind``; a list of texts may become JSON."""
+    storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if isinstance(values, list):
+        values = pa.array(values, storage)
+    if values.type == kind:
+        return values
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, values.cast(storage))
+    return values.cast(kind)
+
+
+@cache
+def _prompt(category: str, view: str) -> str:
+    return json.dumps(prompt(category, view), ensure_ascii=False)
+
+
+def _stranger(chat: Any) -> str:
+    """What in a chat is not of a trajectory's rendering, for a refusal."""
+    for number, message in enumerate(chat if isinstance(chat, list) else []):
+        fields = set(message) if isinstance(message, dict) else set()
+        if told := sorted(fields & TRUTH):
+            return f"message {number} has the supervision field {', '.join(told)}, which students must not see"
+        if other := sorted(fields - {"role", "content", "tool_calls", "name"}):
+            return f"message {number} has the unknown field {', '.join(other)}"
+    return "are not what the trajectory renders to"
+
+
+def _pairs(workspace: Workspace, reviews: Sequence[Review], counts: Counter[str]) -> dict[str, list[_Pair]]:
+    """What was turned down, by the id of the row or of the sample that holds what was taken instead.
+
+    Drafts that a gate found to leak supervision are left out: nobody should learn from their texts.
+    """
+    found: dict[str, list[_Pair]] = {}
+    rejected = workspace.draft / "rejected.parquet"
+    drafts: list[Draft] = DRAFT.records(DRAFT.read(rejected)) if rejected.is_file() else []
+    for draft in sorted(drafts, key=lambda item: item.draft_id):
+        gates = [violation.gate for violation in draft.violations]
+        if LEAK in gates:
+            counts["pairs left out: leak"] += 1
+            continue
+        origin = "judge" if all(gate == JUDGE for gate in gates) else "gates"
+        pair = _Pair(origin, gates, Trajectory.model_validate_json(draft.trajectory))
+        found.setdefault(draft.sample_id, []).append(pair)
+    fixed = {row.draft_id for row in reviews if row.verdict == "fixed" and row.role != "gold" and not row.problems}
+    taken = workspace.draft / "trajectory.parquet"
+    if fixed and taken.is_file():
+        table = DRAFT.read(taken).filter(pl.col("draft_id").is_in(sorted(fixed)))
+        for draft in DRAFT.records(table.sort("draft_id")):
+            before = Trajectory.model_validate_json(draft.trajectory)
+            found.setdefault(row_id(draft.draft_id), []).append(_Pair("review", [], before))
+    return found
+
+
+def _source_paths(workspace: Workspace) -> dict[str, str]:
+    path = workspace.select / "supervision.parquet"
+    if not path.is_file():
+        return {}
+    return dict(SUPERVISION.read(path).select("sample_id", "source_path").iter_rows())
+
+
+def _salt(workspace: Workspace) -> bytes:
+    """This project's own salt, made once and never published: who has it can try names."""
+    path = workspace.root / ".indus-cot" / SALT
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(random.token_hex(32))
+    return path.read_bytes()
+
+
+def _pseudonym(salt: bytes, name: str, digits: int) -> str:
+    return hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:digits]
+
+
+def read_corpus_index(corpus: Path) -> pl.DataFrame:
+    """The index of a corpus as `assemble` writes it.
+
+    Raises:
+        IndusCotError: none is there, or it is damaged.
+    """
+    if not _shards(corpus):
+        raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
+    lines = []
+    for split in SPLITS:
+        for batch in _batches(corpus, split, ()):
+            for row in batch.to_pylist():
+                lines.append(_line(row, split, Trajectory.model_validate_json(row["trajectory"])))
+    return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
+
+
+def _line(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
+    text = [row[name] for name in SMALL if name not in ("image.path", "review_status", "reviewers", "image_sha256")]
+    shown = [turn.observation.image_sha256 or "" for turn in trajectory.turns if turn.observation]
+    return {
+        "id": row["id"],
+        "split": split,
+        "source_set": row["source_set"],
+        "category": row["category"],
+        "text_sha256": combined([json.dumps(text)]),
+        "images_sha256": combined([row["image_sha256"], *shown]),
+        "review_status": row["review_status"],
+        "reviewers": row["reviewers"],
+    }

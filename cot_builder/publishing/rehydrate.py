@@ -1,0 +1,206 @@
+"""Makes a corpus whole whose images were published by reference, from the user's own copy of their source."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES
+from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.inspection.tools import TOOLBOX_VERSION
+from cot_builder.progress import track
+from cot_builder.publishing import card
+from cot_builder.publishing.changes import MANIFEST
+from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
+from cot_builder.publishing.publishable import INDEX, write_shard
+from cot_builder.storage.images import decode, encode_png
+from cot_builder.storage.output import read_manifest, stage_output
+from cot_builder.storage.shards import ShardReader, ShardWriter
+from cot_builder.storage.source import open_members
+from schemas.errors import IndusCotError
+from schemas.trajectory import ToolCall
+
+STAGE = "rehydrate"
+SHOWN = 5
+
+
+class Made(NamedTuple):
+    """What was made whole."""
+
+    folder: Path
+    rows: int
+    images: int
+
+
+def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
+    """Write ``target``: the published corpus with every image in its rows, as if they had been embedded.
+
+    Args:
+        place: A published folder, or ``OWNER/NAME[@REVISION]`` on the Hub.
+        copies: Set to the user's own copy of it: a folder, an archive, or anything `pull` reads.
+        target: Folder to write.
+
+    Raises:
+        IndusCotError: a set that is needed has no copy, a copy lacks an image, or an image made here has another
+            hash than the published one.
+    """
+    folder = _folder(place)
+    if not any((folder / config).is_dir() for config in CONFIGS):
+        raise IndusCotError(f"{place}: holds no configuration of a published corpus ({', '.join(CONFIGS)})")
+    needed = _needed(folder)
+    if missing := sorted(needed.keys() - copies.keys()):
+        raise IndusCotError(
+            f"{place}: the images of {', '.join(missing)} are published by reference; give your own copy of each: "
+            + " ".join(f"--source {name}=PATH" for name in missing)
+        )
+    if unknown := sorted(copies.keys() - needed.keys()):
+        raise IndusCotError(
+            f"{place}: has no image of {', '.join(unknown)} to make; its sets are {', '.join(sorted(needed))}"
+        )
+    with (
+        stage_output(target, stage=STAGE, params={"sets": sorted(needed)}, inputs={"corpus": place}) as output,
+        ExitStack() as stack,
+    ):
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=target.absolute().parent)))
+        files = {name: _Files(copies[name], wanted, scratch / name, name) for name, wanted in sorted(needed.items())}
+        rows = images = 0
+        shards = [(config, path) for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))]
+        for config, path in track(shards, "rehydrate (shards)", len(shards)):
+            table, made = _whole(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
+            write_shard(output.path / path.relative_to(folder), table, config)
+            rows, images = rows + len(table), images + made
+        for name in (INDEX, MANIFEST, card.CHANGELOG):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, output.path / name)
+        if (folder / card.README).is_file():
+            card.resize(folder / card.README, output.path)
+        output.counts |= {"rows": rows, "images": images}
+    return Made(target, rows, read_manifest(target)["counts"]["images"])
+
+
+def _folder(place: str) -> Path:
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from cot_builder.publishing.hub import again, quiet
+
+    repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
+    try:
+        with quiet():
+            return Path(again(lambda: snapshot_download(repo, repo_type="dataset", revision=revision or None), repo))
+    except (HfHubHTTPError, HFValidationError):
+        raise IndusCotError(
+            f"{place}: neither a folder nor a dataset on the Hub that you may read; write OWNER/NAME, and run "
+            "`hf auth login` where it is private or gated"
+        ) from None
+
+
+def _needed(folder: Path) -> dict[str, set[str]]:
+    """Published files that rows without images need, by set and sha256."""
+    found: dict[str, set[str]] = {}
+    for config in CONFIGS:
+        for path in sorted((folder / config).rglob("*.parquet")):
+            for column, references in IMAGES[config].items():
+                # Their paths tell whether images are there, without reading one.
+                leaf = f"{column}.path" if column == "image" else f"{column}.list.element.path"
+                table = pq.ParquetFile(path).read(columns=["source_set", references, leaf])
+                for row in table.to_pylist():
+                    if row[references] and not row[column]:
+                        found.setdefault(row["source_set"], set()).update(i["file_sha256"] for i in row[references])
+    return found
+
+
+class _Files:
+    """The published files of one set, found in a copy of it by their hash."""
+
+    def __init__(self, copy: str, wanted: set[str], scratch: Path, name: str) -> None:
+        self._places: dict[str, tuple[str, int]] = {}
+        with ShardWriter(scratch) as writer:
+            for member in track(open_members(copy, scratch / "downloads"), f"search {name}"):
+                if not member.path.lower().endswith(IMAGE_SUFFIXES):
+                    continue
+                data = bytes(member.read())
+                digest = hashlib.sha256(data).hexdigest()
+                if digest in wanted and digest not in self._places:
+                    self._places[digest] = writer.add(digest, data)
+        self._reader = ShardReader(scratch)
+        if missing := sorted(wanted - self._places.keys()):
+            named = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
+            raise IndusCotError(
+                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there; sha256 {named}. Take the "
+                "copy that the card names: the same version and resolution, not re-encoded"
+            )
+
+    def get(self, digest: str) -> bytes:
+        return self._reader.get(*self._places[digest])
+
+
+def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: str) -> tuple[pa.Table, int]:
+    """The shard with its images in place, and how many were made."""
+    rows, made = table.to_pylist(), 0
+    for row in rows:
+        box: Toolbox | None = None
+        for column, references in IMAGES[config].items():
+            if row[column] or not row[references]:
+                continue
+            calls = _calls(row, column)
+            shown = []
+            for item in row[references]:
+                file = files[row["source_set"]].get(item["file_sha256"])
+                if item["kind"] == "observation":
+                    box = box or _toolbox(row, files, f"{where}, row {row['id']}")
+                shown.append(
+                    {"bytes": _image(item, file, calls, box, f"{where}, row {row['id']}"), "path": item["path"]}
+                )
+            made += len(shown)
+            row[column] = shown[0] if column == "image" else shown
+    due = schema(config)
+    return (pa.Table.from_pylist(rows, schema=due) if made else table.cast(due)), made
+
+
+def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) -> Toolbox:
+    if row.get("toolbox_version", TOOLBOX_VERSION) != TOOLBOX_VERSION:
+        raise IndusCotError(
+            f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; use the version "
+            "of indus-cot that the card names"
+        )
+    first = row["references"][0]
+    region = tuple(first["box"]) or None
+    return Toolbox(decode(files[row["source_set"]].get(first["file_sha256"]), region, where), {})
+
+
+def _image(item: Mapping[str, Any], file: bytes, calls: Sequence[ToolCall], box: Toolbox | None, where: str) -> bytes:
+    if item["kind"] == "file":
+        data: bytes | None = file
+    elif item["kind"] == "region":
+        data = encode_png(decode(file, tuple(item["box"]), where))
+    else:
+        assert box is not None
+        data = box.observe(calls[item["turn"] - 1])[1]
+    if data is None or hashlib.sha256(data).hexdigest() != item["sha256"]:
+        raise IndusCotError(
+            f"{where}: the {item['kind']} {item['path']} made here has another sha256 than the published one; another "
+            "version of OpenCV packs PNG files otherwise: install the versions of requirements.lock"
+        )
+    return data
+
+
+def _calls(row: Mapping[str, Any], column: str) -> list[ToolCall]:
+    source = {"images": "messages", "chosen_images": "chosen", "rejected_images": "rejected"}.get(column, "")
+    text = row.get(source)
+    if not text:
+        return []
+    return [
+        ToolCall(tool=call["function"]["name"], arguments=call["function"]["arguments"])
+        for message in json.loads(text)
+        for call in message.get("tool_calls", [])
+    ]

@@ -1,0 +1,337 @@
+"""A stand-in for the Hub on loopback: repositories, large files, commits, pull requests, tags, rights, and faults.
+
+It answers what `huggingface_hub` and `datasets` ask for when a corpus is published and loaded, from memory. It is no
+proof of the real Hub: README, "Publishing", says of what it is none.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+from flask import Flask, Response, jsonify, request, send_file
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+OWNER, READER = "hf_ownerownerownerowner", "hf_readerreaderreader"
+TOKENS = {OWNER: ("owner", "write"), READER: ("reader", "read")}
+LARGE = (".parquet", ".png", ".safetensors")
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"]
+DATE = "2026-01-01T00:00:00.000Z"
+Files = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Repository:
+    """Commits by id, the newest last, and what names them."""
+
+    kind: str
+    name: str
+    private: bool
+    commits: dict[str, Files] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def add(self, files: Files, ref: str = "main") -> str:
+        """A commit at ``ref``."""
+        # Of the content too: a client's cache takes equal ids for equal files.
+        text = json.dumps([self.kind, self.name, len(self.commits), files], sort_keys=True)
+        oid = hashlib.sha1(text.encode()).hexdigest()
+        self.commits[oid] = files
+        self.refs[ref] = oid
+        return oid
+
+    def find(self, revision: str) -> str | None:
+        """The commit of a branch, a tag or an id."""
+        oid = self.refs.get(revision) or self.tags.get(revision) or revision
+        return oid if oid in self.commits else None
+
+
+@dataclass
+class Fault:
+    """An answer instead of the true one, the next few times a path is asked for."""
+
+    part: str
+    status: int
+    times: int
+    after: int
+    retry_after: str
+
+
+class _Silent(WSGIRequestHandler):
+    def log_request(self, *_: Any) -> None:
+        """Thousands of lines otherwise."""
+
+
+class HubServer:
+    """Serves until it is closed; ``url`` is the endpoint."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[tuple[str, str], Repository] = {}
+        self.large: dict[str, bytes] = {}
+        self.uploads: list[int] = []
+        """Sizes of large files that travelled, in order."""
+        self.seen: list[str] = []
+        """Method and path of every request."""
+        self.faults: list[Fault] = []
+        self.before_commit: Callable[[], object] = lambda: None
+        self._blobs: dict[str, bytes] = {}
+        app = Flask(__name__)
+        app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=METHODS)
+        app.add_url_rule("/<path:_>", "any", self._answer, methods=METHODS)
+        self._server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._thread.join()
+
+    def fail(self, part: str, status: int, times: int = 1, after: int = 0, retry_after: str = "") -> None:
+        """Answer with ``status`` where the path holds ``part``, from the ``after``-th on; status 0 cuts the connection."""
+        self.faults.append(Fault(part, status, times, after, retry_after))
+
+    def repository(self, name: str, kind: str = "datasets") -> Repository:
+        """A repository that is there."""
+        return self.repositories[kind, name]
+
+    def make(self, name: str, kind: str = "datasets", private: bool = False) -> Repository:
+        """A new one, with one empty commit."""
+        made = self.repositories[kind, name] = Repository(kind, name, private)
+        made.add({})
+        return made
+
+    def files(self, name: str, kind: str = "datasets", revision: str = "main") -> dict[str, bytes]:
+        """Content of every file at a revision."""
+        repository = self.repository(name, kind)
+        oid = repository.find(revision)
+        assert oid is not None
+        return {path: self._content(item) for path, item in repository.commits[oid].items()}
+
+    def put(self, name: str, path: str, data: bytes, kind: str = "datasets") -> str:
+        """Somebody else's commit of one file."""
+        repository = self.repository(name, kind)
+        return repository.add({**repository.commits[repository.refs["main"]], path: self._keep(data)})
+
+    def _keep(self, data: bytes) -> dict[str, Any]:
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        self._blobs[blob] = data
+        return {"oid": blob, "size": len(data)}
+
+    def _content(self, item: dict[str, Any]) -> bytes:
+        return self.large[item["lfs"]["oid"]] if "lfs" in item else self._blobs[item["oid"]]
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _answer(self, _: str) -> Any:
+        raw = request.environ.get("RAW_URI") or request.environ["REQUEST_URI"]
+        path = raw.partition("?")[0]
+        self.seen.append(f"{request.method} {path}")
+        for fault in self.faults:
+            if fault.part in f"{request.method} {path}" and fault.times:
+                if fault.after:
+                    fault.after -= 1
+                    break
+                fault.times -= 1
+                request.get_data()
+                if not fault.status:
+                    request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                    return Response(status=500)
+                headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+                return Response("refused", fault.status, headers)
+        parts = [unquote(part) for part in path.strip("/").split("/")]
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        user, role = TOKENS.get(given, ("", ""))
+        if given and not user:
+            return _error(401, "", "Invalid credentials in Authorization header")
+        if parts[0] == "_lfs":
+            return self._large(parts[1])
+        if parts[0] == "api":
+            return self._api(parts[1:], user, role)
+        if parts[-1] == "batch":
+            return self._batch()
+        return self._resolve(parts, user)
+
+    def _api(self, parts: list[str], user: str, role: str) -> Any:  # noqa: PLR0912 - one line a path
+        if parts[0] == "whoami-v2":
+            if not user:
+                return _error(401, "", "Invalid username or password.")
+            return jsonify(name=user, type="user", orgs=[], auth={"accessToken": {"role": role}})
+        if parts[0] == "validate-yaml":
+            found = yaml.safe_load(request.json["content"].split("---")[1]) or {}
+            errors = [] if found.get("license") else [{"message": '"license" is required'}]
+            return jsonify(errors=errors, warnings=[]), 400 if errors else 200
+        if parts[:2] == ["repos", "create"]:
+            return self._create(user, role)
+        if parts[:2] == ["repos", "delete"]:
+            asked = request.json
+            del self.repositories[
+                f"{asked.get('type') or 'model'}s", f"{asked.get('organization') or user}/{asked['name']}"
+            ]
+            return jsonify({})
+        kind, name, *rest = parts[0], "/".join(parts[1:3]), *parts[3:]
+        repository = self.repositories.get((kind, name))
+        if repository is None or (repository.private and user != "owner"):
+            return _error(404, "RepoNotFound", "Repository not found")
+        what, revision = (rest[0] if rest else "revision"), (rest[1] if len(rest) > 1 else "main")
+        if what == "refs":
+            return jsonify(
+                branches=[_ref(name, oid, "heads") for name, oid in repository.refs.items() if name == "main"],
+                tags=[_ref(name, oid, "tags") for name, oid in repository.tags.items()],
+                converts=[],
+            )
+        oid = repository.find(revision)
+        if oid is None:
+            return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if what in ("preupload", "commit", "tag") and (user != name.partition("/")[0] or role != "write"):
+            return _error(403, "", "Forbidden: you don't have the right to write")
+        if what == "revision":
+            return jsonify(_info(repository, oid))
+        if what == "tree":
+            return self._tree(repository.commits[oid], "/".join(rest[2:]))
+        if what == "paths-info":
+            paths = request.form.getlist("paths") or (request.json or {}).get("paths", [])
+            files = repository.commits[oid]
+            return jsonify([{"type": "file", "path": path, **files[path]} for path in paths if path in files])
+        if what == "preupload":
+            wanted = request.json["files"]
+            modes = ["lfs" if item["path"].endswith(LARGE) else "regular" for item in wanted]
+            return jsonify(
+                files=[
+                    {"path": item["path"], "uploadMode": mode, "shouldIgnore": False}
+                    for item, mode in zip(wanted, modes, strict=True)
+                ]
+            )
+        if what == "tag":
+            tag = request.json["tag"]
+            if tag in repository.tags:
+                return _error(409, "", "Tag reference exists already")
+            repository.tags[tag] = oid
+            return jsonify({})
+        if what == "commit":
+            return self._commit(repository)
+        return _error(404, "EntryNotFound", f"the stand-in knows no {what}")
+
+    def _create(self, user: str, role: str) -> Any:
+        asked = request.json
+        owner = asked.get("organization") or user
+        if role != "write" or owner != user:
+            return _error(403, "", f"You don't have the rights to create a {asked['type']} under the namespace {owner}")
+        kind, name = f"{asked.get('type') or 'model'}s", f"{owner}/{asked['name']}"
+        url = f"{self.url}/{'' if kind == 'models' else f'{kind}/'}{name}"
+        if (kind, name) in self.repositories:
+            return jsonify(error="You already created this repo", url=url), 409
+        self.make(name, kind, asked.get("private") or asked.get("visibility") == "private")
+        return jsonify(url=url, name=name, id=name)
+
+    def _tree(self, files: Files, folder: str) -> Any:
+        inside = {path: item for path, item in files.items() if not folder or path.startswith(f"{folder}/")}
+        if folder and not inside:
+            return _error(404, "EntryNotFound", f"{folder} does not exist")
+        deep = request.args.get("recursive", "").lower() in ("1", "true")
+        start = len(folder) + 1 if folder else 0
+        found = [
+            {"type": "file", "path": path, **item}
+            for path, item in sorted(inside.items())
+            if deep or "/" not in path[start:]
+        ]
+        folders = {
+            path[:end] for path in inside for end in _slashes(path, start) if deep or end == _slashes(path, start)[0]
+        }
+        return jsonify(
+            [{"type": "directory", "oid": "0" * 40, "size": 0, "path": name} for name in sorted(folders)] + found
+        )
+
+    def _commit(self, repository: Repository) -> Any:
+        self.before_commit()
+        head = repository.refs["main"]
+        files = dict(repository.commits[head])
+        for line in request.get_data().splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "header" and value.get("parentCommit", head) != head:
+                return _error(412, "", "A commit has happened since. Please refresh and try again.")
+            if item["key"] == "file":
+                files[value["path"]] = self._keep(base64.b64decode(value["content"]))
+            if item["key"] == "lfsFile":
+                if value["oid"] not in self.large:
+                    return _error(400, "", f"large file {value['oid']} was not uploaded")
+                pointer = {"oid": value["oid"], "size": value["size"], "pointerSize": 134}
+                files[value["path"]] = {
+                    "oid": hashlib.sha1(value["oid"].encode()).hexdigest(),
+                    "size": value["size"],
+                    "lfs": pointer,
+                }
+            if item["key"] == "deletedFile":
+                files.pop(value["path"])
+        place = f"{'' if repository.kind == 'models' else 'datasets/'}{repository.name}"
+        if request.args.get("create_pr") == "1":
+            number = sum(name.startswith("refs/pr/") for name in repository.refs) + 1
+            oid = repository.add(files, f"refs/pr/{number}")
+            url = {"pullRequestUrl": f"{self.url}/{place}/discussions/{number}"}
+        else:
+            oid, url = repository.add(files), {}
+        return jsonify(success=True, commitOid=oid, commitUrl=f"{self.url}/{place}/commit/{oid}", hookOutput="", **url)
+
+    def _batch(self) -> Any:
+        found = []
+        for item in request.get_json(force=True)["objects"]:
+            actions = {"upload": {"href": f"{self.url}/_lfs/{item['oid']}"}}
+            found.append({**item, **({} if item["oid"] in self.large else {"actions": actions})})
+        return Response(json.dumps({"transfer": "basic", "objects": found}), mimetype="application/vnd.git-lfs+json")
+
+    def _large(self, oid: str) -> Any:
+        data = request.get_data()
+        if hashlib.sha256(data).hexdigest() != oid:
+            return Response("sha256 differs", 400)
+        self.large[oid] = data
+        self.uploads.append(len(data))
+        return Response(status=200)
+
+    def _resolve(self, parts: list[str], user: str) -> Any:
+        kind = parts.pop(0) if parts[0] == "datasets" else "models"
+        repository = self.repositories.get((kind, "/".join(parts[:2])))
+        if repository is None or len(parts) < 5 or (repository.private and user != "owner"):
+            return _error(404, "RepoNotFound", "Repository not found")
+        oid, path = repository.find(parts[3]), "/".join(parts[4:])
+        if oid is None:
+            return _error(404, "RevisionNotFound", f"Invalid rev id: {parts[3]}")
+        item = repository.commits[oid].get(path)
+        if item is None:
+            return _error(404, "EntryNotFound", "Entry not found")
+        etag = item.get("lfs", item)["oid"]
+        answer = send_file(io.BytesIO(self._content(item)), "application/octet-stream", etag=etag, conditional=True)
+        answer.headers |= {"X-Repo-Commit": oid, "Accept-Ranges": "bytes"}
+        if "lfs" in item:
+            answer.headers |= {"X-Linked-Size": str(item["size"]), "X-Linked-Etag": f'"{etag}"'}
+        return answer
+
+
+def _slashes(path: str, start: int) -> list[int]:
+    return [place for place in range(start, len(path)) if path[place] == "/"]
+
+
+def _ref(name: str, oid: str, kind: str) -> dict[str, str]:
+    return {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid}
+
+
+def _info(repository: Repository, oid: str) -> dict[str, Any]:
+    files = [{"rfilename": path} for path in sorted(repository.commits[oid])]
+    return {
+        "_id": "0", "id": repository.name, "author": repository.name.partition("/")[0], "sha": oid, "private": repository.private,
+        "lastModified": DATE, "createdAt": DATE, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
+        "siblings": files,
+    }  # fmt: skip
+
+
+def _error(status: int, code: str, text: str) -> Response:
+    headers = {"X-Error-Message": text} | ({"X-Error-Code": code} if code else {})
+    return Response(json.dumps({"error": text}), status, headers, mimetype="application/json")

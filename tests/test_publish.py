@@ -1,0 +1,636 @@
+"""Publishing against a stand-in for the Hub: what arrives, what is refused, and that it loads as a stranger would."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from cot_builder.stages.assemble import assemble, row_id
+from cot_builder.storage.images import decode, encode_png
+from cot_builder.storage.output import stage_output
+from cot_builder.storage.workspace import Workspace
+from schemas.review import REVIEW, Change, Review
+from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
+from tests import small_corpus, training_project
+from tests.hub_client import ROOT, Client, Done
+from tests.hub_server import OWNER, READER, HubServer
+
+REPO = "owner/indus-cot"
+REVIEWER = "Jane.Doe@inspectors.example"
+STATED = {"licence": "CC BY 4.0", "redistribution": "allowed", "attribution": "Parts of ours, (c) the tests"}
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    server = HubServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus with a draft that a gate turned down, one that an expert corrected, and parameters beside it."""
+    root = tmp_path_factory.mktemp("publish")
+    workspace = small_corpus.build(root, **STATED)
+    table = DRAFT.read(workspace.draft / "trajectory.parquet")
+    drafts: list[Draft] = DRAFT.records(table)
+    _turn_down(workspace, drafts[7])
+    _correct(workspace, drafts[9])
+    assemble(small_corpus.params(), workspace)
+    (root / ".indus-cot").mkdir()
+    shutil.copytree(ROOT / "profiles", root / "profiles")
+    write_params(root, mine=STATED)
+    return root
+
+
+def write_params(root: Path, **sets: dict[str, str]) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    source = {"benchmark": "folder", "source": "mine/parts.csv", "role": "train"}
+    values["pull"] = {name: source | stated for name, stated in sets.items()}
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def _turn_down(workspace: Workspace, draft: Draft) -> None:
+    """A second candidate of a sample, which the length gate refused; it calls a tool whose image nobody kept."""
+    path = workspace.draft / "rejected.parquet"
+    text = draft.trajectory.replace("Something is off", "Something is, at length, off")
+    other = {
+        "draft_id": f"{draft.sample_id}#1", "trajectory": text,
+        "violations": [Violation(gate="length", reason="long")], "draft_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
+    DRAFT.write(DRAFT.frame([*DRAFT.records(DRAFT.read(path)), draft.model_copy(update=other)]), path)
+
+
+def _correct(workspace: Workspace, draft: Draft) -> None:
+    """What an expert said of a draft: one thought in other words."""
+    before = Trajectory.model_validate_json(draft.trajectory)
+    last = before.turns[-1].model_copy(update={"thought": "In better words, it ends."})
+    after = before.model_copy(update={"turns": [*before.turns[:-1], last]})
+    review = Review(
+        review_id="1/1", draft_id=draft.draft_id, draft_sha256=draft.draft_sha256, role="review", reviewer=REVIEWER,
+        reviewed_at="2026-03-04T05:06:07Z", seconds=31.5, verdict="fixed", reasons=[], evidence_rating=4, logic_rating=5,
+        comment=f"says {REVIEWER}",
+        changes=[Change(field="turns.0.thought", before=before.turns[-1].thought, after=last.thought)],
+        trajectory=after.model_dump_json(), result="[]", caught=None, problems=[],
+    )  # fmt: skip
+    with stage_output(workspace.review, stage="review", params={}, inputs={}) as output:
+        REVIEW.write(REVIEW.frame([review]), output.path / "reviews.parquet")
+
+
+@pytest.fixture(scope="module")
+def client(hub: HubServer, project: Path) -> Iterator[Client]:
+    made = Client(project, hub.url, OWNER)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def published(hub: HubServer, client: Client) -> Done:
+    """The first publication, which most tests look at and none changes."""
+    done = client.run("publish", "--repo", REPO, "--tag")
+    assert done.code == 0, done.out
+    return done
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(hub: HubServer) -> Iterator[None]:
+    yield
+    hub.faults.clear()
+    hub.before_commit = lambda: None
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> Path:
+    """A project of its own to spoil; the shards of the corpus are copied, everything else is linked."""
+    for name in ("params.yaml", "profiles", "reports", "mine", ".indus-cot"):
+        (tmp_path / name).symlink_to(project / name)
+    (tmp_path / "data").mkdir()
+    for path in (project / "data").iterdir():
+        if path.name not in ("indus_cot", "publish") and path.is_dir():
+            (tmp_path / "data" / path.name).symlink_to(path)
+    shutil.copytree(project / "data" / "indus_cot", tmp_path / "data" / "indus_cot")
+    return tmp_path
+
+
+def change(project: Path, what: Callable[[Rows], None]) -> None:
+    """Change rows of the training split; the manifest says the same of them."""
+    shard = project / "data/indus_cot/data/train-00000.parquet"
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    what(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+
+
+def reworded(row: dict[str, Any]) -> None:
+    for name in ("messages", "trajectory", "tagged"):
+        row[name] = row[name].replace("it ends for", "it comes to its end for")
+
+
+def refused(done: Done, *words: str) -> None:
+    assert done.code == 1, done.out
+    assert "Traceback" not in done.out
+    for word in words:
+        assert word in done.out
+
+
+# --- what arrives -----------------------------------------------------------------------------------
+
+
+def test_everything_arrives_and_is_compared(hub: HubServer, published: Done, project: Path) -> None:
+    files = hub.files(REPO)
+    assert {path.partition("/")[0] for path in files} == {
+        "sft", "rl", "preference", "review", "assets", "index.parquet", "README.md", "CHANGELOG.md", "indus-cot.json",
+        "croissant.json",
+    }  # fmt: skip
+    for path in (project / "data/publish").rglob("*.parquet"):
+        assert files[path.relative_to(project / "data/publish").as_posix()] == path.read_bytes()
+    assert "22 rows" not in published.out.partition("compare")[0]
+    assert re.search(r"4[78] rows loaded back, every hash as written", published.out), published.out
+    assert hub.repository(REPO).tags == {"v1.0.0": hub.repository(REPO).refs["main"]}
+
+
+def test_nothing_changed_means_no_commit(hub: HubServer, client: Client, published: Done) -> None:
+    before, sent = dict(hub.repository(REPO).commits), len(hub.uploads)
+    again = client.run("publish", "--repo", REPO, "--tag")
+    assert "nothing changed: no commit" in again.out
+    assert hub.repository(REPO).commits == before and len(hub.uploads) == sent
+
+
+def test_a_dry_run_sends_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    change(copy, lambda rows: reworded(rows[2]))
+    seen = len(hub.seen)
+    done = client.run("publish", "--repo", REPO, "--dry-run", folder=copy)
+    assert done.code == 0, done.out
+    assert all(line.startswith(("GET", "HEAD")) for line in hub.seen[seen:])
+    for word in ("1 changed", "redistribution allowed", "CC BY 4.0", "MB", "nothing was sent", "Indus-CoT 1.0.1"):
+        assert word in done.out
+
+
+def test_a_dry_run_needs_no_token(client: Client, published: Done) -> None:
+    done = client.run("publish", "--repo", REPO, "--dry-run", token="")
+    assert done.code == 0 and "not compared with the Hub" in done.out and "hf auth login" in done.out
+
+
+def test_every_configuration_loads_plain_and_streaming(client: Client, published: Done) -> None:
+    code = f"""
+import datasets
+value = {{}}
+for config in ("sft", "rl", "preference", "review"):
+    plain = datasets.load_dataset({REPO!r}, config)
+    for split, rows in plain.items():
+        streamed = list(datasets.load_dataset({REPO!r}, config, split=split, streaming=True))
+        assert [row["id"] for row in streamed] == rows["id"], config
+        assert streamed[0].keys() == rows[0].keys()
+    value[config] = [sum(map(len, plain.values())), sorted(plain["train"].column_names)]
+row = datasets.load_dataset({REPO!r})["train"][0]
+assert row["messages"][0]["role"] == "system" and row["images"][0].size == (200, 160)
+assert row["tools"][0]["function"]["name"] == "crop"
+"""
+    found = client.python(code)
+    assert {config: rows for config, (rows, _) in found.items()} == {
+        "sft": 24,
+        "rl": 24,
+        "preference": 2,
+        "review": 1,
+    } or {config: rows for config, (rows, _) in found.items()} == {"sft": 22, "rl": 22, "preference": 2, "review": 1}
+    truth = {"answer", "boxes", "defect_type", "label", "raw_type", "source_path"}
+    assert not truth & {*found["sft"][1], *found["preference"][1]}
+    assert {"prompt", "image", "answer", "boxes", "defect_type"} <= set(found["rl"][1])
+
+
+def test_preferences_are_what_was_turned_down_beside_what_was_taken(client: Client, published: Done) -> None:
+    rows = client.python(
+        f"""
+import datasets
+value = []
+for split in datasets.load_dataset({REPO!r}, "preference").values():
+    for row in split:
+        shown = [part for turn in row["rejected"] for part in turn["content"] if part["type"] == "image"]
+        assert len(shown) == len(row["rejected_images"]) == len(row["rejected_references"])
+        value.append([row["origin"], row["reasons"], str(row["chosen"]), str(row["rejected"]), len(shown)])
+"""
+    )
+    gates, review = sorted(rows)
+    assert gates[:2] == ["gates", ["length"]] and "at length" in gates[3] and "at length" not in gates[2] and gates[4]
+    assert review[0] == "review" and "In better words" in review[2] and "In better words" not in review[3]
+
+
+def test_reviewers_are_pseudonyms(hub: HubServer, client: Client, published: Done, project: Path) -> None:
+    row = client.python(f"import datasets; value = list(datasets.load_dataset({REPO!r}, 'review').values())[0][0]")
+    assert (
+        re.fullmatch(r"reviewer-[0-9a-f]{8}", row["reviewer"])
+        and row["verdict"] == "fixed"
+        and row["day"] == "2026-03-04"
+    )
+    assert row["reviewer"] != f"reviewer-{hashlib.sha256(REVIEWER.lower().encode()).hexdigest()[:8]}"
+    salt = (project / ".indus-cot/publish.salt").read_bytes()
+    for path, content in {**hub.files(REPO), **_tables(hub.files(REPO))}.items():
+        assert b"jane" not in content.lower() and salt not in content, path
+
+
+def _tables(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The texts of the tables, which are compressed."""
+    shards = {path: pq.read_table(pa.BufferReader(data)) for path, data in files.items() if path.endswith(".parquet")}
+    return {f"{path} read": repr(table.to_pylist()).encode() for path, table in shards.items()}
+
+
+def test_the_token_appears_nowhere(hub: HubServer, client: Client, published: Done, project: Path) -> None:
+    assert OWNER not in client.said and not [line for line in hub.seen if OWNER in line]
+    for path, content in {**hub.files(REPO), **_tables(hub.files(REPO))}.items():
+        assert OWNER.encode() not in content, path
+    for path in (path for path in (project / "data/publish").rglob("*") if path.is_file()):
+        assert OWNER.encode() not in path.read_bytes(), path
+
+
+def test_the_card_says_what_it_must(hub: HubServer, published: Done, tmp_path: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    files = hub.files(REPO)
+    (tmp_path / "README.md").write_bytes(files["README.md"])
+    card = DatasetCard.load(tmp_path / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.size_categories == ["n<1K"]
+    assert [item["config_name"] for item in card.data.configs] == ["sft", "rl", "preference", "review"]
+    sizes = {item["config_name"]: item["splits"] for item in card.data.dataset_info}
+    rows = sum(
+        pq.read_metadata(pa.BufferReader(data)).num_rows
+        for path, data in files.items()
+        if path.startswith("sft/train/")
+    )
+    assert sizes["sft"][0]["num_examples"] == rows
+    for picture in re.findall(r'(?:src="|\]\()(assets/[^")]+)', card.text):
+        assert files[picture].startswith(b"\x89PNG"), picture
+    for word in (f'load_dataset("{REPO}", "sft")', "Parts of ours, (c) the tests", "Known faults", "## Leakage", "fixed (1)",
+                 "What it is for, and what not", "Agreement of experts", "| leak | 1 |", "arXiv:2605.20682", "**1.0.0**"):  # fmt: skip
+        assert word in card.text, word
+    assert "<script" not in card.text
+
+
+def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Done, tmp_path: Path) -> None:
+    croissant = pytest.importorskip("mlcroissant")
+    for path, data in hub.files(REPO).items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    found = croissant.Dataset(jsonld=tmp_path / "croissant.json", mapping={"repo": tmp_path})
+    assert not found.metadata.issues.errors and not found.metadata.issues.warnings
+    for config in ("sft", "rl", "preference", "review"):
+        due = sum(pq.read_metadata(path).num_rows for path in (tmp_path / config).rglob("*.parquet"))
+        assert len(list(found.records(config))) == due
+
+
+def test_sft_trainer_trains_from_the_published_rows(client: Client, published: Done, hub: HubServer) -> None:
+    code = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", hub.files(REPO)["README.md"].decode(), re.DOTALL)
+        if "SFT" in block
+    )
+    code = code.replace("MODEL", '"tiny"').replace(
+        '"out", ', '"out", max_steps=1, report_to=[], use_cpu=True, bf16=False, '
+    )
+    steps = client.python(
+        "from pathlib import Path\nfrom tests import training_project\nfrom train import corpus\n"
+        "rows = corpus.read(Path('data/indus_cot'))['train']\n"
+        "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
+        "from train import torchvision_ops; torchvision_ops.declare()\n" + code + "\nvalue = trainer.state.global_step"
+    )
+    assert steps == 1
+
+
+# --- what changes -----------------------------------------------------------------------------------
+
+
+def test_of_a_change_only_its_shards_travel(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    name = "owner/changes"
+    assert client.run("publish", "--repo", name, folder=copy).code == 0
+    before, sent = hub.files(name), len(hub.uploads)
+    change(copy, lambda rows: reworded(rows[2]))
+    done = client.run("publish", "--repo", name, folder=copy)
+    assert done.code == 0, done.out
+    after = hub.files(name)
+    moved = {path for path in after if after[path] != before.get(path)}
+    assert len([path for path in moved if path.startswith("sft/")]) == 1
+    assert not [path for path in moved if path.startswith(("rl/", "review/"))]
+    assert len(hub.uploads) - sent == len([path for path in moved if path.endswith((".parquet", ".png"))])
+    assert "0 rows added, 0 removed, 1 changed, 0 reviewed again" in done.out and "Indus-CoT 1.0.1" in done.out
+    assert "1.0.1" in after["CHANGELOG.md"].decode() and "1 changed" in after["CHANGELOG.md"].decode()
+    said = client.run(
+        "diff", f"{name}@{next(iter(list(hub.repository(name).commits)[1:]))}", str(copy / "data/indus_cot")
+    )
+    assert said.code == 0 and "1 changed" in said.out and "mine/" in said.out
+
+
+def test_rows_that_go_take_their_shards_along(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    shutil.rmtree(copy / "data/indus_cot/data")
+    (copy / "data/indus_cot/data").mkdir()
+    source = client.folder / "data/indus_cot/data"
+    shutil.copy(source / "train-00000.parquet", copy / "data/indus_cot/data")
+    manifest = copy / "data/indus_cot/manifest.json"
+    values = json.loads(manifest.read_text())
+    gone = values["counts"].pop("validation")
+    manifest.write_text(json.dumps(values))
+    name = "owner/fewer"
+    assert client.run("publish", "--repo", name).code == 0
+    done = client.run("publish", "--repo", name, folder=copy)
+    assert done.code == 0 and f"{gone} removed" in done.out and "Indus-CoT 1.1.0" in done.out, done.out
+    assert not [path for path in hub.files(name) if "/validation/" in path]
+
+
+def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    change(copy, lambda rows: reworded(rows[3]))
+    main = hub.repository(REPO).refs["main"]
+    done = client.run("publish", "--repo", REPO, "--pr", folder=copy)
+    assert done.code == 0 and "pull request:" in done.out and "rows loaded back" in done.out, done.out
+    assert hub.repository(REPO).refs["main"] == main
+    assert hub.files(REPO, revision="refs/pr/1") != hub.files(REPO)
+
+
+def test_somebody_elses_commit_is_not_overwritten(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    name = "owner/shared"
+    assert client.run("publish", "--repo", name, "--private").code == 0
+    assert hub.repository(name).private
+    change(copy, lambda rows: reworded(rows[4]))
+    hub.before_commit = lambda: hub.put(name, "notes.txt", b"mine")
+    refused(client.run("publish", "--repo", name, folder=copy), "somebody else has committed since")
+    assert hub.files(name)["notes.txt"] == b"mine" and "1.0.1" not in hub.files(name)["CHANGELOG.md"].decode()
+    refused(client.run("publish", "--repo", name, "--parent", "0" * 40, folder=copy), "somebody has committed since")
+
+
+def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: Client, copy: Path) -> None:
+    def marked(rows: Rows) -> None:
+        for row in rows:
+            row["teacher"] = "another"
+
+    change(copy, marked)
+    start = len(hub.uploads)
+    hub.fail("PUT /_lfs", 400, times=99, after=5)
+    refused(client.run("publish", "--repo", "owner/cut", folder=copy), "the Hub refuses")
+    arrived = len(hub.uploads) - start
+    assert arrived and len(hub.repository("owner/cut").commits) == 1
+    hub.faults.clear()
+    assert client.run("publish", "--repo", "owner/cut", folder=copy).code == 0
+    assert len(hub.uploads) - start == len(set(hub.large)) - (len(hub.large) - (len(hub.uploads) - start))
+    assert [path for path in hub.files("owner/cut") if path.startswith("sft/")]
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "retry_after"),
+    [("whoami", 429, "1"), ("preupload", 500, ""), ("POST /api/datasets/owner/weather/commit", 0, "")],
+)
+def test_bad_weather_passes(
+    hub: HubServer, client: Client, copy: Path, part: str, status: int, retry_after: str
+) -> None:
+    hub.fail(part, status, retry_after=retry_after)
+    change(copy, lambda rows: rows[0].update(teacher=f"weather {status}"))
+    done = client.run("publish", "--repo", "owner/weather", folder=copy)
+    assert done.code == 0 and "every hash as written" in done.out, done.out
+    assert hub.faults[0].times == 0
+
+
+# --- licences ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(copy: Path) -> Path:
+    """The same corpus; the images of one category are of a set that nothing says may be passed on, one is a region."""
+
+    def guard(rows: Rows) -> None:
+        for row in rows:
+            if row["category"] == "widget":
+                row.update(source_set="guarded", licence="unknown")
+        row = next(item for item in rows if item["category"] == "widget" and len(item["images"]) == 1)
+        row["region"] = [20, 10, 180, 150]
+        pixels = decode(row["image"]["bytes"], tuple(row["region"]))
+        row["images"][0] = {"bytes": encode_png(pixels), "path": f"{row['id']}_region.png"}
+
+    change(copy, guard)
+    (copy / "params.yaml").unlink()
+    write_params(copy, mine=STATED, guarded={})
+    return copy
+
+
+def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Client, guarded: Path) -> None:
+    done = client.run("publish", "--repo", "owner/mixed", folder=guarded)
+    assert (
+        done.code == 0 and "licence unknown" in done.out and "guarded: unknown; redistribution unknown" in done.out
+    ), done.out
+    rows = client.python(
+        "import datasets; value = [[row['source_set'], len(row['images'])] for row in datasets.load_dataset('owner/mixed', 'sft')['train']]"
+    )
+    assert {bool(images) for name, images in rows if name == "guarded"} == {False}
+    assert {bool(images) for name, images in rows if name == "mine"} == {True}
+    refused(client.run("rehydrate", "owner/mixed", folder=guarded), "guarded", "--source guarded=PATH")
+    made = client.run("rehydrate", "owner/mixed", "--source", "guarded=mine/parts.csv", "--to", "whole", folder=guarded)
+    assert made.code == 0 and "every sha256 as published" in made.out, made.out
+    (guarded / "params.yaml").unlink()
+    write_params(guarded, mine=STATED, guarded=STATED)
+    change(guarded, lambda rows: [row.update(licence="CC BY 4.0") for row in rows] and None)
+    assert client.run("publish", "--repo", "owner/embedded", "--dry-run", folder=guarded).code == 0
+    embedded, whole = guarded / "data/publish", guarded / "whole"
+    for path in sorted(embedded.glob("*/*/*.parquet")):
+        ours, theirs = pq.read_table(path), pq.read_table(whole / path.relative_to(embedded))
+        # The licence is another one in this test, and nothing else.
+        assert _without_licence(ours).equals(_without_licence(theirs)), path
+    assert client.python(
+        "import datasets; value = len(datasets.load_dataset('whole', 'sft')['train'][0]['images'])", guarded
+    )
+
+
+def _without_licence(table: pa.Table) -> pa.Table:
+    return table.drop_columns([name for name in ("licence",) if name in table.column_names])
+
+
+def test_all_by_reference_is_made_whole_to_the_byte(
+    hub: HubServer, client: Client, published: Done, copy: Path
+) -> None:
+    name = "owner/referenced"
+    done = client.run("--set", "publish.images=reference", "publish", "--repo", name, folder=copy)
+    assert done.code == 0, done.out
+    # No picture of a card either shows what must not be shown.
+    assert not [path for path in hub.files(name) if "example" in path]
+    assert client.run("rehydrate", name, "--source", "mine=mine/parts.csv", "--to", "whole", folder=copy).code == 0
+    shards = [path for path in hub.files(REPO) if path.count("/") == 2 and path.endswith(".parquet")]
+    assert len(shards) > 20
+    for path in shards:
+        assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
+    (copy / "other").mkdir()
+    (copy / "other" / "0.png").write_bytes(encode_png(decode((copy / "mine/widget/0.png").read_bytes())[::-1]))
+    refused(
+        client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are not there", "sha256"
+    )
+
+
+def test_a_refusal_names_set_and_clause(client: Client, guarded: Path) -> None:
+    done = client.run("--set", "publish.images=embed", "publish", "--repo", "owner/refused", folder=guarded)
+    refused(done, "guarded", "redistribution is unknown", "the licence is the owner's to state", "publish.images")
+
+
+def test_a_licence_that_changed_since_is_refused(client: Client, copy: Path) -> None:
+    change(copy, lambda rows: rows[0].update(licence="CC BY-NC-SA 4.0"))
+    refused(client.run("publish", "--repo", "owner/refused", folder=copy), "'CC BY-NC-SA 4.0'", "'CC BY 4.0'")
+
+
+# --- what must not leave ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (f"hf_{'a1' * 12}", "a secret"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "a secret"),
+        ("see /home/bob/parts.png", "a local path"),
+        ("C:\\\\Users\\\\bob", "a local path"),
+        ("ask bob@example.org", "an e-mail address"),
+    ],
+)
+def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: str, kind: str) -> None:
+    def write(rows: Rows) -> None:
+        for name in ("messages", "trajectory"):
+            rows[3][name] = rows[3][name].replace("So it ends", f"So {text} it ends")
+        assert text in rows[3]["messages"]
+
+    change(copy, write)
+    done = client.run("publish", "--repo", "owner/never", folder=copy)
+    refused(done, kind, "column messages", "nothing was published")
+    assert text not in done.out
+
+
+def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None:
+    path = copy / "data/review"
+    reviews = REVIEW.records(REVIEW.read(path / "reviews.parquet"))
+    path.unlink()
+    path.mkdir()
+    REVIEW.write(REVIEW.frame([reviews[0].model_copy(update={"reviewer": "better words"})]), path / "reviews.parquet")
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "a value of this machine")
+
+
+def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
+    def tell(rows: Rows) -> None:
+        chat = json.loads(rows[1]["messages"])
+        chat[1]["defect_type"] = "scratch"
+        rows[1]["messages"] = json.dumps(chat)
+
+    change(copy, tell)
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field defect_type", "row ")
+
+
+def test_a_column_of_supervision_is_no_column_of_a_students(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cot_builder.publishing import configs
+    from schemas.errors import IndusCotError
+
+    configs.features.cache_clear()
+    monkeypatch.setitem(configs.COLUMNS["preference"], "boxes", configs.COLUMNS["rl"]["boxes"])
+    with pytest.raises(IndusCotError, match="preference is shown to students and must not have the column boxes"):
+        configs.features("preference")
+    configs.features.cache_clear()
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+def test_tokens(client: Client) -> None:
+    refused(client.run("publish", "--repo", REPO, token=""), "hf auth login", "HF_TOKEN")
+    refused(client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)")
+    refused(client.run("publish", "--repo", "owner/new", token=READER), "no right to write", "(403)")
+    assert "hf_wrong" not in client.said and READER not in client.said
+
+
+def test_names(hub: HubServer, client: Client) -> None:
+    refused(client.run("publish"), "--repo OWNER/NAME", "publish.repo")
+    refused(client.run("publish", "--repo", "nameless"), "no repository", "OWNER/NAME")
+    refused(client.run("publish", "--repo", "owner/missing", "--pr"), "is not there", "--pr")
+    hub.make("owner/taken", "models")
+    refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
+    hub.make("owner/strange")
+    hub.put("owner/strange", "data/train.csv", b"a,b\n")
+    refused(client.run("publish", "--repo", "owner/strange"), "did not publish", "data/train.csv")
+    refused(client.run("diff", "owner/nowhere"), "neither a folder")
+
+
+def test_a_hub_that_stays_down_is_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fail("whoami", 503, times=99)
+    client.python("from cot_builder.publishing import hub; hub.BACKOFF_S = 0.01")
+    refused(client.run("publish", "--repo", REPO), "the Hub answers 503, after 5 attempts", "nothing was committed")
+
+
+def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
+    shard = copy / "data/indus_cot/data/train-00000.parquet"
+    table = pq.read_table(shard)
+    pq.write_table(table.slice(1), shard)
+    refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated")
+    pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), shard)
+    refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
+    training_project.with_manifest(copy / "data/indus_cot", stage="draft")
+    refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
+    shutil.rmtree(copy / "data/indus_cot")
+    refused(client.run("publish", "--repo", REPO, folder=copy), "no corpus is there")
+
+
+def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) -> None:
+    done = client.run("--set", "publish.require_review=true", "publish", "--repo", REPO, folder=copy)
+    refused(done, "no person has looked at it", "publish.require_review")
+
+
+def test_a_full_disk_changes_nothing(client: Client, copy: Path) -> None:
+    small = copy / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
+    try:
+        (copy / "data").rename(copy / "kept")
+        for path in (copy / "kept").iterdir():
+            (small / path.name).symlink_to(path)
+        (copy / "data").symlink_to(small)
+        refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full")
+        assert not (small / "publish").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    folder = copy / "models" / "sft"
+    folder.mkdir(parents=True)
+    save_file({"weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    shards = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("data/indus_cot/data/*.parquet")
+    }
+    (folder / "manifest.json").write_text(json.dumps({"stage": "sft", "inputs": shards, "counts": {}, "params": {}}))
+    (folder / "README.md").write_text('---\nlicense: other\n---\n# A model\n\nfrom_pretrained("models/sft")\n')
+    words = ("publish", "--repo", "owner/model", "--model", "models/sft")
+    dry = client.run(*words, "--dry-run", folder=copy)
+    assert dry.code == 0 and "nothing was sent" in dry.out and ("models", "owner/model") not in hub.repositories
+    done = client.run("--set", f"publish.repo={REPO}", *words, folder=copy)
+    assert done.code == 0 and "commit:" in done.out, done.out
+    files = hub.files("owner/model", "models")
+    card = files["README.md"].decode()
+    assert 'from_pretrained("owner/model")' in card and "was not evaluated" in card
+    assert f"- {REPO}\n" in card and "version 1.0.0" in card
+    assert "model.safetensors" in files and "manifest.json" not in files
+    assert "nothing changed: no commit" in client.run("--set", f"publish.repo={REPO}", *words, folder=copy).out
+    refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
+
+
+def test_ids_of_rows_are_hashes_of_drafts(project: Path) -> None:
+    drafts = pl.read_parquet(project / "data/draft/trajectory.parquet")["draft_id"]
+    ids = pl.concat(
+        [pl.read_parquet(path)["id"] for path in sorted((project / "data/indus_cot/data").glob("*.parquet"))]
+    )
+    assert set(ids) == set(map(row_id, drafts))
