@@ -1,6 +1,7 @@
 # make demo [PROFILE=…]  environment, install, every stage, then where to look
 # make test              everything CI checks
 # make label-studio      the review server on loopback, in an environment of its own; says where to log in
+# make learn             proof that training teaches: a tiny model on unseen categories; reports/learn.html
 # make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,8 +13,11 @@ UV := $(BIN)/uv
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_PYTHON := $(BIN)/python
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# uv compiles nothing when it installs: where Python may not keep what it compiled either, each of the many processes
+# of a run compiles torch and transformers anew, for longer than it works.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test label-studio bench lock
+.PHONY: demo test label-studio learn bench lock
 
 demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
@@ -36,13 +40,17 @@ test: $(VENV)/.installed-dev
 label-studio: $(VENV)/.installed
 	$(BIN)/indus-cot review serve
 
+learn: $(VENV)/.installed
+	$(BIN)/python -m train.learn
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)
 
 # Without extra wheels: a CPU build's own version exists nowhere else. torch itself asks for the CUDA packages it needs.
 lock: export UV_FIND_LINKS :=
 lock: $(VENV)/.uv
-	$(UV) pip compile pyproject.toml --python-version 3.11 --universal --no-header --no-annotate -o requirements.lock
+	$(UV) pip compile pyproject.toml --extra train --python-version 3.11 --universal --no-header --no-annotate \
+		-o requirements.lock
 	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --universal --no-header --no-annotate \
 		--constraint requirements.lock -o requirements-dev.lock
 	echo label-studio==1.23.2 | $(UV) pip compile - --python-version 3.11 --universal --no-header --no-annotate \

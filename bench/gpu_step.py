@@ -16,7 +16,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def main() -> None:
     rows = corpus.read(workspace.indus_cot)["train"]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        size = make_model(model, rows, given.layers, given.hidden, given.side)
+        size = make_model(model, corpus.texts(rows), given.layers, given.hidden, given.side)
         print(f"{size / 1e9:.2f} G weights, {given.layers} layers of {given.hidden}, adapters of rank {given.rank}")
         processor = load_processor(str(model))
         sft_step(params, str(model), processor, rows, given.steps, Path(folder))
@@ -69,9 +69,9 @@ def _on_one_device(params: Params, gpu: bool) -> Params:
     return params.model_copy(update={"grpo": grpo, "train": train})
 
 
-def make_model(folder: Path, rows: Any, layers: int, hidden: int, side: int) -> int:
-    """Write random weights in 16 bit and a processor to ``folder``; how many weights."""
-    tiny.build(folder, corpus.texts(rows), 0)
+def make_model(folder: Path, texts: Iterable[str], layers: int, hidden: int, side: int) -> int:
+    """Write random weights in 16 bit and a processor that knows ``texts`` to ``folder``; how many weights."""
+    tiny.build(folder, texts, 0)
     import torch
     from transformers import AutoConfig, Qwen2VLImageProcessor, Qwen3VLForConditionalGeneration
 
@@ -167,7 +167,7 @@ def sft_step(params: Params, model: str, processor: Any, rows: Any, steps: int, 
     quiet(trainer)
     trainer.train()
     tokens = sum(length for length, _ in taken) / steps
-    print(f"SFT step: {clock.last:.2f} s, {tokens:.0f} tokens ({tokens / clock.last:.0f}/s){_peak()}")
+    print(f"SFT step: {clock.last:.2f} s, {tokens:.0f} tokens ({tokens / clock.last:.0f}/s){peak()}")
 
 
 def grpo_step(
@@ -178,15 +178,15 @@ def grpo_step(
 
     spent: dict[str, float] = defaultdict(float)
     for name in ("crop", "enhance", "measure", "prior"):
-        setattr(InspectionEnvironment, name, _timed(getattr(InspectionEnvironment, name), "tools", spent))
-    Qwen3VLForConditionalGeneration.generate = _dictated(
+        setattr(InspectionEnvironment, name, timed(getattr(InspectionEnvironment, name), "tools", spent))
+    Qwen3VLForConditionalGeneration.generate = dictated(
         Qwen3VLForConditionalGeneration.generate, turns(processor, written), spent
     )
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     asked, truth = prompts(rows, processor, params.grpo.max_prompt, Output(folder))
     trained = {name for name, source in params.pull.items() if source.role == "train"}
     trainer = build(params, model, processor, asked, truth, read_priors(workspace, trained), folder / "grpo")
-    trainer.reward_funcs = [_timed(function, "rewards", spent) for function in trainer.reward_funcs]
+    trainer.reward_funcs = [timed(function, "rewards", spent) for function in trainer.reward_funcs]
     clock = _clock(spent.clear)
     trainer.add_callback(clock)
     trainer.train()
@@ -194,7 +194,7 @@ def grpo_step(
     group, calls = params.grpo.group, log["tool_calls"]
     print(
         f"GRPO step: {clock.last:.2f} s, {group} completions of {log['completions/mean_length']:.0f} tokens, "
-        f"{calls:.0f} call each, valid {log['valid']:.0%} ({group * written / clock.last:.0f} written/s){_peak()}"
+        f"{calls:.0f} call each, valid {log['valid']:.0%} ({group * written / clock.last:.0f} written/s){peak()}"
     )
     told = ", ".join(f"{name} {100 * spent[name] / clock.last:.1f} %" for name in ("generation", "rewards", "tools"))
     print(f"of the step: {told}; the rewards' part is nearly all the margin, two passes of the policy")
@@ -212,7 +212,7 @@ def turns(processor: Any, written: int) -> list[list[int]]:
     return [[*ids("<think>"), *filling, *ids(end)] for end in ends]
 
 
-def _dictated(generate: Callable[..., Any], texts: list[list[int]], spent: dict[str, float]) -> Callable[..., Any]:
+def dictated(generate: Callable[..., Any], texts: list[list[int]], spent: dict[str, float]) -> Callable[..., Any]:
     """``generate`` with every token but the dictated one made impossible; the turns take their turns."""
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
@@ -229,16 +229,18 @@ def _dictated(generate: Callable[..., Any], texts: list[list[int]], spent: dict[
     called = count()
 
     @functools.wraps(generate)
-    def dictated(*arguments: Any, **options: Any) -> Any:
+    def spoken(*arguments: Any, **options: Any) -> Any:
         words = LogitsProcessorList([Dictation(texts[next(called) % len(texts)])])
-        return _timed(generate, "generation", spent)(*arguments, **options, logits_processor=words)
+        return timed(generate, "generation", spent)(*arguments, **options, logits_processor=words)
 
-    return dictated
+    return spoken
 
 
-def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    """``function``, adding what its calls take to ``spent``, in seconds."""
+
     @functools.wraps(function)
-    def timed(*arguments: Any, **options: Any) -> Any:
+    def clocked(*arguments: Any, **options: Any) -> Any:
         _wait()
         started = time.perf_counter()
         try:
@@ -247,7 +249,7 @@ def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> 
             _wait()
             spent[name] += time.perf_counter() - started
 
-    return timed
+    return clocked
 
 
 def _clock(on_begin: Callable[[], None] | None = None) -> Any:
@@ -281,14 +283,15 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _peak() -> str:
+def peak() -> str:
+    """Words for the most memory taken since the last time; empty without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
         return ""
-    peak = torch.cuda.max_memory_allocated() / 2**30
+    most = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
-    return f", peak {peak:.1f} GiB"
+    return f", peak {most:.1f} GiB"
 
 
 if __name__ == "__main__":

@@ -101,8 +101,9 @@ class _Connection(asyncio.BufferedProtocol):
             self._transport.write(self._answer)
 
 
-async def _serve(latency_s: float) -> None:
-    counts, answer = Counts(), _response(COMPLETION)
+async def _serve(latency_s: float, text: str) -> None:
+    message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    counts, answer = Counts(), _response(COMPLETION | {"choices": [message]})
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(latency_s, counts, answer), HOST, 0, backlog=256)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -124,13 +125,13 @@ class LatencyServer:
 
 
 @contextmanager
-def latency_server(latency_s: float) -> Iterator[LatencyServer]:
-    """A server in a process of its own that answers ``latency_s`` seconds after a request has arrived whole."""
-    command = [sys.executable, "-m", "bench.latency_server", str(latency_s)]
+def latency_server(latency_s: float, text: str = TEXT) -> Iterator[LatencyServer]:
+    """A server in a process of its own that says ``text`` ``latency_s`` seconds after a request has arrived whole."""
+    command = [sys.executable, "-m", "bench.latency_server", str(latency_s), text]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         yield LatencyServer(int(process.stdout.readline()))
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))
+    asyncio.run(_serve(float(sys.argv[1]), *(sys.argv[2:] or [TEXT])))

@@ -67,9 +67,12 @@ def _environment() -> Iterator[Finding]:
         if free >= FREE_GIB
         else Finding("note", "disk", f"{free:.1f} GiB free", "Real-IAD alone takes tens of GiB; free some space")
     )
-    for extra, module, what in (("ray", "ray", "compute.executor: ray"),):
-        found = _installed(module)
-        yield Finding("ok" if found else "note", f"extra {extra}", found or f"not installed; only {what} needs it")
+    for extra, module, what in (
+        ("train", "trl", "sft, grpo, and evaluate with a model in this process"),
+        ("ray", "ray", "compute.executor: ray"),
+    ):
+        found = f"{module} {version}" if (version := _installed(module)) else f"not installed; for {what} alone"
+        yield Finding("ok" if version else "note", f"extra {extra}", found)
 
 
 def _versions() -> Iterator[Finding]:

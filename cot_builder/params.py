@@ -231,6 +231,7 @@ class Train(Section):
     lora_rank: Count
     dtype: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
+    freeze_vision: bool
 
 
 class Sft(Section):
@@ -273,6 +274,45 @@ class Grpo(Section):
     reward: GrpoReward
 
 
+SCRIPTED = ("oracle", "always-yes", "always-no", "coin", "residual")
+"""Policies that are no model: for reference, and to test the figures."""
+
+
+class Evaluate(Section):
+    policy: Literal["transformers", "endpoint", "vllm", "oracle", "always-yes", "always-no", "coin", "residual"]
+    model: str
+    base_url: Annotated[str, AfterValidator(_check_url)]
+    api_key_env: str
+    mode: Literal[
+        "agent",
+        "agent-no-tools",
+        "agent-without-crop",
+        "agent-without-enhance",
+        "agent-without-measure",
+        "agent-without-prior",
+        "direct",
+    ]
+    rounds: Literal["free", "two"]
+    max_calls: Positive
+    max_tokens: Positive
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    batch: Positive
+    limit: Positive | None
+    draws: Positive
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the policy is no model."""
+        return self.policy in SCRIPTED
+
+    @property
+    def turns_with_calls(self) -> int:
+        """How many turns with calls are answered, at most."""
+        if self.mode in ("agent-no-tools", "direct"):
+            return 0
+        return 1 if self.rounds == "two" else self.max_calls
+
+
 class Publish(Section):
     repo: Annotated[str, Field(pattern=r"^$|^[\w.-]+/[\w.-]+$")]
     licence: Literal["cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"]
@@ -302,6 +342,7 @@ class Params(Section):
     train: Train
     sft: Sft
     grpo: Grpo
+    evaluate: Evaluate
     report: Report
     publish: Publish
 

@@ -1,7 +1,7 @@
 """Progress of long work: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,8 +18,15 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="cyan")
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield ``items``, showing done/total, rate and remaining time on standard error."""
+def track(items: Iterable[T], description: str, total: int | None = None, tell: Callable[[], str] = str) -> Iterator[T]:
+    """Yield ``items``, showing done/total, rate and remaining time on standard error.
+
+    Args:
+        items: What is worked on.
+        description: Shown in front.
+        total: Number of items, where it is known.
+        tell: What else there is to say at the moment.
+    """
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
@@ -29,7 +36,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             TimeRemainingColumn(),
             console=console,
         ) as progress:
-            yield from progress.track(items, total=total, description=description)
+            task = progress.add_task(description, total=total)
+            for item in items:
+                yield item
+                progress.update(task, advance=1, description=f"{description} {tell()}".rstrip())
         return
     started = last = time.monotonic()
     done = 0
@@ -41,6 +51,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             last = now
             rate = done / (now - started)
             of = f"/{total}, {max(total - done, 0) / rate:.0f} s left" if total else ""
-            console.print(f"{description}: {done}{of}, {rate:.1f}/s", highlight=False)
+            console.print(f"{description}: {done}{of}, {rate:.1f}/s{_also(tell)}", highlight=False)
     seconds = time.monotonic() - started
-    console.print(f"{description}: {done} in {seconds:.1f} s", highlight=False)
+    console.print(f"{description}: {done} in {seconds:.1f} s{_also(tell)}", highlight=False)
+
+
+def _also(tell: Callable[[], str]) -> str:
+    return f", {said}" if (said := tell()) else ""

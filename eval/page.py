@@ -262,17 +262,19 @@ def mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) ->
     return Mark(kind, style, badge, title, " ".join(name for name, holds in near.items() if holds))
 
 
-def render(template: str, scripts: Sequence[str], context: Mapping[str, Any]) -> str:
+def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *, loads_scripts: bool = False) -> str:
     """A page of the templates' folder with its style and ``scripts`` inside.
 
     Its content security policy lets a browser load nothing but the page's own data: images and run nothing but
-    these scripts, whatever a thought may contain.
+    these scripts, whatever a thought may contain; with ``loads_scripts``, also scripts that lie beside the page.
     """
     sources = [_asset(name) for name in scripts]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in sources)
+    # To a page that was opened from a file, the files beside it are no 'self'.
+    allowed = " ".join(filter(None, [hashes, "'self' file:" if loads_scripts else ""])) or "'none'"
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {hashes or chr(39) + 'none' + chr(39)}; base-uri 'none'; form-action 'none'"
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
     return (
         _environment()

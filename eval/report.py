@@ -16,8 +16,10 @@ from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from eval import figures
+from eval.items import clear_items, write_items
 from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
 from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
+from eval.results import results
 from eval.training import training
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
@@ -38,6 +40,7 @@ SECTIONS = (
     ("sec-leakage", "Leakage"),
     ("sec-reviews", "Reviews and licences"),
     ("sec-training", "Training"),
+    ("sec-evaluation", "Evaluation"),
     ("sec-gallery", "Trajectories"),
 )
 
@@ -71,6 +74,8 @@ class Rejected:
 def report(params: Params, workspace: Workspace) -> None:
     """Write ``reports/index.html``; the corpus is read in batches and at most ``report.gallery`` of it is shown.
 
+    Every evaluated image is shown in ``reports/items``, a page of its own.
+
     Raises:
         IndusCotError: a stage has not run, or what it wrote is damaged.
     """
@@ -84,16 +89,20 @@ def report(params: Params, workspace: Workspace) -> None:
         **_leakage(workspace, index),
         **_reviews(index),
         "training": training(workspace),
+        "results": results(workspace),
     }
+    absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
     gallery = _gallery(workspace, figures.choose(index, params.report.gallery))
+    items = write_items(workspace) if context["results"] else clear_items(workspace)
     page = render(
         "report.html.jinja",
         ["start.js", "gallery.js"],
         {
             **context,
-            "sections": [item for item in SECTIONS if context["training"] or item[0] != "sec-training"],
+            "items": items,
+            "sections": [item for item in SECTIONS if item[0] not in absent],
             "gallery": gallery,
             "facets": _facets(gallery),
             "corpus_folder": "data/indus_cot",

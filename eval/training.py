@@ -36,7 +36,12 @@ GRPO: tuple[Quantity, ...] = (
     ("rewards/format_reward/mean", "Format", "R_format, a penalty before its weight", None),
     ("valid", "Valid output", "share of completions without a fault of form", SHARE),
     ("tool_calls", "Tool calls", "a completion", None),
-    ("confidence_gain", "Confidence", "by how much observations raised the margin of the true answer", None),
+    (
+        "confidence_gain",
+        "Confidence",
+        "by how much observations raised the margin of the true answer, where it was given",
+        None,
+    ),
     ("completions/mean_length", "Length", "tokens that the policy writes in a completion", None),
     ("completions/clipped_ratio", "Cut off", "share of completions that met the limit of length", SHARE),
     ("kl", "KL", "divergence from the model it began from", None),

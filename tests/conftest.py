@@ -17,7 +17,7 @@ __all__ = ["label_studio"]
 LONGEST = (
     "test_pipeline", "test_review_faults", "test_review_round_trip", "test_endpoint_draft", "test_review_experts",
     "test_grpo", "test_review_browser", "test_label_studio_server", "test_prior_review", "test_sft", "test_review_s3",
-    "test_launch", "test_report", "test_batch", "test_card", "test_review_page", "test_pull",
+    "test_launch", "test_learn", "test_report", "test_batch", "test_card", "test_review_page", "test_pull",
 )  # fmt: skip
 """Files of minutes, the longest first."""
 

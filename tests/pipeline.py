@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-UNTRAINED = ("sft.steps=1", "grpo.steps=1", "grpo.group=2", "grpo.batch=2", "grpo.max_completion=32")
-"""Both trainings run, for one step each, and teach nothing."""
+UNTRAINED = (
+    "sft.steps=1", "grpo.steps=1", "grpo.group=2", "grpo.batch=2", "grpo.max_completion=32", "evaluate.policy=residual",
+    "evaluate.draws=20",
+)  # fmt: skip
+"""Both trainings run, for one step each, and teach nothing; what is evaluated is no model."""
 SMALL = (
     "synthetic.categories=6", "synthetic.parts=8", "synthetic.views=2", "synthetic.size=256", "select.samples=60",
     *UNTRAINED,

@@ -25,10 +25,10 @@ from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
 from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
-from train.model import load_model, load_processor, lora
+from train.model import load_model, load_policy, load_processor, lora
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
 from train.record import quiet, recorder, write_curve, write_metrics
-from train.rewards import RewardFunction, reward_functions
+from train.rewards import RewardFunction, accuracy_reward, reward_functions
 from train.sft import base_model
 
 SHOWN = 8
@@ -52,7 +52,7 @@ def grpo(params: Params, workspace: Workspace) -> None:
     # TRL says that environments are experimental at every start.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trained = {name for name, source in params.pull.items() if source.role == "train"}
-    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing"})
+    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
     source = _source(params, workspace)
     with (
         _output(
@@ -199,8 +199,7 @@ def build(
     judge = Judge(truth, dict(zip((function.__name__ for function in functions), weights, strict=True)))
     # The arguments come first: under ZeRO-3 they make `from_pretrained` shard the weights as they are read.
     arguments = _arguments(params, weights, folder / CHECKPOINTS)
-    # Full weights are kept in 32 bit: an update of 1e-6 would vanish in 16.
-    policy = load_model(model, dtype=params.train.dtype if params.train.lora_rank else "float32")
+    policy = load_policy(model, params.train)
     trainer = stops_at_nan(inspection_trainer())(
         policy,
         reward_funcs=[judge.score(function) for function in functions],
@@ -256,6 +255,8 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         logging_steps=1,
         # A filter would show a NaN as the mean of what came before.
         logging_nan_inf_filter=False,
+        # Every batch has images, so that no weight is ever left out of a pass; looking for one takes a walk each step.
+        ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
     )
@@ -316,28 +317,44 @@ def _gains(
 ) -> list[float]:
     """By how much calls and observations raised the margin of the true answer, a value a completion.
 
-    The policy runs over every prompt and then over all completions, those without a call included, so that every
-    rank runs as often.
+    Read only where the reward asks for it, after a right verdict with an observation before it; elsewhere 0. Every
+    rank runs the policy as often as the one with the most of these.
     """
     (policy,) = trainer
-    pairs = list(zip(prompts, completions, strict=True))
+    observed = [any(message["role"] == "tool" for message in written) for written in completions]
+    right = accuracy_reward(completions, answer)
+    due = [place for place, (seen, score) in enumerate(zip(observed, right, strict=True)) if seen and score]
+    most = _most(policy.accelerator, len(due))
+    found = [0.0] * len(observed)
+    if most == 0:
+        return found
     # Completions of a group share their prompt.
-    asked = {row: list(prompt) for row, prompt in zip(id, prompts, strict=True)}
-    due = groups_of_a_rank(len(pairs), policy.num_generations, policy.accelerator.num_processes)
-    assert len(asked) <= due, "ranks hold whole batches in the order of the groups"
-    chats = [*asked.values(), *[next(iter(asked.values()))] * (due - len(asked))]
-    alone = margins(policy.model, policy.processing_class, chats, at_once)
+    asked = {id[place]: list(prompts[place]) for place in due}
+    groups = min(most, groups_of_a_rank(len(observed), policy.num_generations, policy.accelerator.num_processes))
+    assert len(asked) <= groups, "ranks hold whole batches in the order of the groups"
+    alone = _read(policy, list(asked.values()), groups, prompts[0], at_once)
     low = dict(zip(asked, alone, strict=False))
-    before = [low[row] for row in id]
-    after = margins(policy.model, policy.processing_class, [until_observed(*pair) for pair in pairs], at_once)
-    observed = [any(message["role"] == "tool" for message in written) for _, written in pairs]
-    found = [
-        gain(true, low, high) if seen else 0.0
-        for true, low, high, seen in zip(answer, before, after, observed, strict=True)
-    ]
-    if gains := [value for value, seen in zip(found, observed, strict=True) if seen]:
-        log_metric("confidence_gain", sum(gains) / len(gains))
+    chats = [until_observed(prompts[place], completions[place]) for place in due]
+    for place, high in zip(due, _read(policy, chats, most, prompts[0], at_once), strict=False):
+        found[place] = gain(answer[place], low[id[place]], high)
+    if due:
+        log_metric("confidence_gain", sum(found[place] for place in due) / len(due))
     return found
+
+
+def _read(
+    policy: Any, chats: Sequence[Sequence[Message]], count: int, filling: Sequence[Message], at_once: int
+) -> list[float]:
+    """Margins of ``chats``, and of so many more that there are ``count``."""
+    more = [list(filling)] * (count - len(chats))
+    return margins(policy.model, policy.processing_class, [*chats, *more], at_once)
+
+
+def _most(accelerator: Any, count: int) -> int:
+    """The largest ``count`` of all ranks."""
+    import torch
+
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
 
 
 def groups_of_a_rank(completions: int, group: int, processes: int) -> int:

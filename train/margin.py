@@ -85,7 +85,13 @@ def until_observed(prompt: Sequence[Message], completion: Sequence[Message]) -> 
     return [*prompt, *completion[:seen]]
 
 
-def margins(model: Any, processor: Any, chats: Sequence[Sequence[Message]], at_once: int) -> list[float]:
+def margins(
+    model: Any,
+    processor: Any,
+    chats: Sequence[Sequence[Message]],
+    at_once: int,
+    tools: Sequence[dict[str, Any]] | None = (),
+) -> list[float]:
     """``log p(Yes) - log p(No)`` after each chat, with no gradient.
 
     The model runs ``ceil(len(chats) / at_once)`` times, whatever is in the chats: ranks with as many chats make as
@@ -96,6 +102,7 @@ def margins(model: Any, processor: Any, chats: Sequence[Sequence[Message]], at_o
         processor: Its processor.
         chats: Messages with their images in place (PIL), ending before the assistant's turn.
         at_once: Chats a pass, which bounds memory.
+        tools: Schemas of the tools that the policy was told of; None where it was told of none. Without it, all.
 
     Raises:
         IndusCotError: as :func:`ways`.
@@ -103,6 +110,7 @@ def margins(model: Any, processor: Any, chats: Sequence[Sequence[Message]], at_o
     import torch
 
     found = ways(processor)
+    told = tool_schemas() if tools == () else tools
     training = model.training
     model.eval()
     try:
@@ -110,19 +118,25 @@ def margins(model: Any, processor: Any, chats: Sequence[Sequence[Message]], at_o
             return [
                 margin
                 for start in range(0, len(chats), at_once)
-                for margin in _pass(model, processor, chats[start : start + at_once], found)
+                for margin in _pass(model, processor, chats[start : start + at_once], found, told)
             ]
     finally:
         model.train(training)
 
 
-def _pass(model: Any, processor: Any, chats: Sequence[Sequence[Message]], found: Ways) -> list[float]:
+def _pass(
+    model: Any,
+    processor: Any,
+    chats: Sequence[Sequence[Message]],
+    found: Ways,
+    tools: Sequence[dict[str, Any]] | None,
+) -> list[float]:
     import torch
     from trl.data_utils import prepare_multimodal_messages
 
     filled = [prepare_multimodal_messages(list(chat)) for chat in chats]
     texts = [
-        processor.apply_chat_template(chat, tools=tool_schemas(), add_generation_prompt=True, tokenize=False) + PROBE
+        processor.apply_chat_template(chat, tools=tools, add_generation_prompt=True, tokenize=False) + PROBE
         for chat in filled
     ]
     images = [

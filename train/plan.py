@@ -137,7 +137,7 @@ def plan(
         steps: Updates, if they are given instead.
     """
     taken = [length for length in lengths if length <= train.max_tokens]
-    processes, sizes = world_size(), _sizes(model, train.lora_rank)
+    processes, sizes = world_size(), _sizes(model, train)
     longest = batch * max(taken, default=0)
     return Plan(
         model=train.model,
@@ -166,7 +166,7 @@ def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int])
     """
     train, settings = params.train, params.grpo
     taken = [length for length in lengths if length <= settings.max_prompt]
-    processes, sizes = world_size(), _sizes(model, train.lora_rank)
+    processes, sizes = world_size(), _sizes(model, train)
     most = settings.batch * (max(taken, default=0) + settings.max_completion)
     value = _value(train)
     text = sizes.text
@@ -233,8 +233,8 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
     parameters, trained, text = sizes
     kept = text.num_hidden_layers * (1 if train.gradient_checkpointing else ACTIVATIONS_PER_LAYER)
     hidden = tokens * text.hidden_size * value * (kept + ACTIVATIONS_PER_LAYER)
-    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights.
-    frozen = value * (parameters - trained) if train.lora_rank else 0
+    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights, a frozen tower's too.
+    frozen = (value if train.lora_rank else 4) * (parameters - trained)
     return {
         "parameters": parameters,
         "trained": trained,
@@ -247,7 +247,7 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
     }
 
 
-def _sizes(model: str, rank: int) -> _Sizes:
+def _sizes(model: str, train: Train) -> _Sizes:
     """From a model's config alone."""
     torchvision_ops.declare()
     import torch
@@ -261,12 +261,14 @@ def _sizes(model: str, rank: int) -> _Sizes:
             empty = AutoModelForImageTextToText.from_config(config)
     except (OSError, ValueError) as error:
         raise not_there(model, error) from error
-    parameters = trained = sum(weight.numel() for weight in empty.parameters())
-    if rank:
+    parameters = sum(weight.numel() for weight in empty.parameters())
+    empty.model.visual.requires_grad_(not train.freeze_vision)
+    trained = sum(weight.numel() for weight in empty.parameters() if weight.requires_grad)
+    if train.lora_rank:
         from peft import get_peft_model
 
         with torch.device("meta"):
-            adapted = get_peft_model(empty, lora(rank))
+            adapted = get_peft_model(empty, lora(train.lora_rank))
         trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
         parameters += trained
     return _Sizes(parameters, trained, config.get_text_config())

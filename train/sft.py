@@ -15,7 +15,7 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
 from train.collator import collator, lengths
-from train.model import load_model, load_processor, lora
+from train.model import load_model, load_policy, load_processor, lora
 from train.plan import Plan, plan, updates, world_size
 
 LAST = 5
@@ -176,10 +176,12 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         remove_unused_columns=False,
         max_length=None,
         disable_tqdm=True,
+        # Every batch has images, so that no weight is ever left out of a pass; looking for one takes a walk each step.
+        ddp_find_unused_parameters=False,
         report_to=[],
     )
     trainer = guard.stops_at_nan(SFTTrainer)(
-        load_model(base, dtype=train.dtype if train.lora_rank else "float32"),
+        load_policy(base, train),
         args=config,
         train_dataset=data.rows,
         processing_class=data.processor,

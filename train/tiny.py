@@ -29,25 +29,45 @@ PATCH, MERGE, SIDE = 8, 2, 128
 HIDDEN, LAYERS, HEADS, VISION_LAYERS = 128, 2, 4, 4
 
 
-def build(folder: Path, texts: Iterable[str], seed: int) -> None:
+def build(
+    folder: Path, texts: Iterable[str], seed: int, systems: Iterable[tuple[str, Any]] = (), phrases: Iterable[str] = ()
+) -> None:
     """Write a randomly initialised model and its processor to ``folder``.
 
     Args:
         folder: Made when missing.
         texts: What the vocabulary, of at most 2,048 tokens, is learned from.
-        seed: Of the weights; the vocabulary depends on the texts alone.
+        seed: Of the weights; the vocabulary depends on the other arguments alone.
+        systems: System prompts, each with its tool schemas or None, that become a token each: they are the same in
+            every chat, and reading them would be most of what a model this small does.
+        phrases: Other texts that become a token each.
     """
     torchvision_ops.declare()
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
     processor = _processor(texts)
+    wholes = [*phrases, *(_system_turn(processor, *system) for system in systems)]
+    processor.tokenizer.add_tokens([_whole(text) for text in wholes])
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(_config(processor.tokenizer))
     ends = [processor.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, ends[-1]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def _system_turn(processor: Any, system: str, tools: Any) -> str:
+    """What stands in the system turn, which the chat template makes of prompt and tools."""
+    chat = [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    text: str = processor.apply_chat_template(chat, tools=tools, tokenize=False)
+    return text.removeprefix("<|im_start|>system\n").partition("<|im_end|>")[0]
+
+
+def _whole(text: str) -> Any:
+    from tokenizers import AddedToken
+
+    return AddedToken(text, special=False, normalized=False)
 
 
 def _processor(texts: Iterable[str]) -> Any:
@@ -74,7 +94,7 @@ def _chat_template() -> str:
 
 
 def _tokenizer(texts: Iterable[str]) -> Any:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
 
     learned = Tokenizer(models.BPE())
@@ -107,7 +127,7 @@ def _tokenizer(texts: Iterable[str]) -> Any:
         model_max_length=32768,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN])
+    tokenizer.add_tokens([_whole(token) for token in PLAIN])
     return tokenizer
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
@@ -52,6 +53,8 @@ class Answer(NamedTuple):
     """What it cost when it was asked."""
     kept: bool
     """True where it came from the store."""
+    message: Mapping[str, Any] = MappingProxyType({})
+    """The assistant's message as the server sent it."""
 
 
 class NotAnsweredError(Exception):
@@ -376,7 +379,7 @@ def as_answer(stored: Stored, kept: bool) -> Answer:
     reason = "refusal" if message.get("refusal") else choice.get("finish_reason") or "stop"
     # Half a character, which JSON may hold, could neither be sent back nor written to a table.
     text = str(message.get("content") or message.get("refusal") or "").encode(errors="replace").decode()
-    return Answer(text, reason, stored.usage, stored.usd, kept)
+    return Answer(text, reason, stored.usage, stored.usd, kept, message)
 
 
 def _root(error: BaseException) -> BaseException:

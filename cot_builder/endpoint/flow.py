@@ -35,6 +35,7 @@ async def in_order(
     description: str,
     total: int,
     unit: str = "samples",
+    tell: Callable[[], str] = str,
 ) -> None:
     """``take(await work(item))`` for every item, in the order of the items, many at work at a time.
 
@@ -50,6 +51,7 @@ async def in_order(
         description: Shown beside the progress.
         total: Number of items.
         unit: What the items are, in the plural.
+        tell: What else there is to say at the moment.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -58,7 +60,7 @@ async def in_order(
     tasks: deque[asyncio.Task[Result]] = deque()
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    progress = _Progress(door, description, total, unit)
+    progress = _Progress(door, description, total, unit, tell)
 
     def interrupt() -> None:
         interrupted.set()
@@ -114,11 +116,12 @@ async def in_order(
 class _Progress:
     """What the run did so far: a panel on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, door: Door, description: str, total: int, unit: str) -> None:
+    def __init__(self, door: Door, description: str, total: int, unit: str, tell: Callable[[], str]) -> None:
         self._door = door
         self._description = description
         self._total = total
         self._unit = unit
+        self._tell = tell
         self._started = time.monotonic()
         self._at_work: dict[int, Tally] = {}
         self._done = 0
@@ -192,6 +195,8 @@ class _Progress:
         share = self._share
         projected = f"{stats.usd / share:.2f} projected, " if share else ""
         parts.append(f"{stats.usd:.2f} USD, {projected}{spent.spent_usd:.2f} in all runs")
+        if said := self._tell():
+            parts.append(said)
         if share and self._done < self._total:
             parts.append(f"{seconds * (1 - share) / share:.0f} s left")
         return ", ".join(parts)

@@ -3,6 +3,7 @@ training, rollouts and serving alike."""
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -61,12 +62,38 @@ def messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
     return chat
 
 
-def for_endpoint(chat: list[Message]) -> list[Message]:
+def for_endpoint(chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[Message]:
     """The same chat for servers that refuse images in a tool turn or text beside a call: both written out as text.
 
     It is rendered to the same tokens, since Qwen's template writes a tool turn as one of the user's.
+
+    Args:
+        chat: Messages.
+        tools: Schemas to be written into the system's turn, for a server that is not told of tools otherwise: one that
+            is may take a turn apart, and what it leaves out would be lost.
     """
-    return [_written_out(message) for message in chat]
+    found: list[Message] = []
+    for place, message in enumerate(chat):
+        written = _written_out(message)
+        if place and message["role"] == chat[place - 1]["role"] == "tool":
+            # The template joins the tool turns that follow one another.
+            found[-1]["content"] += [_text("\n"), *written["content"]]
+        else:
+            found.append(written)
+    if tools and found and found[0]["role"] == "system":
+        found[0] = {**found[0], "content": [*found[0]["content"], _text(_tools_in_words(tools))]}
+    return found
+
+
+def _tools_in_words(tools: Sequence[dict[str, Any]]) -> str:
+    """What Qwen3-VL's template adds to the system's turn, to the letter."""
+    listed = "".join(f"\n{json.dumps(tool, ensure_ascii=False)}" for tool in tools)
+    return (
+        "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>{listed}\n</tools>\n\n"
+        "For each function call, return a json object with function name and arguments within <tool_call></tool_call> "
+        'XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+    )
 
 
 def _written_out(message: Message) -> Message:

@@ -87,7 +87,7 @@ def assemble(params: Params, workspace: Workspace) -> None:
         for split in SPLITS:
             chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
             rows = (_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen)
-            tally[split] = _write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
+            tally[split] = write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
         if tally.total() == 0:
             raise IndusCotError(
                 f"assemble: no row is left of {len(drafts)} drafts; see reports/gates.md, left_out.csv "
@@ -251,7 +251,7 @@ def _feature(dtype: pl.DataType, name: str) -> Any:
     return Value({pl.String: "string", pl.Int64: "int64", pl.Float64: "float64"}[type(dtype)])
 
 
-def _write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
+def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
     """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = features().arrow_schema

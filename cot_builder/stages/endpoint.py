@@ -114,6 +114,7 @@ def run_through_door(
     total: int,
     refresh: bool,
     allow_unpriced: bool,
+    tell: Callable[[], str] = str,
 ) -> None:
     """Ask the endpoint about every item.
 
@@ -145,7 +146,7 @@ def run_through_door(
         async with door:
             pace = params.compute.endpoint
             at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
-            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total, unit)
+            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total, unit, tell)
 
     try:
         asyncio.run(run())

@@ -1,0 +1,140 @@
+"""What of a set the evaluated model may have seen in training, and which images of the published list were evaluated.
+
+A model of this project names in its manifest the corpus it was trained on, and the model it began from. That corpus
+is read if it still lies in ``data/indus_cot`` and is the one that was named; otherwise nothing is claimed. What a
+backbone saw before, nobody here knows: *zero-shot* is said as the field says it, of what the training added.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.stages.overlap import overlaps
+from cot_builder.stages.pull import SYNTHETIC
+from cot_builder.storage.output import read_manifest
+from cot_builder.storage.workspace import Workspace, file_hash, read_samples
+from schemas.errors import IndusCotError
+from schemas.metrics import Contamination, Listing
+from schemas.sample import Sample
+
+TRAININGS = ("sft", "grpo")
+
+
+def contamination(
+    predictions: pl.DataFrame, samples: Sequence[Sample], model_folder: Path | None, workspace: Workspace
+) -> Contamination:
+    """What the model saw of the evaluated categories and images.
+
+    A category counts by its exact or normalised name (:mod:`cot_builder.stages.overlap`), an image by its bytes.
+
+    Args:
+        predictions: What was evaluated.
+        samples: Of the evaluated images, at least.
+        model_folder: Where the weights lie, with the ``manifest.json`` of the stage that trained them; None for a
+            model that does not lie here.
+        workspace: Holds the corpus, and the model that the training began from.
+
+    Raises:
+        IndusCotError: the corpus is damaged.
+    """
+    if model_folder is None or not _is_ours(model_folder):
+        return Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
+    named, here = _trained_on(model_folder, workspace)
+    if not here:
+        return Contamination(trained_on=named, categories=[], images=0, zero_shot=None)
+    seen = _corpus(workspace.indus_cot)
+    evaluated = set(predictions["sample_id"])
+    digests = {sample.image_sha256 for sample in samples if sample.sample_id in evaluated}
+    copies = digests & set(seen["image_sha256"])
+    held = {sample.sample_id for sample in samples if sample.image_sha256 in copies} & evaluated
+    shared = overlaps(seen["category"].unique(), predictions["category"].unique())
+    categories = sorted({category for _, category, _ in shared})
+    return Contamination(
+        trained_on=named, categories=categories, images=len(held), zero_shot=not categories and not held
+    )
+
+
+def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
+    """The evaluated images beside the pulled set and the published list.
+
+    Counts by label, and the categories, tell whether it is the published list: ``pull`` takes test images as the
+    official files name them, for SDD by the published list of thirds. Rendered sets are never it.
+
+    Args:
+        predictions: Of one set, which was pulled.
+        workspace: Holds it.
+
+    Raises:
+        IndusCotError: the set was not pulled.
+    """
+    name = predictions["source_set"][0]
+    manifest = read_manifest(workspace.pull(name))
+    test = read_samples(workspace, name).filter(pl.col("split") == "test")
+    counts = {
+        label: count
+        for label in ("normal", "anomalous")
+        if (count := manifest["counts"]["published"].get(f"test {label}"))
+    }
+    if not counts:
+        return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=None)
+    yes = int((predictions["true_answer"] == "Yes").sum())
+    official = BENCHMARKS[manifest["counts"]["benchmark"]["name"]].BENCHMARK.categories
+    same = (
+        manifest["params"]["source"] != SYNTHETIC
+        and set(predictions["sample_id"]) == set(test["sample_id"])
+        and counts == {"normal": predictions.height - yes, "anomalous": yes}
+        and set(predictions["category"]) == set(official)
+    )
+    return Listing(evaluated=predictions.height, available=test.height, published=sum(counts.values()), same_list=same)
+
+
+def _trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
+    """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
+
+    A model that began from another one of this project has seen what that one saw too.
+    """
+    manifest = read_manifest(model)
+    inputs: dict[str, Any] = manifest["inputs"]
+    corpus = workspace.indus_cot / "manifest.json"
+    now = file_hash(corpus) if corpus.is_file() else None
+    if "corpus" in inputs:
+        named, here = str(inputs["corpus"]), inputs["corpus"] == now
+    else:
+        # SFT names the shards.
+        shards = {name: digest for name, digest in inputs.items() if name.endswith(".parquet")}
+        held = {path.name: file_hash(path) for path in sorted(workspace.indus_cot.glob("data/*.parquet"))}
+        here = now is not None and bool(shards) and shards == held
+        named = now if here and now else hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    parameters = manifest["params"]
+    began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
+    earlier = workspace.root / began
+    if not began or not _is_ours(earlier):
+        # Weights of this project that have gone since: their manifest's hash was kept.
+        gone = _is_digest(inputs.get("model"))
+        return named, here and not gone
+    changed = _is_digest(inputs.get("model")) and inputs["model"] != file_hash(earlier / "manifest.json")
+    return named, here and not changed and _trained_on(earlier, workspace)[1]
+
+
+def _is_ours(model: Path) -> bool:
+    """Whether a folder holds what a training of this project left there."""
+    return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _corpus(folder: Path) -> pl.DataFrame:
+    """Category and image of each row, of both splits."""
+    shards = sorted(folder.glob("data/*.parquet"))
+    try:
+        return pl.concat([pl.read_parquet(shard, columns=["category", "image_sha256"]) for shard in shards])
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise IndusCotError(f"{folder}: damaged corpus ({error}); run `indus-cot assemble` again") from error

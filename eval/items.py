@@ -1,0 +1,191 @@
+"""Every evaluated image as a page: prediction and truth drawn on it, the inspection beside it.
+
+A page opened from a file may not fetch, so what it shows on demand lies in scripts beside it: small pictures for the
+list, and a few items a script for what is opened. However many items there are, the page itself holds one line each.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from cot_builder.inspection.episode import read_turn
+from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.progress import track
+from cot_builder.storage.images import decode
+from cot_builder.storage.output import stage_output
+from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from eval.metrics import PREDICTIONS_FILE, read_metrics, read_predictions
+from eval.page import OBSERVATION_SIDE, QUERY_SIDE, THUMBNAIL_BYTES, THUMBNAIL_SIDE, Picture, picture, render
+from eval.results import evaluated, outcome
+from schemas.errors import IndusCotError
+from schemas.prediction import Transcript
+from schemas.sample import SAMPLE, Sample
+from schemas.trajectory import ToolCall
+
+THUMBNAILS_A_SCRIPT, ITEMS_A_SCRIPT = 200, 20
+QUERY_BYTES, OBSERVATION_BYTES = 24_000, 14_000
+FOLDER, PAGE = "items", "index.html"
+LONGEST = 20_000
+"""Characters of a turn that are shown; the rest is in the predictions."""
+OUTCOMES = {
+    "tp": "defect found",
+    "tn": "passed rightly",
+    "fp": "false alarm",
+    "fn": "defect missed",
+    "unparsed": "no verdict read",
+}
+
+
+def write_items(workspace: Workspace) -> int:
+    """Write ``reports/items``, the page and its scripts, whole or not at all; how many items it shows.
+
+    Raises:
+        IndusCotError: a set is no longer pulled as it was evaluated; the disk is full.
+    """
+    folders = evaluated(workspace)
+    tables = [(folder.name, read_predictions(folder)) for folder in folders]
+    total = sum(table.height for _, table in tables)
+    index: list[list[Any]] = []
+    inputs = {folder.name: file_hash(folder / PREDICTIONS_FILE) for folder in folders}
+    with stage_output(workspace.reports / FOLDER, stage="report", params={}, inputs=inputs) as output:
+        target = output.path
+        thumbnails: list[str] = []
+        details: list[dict[str, Any]] = []
+        for line, thumbnail, detail in track(_items(workspace, tables), "report: evaluated images", total):
+            index.append(line)
+            thumbnails.append(thumbnail)
+            details.append(detail)
+            if len(thumbnails) == THUMBNAILS_A_SCRIPT or len(index) == total:
+                _script(target, "thumbnails", (len(index) - 1) // THUMBNAILS_A_SCRIPT, thumbnails)
+                thumbnails = []
+            if len(details) == ITEMS_A_SCRIPT or len(index) == total:
+                _script(target, "items", (len(index) - 1) // ITEMS_A_SCRIPT, details)
+                details = []
+        (target / PAGE).write_text(_page(folders, index), encoding="utf-8")
+        output.counts["items"] = total
+    return total
+
+
+def clear_items(workspace: Workspace) -> int:
+    """Take away what an earlier report showed: nothing is evaluated any more."""
+    shutil.rmtree(workspace.reports / FOLDER, ignore_errors=True)
+    return 0
+
+
+def _page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
+    def counted(values: Iterator[str]) -> list[tuple[str, str, int]]:
+        return [(value, value.replace("_", " "), count) for value, count in sorted(Counter(values).items())]
+
+    said = Counter(line[5] for line in index)
+    facets = {
+        "outcome": [(key, words, said[key]) for key, words in OUTCOMES.items() if said[key]],
+        "set": counted(line[1] for line in index),
+        "category": counted(line[2] for line in index),
+        "type": counted(line[4] for line in index if line[4]),
+        "tool": counted(tool for line in index for tool in line[6])
+        + [("none", "no tool", sum(not line[6] for line in index))],
+    }
+    runs = [read_metrics(folder).run for folder in folders]
+    data = json.dumps(
+        {"items": index, "thumbnails": THUMBNAILS_A_SCRIPT, "details": ITEMS_A_SCRIPT, "outcomes": OUTCOMES},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+    return render(
+        "items.html.jinja",
+        ["start.js", "items.js"],
+        # No text in it can end the element that holds it.
+        {
+            "data": Markup(data.replace("<", "\\u003c")),
+            "facets": facets,
+            "total": len(index),
+            "runs": list(dict.fromkeys(f"{run.model}, {run.mode}" for run in runs)),
+        },
+        loads_scripts=True,
+    )
+
+
+def _items(
+    workspace: Workspace, tables: Sequence[tuple[str, pl.DataFrame]]
+) -> Iterator[tuple[list[Any], str, dict[str, Any]]]:
+    images = SampleImages(workspace)
+    for name, table in tables:
+        samples: dict[str, Sample] = {
+            row.sample_id: row for row in SAMPLE.records(SAMPLE.read(workspace.pull(name) / "sample.parquet"))
+        }
+        if gone := set(table["sample_id"]) - set(samples):
+            raise IndusCotError(
+                f"results/{name}: {len(gone)} of {table.height} evaluated images are no longer in "
+                f"{workspace.pull(name)}, {min(gone)} first; run `indus-cot evaluate {name}` again"
+            )
+        for row in table.iter_rows(named=True):
+            try:
+                pixels = images.pixels(samples[row["sample_id"]])
+            except IndusCotError:
+                # It was evaluated as such: the prediction says so.
+                pixels = None
+            yield _item(row, pixels)
+
+
+def _item(row: dict[str, Any], pixels: np.ndarray | None) -> tuple[list[Any], str, dict[str, Any]]:
+    line = [
+        row["sample_id"],
+        row["source_set"],
+        row["category"],
+        row["view"],
+        row["true_type"] or row["defect_type"] or "",
+        outcome(row["true_answer"], row["answer"]),
+        sorted(set(row["tools"])),
+    ]
+    query = picture(pixels, QUERY_SIDE, QUERY_BYTES) if pixels is not None else Picture("", 1, 1)
+    small = picture(pixels, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri if pixels is not None else ""
+    shared = ("true_answer", "true_type", "true_boxes", "area_fraction", "answer", "boxes", "defect_type", "parse",
+              "fault", "margin", "answer_before", "observed", "input_tokens", "output_tokens", "seconds",
+              "cost_usd", "part_id")  # fmt: skip
+    detail = {
+        **{name: row[name] for name in shared},
+        "calls": len(row["tools"]),
+        "image": query.uri,
+        "width": query.width,
+        "height": query.height,
+        "turns": list(_turns(row["transcript"], pixels)),
+    }
+    return line, small, detail
+
+
+def _turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str, Any]]:
+    toolbox = Toolbox(pixels, {}) if pixels is not None else None
+    for turn in Transcript.model_validate_json(transcript).turns:
+        again = _again(turn.text, turn.image_sha256, toolbox) if turn.image_sha256 and toolbox else None
+        yield {
+            "text": turn.text[:LONGEST] + (" […]" if len(turn.text) > LONGEST else ""),
+            "observation": turn.observation,
+            "image": again,
+            "lost": bool(turn.image_sha256 and toolbox) and again is None,
+        }
+
+
+def _again(text: str, sha256: str, toolbox: Toolbox) -> str | None:
+    """What a turn's calls returned, made again: the tools are deterministic; None where the result is another now."""
+    for call in read_turn(text).get("tool_calls", ()):
+        function = call["function"] or {}
+        try:
+            asked = ToolCall.model_validate({"tool": function.get("name"), "arguments": function.get("arguments")})
+        except ValueError:
+            continue
+        observation, png = toolbox.observe(asked)
+        if png is not None and observation.image_sha256 == sha256:
+            return picture(decode(png, name="observation"), OBSERVATION_SIDE, OBSERVATION_BYTES).uri
+    return None
+
+
+def _script(folder: Path, kind: str, number: int, values: Sequence[Any]) -> None:
+    found = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    (folder / f"{kind}-{number:04d}.js").write_text(f'took("{kind}",{number},{found});\n', encoding="utf-8")

@@ -1,0 +1,172 @@
+"""What evaluation found, for the report: runs beside published figures, and each set's figures with their intervals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from cot_builder.storage.workspace import Workspace
+from eval.metrics import METRICS_FILE, Kind, read_metrics
+from eval.scoreboard import SETS, Line, scoreboard
+from schemas.metrics import Bin, Estimate, Metrics, Scores
+
+HEADLINE = (
+    ("balanced accuracy", "balanced_accuracy"),
+    ("recall", "recall"),
+    ("specificity", "specificity"),
+    ("precision", "precision"),
+    ("F1", "f1"),
+    ("AUROC", "auroc"),
+)
+PLACES = (
+    ("box IoU", "box_iou"),
+    ("IoU of at least 0.5", "box_accuracy"),
+    ("pointing", "pointing"),
+    ("type, exact", "type_exact"),
+    ("type, family", "type_family"),
+    ("type, likeness", "type_similarity"),
+)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 250.0, 8.0, 218.0
+"""Of the drawn area of a calibration curve, in the units of the chart."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One group's balanced accuracy, per cent, ready to be drawn; None where the group is of one label."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    images: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A calibration curve in the units of its chart."""
+
+    points: str
+    dots: list[tuple[float, float, float]]
+    """x, y and radius: the area says how many images a bin holds."""
+    told: str
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One set's figures, as text."""
+
+    name: str
+    facts: Metrics
+    headline: list[tuple[str, str]]
+    places: list[tuple[str, str]]
+    groups: list[tuple[str, list[Bar]]]
+    """By category, type, family, view and size; a kind with a single group is left out."""
+    calibration: Curve | None
+    told: str
+    """On how many of how many images."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The evaluation as the report shows it."""
+
+    sets: list[SetResult]
+    lines: list[Line]
+    columns: tuple[str, ...]
+    flags: list[tuple[str, str]]
+
+
+def results(workspace: Workspace) -> Results | None:
+    """What was evaluated so far; None where nothing was.
+
+    Raises:
+        IndusCotError: figures are damaged, or of another version.
+    """
+    folders = sorted(path.parent for path in workspace.results.glob(f"*/{METRICS_FILE}"))
+    if not folders:
+        return None
+    found = sorted((read_metrics(folder) for folder in folders), key=_place)
+    return Results(
+        sets=[_set(item) for item in found],
+        lines=scoreboard(found),
+        columns=tuple(dict.fromkeys([*SETS, *(item.run.set for item in found)])),
+        flags=[(item.run.set, flag) for item in found for flag in item.flags],
+    )
+
+
+def evaluated(workspace: Workspace) -> list[Path]:
+    """Folders of the sets that have results, in the order of the report."""
+    folders = [path.parent for path in workspace.results.glob(f"*/{METRICS_FILE}")]
+    return sorted(folders, key=lambda folder: _place(read_metrics(folder)))
+
+
+def _place(found: Metrics) -> tuple[int, str]:
+    name = found.run.set
+    return (SETS.index(name) if name in SETS else len(SETS), name)
+
+
+def spread(estimate: Estimate | None) -> str:
+    """A share as per cent with its interval."""
+    if estimate is None:
+        return "–"
+    around = "" if estimate.low is None else f" [{_percent(estimate.low)}, {_percent(estimate.high)}]"
+    return f"{_percent(estimate.value)}{around}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _set(found: Metrics) -> SetResult:
+    listing = found.listing
+    told = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
+    if listing.published is not None:
+        told += f", {listing.published:,} are published"
+    groups = ((kind, [_bar(name, scores) for name, scores in found.by[kind].items()]) for kind in KINDS)
+    return SetResult(
+        name=found.run.set,
+        facts=found,
+        headline=[
+            *((title, spread(getattr(found.overall, key))) for title, key in HEADLINE),
+            ("balanced, mean of categories", spread(found.macro)),
+        ],
+        places=[(title, spread(getattr(found.overall, key))) for title, key in PLACES],
+        groups=[(kind, bars) for kind, bars in groups if len(bars) > 1],
+        calibration=_curve(found.calibration),
+        told=told,
+    )
+
+
+def _bar(name: str, scores: Scores) -> Bar:
+    found = scores.balanced_accuracy
+    if found is None:
+        return Bar(name, None, None, None, scores.images)
+    low, high = (None if bound is None else 100 * bound for bound in (found.low, found.high))
+    return Bar(name, 100 * found.value, low, high, scores.images)
+
+
+def _curve(bins: Sequence[Bin]) -> Curve | None:
+    held = [item for item in bins if item.images]
+    if not held:
+        return None
+    most = max(item.images for item in held)
+    dots = [(*_at(item.confidence, item.defective), round(2 + 5 * math.sqrt(item.images / most), 1)) for item in held]
+    words = (f"p {item.confidence:.2f}: {item.defective:.2f} of {item.images} defective" for item in held)
+    return Curve(" ".join(f"{x},{y}" for x, y, _ in dots), dots, "; ".join(words))
+
+
+def _at(confidence: float, defective: float) -> tuple[float, float]:
+    return round(LEFT + (RIGHT - LEFT) * confidence, 1), round(BOTTOM - (BOTTOM - TOP) * defective, 1)
+
+
+def outcome(true_answer: str, answer: str | None) -> str:
+    """``tp``, ``tn``, ``fp``, ``fn``, or ``unparsed`` where no verdict could be read."""
+    names: Mapping[tuple[str, str], str] = {
+        ("Yes", "Yes"): "tp",
+        ("No", "No"): "tn",
+        ("No", "Yes"): "fp",
+        ("Yes", "No"): "fn",
+    }
+    return "unparsed" if answer is None else names[true_answer, answer]

@@ -1,0 +1,89 @@
+"""Runs beside what others report: each line with its source, and whether list and protocol are the same.
+
+What others report is ``scoreboard.yaml``. Only a line whose list is the published one can be set beside another.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from statistics import mean
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.metrics import Estimate, Metrics
+
+SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
+"""The five that the paper averages over."""
+
+
+class Line(BaseModel):
+    """One line of the scoreboard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: Literal["ours", "paper", "open", "closed"]
+    figures: dict[str, Annotated[float, Field(ge=0, le=100)]]
+    """Balanced accuracy by set, per cent."""
+    intervals: dict[str, Estimate] = {}
+    """The same as shares with their 95 % intervals; ours alone have any."""
+    mean: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Over :data:`SETS`; None where one is missing."""
+    source: str
+    address: str
+    """URL; empty where none is known."""
+    same_list: bool | None
+    """Whether exactly the published test lists were used; None where that is not known."""
+    protocol: str
+    """How the figures were got, and what speaks against setting them beside others."""
+
+
+def scoreboard(all_metrics: Sequence[Metrics]) -> list[Line]:
+    """This project's runs first, a line for each model and mode, then what others report, best mean first."""
+    runs: dict[tuple[str, ...], list[Metrics]] = {}
+    for found in all_metrics:
+        run = found.run
+        runs.setdefault((run.model, run.policy, run.mode, run.rounds), []).append(found)
+    ours = [_ours(found) for found in runs.values()]
+    return [*ours, *sorted(published(), key=lambda line: (line.mean is None, -(line.mean or 0)))]
+
+
+@cache
+def published() -> tuple[Line, ...]:
+    """What others report, with the mean of the printed figures."""
+    lines = yaml.safe_load(resources.files("eval").joinpath("scoreboard.yaml").read_text("utf-8"))
+    return tuple(Line.model_validate(line | {"mean": _mean(line["figures"])}) for line in lines)
+
+
+def _mean(figures: dict[str, float]) -> float | None:
+    # What is printed has one decimal, and 83.52 is no more precise than that.
+    return round(mean(figures[name] for name in SETS), 1) if set(SETS) <= figures.keys() else None
+
+
+def _ours(found: Sequence[Metrics]) -> Line:
+    run = found[0].run
+    intervals = {item.run.set: item.overall.balanced_accuracy for item in found if item.overall.balanced_accuracy}
+    lists = {item.listing.same_list for item in found}
+    seen = {item.contamination.zero_shot for item in found}
+    shot = "not zero-shot" if False in seen else "zero-shot" if seen == {True} else "training of the model unknown"
+    flagged = [f"{item.run.set}: {flag}" for item in found for flag in item.flags]
+    figures = {name: 100 * estimate.value for name, estimate in intervals.items()}
+    return Line(
+        name=f"{run.model}, {run.mode}",
+        kind="ours",
+        figures=figures,
+        intervals=intervals,
+        mean=_mean(figures),
+        source="this run, results/SET/metrics.json",
+        address="",
+        same_list=False if False in lists else True if lists == {True} else None,
+        protocol="; ".join(
+            [
+                f"policy {run.policy}, mode {run.mode}, {'two rounds' if run.rounds == 'two' else 'free turns'}",
+                shot,
+                *flagged,
+            ]
+        ),
+    )

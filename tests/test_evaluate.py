@@ -1,0 +1,402 @@
+"""`indus-cot evaluate`: figures that must come out, runs that were killed, servers and models that misbehave."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cot_builder import cli
+from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect, schemas_of
+from cot_builder.inspection.rendering import for_endpoint, prompt
+from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.storage.workspace import Workspace
+from eval.parse import parse_strict
+from schemas.metrics import Metrics
+from tests.chat_server import Body, ChatServer, Fault, chat_server, status, text_of
+from tests.pipeline import ENVIRONMENT, ROOT, command
+from tests.small_policy import FITTED
+from tests.transformers_server import transformers_server
+
+KEY = "sk-not-a-real-key-0123456789"
+YES = "<think>A mark.</think><location>[[10, 10, 90, 90]]</location><type>scratch</type><answer>Yes</answer>"
+NO = "<think>All is even.</think><answer>No</answer>"
+CALL = '<think>Closer.</think>\n<tool_call>\n{"name": "crop", "arguments": {"region": [0, 0, 500, 500]}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def project(trainable: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a set to train on and one to evaluate, 8 sound and 8 defective images."""
+    folder = tmp_path_factory.mktemp("evaluate") / "project"
+    folder.mkdir()
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    shutil.copy(ROOT / "prices.yaml", folder)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["pull"] = {
+        "mine": {"benchmark": "folder", "source": "mine", "role": "train"},
+        "held_out": {"benchmark": "folder", "source": "held_out", "role": "evaluate"},
+        "absent": {"benchmark": "folder", "source": "absent", "role": "evaluate"},
+    }
+    values["evaluate"] |= {"draws": 100, "limit": None}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "data" / "pull").mkdir(parents=True)
+    for made in (*trainable.data.glob("[!p]*"), trainable.prior, *trainable.data.glob("pull/*")):
+        (folder / made.relative_to(trainable.root)).symlink_to(made)
+    return folder
+
+
+@pytest.fixture
+def run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., str]:
+    """Runs `indus-cot evaluate` in this process; returns what it printed, and fails where it does."""
+    shutil.copytree(project, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def evaluate(*settings: str, name: str = "held_out", results: str = "results") -> str:
+        flags = [part for setting in settings for part in ("--set", setting)]
+        try:
+            cli.main([*flags, "evaluate", name, "--results", results, "--allow-unpriced"])
+        except SystemExit as ended:
+            if ended.code:
+                raise AssertionError(capfd.readouterr().err) from None
+        printed = capfd.readouterr()
+        return printed.out + printed.err
+
+    return evaluate
+
+
+def found(results: str = "results") -> Metrics:
+    return Metrics.model_validate_json(Path(results, "held_out", "metrics.json").read_bytes())
+
+
+def rows(results: str = "results", name: str = "held_out") -> pl.DataFrame:
+    return pl.read_parquet(Path(results, name, "predictions.parquet"))
+
+
+def served(server: ChatServer | str, *more: str) -> tuple[str, ...]:
+    url = server if isinstance(server, str) else server.url
+    return (
+        "evaluate.policy=endpoint", "evaluate.model=some-model", f"evaluate.base_url={url}",
+        "compute.endpoint.backoff_s=0.01", "compute.endpoint.attempts=3", *more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "counts"), [("oracle", (8, 8, 0, 0)), ("always-yes", (8, 0, 8, 0)), ("always-no", (0, 8, 0, 8))]
+)
+def test_scripted_policies_give_the_figures_they_must(run: Any, policy: str, counts: tuple[int, ...]) -> None:
+    printed = run(f"evaluate.policy={policy}")
+    scores = found().overall
+    assert (scores.tp, scores.tn, scores.fp, scores.fn) == counts
+    assert scores.balanced_accuracy and scores.balanced_accuracy.value == (1.0 if policy == "oracle" else 0.5)
+    assert any("exactly 50.0" in flag for flag in found().flags) == (policy != "oracle")
+    assert "on 16 of 16 test images" in printed
+    if policy == "oracle":
+        assert scores.box_iou and scores.box_iou.value == 1.0
+        assert scores.type_exact and scores.type_exact.value == 1.0
+
+
+def test_coin_and_heuristic_depend_on_nothing_but_the_image(run: Any) -> None:
+    for policy in ("coin", "residual"):
+        run(f"evaluate.policy={policy}")
+        first = rows()
+        assert policy == "residual" or set(first["answer"]) == {"Yes", "No"}
+        shutil.rmtree(".indus-cot")
+        run(f"evaluate.policy={policy}")
+        assert rows().drop("seconds").equals(first.drop("seconds"))
+    assert first["margin"].is_not_null().all()
+    assert ((first["margin"] > 0) == (first["answer"] == "Yes")).all()
+
+
+def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: Any) -> None:
+    run("evaluate.policy=coin", "evaluate.limit=6")
+    few = rows()
+    assert few["true_answer"].value_counts()["count"].to_list() == [3, 3]
+    assert any("6 of the 16" in flag for flag in found().flags)
+    run("evaluate.policy=coin", "evaluate.limit=10")
+    assert set(few["sample_id"]) < set(rows()["sample_id"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "told"),
+    [
+        ((), "nowhere", "not in the pull section"),
+        ((), "mine", "its role is train"),
+        ((), "absent", "indus-cot pull absent"),
+        ((), "held_out", "models/grpo is not there; train it first"),
+        (("evaluate.model=",), "held_out", "evaluate.model is empty"),
+        (("evaluate.policy=vllm", "evaluate.model=some/model"), "held_out", "vllm is not installed"),
+        (("evaluate.model=profiles",), "held_out", "no config.json"),
+        (("evaluate.mode=agent-without-eyes",), "held_out", "evaluate.mode"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_in_one_message(run: Any, settings: Any, name: str, told: str) -> None:
+    with pytest.raises(AssertionError) as error:
+        run(*settings, name=name)
+    assert told in str(error.value) and "Traceback" not in str(error.value)
+    assert not Path("results", name).exists()
+
+
+def by_kind(body: Body) -> str:
+    """Looks twice, and then says Yes."""
+    return (CALL, CALL, YES)[text_of(body).count("<tool_response>")]
+
+
+def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: Any) -> None:
+    with chat_server(by_kind) as server:
+        run(*served(server))
+        asked = len(server.requests)
+        run(*served(server))
+        assert len(server.requests) == asked == 3 * 16
+        shutil.rmtree(Path(".indus-cot/evaluate"))
+        run(*served(server))
+        assert len(server.requests) == asked, "kept answers do not depend on the journal"
+        run(*served(server, "evaluate.max_tokens=99"))
+        assert len(server.requests) == 2 * asked, "another run takes nothing of this one's"
+    last = max(server.requests, key=lambda body: len(body["messages"]))
+    assert "tools" not in last and "# Tools" in last["messages"][0]["content"]
+    shown = [
+        part["type"]
+        for message in last["messages"]
+        if isinstance(message["content"], list)
+        for part in message["content"]
+    ]
+    assert shown.count("image_url") == 3
+    assert rows()["tools"].to_list() == [["crop", "crop"]] * 16 and rows()["observed"].to_list() == [2] * 16
+    assert found().tools.share["crop"] == 1.0
+    transcript = json.loads(rows()["transcript"][0])
+    assert [bool(turn["image_sha256"]) for turn in transcript["turns"]] == [True, True, False]
+
+
+MODES = {"agent-no-tools": 0, "agent-without-crop": 3, "direct": 0, "agent": 4}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
+    with chat_server(lambda _: CALL if mode == "agent-without-crop" else "Answer: No") as server:
+        run(*served(server, f"evaluate.mode={mode}", "evaluate.limit=2", "evaluate.max_calls=1"))
+    text = text_of(server.requests[0])
+    assert sum(f'"name": "{tool}"' in text for tool in ("crop", "enhance", "measure", "prior")) == MODES[mode]
+    assert rows()["parse"][0] == ("rules" if mode == "direct" else "unparsed")
+    if mode == "agent-without-crop":
+        assert rows()["observed"][0] == 0
+        assert "error: no tool 'crop'" in rows()["transcript"][0]
+
+
+def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any) -> None:
+    with chat_server(by_kind) as server:
+        run(*served(server, "evaluate.rounds=two", "evaluate.limit=2"))
+    assert len(server.requests) == 4
+    assert rows()["tools"].to_list() == [["crop", "crop"]] * 2 and rows()["observed"].to_list() == [1, 1]
+    assert set(rows()["parse"]) == {"unparsed"} and found().run.rounds == "two"
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (CALL, "ends without a verdict"),
+        ('<think>x</think><tool_call>{"name": "zoom", "arguments": {}}</tool_call>', "no tool there is"),
+        ("<think>x</think><tool_call>{oh</tool_call>", "no tool there is"),
+        ("word " * 10_000, "not a thought and one verdict"),
+        ("<think>Die Fläche ist gleichmäßig.</think><answer>Nein</answer>", "not a thought and one verdict"),
+        ("", "not a thought and one verdict"),
+    ],
+    ids=["loops", "unknown tool", "malformed", "10,000 tokens", "another language", "nothing"],
+)
+def test_a_model_that_goes_astray_is_wrong_and_does_not_stop_the_run(run: Any, said: str, fault: str) -> None:
+    with chat_server(lambda _: said) as server:
+        run(*served(server, "evaluate.limit=4", "evaluate.max_calls=2"))
+    assert len(server.requests) == (12 if "<tool_call>" in said else 4)
+    assert set(rows()["parse"]) == {"unparsed"} and found().overall.unparsed == 4
+    assert fault in rows()["fault"][0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (status(401, message="bad key"), "401"),
+        (status(404, message="no such model"), "check evaluate.base_url and evaluate.model"),
+        (status(429), "429"),
+        (Fault(text="<html>"), "unreadable answer"),
+    ],
+    ids=["401", "404", "429", "garbage"],
+)
+def test_an_endpoint_that_answers_nobody_is_one_message(run: Any, fault: Fault, told: str) -> None:
+    with chat_server(lambda _: NO, lambda *_: fault) as server, pytest.raises(AssertionError) as error:
+        run(*served(server))
+    assert told in str(error.value) and "Traceback" not in str(error.value) and KEY not in str(error.value)
+    with pytest.raises(AssertionError, match="check that the server runs"):
+        run(*served(server.url))
+
+
+def test_one_request_that_fails_is_counted_and_asked_again_by_the_next_run(run: Any) -> None:
+    broken = [True]
+
+    def faults(body: Body, number: int) -> Fault | None:
+        return status(400, message="too large") if broken[0] and number == 3 else None
+
+    with chat_server(lambda _: NO, faults) as server:
+        run(*served(server))
+        assert rows()["parse"].to_list().count("failed") == 1
+        assert found().overall.unparsed == 1
+        broken[0] = False
+        run(*served(server))
+    assert len(server.requests) == 17
+    assert "failed" not in set(rows()["parse"])
+
+
+def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
+    """SIGKILL as soon as the journal has grown; what it holds then is not asked again, half a line included."""
+    said: list[str] = []
+
+    def answer(body: Body) -> str:
+        said.append(text_of(body))
+        if len(said) in kills:
+            process[-1].send_signal(signal.SIGKILL)
+        return NO
+
+    kills, process = {3, 9}, []
+    one = ("compute.endpoint.concurrency=1", "compute.endpoint.backoff_s=0.01")
+    kept: list[set[str]] = []
+    with chat_server(answer) as server:
+        settings = (*served(server, *one),)
+        for _ in kills:
+            process.append(
+                subprocess.Popen(
+                    command("evaluate", "held_out", "--allow-unpriced", settings=settings),
+                    env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+                    stderr=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+            assert process[-1].wait() == -signal.SIGKILL
+            (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
+            lines = journal.read_bytes().splitlines()[1:]
+            kept.append({json.loads(line)[0] for line in lines})
+            with journal.open("ab") as file:
+                file.write(b'["half a li')
+        assert kept[0] < kept[1] and len(kept[1]) < 16
+        # Answers that the door has kept could hide what the journal lost.
+        shutil.rmtree(".indus-cot/answers.sqlite", ignore_errors=True)
+        for path in Path(".indus-cot").glob("answers.sqlite*"):
+            path.unlink()
+        before = len(server.requests)
+        run(*settings)
+        assert len(server.requests) - before == 16 - len(kept[1])
+    assert rows().height == 16 and set(rows()["answer"]) == {"No"}
+
+
+def test_a_server_of_transformers_says_the_same_as_transformers_here(
+    run: Any, policy: Path, trainable: Workspace
+) -> None:
+    """Item by item at temperature 0, with a tool whose image is looked at."""
+    # Images that the policy was fitted to, so that it knows what to do.
+    shutil.copytree(trainable.root / "mine", "seen")
+    pl.read_csv("seen/parts.csv").with_columns(split=pl.lit("test")).write_csv("seen/parts.csv")
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["pull"]["seen"] = {"benchmark": "folder", "source": "seen/parts.csv", "role": "evaluate"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    cli.app(["pull", "seen"], standalone_mode=False)
+    own = (f"evaluate.model={policy / FITTED}", "evaluate.max_tokens=200", "evaluate.limit=4")
+    run(*own, name="seen", results="local")
+    local = rows("local", "seen")
+    assert local["observed"].sum() > 0 and local["margin"].is_not_null().all()
+    looked = local.filter(pl.col("observed") > 0)
+    assert looked["answer_before"].is_not_null().all()
+    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
+    with transformers_server(policy / FITTED) as url:
+        run(*served(url, *own), name="seen", results="served")
+    there = rows("served", "seen")
+    columns = ["sample_id", "transcript", "answer", "boxes", "tools", "observed", "input_tokens", "output_tokens"]
+    assert local.select(columns).equals(there.select(columns))
+
+
+def episode(pixels: Any, tools: Any = ("crop", "enhance", "measure", "prior"), rounds: int = 2) -> Episode:
+    return Episode(prompt("bolt", "C1"), Toolbox(pixels, {}), tools, rounds)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Any:
+    import numpy as np
+
+    return np.full((64, 64, 3), 128, np.uint8)
+
+
+def test_who_is_done_makes_room_for_the_next(pixels: Any) -> None:
+    batches: list[int] = []
+
+    def write(chats: Any) -> list[Written]:
+        batches.append(len(chats))
+        return [Written(NO if len(chat) > 2 or number == 0 else CALL) for number, chat in enumerate(chats)]
+
+    done = list(inspect((episode(pixels) for _ in range(7)), write, 3))
+    assert len(done) == 7 and all(item.done for item in done)
+    assert batches[0] == 3 and max(batches) == 3 and sum(batches) == sum(len(item.steps) for item in done)
+
+
+def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
+    one = episode(pixels)
+    one.take(Written(CALL + CALL.partition("</think>")[2] * 20))
+    assert len(one.calls) == 21 and one.observed == MOST_CALLS
+    assert one.completion[-1]["content"][0]["text"].startswith("error: more than")
+    one.take(Written(NO))
+    assert one.done and "several calls" in parse_strict(one.completion).fault
+
+
+def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: Any) -> None:
+    one = episode(pixels)
+    one.take(Written(NO, cut=True))
+    assert one.done and parse_strict(one.completion).answer is None and one.steps[0].text.endswith(CUT)
+    two = episode(pixels)
+    two.take(Written(f"<|image_pad|><|im_end|>{CALL}"))
+    assert "<|" not in two.chat[2]["content"][0]["text"].replace("<| ", "")
+
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["crop", "enhance", "measure", "prior", "run", "observe", "__init__"]) | st.text(max_size=8)
+ARGUMENTS = st.dictionaries(
+    st.sampled_from(["region", "operator", "points", "mm_per_px", "category", "view", "self"]) | st.text(max_size=5),
+    JSON,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(max_size=30)
+    | st.builds(lambda name, given: json.dumps({"name": name, "arguments": given}), NAMES, ARGUMENTS | JSON)
+)
+def test_whatever_a_call_holds_it_is_an_observation(pixels: Any, body: str) -> None:
+    one = episode(pixels, rounds=1)
+    one.take(Written(f"<think>x</think><tool_call>{body}</tool_call>"))
+    if "</tool_call>" not in body and "<tool_call>" not in body:
+        assert len(one.calls) == 1 and not one.done
+        assert (one.calls[0] == MALFORMED) <= one.completion[-1]["content"][-1]["text"].startswith("error:")
+
+
+def test_tools_in_words_are_those_of_the_template(trainable: Workspace) -> None:
+    from train.model import load_processor
+
+    processor = load_processor(str(trainable.root / "tiny"))
+    calls = [{"role": "assistant", "content": [{"type": "text", "text": CALL}]}]
+    tool = {"role": "tool", "name": "crop", "content": [{"type": "image"}, {"type": "text", "text": "Crop."}]}
+    chat = [*prompt("bolt", "C1"), *calls, tool, tool]
+    for tools in (tool_schemas(), schemas_of(("measure",)), None):
+        native, written = (
+            processor.apply_chat_template(messages, tools=told, add_generation_prompt=True, tokenize=False)
+            for messages, told in ((chat, tools), (for_endpoint(chat, tools), None))
+        )
+        assert written == native

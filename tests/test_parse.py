@@ -1,0 +1,147 @@
+"""Answers of models: what a careful reader takes from each, and that none breaks the reader."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.parse import parse_by_rules, parse_strict
+
+ANSWERS: list[tuple[str, str | None]] = yaml.safe_load((Path(__file__).parent / "answers.yaml").read_text("utf-8"))
+WORDS = [
+    "the",
+    "part",
+    "image",
+    "surface",
+    "shows",
+    "a",
+    "metal",
+    "bracket",
+    "on",
+    "dark",
+    "background",
+    "light",
+    "is",
+    "at",
+    "edge",
+    "of",
+    "and",
+    "it",
+    "with",
+    "two",
+    "round",
+    "screw",
+    "object",
+    "grey",
+    "seen",
+    "from",
+    "above",
+    "bright",
+    "12",
+    "3.5",
+    "I",
+    "look",
+    "at",
+    "this",
+    "picture",
+    "das",
+    "Teil",
+    "liegt",
+    "la",
+    "pieza",
+    "sobre",
+    "金属",
+    "零件",
+    "部品",
+    "부품",
+    "деталь",
+]
+ANYTHING = st.text() | st.lists(st.sampled_from([
+    "yes", "no", "not", "defect", "normal", "{", "}", '{"answer":', "[", "]", "<answer>", "</answer>", "\\boxed{", "<think>",
+    "</think>", ":", ",", ".", "?", "\n", "answer:", "if", "may", "无", "缺陷", "ない", "없", "\ud800", "\x00",
+])).map(" ".join)  # fmt: skip
+YES = "<think>A line.</think><location>[[1, 2, 30, 40]]</location><type>scratch</type><answer>Yes</answer>"
+
+
+@pytest.mark.parametrize(("text", "answer"), ANSWERS, ids=[text[:40] for text, _ in ANSWERS])
+def test_an_answer_is_read_as_a_careful_reader_does(text: str, answer: str | None) -> None:
+    found = parse_by_rules(text)
+    assert found.answer == answer
+    assert found.parse == ("unparsed" if answer is None else "rules")
+    assert found.fault
+
+
+@given(ANYTHING)
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_written_is_read_without_an_error(text: str) -> None:
+    found = parse_by_rules(text, {"A": "Yes", "B": "No"})
+    assert (found.answer is None) == (found.parse == "unparsed")
+    assert found.answer == "Yes" or not (found.boxes or found.defect_type)
+
+
+@given(st.lists(st.sampled_from([*WORDS, ".", ",", "!", "\n", "(", ")", "**"]), max_size=40).map(" ".join))
+@settings(max_examples=200, deadline=None)
+def test_a_text_without_a_conclusion_is_no_verdict(text: str) -> None:
+    assert parse_by_rules(text).answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("A", "Yes"),
+        ("B.", "No"),
+        ("(A)", "Yes"),
+        ("**B**", "No"),
+        ("Option A", "Yes"),
+        ("The answer is B.", "No"),
+        ("Answer: (a)", "Yes"),
+        ("A. The part is flat.", "Yes"),
+        ("A metal part lies on a table.", None),
+        ("C", None),
+    ],
+)
+def test_a_letter_is_an_answer_where_the_prompt_offered_it(text: str, answer: str | None) -> None:
+    assert parse_by_rules(text, {"A": "Yes", "B": "No"}).answer == answer
+    assert parse_by_rules(text).answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "defect_type"),
+    [
+        ("Yes. The defect lies at [100, 200, 300, 400].", [(100, 200, 300, 400)], None),
+        ("Yes, at (0.1, 0.2, 0.3, 0.45).\nType: scratch", [(100, 200, 300, 450)], "scratch"),
+        ('{"answer": "Yes", "bbox_2d": [1, 2, 3, 4], "type": "Foreign matter"}', [(1, 2, 3, 4)], "foreign_matter"),
+        ("<location>[[1, 2, 3, 4], [5, 6, 7, 8]]</location><type>pits</type><answer>Yes</answer>",
+         [(1, 2, 3, 4), (5, 6, 7, 8)], "pit"),
+        ("Yes: [1500, 20, 1700, 40] and [300, 200, 100, 400] in pixels, a dog.", [], None),
+        ("No. I looked at [100, 200, 300, 400].\nType: scratch", [], None),
+    ],
+)  # fmt: skip
+def test_boxes_and_type_come_with_a_yes(text: str, boxes: list[tuple[int, ...]], defect_type: str | None) -> None:
+    found = parse_by_rules(text)
+    assert (found.boxes, found.defect_type) == (boxes, defect_type)
+
+
+def test_a_text_in_the_grammar_is_read_by_it() -> None:
+    assert parse_by_rules(YES) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
+
+
+def test_the_agent_is_read_by_the_grammar_alone() -> None:
+    said = [{"role": "assistant", "content": YES}]
+    assert parse_strict(said) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
+    for text in ("Yes", "<answer>Yes</answer>", YES + " No.", YES.replace("scratch", "dragon")):
+        found = parse_strict([{"role": "assistant", "content": text}])
+        assert found[:4] == (None, [], None, "unparsed")
+        assert found.fault
+    # Whatever it cost, a call is no verdict.
+    assert parse_strict([]).parse == "unparsed"
+
+
+@pytest.mark.parametrize(
+    "text", ["{" * 50_000, '{"a":' * 50_000, "no " * 20_000, "a, " * 20_000, "\\boxed{<think>" * 5_000]
+)
+def test_ten_thousand_tokens_are_read_too(text: str) -> None:
+    assert parse_by_rules(text).answer is None
+    assert parse_by_rules(f"{text}</think>\nThe part is defective.").answer == "Yes"

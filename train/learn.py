@@ -1,0 +1,364 @@
+"""`make learn`: proof that training teaches. A tiny model, from nothing, on categories it is not tested on.
+
+It learns to see and to point on categories of its own (:mod:`train.pretrain`), as real backbones can;
+`sft` teaches it the form of an inspection from Indus-CoT trajectories, `grpo` when to look and what to say. Each is
+measured on categories that none of them saw, over several seeds. A control arm learns the verdicts alone, without
+tools. What a seed found is kept: a run that was stopped goes on with the next one.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cot_builder.inspection.rendering import prompt, system_prompt
+from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.params import Params, load_params
+from cot_builder.progress import console, track
+from cot_builder.storage.output import write_text
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from train import examine, pretrain, tiny
+from train.examine import Grade
+from train.guard import last_whole
+from train.lessons import CLOSER, ENOUGH, VIEW, Lesson, lessons, vocabulary, write_corpus
+from train.model import load_model, load_processor
+from train.surfaces import GRID, Size
+
+PRETRAINING, TAUGHT, PRACTISED, TESTED = range(1000, 1060), range(2000, 2040), range(3000, 3040), range(4000, 4030)
+"""Categories: of the backbone, of SFT, of GRPO, of the test. No two have one in common."""
+TAUGHT_MIX: dict[Size, float] = {"none": 0.5, "small": 0.2, "large": 0.3}
+MIX: dict[Size, float] = {"none": 0.5, "small": 0.25, "large": 0.25}
+LESSONS, PROMPTS, TESTS = 640, 480, 240
+IMAGES, WHOLES, BATCH, LOOKED_AT = 800, 1000, 32, 100
+SEE_STEPS, SEE_RATE, SPEAK_STEPS, SPEAK_RATE = 160, 0.001, 160, 0.003
+BACKBONE, SEEN = "backbone", "seen.json"
+PHRASES = (
+    "<location>[[", "]]</location>", "<type>", "</type>", "<answer>", "</answer>", ", ",
+    '\n{"name": "crop", "arguments": {}}\n', CLOSER, ENOUGH,
+    *(str(place) for place in range(0, 1001, GRID)),
+)  # fmt: skip
+"""A token each, so that an inspection is short, and a side of a box is one decision."""
+AT_ONCE = 64
+ARMS = {
+    "untrained": "not trained",
+    "labels": "labels only, without tools",
+    "sft": "SFT",
+    "grpo": "SFT, then GRPO",
+    "sft_sampled": "SFT, sampled",
+    "grpo_sampled": "SFT, then GRPO, sampled",
+}
+STATISTICS: dict[str, examine.Statistic] = {
+    "valid": examine.valid,
+    "reward": examine.mean_reward,
+    "balanced_accuracy": examine.balanced_accuracy,
+    "balanced_accuracy_small": examine.balanced_accuracy_small,
+    "normal": lambda grades: examine.accuracy(grades, "none"),
+    "small": lambda grades: examine.accuracy(grades, "small"),
+    "large": lambda grades: examine.accuracy(grades, "large"),
+    "calls": examine.calls,
+}
+CLAIMS = (
+    ("SFT beats the untrained model", "reward", "sft", "untrained"),
+    ("SFT beats the untrained model", "balanced_accuracy", "sft", "untrained"),
+    ("GRPO beats SFT", "reward", "grpo", "sft"),
+    ("GRPO beats SFT", "balanced_accuracy", "grpo", "sft"),
+    ("GRPO beats SFT when sampled", "reward", "grpo_sampled", "sft_sampled"),
+    ("GRPO beats SFT when sampled", "balanced_accuracy", "grpo_sampled", "sft_sampled"),
+    ("tools beat none on small defects", "balanced_accuracy_small", "grpo", "labels"),
+)
+"""What must hold: the statistic of the first arm above that of the second, with its whole interval."""
+
+
+def learn(folder: Path, seeds: int, processes: int, reports: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Train and examine every seed that has not been, and write ``learn.json`` and ``learn.html``.
+
+    Args:
+        folder: Keeps what each seed trained and found.
+        seeds: How many.
+        processes: Seeds at a time, each on one thread.
+        reports: Where the report goes.
+        settings: ``section.key=value``, over those of the profile ``learn``.
+    """
+    started = time.monotonic()
+    _begin(folder, settings)
+    backbone(folder, processes)
+    waiting = [seed for seed in range(seeds) if not _result(folder, seed).is_file()]
+    running: list[subprocess.Popen[bytes]] = []
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            command = [sys.executable, "-m", "train.learn", "--folder", str(folder), "--only", str(waiting.pop(0))]
+            command += [word for setting in settings for word in ("--set", setting)]
+            running.append(subprocess.Popen(command, env=alone))
+        first = running.pop(0)
+        if first.wait():
+            for other in running:
+                other.terminate()
+            raise SystemExit(first.returncode)
+    found = report([json.loads(_result(folder, seed).read_text("utf-8")) for seed in range(seeds)])
+    found["seen"] = json.loads((folder / BACKBONE / SEEN).read_text("utf-8"))
+    found["seconds"] = round(time.monotonic() - started)
+    write_text(reports / "learn.json", json.dumps(found, indent=1) + "\n")
+    write_text(reports / "learn.html", page(found))
+    return found
+
+
+def _begin(folder: Path, settings: Sequence[str]) -> None:
+    """Keep what is learned with other settings apart.
+
+    Raises:
+        IndusCotError: ``folder`` was begun with others; one is not known.
+    """
+    load_params("learn", settings)
+    kept = folder / "settings.json"
+    if kept.is_file() and json.loads(kept.read_text("utf-8")) != list(settings):
+        raise IndusCotError(
+            f"{folder} was begun with other settings, {kept.read_text('utf-8').strip()}; name another --folder, or "
+            "delete it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(kept, json.dumps(list(settings)) + "\n")
+
+
+def backbone(folder: Path, threads: int) -> None:
+    """Pre-train the model that every seed begins with, once, and measure what its tower sees at all."""
+    import torch
+
+    target = folder / BACKBONE
+    if (target / SEEN).is_file():
+        return
+    torch.set_num_threads(threads)
+    systems = [(system_prompt(), tool_schemas()), (system_prompt(), None)]
+    # A word is a token only if it is frequent where the vocabulary is learned.
+    known = [*vocabulary(lessons(TAUGHT, 80, TAUGHT_MIX, (0, 0))), *pretrain.vocabulary() * 50]
+    tiny.build(target, known, 0, systems, PHRASES)
+    model, processor = load_model(str(target)), load_processor(str(target))
+    pretrain.lay_out(model, processor)
+    rng = np.random.default_rng(0)
+    views = list(track(pretrain.views(PRETRAINING, IMAGES, rng), "views", 3 * IMAGES))
+    views += track(pretrain.wholes(PRETRAINING, WHOLES, rng), "whole views", WHOLES)
+    reader = pretrain.new_reader(model, 0)
+    for _ in track(pretrain.see(model, processor, reader, views, SEE_STEPS, BATCH, SEE_RATE, 0), "see", SEE_STEPS):
+        pass
+    seen = pretrain.visibility(model, processor, reader, TESTED, LOOKED_AT)
+    for _ in track(pretrain.speak(model, processor, views, SPEAK_STEPS, BATCH, SPEAK_RATE, 0), "speak", SPEAK_STEPS):
+        pass
+    model.save_pretrained(target)
+    write_text(target / SEEN, json.dumps(seen) + "\n")
+
+
+def one(folder: Path, seed: int, settings: Sequence[str] = ()) -> None:
+    """Train and examine one seed."""
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    place = folder / f"seed-{seed}"
+    own = (f"run.seed={seed}", f"train.model={(folder / BACKBONE).absolute()}")
+    params = load_params("learn", [*settings, *own])
+    workspace = Workspace(place)
+    if not workspace.indus_cot.is_dir():
+        write_corpus(workspace.indus_cot, lessons(TAUGHT, LESSONS, TAUGHT_MIX, (seed, 1)), seed)
+    fine_tune(params, workspace)
+    labels = Workspace(place / "labels")
+    if not labels.indus_cot.exists():
+        labels.data.mkdir(parents=True)
+        labels.indus_cot.symlink_to(workspace.indus_cot.absolute(), target_is_directory=True)
+    fine_tune(params.model_copy(update={"train": params.train.model_copy(update={"target": "labels"})}), labels)
+    curve = practise(params, workspace, lessons(PRACTISED, PROMPTS, MIX, (seed, 2)))
+    tests = lessons(TESTED, TESTS, MIX, (seed, 3))
+    models = {
+        "untrained": (folder / BACKBONE, True, 0.0),
+        "labels": (labels.sft, False, 0.0),
+        "sft": (workspace.sft, True, 0.0),
+        "grpo": (workspace.grpo, True, 0.0),
+        "sft_sampled": (workspace.sft, True, params.grpo.temperature),
+        "grpo_sampled": (workspace.grpo, True, params.grpo.temperature),
+    }
+    grades = {name: exam(*how, tests, params, seed) for name, how in track(models.items(), "exams", len(models))}
+    found = {
+        "seed": seed,
+        "curve": curve,
+        "grades": {name: [asdict(one) for one in all_] for name, all_ in grades.items()},
+    }
+    write_text(_result(folder, seed), json.dumps(found) + "\n")
+
+
+def fine_tune(params: Params, workspace: Workspace) -> None:
+    """The stage `sft`, unless it was done."""
+    from train.sft import sft
+
+    if not workspace.sft.is_dir():
+        sft(params, workspace)
+
+
+def practise(params: Params, workspace: Workspace, asked: Sequence[Lesson]) -> list[dict[str, float]]:
+    """GRPO from what SFT left, as the stage does it; what it logged, a step each."""
+    from datasets import Dataset, Features, Json, Value
+    from datasets import Image as Picture
+    from PIL import Image
+
+    from train.grpo import CHECKPOINTS, FIGURES, build
+
+    curve = workspace.grpo / "curve.json"
+    if not curve.is_file():
+        rows = Dataset.from_list(
+            [
+                {
+                    "id": lesson.name,
+                    "prompt": prompt(lesson.category, VIEW),
+                    "image": Image.fromarray(np.ascontiguousarray(lesson.surface.pixels[..., ::-1])),
+                }
+                for lesson in asked
+            ],
+            features=Features({"id": Value("string"), "prompt": Json(), "image": Picture()}),
+        )
+        truth = {lesson.name: lesson.verdict.model_dump(include={"answer", "boxes", "defect_type"}) for lesson in asked}
+        processor = load_processor(str(workspace.sft))
+        trainer = build(params, str(workspace.sft), processor, rows, truth, {}, workspace.grpo)
+        checkpoint = last_whole(workspace.grpo / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model(str(workspace.grpo))
+        logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+        steps = [{name: entry[key] for name, key in FIGURES.items() if entry.get(key) is not None} for entry in logs]
+        write_text(curve, json.dumps(steps) + "\n")
+    found: list[dict[str, float]] = json.loads(curve.read_text("utf-8"))
+    return found
+
+
+def exam(
+    folder: Path, tools: bool, temperature: float, tests: Sequence[Lesson], params: Params, seed: int
+) -> list[Grade]:
+    """Examine one model."""
+    import torch
+
+    torch.manual_seed(seed)
+    model, processor = load_model(str(folder)), load_processor(str(folder))
+    done = examine.inspect(
+        model, processor, tests, temperature=temperature, tools=tools, calls=params.draft.max_calls, at_once=AT_ONCE
+    )
+    if not tools:
+        done = [one._replace(completion=examine.behind_a_thought(one.completion)) for one in done]
+    return examine.grade(tests, done, model, processor, params.grpo.reward, AT_ONCE)
+
+
+def report(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every statistic of every arm, and every claim, with 95 % intervals."""
+    grades = {name: [[Grade(**one) for one in result["grades"][name]] for result in results] for name in ARMS}
+
+    def row(values: tuple[float, float, float]) -> dict[str, float]:
+        return dict(zip(("mean", "low", "high"), (round(value, 4) for value in values), strict=True))
+
+    arms = {
+        name: {key: row(examine.interval(statistic, grades[name])) for key, statistic in STATISTICS.items()}
+        for name in ARMS
+    }
+    claims = []
+    for words, key, after, before in CLAIMS:
+        values = examine.interval(STATISTICS[key], grades[after], grades[before])
+        claims.append({"claim": words, "statistic": key, **row(values), "holds": values[1] > 0})
+    least = arms["sft"]["valid"]["mean"]
+    claims.append(
+        {"claim": "SFT writes valid trajectories", "statistic": "valid", **arms["sft"]["valid"], "holds": least >= 0.95}
+    )
+    return {"seeds": len(results), "arms": arms, "claims": claims, "curves": [result["curve"] for result in results]}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The report for people: what had to hold, every arm, what can be seen at all, and the curves of GRPO."""
+
+    def row(cells: Sequence[str], tag: str = "td") -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    def spread(values: Mapping[str, float]) -> str:
+        return f"{values['mean']:.3f} <small>[{values['low']:.3f}, {values['high']:.3f}]</small>"
+
+    claims = [
+        row((claim["claim"], claim["statistic"].replace("_", " "), spread(claim), "yes" if claim["holds"] else "no"))
+        for claim in found["claims"]
+    ]
+    arms = [row((ARMS[name], *map(spread, values.values()))) for name, values in found["arms"].items()]
+    seen = [row((name, f"{value:.3f}")) for name, value in found["seen"].items()]
+    curves = [
+        f"<figure><figcaption>{name.replace('_', ' ')}</figcaption>{_plot(found['curves'], name)}</figure>"
+        for name in ("reward", "accuracy", "tool_calls", "valid")
+    ]
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>make learn</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}}
+table{{border-collapse:collapse;margin:1rem 0}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}}
+small{{color:#555}}figure{{display:inline-block;margin:0 1rem 1rem 0}}</style>
+<h1>Does training teach?</h1>
+<p>A tiny Qwen3-VL on synthetic categories it never saw, {found["seeds"]} seeds, {TESTS} images each; brackets are
+bootstrap 95 % intervals over seeds and images. Answers are the likeliest ones, unless marked sampled.</p>
+<table>{row(("Claim", "Measured by", "Difference, or share", "Holds"), "th")}{"".join(claims)}</table>
+<table>{row(("Policy", *(key.replace("_", " ") for key in STATISTICS)), "th")}{"".join(arms)}</table>
+<h2>What can be seen</h2>
+<p>AUROC of the pre-trained vision tower on the test categories; 0.5 is chance. Small defects cannot be seen in the
+global view and can in a crop.</p><table>{row(("View and size", "AUROC"), "th")}{"".join(seen)}</table>
+<h2>GRPO, a line a seed</h2>{"".join(curves)}</html>
+"""
+
+
+def _plot(curves: Sequence[Sequence[Mapping[str, float]]], name: str) -> str:
+    series = [[step[name] for step in curve if name in step] for curve in curves]
+    values = [value for line in series for value in line]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    width, height, scale = 420, 160, (high - low) or 1.0
+    lines = "".join(
+        '<polyline fill="none" stroke="steelblue" points="'
+        + " ".join(
+            f"{width * place / max(len(line) - 1, 1):.1f},{height - height * (value - low) / scale:.1f}"
+            for place, value in enumerate(line)
+        )
+        + '"/>'
+        for line in series
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}">{lines}</svg><br><small>{low:.2f} to {high:.2f}</small>'
+    )
+
+
+def _result(folder: Path, seed: int) -> Path:
+    return folder / f"seed-{seed}" / "result.json"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m train.learn", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("models/learn"), help="keeps what each seed trained")
+    parser.add_argument("--reports", type=Path, default=Path("reports"))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, each on one thread")
+    parser.add_argument("--set", action="append", default=[], help="section.key=value, over profiles/learn.yaml")
+    parser.add_argument("--only", type=int, help="train and examine this seed alone, without a report")
+    given = parser.parse_args()
+    # Read when torch is loaded: threads that spin while they wait would take the other processes' time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        if given.only is not None:
+            one(given.folder, given.only, given.set)
+            return
+        found = learn(given.folder, given.seeds, given.processes, given.reports, given.set)
+    except IndusCotError as error:
+        raise SystemExit(str(error)) from None
+    for claim in found["claims"]:
+        spread = f"{claim['mean']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
+        held = "holds" if claim["holds"] else "does not hold"
+        console.print(f"{claim['claim']}, {claim['statistic'].replace('_', ' ')}: {spread} {held}", highlight=False)
+    console.print(f"open {given.reports / 'learn.html'}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Synthetic surfaces for `make learn`: textures of many categories, with defects of two sizes.
+
+An image is 512 px a side; the tiny model of :mod:`train.tiny` sees it scaled down to 128. A **large** defect (scratch,
+hole, stain) is plain at that scale. A **small** one (a field of pits, a crack) is drawn as the light of a lamp at the
+side draws it: each pit and each edge of the crack has a bright flank and a dark one, two or three pixels apart and of
+the same strength, so that scaled down by four they cancel; `crop`, which shows the most conspicuous place enlarged,
+finds and shows them. So a small defect is invisible without a tool by construction and not by a lack of training;
+:func:`changes` measures it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from schemas.geometry import Box, from_pixels
+
+SIDE = 512
+GRID = 50
+MARGIN = 48
+"""Pixels between a defect's centre and the rim, at least."""
+PATTERNS = ("brushed", "woven", "speckle", "stripes", "dots", "grid", "wood", "clouds")
+SMALL, LARGE = ("pit", "crack"), ("scratch", "hole", "stain")
+"""Types of the taxonomy, by whether the downscaled image shows them."""
+Size = Literal["none", "small", "large"]
+LOUDEST = 3.8
+"""Grey levels: most that a texture varies by (standard deviation)."""
+CONTRAST = (100, 125)
+"""Grey levels of a small defect's strokes."""
+SPECKS = (16, 32)
+"""Of dust on an image, as bright in the global view as what is left there of a small defect."""
+_FIELD = 704
+_MAKES = 3
+"""Fields a category, which windows, mirrored and turned, are cut from."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One image and the truth about it."""
+
+    pixels: np.ndarray
+    """uint8 (512, 512, 3) BGR."""
+    size: Size
+    defect_type: str | None
+    mask: np.ndarray
+    """uint8 (512, 512): 255 where the defect lies, a field of pits as a whole."""
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Around the mask, 0-1000; empty without a defect."""
+        if self.size == "none":
+            return []
+        x, y, width, height = cv2.boundingRect(self.mask)
+        return [from_pixels((x, y, x + width, y + height), SIDE, SIDE)]
+
+
+def coarse(box: Box) -> Box:
+    """A box as one points with a finger: the sides moved out to the next multiple of 50."""
+    x1, y1, x2, y2 = box
+    return x1 // GRID * GRID, y1 // GRID * GRID, -(-x2 // GRID) * GRID, -(-y2 // GRID) * GRID
+
+
+def draw(category: int, size: Size, rng: np.random.Generator) -> Surface:
+    """One image of a category."""
+    grey = _window(_field(category, int(rng.integers(_MAKES))), rng)
+    grey += _grain()[rng.integers(0, _FIELD - SIDE) :, rng.integers(0, _FIELD - SIDE) :][:SIDE, :SIDE]
+    mask: np.ndarray = np.zeros((SIDE, SIDE), np.uint8)
+    colour = np.ones(3, np.float32)
+    kind = None
+    if size != "none":
+        kind = str(rng.choice(SMALL if size == "small" else LARGE))
+        change = _DRAW[kind](mask, rng)
+        if kind == "stain":
+            colour = rng.uniform(0.4, 1.0, 3).astype(np.float32)
+    _dust(grey, rng)
+    base = rng.uniform(120, 165) + rng.uniform(-12, 12, 3).astype(np.float32)
+    pixels = grey[..., None] + base
+    if kind is not None:
+        pixels += change[..., None] * colour
+    return Surface(np.clip(pixels, 0, 255).astype(np.uint8), size, kind, mask)
+
+
+def _window(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    top, left = rng.integers(0, _FIELD - SIDE, 2)
+    window = field[top : top + SIDE, left : left + SIDE]
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    if rng.random() < 0.5:
+        window = window[::-1]
+    return window.astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _grain() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 3, (_FIELD, _FIELD)).astype(np.float32)
+
+
+@lru_cache(maxsize=512)
+def _field(category: int, make: int) -> np.ndarray:
+    """A texture, float16 (704, 704), about zero: one to three patterns, which and how being the category's own."""
+    style = np.random.default_rng([category, 1])
+    rng = np.random.default_rng([category, 2, make])
+    chosen = style.choice(len(PATTERNS), size=style.integers(1, 4), replace=False)
+    total = np.zeros((_FIELD, _FIELD), np.float32)
+    for number in chosen:
+        total += style.uniform(0.4, 1.0) * _pattern(PATTERNS[number], style, rng)
+    total -= total.mean()
+    total *= min(1.0, LOUDEST / float(total.std()))
+    return total.astype(np.float16)
+
+
+def _pattern(name: str, style: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[0:_FIELD, 0:_FIELD].astype(np.float32)
+    x, y = x + rng.uniform(0, 200), y + rng.uniform(0, 200)
+    shape = (_FIELD, _FIELD)
+    if name == "brushed":
+        return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), sigmaX=30, sigmaY=2.0)) * 9
+    if name == "woven":
+        p = style.uniform(16, 36)
+        return 8 * np.tanh(3 * np.sin(x / p * 6.28)) * np.tanh(3 * np.sin(y / p * 6.28))
+    if name == "speckle":
+        return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(2.5, 6))) * 9
+    if name == "stripes":
+        p, a = style.uniform(20, 60), style.uniform(0, 3.14)
+        return 10 * np.sin((x * np.cos(a) + y * np.sin(a)) / p * 6.28)
+    if name == "dots":
+        p = style.uniform(28, 56)
+        return 20 * _soft((np.sin(x / p * 6.28) > 0.5) & (np.sin(y / p * 6.28) > 0.5))
+    if name == "grid":
+        p, width = style.uniform(36, 72), style.uniform(4, 8)
+        return -20 * _soft(((x % p) < width) | ((y % p) < width))
+    if name == "wood":
+        return 10 * np.sin((x + 24 * np.sin(y / 100 + rng.uniform(0, 6))) / style.uniform(3, 8))
+    return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(20, 50))) * 10
+
+
+def _dust(grey: np.ndarray, rng: np.random.Generator) -> None:
+    for x, y in rng.integers(8, SIDE - 8, (rng.integers(*SPECKS), 2)):
+        grey[y - 8 : y + 8, x - 8 : x + 8] += rng.uniform(8, 18) * rng.choice((-1, 1)) * _speck(int(rng.integers(4)))
+
+
+@lru_cache(maxsize=4)
+def _speck(size: int) -> np.ndarray:
+    y, x = np.mgrid[-8:8, -8:8].astype(np.float32) + 0.5
+    return np.exp(-(x * x + y * y) / (2 * (2 + 0.5 * size) ** 2))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return values / values.std()
+
+
+def _soft(values: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(values.astype(np.float32), (0, 0), 1.5)
+
+
+def _place(rng: np.random.Generator) -> tuple[float, float]:
+    x, y = rng.uniform(MARGIN, SIDE - MARGIN, 2)
+    return float(x), float(y)
+
+
+def _pits(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    centre, reach = _place(rng), rng.uniform(9, 15)
+    points = []
+    for _ in range(rng.integers(6, 10)):
+        angle, distance = rng.uniform(0, 6.28), reach * np.sqrt(rng.uniform(0, 1))
+        points.append([(distance * np.cos(angle), distance * np.sin(angle))])
+    cv2.circle(mask, (round(centre[0]), round(centre[1])), round(reach) + 3, 255, -1)
+    return _relief(mask.shape, centre, points, rng)
+
+
+def _crack(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    centre = _place(rng)
+    angle, length = rng.uniform(0, 6.28), rng.uniform(36, 52)
+    along = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-along[1], along[0]])
+    knots = [along * length * step + across * rng.normal(0, 3.5) for step in np.linspace(-0.5, 0.5, 6)]
+    cv2.polylines(mask, [(np.array(knots) + centre).round().astype(np.int32)], False, 255, 7)
+    return _relief(mask.shape, centre, [knots], rng)
+
+
+def _relief(
+    shape: tuple[int, ...],
+    centre: tuple[float, float],
+    strokes: Sequence[Sequence[Sequence[float]]],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Dark strokes or points with rims as bright as they are dark, whose sum is zero at the scale of 8 px."""
+    reach, sub = 40, 4
+    # In step with the pixels of the global view, each of which is four by four of these.
+    x, y = ((round(value) - reach) // 4 * 4 for value in centre)
+    patch: np.ndarray = np.zeros((2 * reach, 2 * reach), np.float32)
+    for stroke in strokes:
+        points = ((np.array(stroke) + reach) * 2**sub).round().astype(np.int32)
+        if len(points) == 1:
+            cv2.circle(patch, points[0].tolist(), 24, 1.0, -1, cv2.LINE_8, sub)
+        else:
+            cv2.polylines(patch, [points], False, 1.0, 2, cv2.LINE_8, sub)
+    patch = cv2.GaussianBlur(patch, (0, 0), 0.6)
+    for _ in range(3):
+        patch -= _seen(patch)
+    change = np.zeros(shape, np.float32)
+    change[y : y + 2 * reach, x : x + 2 * reach] = patch * (-rng.uniform(CONTRAST[0], CONTRAST[1]) / float(patch.max()))
+    return change
+
+
+def _seen(patch: np.ndarray) -> np.ndarray:
+    """What is left of a patch in the global view."""
+    small = cv2.resize(patch, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, patch.shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _scratch(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    (cx, cy), a, half = _place(rng), rng.uniform(0, 6.28), rng.uniform(45, 100)
+    dx, dy = half * np.cos(a), half * np.sin(a)
+    bend = rng.normal(0, 8, 2)
+    line = np.array([[cx - dx, cy - dy], [cx + bend[0], cy + bend[1]], [cx + dx, cy + dy]], np.int32)
+    cv2.polylines(mask, [line], False, 255, int(rng.integers(7, 12)))
+    return _filled(mask, rng.choice([-1, 1]) * rng.uniform(60, 90), 1.5)
+
+
+def _hole(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    cx, cy = _place(rng)
+    cv2.circle(mask, (round(cx), round(cy)), int(rng.uniform(14, 30)), 255, -1)
+    return _filled(mask, -rng.uniform(70, 95), 1.5)
+
+
+def _stain(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    cx, cy = _place(rng)
+    axes = (int(rng.uniform(28, 60)), int(rng.uniform(22, 44)))
+    cv2.ellipse(mask, (round(cx), round(cy)), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
+    return _filled(mask, rng.choice([-1, 1]) * rng.uniform(40, 65), 5.0)
+
+
+def _filled(mask: np.ndarray, strength: float, softness: float) -> np.ndarray:
+    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), softness) * (strength / 255)
+
+
+_DRAW = {"pit": _pits, "crack": _crack, "scratch": _scratch, "hole": _hole, "stain": _stain}

@@ -1,0 +1,55 @@
+"""A model in this process writes the next turn of several chats in one batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cot_builder.inspection.episode import Write, Written
+from cot_builder.inspection.rendering import Message
+
+
+def writer(
+    model: Any, processor: Any, tools: Sequence[dict[str, Any]] | None, max_tokens: int, temperature: float
+) -> Write:
+    """The next turn of each chat, in one batch.
+
+    Args:
+        model: In evaluation mode, on its device.
+        processor: Its processor; pads on the left.
+        tools: Schemas that the chat template shows.
+        max_tokens: Of a turn.
+        temperature: 0: the likeliest token each time.
+    """
+    import torch
+
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    )
+    found = model.generation_config.eos_token_id
+    ends = {*(found if isinstance(found, list) else [found]), processor.tokenizer.eos_token_id}
+
+    def write(chats: Sequence[Sequence[Message]]) -> list[Written]:
+        texts = [
+            processor.apply_chat_template(list(chat), tools=tools, add_generation_prompt=True, tokenize=False)
+            for chat in chats
+        ]
+        images = [
+            [part["image"] for message in chat for part in message["content"] if part["type"] == "image"]
+            for chat in chats
+        ]
+        inputs = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        inputs = inputs.to(model.device)
+        with torch.inference_mode():
+            rows = model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[:, inputs["input_ids"].shape[1] :]
+        return [_written(processor, ids, ends, length) for ids, length in zip(rows.tolist(), lengths, strict=True)]
+
+    return write
+
+
+def _written(processor: Any, ids: list[int], ends: set[int], input_tokens: int) -> Written:
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    text = processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
+    # As usage is counted: with the end of turn.
+    return Written(text, input_tokens, len(ids) if end is None else end + 1, cut=end is None)
