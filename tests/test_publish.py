@@ -125,7 +125,7 @@ def copy(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(project: Path, what: Callable[[Rows], None]) -> None:
+def change(project: Path, what: Callable[[Rows], object]) -> None:
     """Change rows of the training split; the manifest says the same of them."""
     shard = project / "data/indus_cot/data/train-00000.parquet"
     table = pq.read_table(shard)
@@ -251,8 +251,8 @@ def test_the_token_appears_nowhere(hub: HubServer, client: Client, published: Do
     assert OWNER not in client.said and not [line for line in hub.seen if OWNER in line]
     for path, content in {**hub.files(REPO), **_tables(hub.files(REPO))}.items():
         assert OWNER.encode() not in content, path
-    for path in (path for path in (project / "data/publish").rglob("*") if path.is_file()):
-        assert OWNER.encode() not in path.read_bytes(), path
+    for file in filter(Path.is_file, (project / "data/publish").rglob("*")):
+        assert OWNER.encode() not in file.read_bytes(), file
 
 
 def test_the_card_says_what_it_must(hub: HubServer, published: Done, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     assert made.code == 0 and "every sha256 as published" in made.out, made.out
     (guarded / "params.yaml").unlink()
     write_params(guarded, mine=STATED, guarded=STATED)
-    change(guarded, lambda rows: [row.update(licence="CC BY 4.0") for row in rows] and None)
+    change(guarded, lambda rows: [row.update(licence="CC BY 4.0") for row in rows])
     assert client.run("publish", "--repo", "owner/embedded", "--dry-run", folder=guarded).code == 0
     embedded, whole = guarded / "data/publish", guarded / "whole"
     for path in sorted(embedded.glob("*/*/*.parquet")):
