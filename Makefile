@@ -23,7 +23,8 @@ demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
 	@echo
 	@echo "Done. Look at:"
-	@echo "  reports/index.html                  the corpus: counts, gates, leakage, trainings, a gallery of trajectories"
+	@echo "  reports/index.html                  the corpus, the trainings and the evaluation: counts, gates, leakage, figures"
+	@echo "  reports/items/index.html            every evaluated image, with prediction and truth drawn on it"
 	@echo "  reports/grpo/rollouts.html          what the tiny model wrote while it was trained"
 	@echo "  $(BIN)/indus-cot show               one trajectory in the terminal (--open: as a page)"
 	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
