@@ -272,7 +272,7 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profile", "nowhere", "select"], "no profile 'nowhere'; there are: default, paper, real-mini"),
+        (["--profile", "nowhere", "select"], "no profile 'nowhere'; there are: default, learn, paper, real-mini"),
         (["--set", "select.samples=many", "select"], "select.samples"),
         (["--set", "select.colour=1", "select"], "no such parameter: select.colour"),
         (["--set", "samples", "select"], "section.key=value"),
