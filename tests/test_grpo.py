@@ -333,6 +333,18 @@ def test_a_policy_that_nothing_can_be_sampled_from_stops_the_run(policy: Path, t
         trainer.train()
 
 
+def test_a_placeholder_of_a_picture_is_never_sampled(policy: Path, tmp_path: Path) -> None:
+    trainer = _trainer(policy, tmp_path, steps=1)
+    processor = trainer.processing_class
+
+    def favours_placeholders(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        logits[..., [processor.image_token_id, processor.video_token_id]] += 1000
+        return logits
+
+    trainer.model.lm_head.register_forward_hook(favours_placeholders)
+    trainer.train()
+
+
 def test_a_lack_of_memory_is_told_with_what_to_lower(
     workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

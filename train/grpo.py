@@ -198,7 +198,7 @@ def build(
     functions, weights = reward_functions(params.grpo.reward, partial(_gains, holder, params.grpo.margin_batch))
     judge = Judge(truth, dict(zip((function.__name__ for function in functions), weights, strict=True)))
     # The arguments come first: under ZeRO-3 they make `from_pretrained` shard the weights as they are read.
-    arguments = _arguments(params, weights, folder / CHECKPOINTS)
+    arguments = _arguments(params, weights, processor, folder / CHECKPOINTS)
     policy = load_policy(model, params.train)
     trainer = stops_at_nan(inspection_trainer())(
         policy,
@@ -216,7 +216,7 @@ def build(
     return trainer
 
 
-def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
+def _arguments(params: Params, weights: list[float], processor: Any, folder: Path) -> Any:
     import torch
     from trl import GRPOConfig
 
@@ -241,6 +241,7 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         reward_weights=weights,
         temperature=settings.temperature,
         max_completion_length=settings.max_completion,
+        generation_kwargs=_never_sampled(processor, vllm=bool(vllm)),
         max_tool_calling_iterations=params.draft.max_calls,
         use_vllm=bool(vllm),
         vllm_mode=vllm or "colocate",
@@ -260,6 +261,18 @@ def _arguments(params: Params, weights: list[float], folder: Path) -> Any:
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def _never_sampled(processor: Any, vllm: bool) -> dict[str, Any]:
+    """Settings of the sampler that keep placeholders of pictures out of what the policy says.
+
+    TRL does so for images, with transformers alone; a video's placeholder stops the next pass as well, since no video
+    belongs to it.
+    """
+    placeholders = [processor.image_token_id, processor.video_token_id]
+    if vllm:
+        return {"bad_words": processor.tokenizer.convert_ids_to_tokens(placeholders)}
+    return {"suppress_tokens": placeholders}
 
 
 def inspection_trainer() -> type:
