@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from cot_builder.storage.header import DamagedError, open_image, read_header
 from schemas.geometry import Box, from_pixels
@@ -13,6 +14,8 @@ JPEG_MARKED = 128
 SPECK_PX = 16
 SPECK_SHARE = 0.01
 MAX_BOXES = 64
+CROPPED = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Modes of Pillow whose `getbbox` surrounds all that is marked."""
 
 
 class Region(NamedTuple):
@@ -36,7 +39,7 @@ def band_rows(band: int, bands: int, height: int) -> tuple[int, int]:
     return band * height // bands, (band + 1) * height // bands
 
 
-def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
+def read_mask(data: bytes, bands: int = 1) -> Mask:
     """Decode a mask file; a pixel is marked as :func:`marked` says.
 
     Regions are 8-connected. A speck, under 16 px and under 1 % of the largest region of its band, gets no box, nor
@@ -45,13 +48,16 @@ def read_mask(data: bytes | memoryview, bands: int = 1) -> Mask:
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
     """
-    pixels = marked(data)
-    height, width = pixels.shape
+    image, kind = _open(data)
+    width, height = image.size
+    # Defects are small: what lies around all that is not black is left before anything is copied.
+    inner = (image.getbbox() or (0, 0, 0, 0)) if image.mode in CROPPED else (0, 0, width, height)
+    pixels = _marked(image.crop(inner), kind)
     rows = [band_rows(band, bands, height) for band in range(bands)]
-    return Mask(width, height, tuple(_region(pixels[top:bottom]) for top, bottom in rows))
+    return Mask(width, height, tuple(_region(pixels, inner[:2], (top, bottom), width) for top, bottom in rows))
 
 
-def marked(data: bytes | memoryview) -> np.ndarray:
+def marked(data: bytes) -> np.ndarray:
     """Decode a mask file to uint8 (height, width); > 0 where its value, palette index or any of its colours is.
 
     In a JPEG it must be >= 128. A transparent pixel is not marked.
@@ -59,13 +65,23 @@ def marked(data: bytes | memoryview) -> np.ndarray:
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
     """
-    header = read_header(data)
+    image, kind = _open(data)
+    return _marked(image, kind)
+
+
+def _open(data: bytes) -> tuple[Image.Image, str]:
+    kind = read_header(data).format
     image = open_image(data)
     try:
-        values = np.asarray(image)
+        image.load()
     except Exception as error:
         raise DamagedError(f"does not decode: {error}") from error
-    if header.format == "JPEG":
+    return image, kind
+
+
+def _marked(image: Image.Image, kind: str) -> np.ndarray:
+    values = np.asarray(image)
+    if kind == "JPEG":
         values = values >= JPEG_MARKED
     if values.ndim == 3:
         alpha = image.mode in ("LA", "RGBA")
@@ -74,18 +90,21 @@ def marked(data: bytes | memoryview) -> np.ndarray:
     return values if values.dtype == np.uint8 else (values > 0).astype(np.uint8)
 
 
-def _region(pixels: np.ndarray) -> Region:
-    height, width = pixels.shape
-    # Labelling the bounding rectangle alone is some ten times faster: defects are small.
-    left, top, across, down = cv2.boundingRect(pixels)
+def _region(pixels: np.ndarray, origin: tuple[int, int], rows: tuple[int, int], width: int) -> Region:
+    """Of the band ``rows`` of a mask ``width`` wide; ``pixels`` is a part of it that begins at ``origin``."""
+    top, bottom = rows
+    first = max(top - origin[1], 0)
+    inside = pixels[first : max(bottom - origin[1], 0)]
+    x0, y0, across, down = cv2.boundingRect(inside) if inside.size else (0, 0, 0, 0)
     if not across:
         return Region((), 0.0)
-    inner = pixels[top : top + down, left : left + across]
-    _, _, stats, _ = cv2.connectedComponentsWithStats(inner, connectivity=8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(inside[y0 : y0 + down, x0 : x0 + across], connectivity=8)
     found = stats[1:][np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")]
     areas = found[:, cv2.CC_STAT_AREA]
     kept = found[(areas >= SPECK_PX) | (areas >= SPECK_SHARE * areas[0])][:MAX_BOXES]
+    left, above, height = origin[0] + x0, origin[1] + first + y0 - top, bottom - top
     boxes = tuple(
-        from_pixels((left + x, top + y, left + x + w, top + y + h), width, height) for x, y, w, h, _ in kept.tolist()
+        from_pixels((left + x, above + y, left + x + w, above + y + h), width, height)
+        for x, y, w, h, _ in kept.tolist()
     )
     return Region(boxes, float(areas.sum()) / (width * height))

@@ -134,7 +134,7 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
 
 
 def _read_tables(members: Iterable[Member], place: Callable[[str], Place | None]) -> dict[str, bytes]:
-    return {member.path: bytes(member.read()) for member in members if place(member.path)}
+    return {member.path: member.read() for member in members if place(member.path)}
 
 
 def _read(
@@ -155,7 +155,7 @@ def _read(
     ):
         shards = (images, masks)
         waiting: deque[Future[None]] = deque()
-        batch: list[tuple[Place, bytes | memoryview]] = []
+        batch: list[tuple[Place, bytes]] = []
         held = 0
 
         def submit() -> None:
@@ -194,7 +194,7 @@ def _read(
 
 
 def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
-    data = bytes(member.read())
+    data = member.read()
     if records.setdefault(key, data) != data:
         raise IndusCotError(f"{member.path}: another {key} with other content is in the source; keep one of the two")
 
@@ -202,7 +202,7 @@ def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
 _Facts = tuple[Header, str] | Mask | DamagedError
 
 
-def _examine(batch: list[tuple[Place, bytes | memoryview]], bands: int) -> list[_Facts]:
+def _examine(batch: list[tuple[Place, bytes]], bands: int) -> list[_Facts]:
     facts: list[_Facts] = []
     for spot, data in batch:
         try:
@@ -217,7 +217,7 @@ def _examine(batch: list[tuple[Place, bytes | memoryview]], bands: int) -> list[
 
 def _store(
     examined: Future[list[_Facts]],
-    batch: list[tuple[Place, bytes | memoryview]],
+    batch: list[tuple[Place, bytes]],
     found: Found,
     shards: tuple[ShardWriter, ShardWriter],
     output: Output,

@@ -41,7 +41,7 @@ class Header(NamedTuple):
     format: str
 
 
-def read_header(data: bytes | memoryview) -> Header:
+def read_header(data: bytes) -> Header:
     """Header of an image file whose structure is complete.
 
     PNG: every chunk's CRC and the end chunk. JPEG: the end mark after the scan. BMP: the length of the pixel
@@ -69,7 +69,7 @@ def read_header(data: bytes | memoryview) -> Header:
     return header
 
 
-def open_image(data: bytes | memoryview) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Open with Pillow, without decoding.
 
     Raises:
@@ -87,7 +87,7 @@ def open_image(data: bytes | memoryview) -> Image.Image:
     return image
 
 
-def _decoded(data: bytes | memoryview) -> Header:
+def _decoded(data: bytes) -> Header:
     image = open_image(data)
     if image.mode not in CHANNELS:
         raise DamagedError(f"pixels of mode {image.mode} are not supported")
@@ -110,7 +110,7 @@ def _check_upright(image: Image.Image) -> None:
         raise RotatedError(f"EXIF orientation {orientation}: save the pixels upright, without the tag")
 
 
-def _png(data: bytes | memoryview) -> Header:
+def _png(data: bytes) -> Header:
     """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
@@ -135,7 +135,7 @@ def _png(data: bytes | memoryview) -> Header:
     raise DamagedError("truncated: the PNG has no end")
 
 
-def _jpeg(data: bytes | memoryview) -> Header:
+def _jpeg(data: bytes) -> Header:
     """Markers of ITU-T T.81, annex B."""
     header = None
     tagged = False
@@ -165,7 +165,7 @@ def _jpeg(data: bytes | memoryview) -> Header:
     raise DamagedError("truncated: the JPEG has no end")
 
 
-def _bmp(data: bytes | memoryview) -> Header:
+def _bmp(data: bytes) -> Header:
     offset, _, width, height, _, bits = struct.unpack_from("<IIiiHH", data, 10)
     if len(data) < offset + -(-abs(width) * bits // 32) * 4 * abs(height):
         raise DamagedError("truncated: the BMP is shorter than its pixels")

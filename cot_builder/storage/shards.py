@@ -51,7 +51,7 @@ class ShardWriter:
         self._writer: pq.ParquetWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, key: str, data: bytes | memoryview) -> tuple[str, int]:
+    def add(self, key: str, data: bytes) -> tuple[str, int]:
         """Append one file under ``key``; returns the shard's file name and the row in it."""
         if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
             self._next_shard()
@@ -105,7 +105,7 @@ class ShardWriter:
             self._writer.close()
 
 
-def _array(kind: pa.DataType, data: bytes | memoryview) -> pa.Array:
+def _array(kind: pa.DataType, data: bytes) -> pa.Array:
     # From buffers: `pa.array` would import pandas, half a second in each worker process.
     ends = pa.py_buffer(np.array([0, len(data)], np.int32))
     return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(data)])

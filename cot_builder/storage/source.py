@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import mmap
 import os
 import re
 import stat
@@ -41,8 +40,6 @@ MAX_RATIO = 200
 RATIO_FROM_BYTES = 4 * 2**30
 """… and to more than this is a bomb."""
 STREAM_BYTES = 2**18
-WINDOW_BYTES = 2**25
-"""Of a mapped archive, how much is kept in memory behind the reading."""
 _DECOMPRESS: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
 DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
@@ -67,8 +64,8 @@ class Member:
     path: str
     """``/``-separated, NFC; begins with the name of the folder or archive it comes from."""
     size: int
-    read: Callable[[], bytes | memoryview]
-    """To be called before the next member is drawn. Of a plain .tar it is a view of the mapped file, not a copy."""
+    read: Callable[[], bytes]
+    """To be called before the next member is drawn."""
 
 
 @dataclass
@@ -144,7 +141,7 @@ def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Memb
     path = download(url, cache)
     name = _url_name(url)
 
-    def kept_if_readable(read: Callable[[], bytes | memoryview]) -> bytes | memoryview:
+    def kept_if_readable(read: Callable[[], bytes]) -> bytes:
         try:
             return read()
         except IndusCotError:
@@ -257,8 +254,8 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
             checksums.found[name] = known
 
 
-def _guarded(read: Callable[[], bytes | memoryview], name: str) -> Callable[[], bytes | memoryview]:
-    def guarded() -> bytes | memoryview:
+def _guarded(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
+    def guarded() -> bytes:
         try:
             return read()
         except DAMAGED as error:
@@ -319,7 +316,6 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
         stream: Any = raw if kind == "tar" else _DECOMPRESS[kind](raw)
         mode: Any = "r:" if kind == "tar" else "r|"
         with tarfile.open(fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
-            window = _Window(raw) if kind == "tar" else None
             while (info := tar.next()) is not None:
                 # tarfile keeps every header; the memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
@@ -331,34 +327,15 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
                     raise IndusCotError(f"{name}: member {info.name!r} is {what}; the archive is refused")
                 total += info.size
                 _check_sizes(name, info.name, info.size, total, packed)
-                yield Member(clean_path(info.name, name), info.size, _tar_reader(tar, info, window))
+                yield Member(clean_path(info.name, name), info.size, _tar_reader(tar, info))
             while kind != "tar" and stream.read(STREAM_BYTES):
                 # To the end, where the compressed file's own checksum is.
                 pass
 
 
-class _Window:
-    """A plain .tar mapped into memory: its members need no copy, and what was read is let go of."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._released = 0
-
-    def view(self, start: int, size: int) -> memoryview:
-        """``size`` bytes from ``start``, fewer at the end of the file."""
-        # Pages still in use further back are read again from the system's cache, so letting go is always safe.
-        behind = (start - WINDOW_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
-        if behind - self._released >= WINDOW_BYTES:
-            self._map.madvise(mmap.MADV_DONTNEED, self._released, behind - self._released)
-            self._released = behind
-        return memoryview(self._map)[start : start + size]
-
-
-def _tar_reader(
-    tar: tarfile.TarFile, info: tarfile.TarInfo, window: _Window | None
-) -> Callable[[], bytes | memoryview]:
-    def read() -> bytes | memoryview:
-        data = window.view(info.offset_data, info.size) if window else tar.extractfile(info).read()  # type: ignore[union-attr]
+def _tar_reader(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        data = tar.extractfile(info).read()  # type: ignore[union-attr]
         if len(data) != info.size:
             raise EOFError(f"member {info.name!r} is cut short")
         return data
