@@ -20,7 +20,7 @@ from schemas.patch import PATCH
 from schemas.sample import SAMPLE
 from schemas.supervision import SUPERVISION
 
-FEW, MANY = 32, 256
+FEW, MANY = 96, 256
 
 
 def patch_params(workers: int) -> Params:

@@ -5,8 +5,9 @@ the border keeps to one; within a part that fills much of the frame, and on a su
 local mean, so that what stands out from its surroundings is found and not the part as a whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import cv2
@@ -110,7 +111,7 @@ def _places(small: np.ndarray) -> Iterator[_Place]:
             if (place.x2 - place.x1) * (place.y2 - place.y1) <= WHOLE_PART * height * width:
                 yield place
             else:
-                surface |= mask
+                surface |= mask().astype(np.uint8)
         # A part's rim differs from its inside by shading alone.
         surface = cv2.erode(surface, np.ones((7, 7), np.uint8), borderValue=0)
     if cv2.countNonZero(surface) >= 0.01 * height * width:
@@ -141,7 +142,7 @@ def _places_within(small: np.ndarray, surface: np.ndarray) -> Iterator[_Place]:
         if max(place.x2 - place.x1, place.y2 - place.y1) <= longest:
             yield place
         else:
-            yield _strongest_window(difference * mask, min(longest, width), min(longest, height))
+            yield _strongest_window(difference * mask(), min(longest, width), min(longest, height))
 
 
 def _difference_from_surroundings(small: np.ndarray, surface: np.ndarray) -> np.ndarray:
@@ -151,10 +152,15 @@ def _difference_from_surroundings(small: np.ndarray, surface: np.ndarray) -> np.
     difference = np.zeros_like(weight)
     for _ in range(2):
         total = cv2.boxFilter(weight, -1, (side, side)) + 1e-6
-        weighted = cv2.boxFilter(small * weight[..., None], -1, (side, side)).reshape(small.shape)
-        difference = _distance(small, weighted / total[..., None])
+        weighted = cv2.boxFilter(small * _each(weight, small), -1, (side, side)).reshape(small.shape)
+        difference = _distance(small, weighted / _each(total, small))
         weight = surface * (difference <= 2 * float(difference[surface > 0].mean())).astype(np.float32)
     return cv2.GaussianBlur(difference, (0, 0), 1.0) * surface
+
+
+def _each(plane: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """The plane once for each channel of ``small``: numpy is ten times slower where it broadcasts the last axis."""
+    return cv2.merge([plane] * small.shape[2]).reshape(small.shape)
 
 
 def _distance(small: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -184,12 +190,13 @@ def _clean(mask: np.ndarray, side: int) -> np.ndarray:
     return cv2.morphologyEx(opened, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
 
 
-def _components(mask: np.ndarray, difference: np.ndarray) -> Iterator[tuple[_Place, np.ndarray]]:
+def _components(mask: np.ndarray, difference: np.ndarray) -> Iterator[tuple[_Place, Callable[[], np.ndarray]]]:
+    """Every region of ``mask``, and where it is; most are asked for their place alone."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     sums = np.bincount(labels.ravel(), difference.ravel(), count)
     for index in range(1, count):
         x, y, width, height, pixels = stats[index].tolist()
-        yield _Place(float(sums[index] / pixels), x, y, x + width, y + height), (labels == index).astype(np.uint8)
+        yield _Place(float(sums[index] / pixels), x, y, x + width, y + height), partial(np.equal, labels, index)
 
 
 def _with_margin(place: _Place, width: int, height: int) -> Box:
