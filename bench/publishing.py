@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.paired import Row, paired
+from bench.paired import Row, own_memory, paired
 from cot_builder.params import Params
 from cot_builder.progress import console
 from cot_builder.storage.images import encode_png
@@ -106,12 +106,21 @@ def publish_writing() -> Row:
     from cot_builder.publishing.publishable import build
 
     with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
-        copy = workspace.root / "copy"
+        copy, kept = workspace.root / "copy", workspace.root / "kept"
+
+        def clear() -> None:
+            for folder in (workspace.publish, copy):
+                shutil.rmtree(folder, ignore_errors=True)
+            own_memory(workspace.root / "scratch", size)
+
+        shutil.copytree(build(params(), workspace), kept)
+        size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
         ratio = paired(
             lambda: build(params(), workspace),
-            lambda: shutil.copytree(workspace.publish, copy),
-            before=lambda: shutil.rmtree(workspace.publish, ignore_errors=True),
-            before_theirs=lambda: shutil.rmtree(copy, ignore_errors=True),
+            lambda: shutil.copytree(kept, copy),
+            7,
+            before=clear,
+            before_theirs=clear,
         )
     return Row("publish_writing", "publishable shards, MB/s", "plain copy of the same bytes", ratio, 0.8, "higher")
 
