@@ -537,7 +537,8 @@ def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Ite
             with path.open("rb") as opened:
                 window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(window)))
-            for batch in file.iter_batches(BATCH, columns=[*SMALL, *more]):
+            # Threads of its own would stand in the way of those that write.
+            for batch in file.iter_batches(BATCH, columns=[*SMALL, *more], use_threads=False):
                 yield batch
                 # What was read is let go of: else the whole corpus would count as this process's memory.
                 window.madvise(mmap.MADV_DONTNEED)
