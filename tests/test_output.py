@@ -1,5 +1,6 @@
 """Stage output appears whole or not at all, whatever stops the run."""
 
+import gc
 import importlib.metadata
 import json
 import multiprocessing
@@ -161,6 +162,23 @@ def test_shards_give_back_every_byte(tmp_path_factory, files):
     assert [reader.get(*place) for place in places] == files
     stored = [item for shard in sorted({shard for shard, _ in places}) for item in reader.items(shard)]
     assert stored == [(str(number), data) for number, data in enumerate(files)]
+
+
+def test_a_shard_that_nobody_reads_any_longer_leaves_memory_at_once(tmp_path):
+    with ShardWriter(tmp_path) as writer:
+        place = writer.add("a", b"x")
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc/self/maps on this system")
+    gc.disable()
+    try:
+        reader = ShardReader(tmp_path)
+        reader.get(*place)
+        assert str(tmp_path) in maps.read_text()
+        del reader
+        assert str(tmp_path) not in maps.read_text()
+    finally:
+        gc.enable()
 
 
 def test_a_missing_row_or_shard_says_what_to_run(tmp_path):

@@ -58,7 +58,7 @@ def stage_output(
     """Yield a staging folder beside ``target`` and put it in place, with ``manifest.json``, on success.
 
     Args:
-        target: The stage's output folder; what it held is replaced in one rename.
+        target: The stage's output folder; what an earlier run left there is replaced in one rename.
         stage: Name of the stage.
         params: The parameters that shape the output.
         inputs: What it was made from: name to hash or path.
@@ -67,9 +67,10 @@ def stage_output(
             run with equal ``params``, ``inputs`` and versions of the libraries and the project.
 
     Raises:
-        IndusCotError: another run is writing ``target``; the disk is full.
+        IndusCotError: ``target`` holds files that no stage wrote; another run is writing it; the disk is full.
     """
     target = target.absolute()
+    _spare(target, stage)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.partial")
     retired = target.with_name(f".{target.name}.retired")
@@ -130,6 +131,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise IndusCotError(f"{folder}: no manifest.json; the stage has not finished. Run `indus-cot repro`")
     return json.loads(path.read_text())
+
+
+def _spare(target: Path, stage: str) -> None:
+    """Refuse a folder that would be replaced and that no stage wrote: a person may have named it by mistake."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        if "stage" in read_manifest(target):
+            return
+    except (ValueError, TypeError, OSError, IndusCotError):
+        pass
+    raise IndusCotError(
+        f"{target}: holds files that no stage wrote, and {stage} would delete them; name a new folder, or delete it"
+    )
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 """Parquet shards of original bytes: images live here and are read by shard and row."""
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,22 +116,9 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._group = lru_cache(maxsize=2)(self._read_group)
-        self._open = lru_cache(maxsize=8)(self._open_file)
-
-    def _open_file(self, shard: str) -> tuple[pq.ParquetFile, list[int]]:
-        path = self._folder / shard
-        try:
-            file = pq.ParquetFile(path, memory_map=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise IndusCotError(f"{path}: missing or damaged shard ({error}); run its stage again") from error
-        starts = [0]
-        for index in range(file.metadata.num_row_groups):
-            starts.append(starts[-1] + file.metadata.row_group(index).num_rows)
-        return file, starts
-
-    def _read_group(self, shard: str, group: int) -> pa.Table:
-        return self._open(shard)[0].read_row_group(group)
+        # Caches of functions, not of methods: a cache that holds its reader keeps maps until garbage is collected.
+        self._open = lru_cache(maxsize=8)(partial(_open_file, folder))
+        self._group = lru_cache(maxsize=2)(partial(_read_group, self._open))
 
     def get(self, shard: str, row: int) -> bytes:
         """The file stored at ``row`` of ``shard``.
@@ -150,3 +137,20 @@ class ShardReader:
         file, _ = self._open(shard)
         for batch in file.iter_batches(batch_size=64):
             yield from zip(batch.column("key").to_pylist(), batch.column("bytes").to_pylist(), strict=True)
+
+
+def _open_file(folder: Path, shard: str) -> tuple[pq.ParquetFile, list[int]]:
+    """A shard, and at which row each of its row groups starts and the last one ends."""
+    path = folder / shard
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IndusCotError(f"{path}: missing or damaged shard ({error}); run its stage again") from error
+    starts = [0]
+    for index in range(file.metadata.num_row_groups):
+        starts.append(starts[-1] + file.metadata.row_group(index).num_rows)
+    return file, starts
+
+
+def _read_group(opened: Callable[[str], tuple[pq.ParquetFile, list[int]]], shard: str, group: int) -> pa.Table:
+    return opened(shard)[0].read_row_group(group)
