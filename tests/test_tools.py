@@ -1,6 +1,7 @@
 """The four tools: geometry, limits, determinism, refusals."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import cv2
@@ -182,3 +183,15 @@ def test_tools_are_deterministic_and_leave_the_image_alone(operator):
     )
     assert first.text == second.text and np.array_equal(first.image, second.image)
     assert np.array_equal(image, before)
+
+
+def test_tools_that_run_at_once_do_not_disturb_one_another():
+    images = [picture(300 + 40 * seed, 300, seed) for seed in range(8)] * 6
+
+    def look(image):
+        return tools.enhance(image, "clahe").image
+
+    alone = [look(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(look, images))
+    assert all(np.array_equal(*pair) for pair in zip(alone, together, strict=True))

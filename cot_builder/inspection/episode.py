@@ -84,7 +84,9 @@ class Episode:
 
     def take(self, written: Written) -> None:
         """Add a turn; run its calls, or end."""
-        text = written.text + CUT if written.cut else written.text
+        # Half a character, as a server may escape it, can be written nowhere.
+        said = written.text.encode(errors="replace").decode()
+        text = said + CUT if written.cut else said
         self.input_tokens += written.input_tokens
         self.output_tokens += written.output_tokens
         self.usd += written.usd
@@ -165,6 +167,7 @@ def schemas_of(tools: Collection[str]) -> list[dict[str, Any]] | None:
 def _function(body: str) -> dict[str, Any] | None:
     try:
         function = json.loads(body)
+        json.dumps(function, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return function if isinstance(function, dict) else None

@@ -80,16 +80,22 @@ class Toolbox:
         try:
             result = self.run(call)
         except ToolError as error:
-            return Observation(text=f"error: {error}"), None
+            return Observation(text=_sayable(f"error: {error}")), None
+        text = _sayable(result.text)
         if result.image is None:
-            return Observation(text=result.text), None
+            return Observation(text=text), None
         png = encode_png(result.image)
-        return Observation(text=result.text, image_sha256=sha256(png).hexdigest()), png
+        return Observation(text=text, image_sha256=sha256(png).hexdigest()), png
 
 
 def tool_schemas() -> list[dict[str, Any]]:
     """The tools as JSON schemas, in the form of OpenAI function tools and of chat templates."""
     return [_function_schema(name, method) for name, method in _methods(Toolbox).items()]
+
+
+def _sayable(text: str) -> str:
+    """The text without halves of characters, which JSON's escapes may hold and no file or tokenizer takes."""
+    return text.encode(errors="replace").decode()
 
 
 def _methods(owner: type) -> dict[str, Callable[..., ToolResult]]:

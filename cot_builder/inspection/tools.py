@@ -8,7 +8,6 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -26,6 +25,7 @@ TARGET_SIDE = 448
 MAX_ZOOM = 8.0
 MAX_SIDE = 1024
 """Pixels; a larger view is scaled down, since an image costs tokens by its area."""
+MOST_MM_PER_PX = 1_000_000
 Operator = Literal["clahe", "canny", "residual"]
 
 
@@ -95,11 +95,12 @@ def measure(image: np.ndarray, points: Sequence[Sequence[int]], mm_per_px: float
         mm_per_px: Millimetres a pixel, where the scale is known; lengths are then given in mm too.
 
     Raises:
-        ToolError: fewer than two or more than six points, a point outside 0-1000, a scale that is not positive.
+        ToolError: fewer than two or more than six points, a point outside 0-1000, a scale that is not positive or
+            more than a kilometre a pixel.
     """
     checked = _check_points(points)
-    if mm_per_px is not None and not (isinstance(mm_per_px, int | float) and 0 < mm_per_px < math.inf):
-        raise ToolError(f"mm_per_px must be a positive number; got {mm_per_px!r}")
+    if mm_per_px is not None and not (isinstance(mm_per_px, int | float) and 0 < mm_per_px <= MOST_MM_PER_PX):
+        raise ToolError(f"mm_per_px must be a positive number of at most {MOST_MM_PER_PX}; got {mm_per_px!r}")
     height, width = image.shape[:2]
     places = [(x * (width - 1) / SCALE, y * (height - 1) / SCALE) for x, y in checked]
     levels = [_grey_at(image, place) for place in places]
@@ -191,14 +192,10 @@ def _extent(image: np.ndarray, box: Box) -> str:
     return f"{x2 - x1} x {y2 - y1} px"
 
 
-@lru_cache(maxsize=1)
-def _equaliser() -> cv2.CLAHE:
-    return cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8))
-
-
 def _clahe(pixels: np.ndarray, where: str) -> ToolResult:
     lightness, green_red, blue_yellow = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB))
-    even = _equaliser().apply(lightness)
+    # One a call: it keeps what it works on within itself, and tools run in threads.
+    even = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8)).apply(lightness)
     before, after = _spread(lightness), _spread(even)
     text = f"Contrast-limited equalisation {where}: lightness spread {before:.1f} before, {after:.1f} after."
     return ToolResult(text, cv2.cvtColor(cv2.merge([even, green_red, blue_yellow]), cv2.COLOR_LAB2BGR))
