@@ -157,7 +157,7 @@ def _labels(
 ) -> list[dict[str, Any]]:
     verdict = Verdict(answer=answer, boxes=[tuple(box) for box in boxes], defect_type=defect_type)  # type: ignore[misc]
     said = {"role": "assistant", "content": [{"type": "text", "text": verdict_text(verdict)}]}
-    return [*prompt(category, view), said]
+    return [*prompt(category, view, tools=False), said]
 
 
 def texts(rows: Any) -> Iterator[str]:

@@ -67,7 +67,7 @@ def inspect(
     model.eval()
     named = get_args(ToolName) if tools else ()
     write = writer(model, processor, schemas_of(named), MOST_TOKENS, temperature)
-    begun = [Episode(_asked(lesson), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
+    begun = [Episode(_asked(lesson, tools), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
     for _ in episode.inspect(begun, write, at_once):
         pass
     return [Inspection(one.prompt, one.chat[len(one.prompt) :], one.completion) for one in begun]
@@ -119,8 +119,8 @@ def behind_a_thought(completion: list[Message]) -> list[Message]:
     return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
 
 
-def _asked(lesson: Lesson) -> list[Message]:
-    return [_filled(message, lesson) for message in prompt(lesson.category, VIEW)]
+def _asked(lesson: Lesson, tools: bool) -> list[Message]:
+    return [_filled(message, lesson) for message in prompt(lesson.category, VIEW, tools=tools)]
 
 
 def _filled(message: Message, lesson: Lesson) -> Message:

@@ -138,7 +138,7 @@ def backbone(folder: Path, threads: int) -> None:
     if (target / SEEN).is_file():
         return
     torch.set_num_threads(threads)
-    systems = [(system_prompt(), tool_schemas()), (system_prompt(), None)]
+    systems = [(system_prompt(), tool_schemas()), (system_prompt(tools=False), None)]
     # A word is a token only if it is frequent where the vocabulary is learned.
     known = [*vocabulary(lessons(TAUGHT, 80, TAUGHT_MIX, (0, 0))), *pretrain.vocabulary() * 50]
     tiny.build(target, known, 0, systems, PHRASES)

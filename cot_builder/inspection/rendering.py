@@ -22,13 +22,16 @@ ANSWER_GRAMMAR = re.compile(
 """Grammar of the last assistant turn."""
 
 
-@lru_cache(maxsize=1)
-def system_prompt() -> str:
-    """What the inspector is told before every image."""
+@lru_cache(maxsize=2)
+def system_prompt(tools: bool = True) -> str:
+    """What the inspector is told before every image; without tools, no word of them."""
+    looking = (
+        "When something is in doubt, call one tool a turn and look at what it returns; when the image is clear, "
+        "answer at once. "
+    )
     return (
         "You inspect one photograph of a manufactured part or surface and decide whether it shows a defect. "
-        "There is no reference image. Think inside <think></think>. When something is in doubt, call one tool a turn "
-        "and look at what it returns; when the image is clear, answer at once. "
+        f"There is no reference image. Think inside <think></think>. {looking if tools else ''}"
         "Coordinates are integers 0-1000 of the original image, as [x1, y1, x2, y2].\n"
         "End with <think>…</think> and then, for a defect, "
         "<location>[[x1, y1, x2, y2], …]</location><type>…</type><answer>Yes</answer>, "
@@ -107,10 +110,10 @@ def _written_out(message: Message) -> Message:
     return {"role": message["role"], "content": [*content, *map(_text, calls)]}
 
 
-def prompt(category: str, view: str) -> list[Message]:
-    """The messages before the first word of the inspector."""
+def prompt(category: str, view: str, *, tools: bool = True) -> list[Message]:
+    """The messages before the first word of the inspector, who may have no tools."""
     return [
-        {"role": "system", "content": [_text(system_prompt())]},
+        {"role": "system", "content": [_text(system_prompt(tools))]},
         {"role": "user", "content": [{"type": "image"}, _text(question(category, view))]},
     ]
 
