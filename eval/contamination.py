@@ -45,7 +45,7 @@ def contamination(
     """
     if model_folder is None or not _is_ours(model_folder):
         return Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
-    named, here = _trained_on(model_folder, workspace)
+    named, here = trained_on(model_folder, workspace)
     if not here:
         return Contamination(trained_on=named, categories=[], images=0, zero_shot=None)
     seen = _corpus(workspace.indus_cot)
@@ -63,8 +63,8 @@ def contamination(
 def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
     """The evaluated images beside the pulled set and the published list.
 
-    Counts by label, and the categories, tell whether it is the published list: ``pull`` takes test images as the
-    official files name them, for SDD by the published list of thirds. Rendered sets are never it.
+    Counts by category and label tell whether it is the published list: ``pull`` takes test images as the official
+    files name them, for VisA and SDD by the published lists. Rendered sets are never it.
 
     Args:
         predictions: Of one set, which was pulled.
@@ -84,17 +84,25 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
     if not counts:
         return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=None)
     yes = int((predictions["true_answer"] == "Yes").sum())
-    official = BENCHMARKS[manifest["counts"]["benchmark"]["name"]].BENCHMARK.categories
+    official = BENCHMARKS[manifest["counts"]["benchmark"]["name"]].BENCHMARK
     same = (
         manifest["params"]["source"] != SYNTHETIC
         and set(predictions["sample_id"]) == set(test["sample_id"])
         and counts == {"normal": predictions.height - yes, "anomalous": yes}
-        and set(predictions["category"]) == set(official)
+        and set(predictions["category"]) == set(official.categories)
+        and (not official.published_test or _by_category(predictions) == official.published_test)
     )
     return Listing(evaluated=predictions.height, available=test.height, published=sum(counts.values()), same_list=same)
 
 
-def _trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
+def _by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    """Normal and anomalous images of each category."""
+    yes = pl.col("true_answer") == "Yes"
+    found = predictions.group_by("category").agg(normal=(~yes).sum(), anomalous=yes.sum())
+    return {category: (normal, anomalous) for category, normal, anomalous in found.iter_rows()}
+
+
+def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
 
     A model that began from another one of this project has seen what that one saw too.
@@ -119,7 +127,7 @@ def _trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
         gone = _is_digest(inputs.get("model"))
         return named, here and not gone
     changed = _is_digest(inputs.get("model")) and inputs["model"] != file_hash(earlier / "manifest.json")
-    return named, here and not changed and _trained_on(earlier, workspace)[1]
+    return named, here and not changed and trained_on(earlier, workspace)[1]
 
 
 def _is_ours(model: Path) -> bool:

@@ -55,6 +55,24 @@ def mvtec_files(category: str = "bottle", kind: str = "contamination") -> Files:
     }
 
 
+def mpdd_files() -> Files:
+    """The whole of MPDD in its published counts, in made-up pictures; types as its folders name them."""
+    published = {
+        "bracket_black": (289, 32, 47, "scratches"), "bracket_brown": (185, 26, 51, "parts_mismatch"),
+        "bracket_white": (110, 30, 30, "defective_painting"), "connector": (128, 30, 14, "parts_mismatch"),
+        "metal_plate": (54, 26, 71, "scratches"), "tubes": (122, 32, 69, "anomalous"),
+    }  # fmt: skip
+    files: Files = {}
+    for category, (train, good, anomalous, kind) in published.items():
+        for folder, count in (("train/good", train), ("test/good", good), (f"test/{kind}", anomalous)):
+            for number in range(count):
+                files[f"{category}/{folder}/{number:03d}.png"] = picture(len(files), 24, 16)
+        for number in range(anomalous):
+            marks = mask((4, 4, 12, 10), width=24, height=16)
+            files[f"{category}/ground_truth/{kind}/{number:03d}_mask.png"] = marks
+    return files
+
+
 def csv_bytes(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
     """Rows as a CSV file."""
     text = io.StringIO()

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from predictions import mpdd, table
+from predictions import MPDD, mpdd, table
 
 from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -177,6 +177,12 @@ def test_another_list_of_as_many_images_is_not_the_published_one(tmp_path: Path)
     one = pl.col("sample_id") == samples[0].sample_id
     swapped = predictions.with_columns(true_answer=pl.when(one).then(pl.lit("Yes")).otherwise("true_answer"))
     assert listing(swapped, Workspace(tmp_path)).same_list is False
+    # As many in all, of another category.
+    normal = next(row for row in predictions.iter_rows(named=True) if row["true_answer"] == "No")
+    other = next(name for name in MPDD if name != normal["category"])
+    one = pl.col("sample_id") == normal["sample_id"]
+    moved = predictions.with_columns(category=pl.when(one).then(pl.lit(other)).otherwise("category"))
+    assert listing(moved, Workspace(tmp_path)).same_list is False
 
 
 def test_rendered_images_are_no_published_list(tmp_path: Path) -> None:

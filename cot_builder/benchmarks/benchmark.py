@@ -29,6 +29,8 @@ class Benchmark:
     published: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Samples by (split, label), as published."""
     categories: tuple[str, ...] = ()
+    published_test: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Normal and anomalous test images by category, as published; empty where only the sums are known."""
     bands: int = 1
     """Samples an image is cut into, by rows: band i of n of a height h is rows i*h//n to (i+1)*h//n."""
     records_first: bool = False

@@ -14,6 +14,15 @@ from cot_builder.benchmarks.mvtec_ad import layout, place
 
 __all__ = ["BENCHMARK", "layout", "place"]
 
+TEST = {
+    "bracket_black": (32, 47),
+    "bracket_brown": (26, 51),
+    "bracket_white": (30, 30),
+    "connector": (30, 14),
+    "metal_plate": (26, 71),
+    "tubes": (32, 69),
+}
+"""Normal and anomalous test images by category, as published."""
 BENCHMARK = Benchmark(
     name="mpdd",
     title="MPDD",
@@ -26,5 +35,6 @@ BENCHMARK = Benchmark(
     "current methods in complex conditions. ICUMT 2021",
     homepage="https://github.com/stepanje/MPDD",
     published={("train", "normal"): 888, ("test", "normal"): 176, ("test", "anomalous"): 282},
-    categories=("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"),
+    categories=tuple(TEST),
+    published_test=TEST,
 )

@@ -21,6 +21,24 @@ from typing import Literal
 from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Layout, Listing, Place
 from cot_builder.params import PullSet
 
+TEST = {
+    "bottle": (20, 63),
+    "cable": (58, 92),
+    "capsule": (23, 109),
+    "carpet": (28, 89),
+    "grid": (21, 57),
+    "hazelnut": (40, 70),
+    "leather": (32, 92),
+    "metal_nut": (22, 93),
+    "pill": (26, 141),
+    "screw": (41, 119),
+    "tile": (33, 84),
+    "toothbrush": (12, 30),
+    "transistor": (60, 40),
+    "wood": (19, 60),
+    "zipper": (32, 119),
+}
+"""Normal and anomalous test images by category, as published."""
 BENCHMARK = Benchmark(
     name="mvtec_ad",
     title="MVTec AD",
@@ -35,23 +53,8 @@ BENCHMARK = Benchmark(
     archive="mvtec_anomaly_detection.tar.xz",
     sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
     published={("train", "normal"): 3629, ("test", "normal"): 467, ("test", "anomalous"): 1258},
-    categories=(
-        "bottle",
-        "cable",
-        "capsule",
-        "carpet",
-        "grid",
-        "hazelnut",
-        "leather",
-        "metal_nut",
-        "pill",
-        "screw",
-        "tile",
-        "toothbrush",
-        "transistor",
-        "wood",
-        "zipper",
-    ),
+    categories=tuple(TEST),
+    published_test=TEST,
 )
 _PATH = re.compile(r"(?:^|/)(?P<key>(?P<category>[^/]+)/(?P<part>train|test|ground_truth)/(?P<type>[^/]+)/[^/]+)$")
 

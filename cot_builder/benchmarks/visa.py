@@ -23,6 +23,21 @@ from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing, 
 from cot_builder.params import PullSet
 from schemas.errors import IndusCotError
 
+TEST = {
+    "candle": (100, 100),
+    "capsules": (60, 100),
+    "cashew": (50, 100),
+    "chewinggum": (50, 100),
+    "fryum": (50, 100),
+    "macaroni1": (100, 100),
+    "macaroni2": (100, 100),
+    "pcb1": (100, 100),
+    "pcb2": (100, 100),
+    "pcb3": (101, 100),
+    "pcb4": (101, 100),
+    "pipe_fryum": (50, 100),
+}
+"""Normal and anomalous test images by category, as published."""
 BENCHMARK = Benchmark(
     name="visa",
     title="VisA",
@@ -36,20 +51,8 @@ BENCHMARK = Benchmark(
     archive="VisA_20220922.tar",
     sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
     published={("train", "normal"): 8659, ("test", "normal"): 962, ("test", "anomalous"): 1200},
-    categories=(
-        "candle",
-        "capsules",
-        "cashew",
-        "chewinggum",
-        "fryum",
-        "macaroni1",
-        "macaroni2",
-        "pcb1",
-        "pcb2",
-        "pcb3",
-        "pcb4",
-        "pipe_fryum",
-    ),
+    categories=tuple(TEST),
+    published_test=TEST,
 )
 SPLIT = "split_csv/1cls.csv"
 TYPES = "image_anno.csv"
