@@ -456,6 +456,9 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(help="Folder of the results; another run beside them: `results-no-tools`.")
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask anew what is kept: for a model that has changed under its name.")
+    ] = False,
     allow_unpriced: AllowUnpriced = False,
 ) -> None:
     """Let a policy inspect the test images of a benchmark; writes results/SET. A killed run goes on when started again.
@@ -471,7 +474,7 @@ def evaluate(
     params, workspace = _load(context)
     if limit is not None:
         params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"limit": limit})})
-    found = stage(name, params, workspace, results, allow_unpriced=allow_unpriced)
+    found = stage(name, params, workspace, results, refresh=refresh, allow_unpriced=allow_unpriced)
     _done((results or workspace.results) / name)
     scores, listed = found.overall, found.listing
     typer.echo(
@@ -613,6 +616,8 @@ def publish(
         name = repo
         if not name:
             raise IndusCotError("publish --model: say where with --repo OWNER/NAME")
+        if tag:
+            raise IndusCotError("publish --model: a model has no version to tag; leave --tag out")
         if dry_run:
             typer.echo(told_model(plan_model(params, workspace, model, name)[0]))
             return
@@ -638,7 +643,10 @@ def rehydrate(
     corpus: Annotated[str, typer.Argument(help="A published folder, or OWNER/NAME[@REVISION] on the Hub.")],
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Your own copy of a set, as often as needed; a folder or an archive.", metavar="SET=PATH"),
+        typer.Option(
+            help="Your own copy of a set, as often as needed: a folder, an archive, or `data/pull/SET`.",
+            metavar="SET=PATH",
+        ),
     ] = None,
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/rehydrated"),
 ) -> None:

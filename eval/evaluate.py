@@ -34,11 +34,23 @@ from schemas.supervision import SUPERVISION, Supervision
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model that shape what it says."""
+ROOT = Path(__file__).parent.parent
+READERS = (
+    "cot_builder/inspection/episode.py", "cot_builder/inspection/parsing.py", "eval/parse.py", "eval/parse.yaml",
+    "eval/policies.py", "eval/scripted.py", "schemas/taxonomy.yaml", "train/margin.py",
+)  # fmt: skip
+"""Files that make verdict and margin of what a policy wrote."""
 NOT_WEIGHTS = ("manifest.json",)
 
 
 def evaluate(
-    name: str, params: Params, workspace: Workspace, results: Path | None = None, *, allow_unpriced: bool = False
+    name: str,
+    params: Params,
+    workspace: Workspace,
+    results: Path | None = None,
+    *,
+    refresh: bool = False,
+    allow_unpriced: bool = False,
 ) -> Metrics:
     """Write ``results/SET``: ``predictions.parquet`` and ``metrics.json``.
 
@@ -47,6 +59,7 @@ def evaluate(
         params: Of the run; ``evaluate`` matters most.
         workspace: Holds the pulled set, the priors and the model.
         results: Root of the results; the workspace's own without.
+        refresh: Ask anew what is kept: for a model that has changed under its name.
         allow_unpriced: Ask an endpoint's model that prices.yaml does not know.
 
     Raises:
@@ -60,7 +73,9 @@ def evaluate(
     asked = {
         "run": run.model_dump(mode="json"),
         "tools": exam.schemas,
-        "prompt": direct_prompt("c", "v") if exam.direct else prompt("c", "v"),
+        "prompt": direct_prompt("c", "v") if exam.direct else prompt("c", "v", tools=bool(exam.tools)),
+        # What is kept has been read already; read in another way, it would be another answer.
+        "read by": [file_hash(ROOT / name) for name in READERS],
         "toolbox": TOOLBOX_VERSION,
         "prior_texts": sorted([*key, text] for key, text in exam.priors.items()),
         # What the oracle says is the truth as it was pulled.
@@ -72,8 +87,8 @@ def evaluate(
         params=run.parameters | {"policy": run.policy, "mode": run.mode, "rounds": run.rounds, "seed": run.seed},
         inputs={"set": pulled, "model": weights or run.model, "priors": run.priors},
     ) as output:
-        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked) as journal:
-            said = _ask(exam, samples, truth, journal, allow_unpriced)
+        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, anew=refresh) as journal:
+            said = _ask(exam, samples, truth, journal, refresh=refresh, allow_unpriced=allow_unpriced)
         if all(item.parse == "failed" for item in said.values()):
             why = next(iter(said.values())).fault
             raise IndusCotError(f"evaluate {name}: not one of {len(samples)} images was answered; the first: {why}")
@@ -87,7 +102,7 @@ def evaluate(
             predictions,
             run,
             listing(predictions, workspace),
-            contamination(predictions, samples, exam.model_folder, workspace),
+            contamination(predictions, samples, exam.named_folder, workspace),
             draws=params.evaluate.draws,
             seed=params.run.seed,
         )
@@ -163,9 +178,14 @@ def _weights(exam: Exam) -> str | None:
                 "another with --set evaluate.model=…"
             )
         return None
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)} - {folder / n for n in NOT_WEIGHTS})
     if not (folder / "config.json").is_file():
         raise IndusCotError(f"evaluate.model: {folder} holds no config.json; it is no model")
+    return weights_sha256(folder)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of the files of a model that shape what it says; how results name the model they are of."""
+    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)} - {folder / n for n in NOT_WEIGHTS})
     return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in files]).encode()).hexdigest()
 
 
@@ -219,6 +239,8 @@ def _ask(
     samples: Sequence[Sample],
     truth: Mapping[str, Supervision],
     journal: Journal,
+    *,
+    refresh: bool,
     allow_unpriced: bool,
 ) -> dict[str, Said]:
     """What was said of every sample, by its id."""
@@ -243,7 +265,7 @@ def _ask(
     if policy == "endpoint":
         from eval.served import served
 
-        served(exam, left, take, description, lambda: str(running), allow_unpriced=allow_unpriced)
+        served(exam, left, take, description, lambda: str(running), refresh=refresh, allow_unpriced=allow_unpriced)
         return found
     if policy == "transformers":
         from eval.local import local

@@ -163,17 +163,18 @@ def _item(row: dict[str, Any], pixels: np.ndarray | None) -> tuple[list[Any], st
 def _turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str, Any]]:
     toolbox = Toolbox(pixels, {}) if pixels is not None else None
     for turn in Transcript.model_validate_json(transcript).turns:
-        again = _again(turn.text, turn.image_sha256, toolbox) if turn.image_sha256 and toolbox else None
+        again = _again(turn.text, turn.images_sha256, toolbox) if turn.images_sha256 and toolbox else []
         yield {
             "text": turn.text[:LONGEST] + (" […]" if len(turn.text) > LONGEST else ""),
             "observation": turn.observation,
-            "image": again,
-            "lost": bool(turn.image_sha256 and toolbox) and again is None,
+            "images": again,
+            "lost": bool(toolbox) and len(again) < len(turn.images_sha256),
         }
 
 
-def _again(text: str, sha256: str, toolbox: Toolbox) -> str | None:
-    """What a turn's calls returned, made again: the tools are deterministic; None where the result is another now."""
+def _again(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[str]:
+    """What a turn's calls returned, made again: the tools are deterministic; without what is another image now."""
+    made: dict[str, str] = {}
     for call in read_turn(text).get("tool_calls", ()):
         function = call["function"] or {}
         try:
@@ -181,9 +182,10 @@ def _again(text: str, sha256: str, toolbox: Toolbox) -> str | None:
         except ValueError:
             continue
         observation, png = toolbox.observe(asked)
-        if png is not None and observation.image_sha256 == sha256:
-            return picture(decode(png, name="observation"), OBSERVATION_SIDE, OBSERVATION_BYTES).uri
-    return None
+        digest = observation.image_sha256
+        if png is not None and digest and digest in digests and digest not in made:
+            made[digest] = picture(decode(png, name="observation"), OBSERVATION_SIDE, OBSERVATION_BYTES).uri
+    return [made[digest] for digest in digests if digest in made]
 
 
 def _script(folder: Path, kind: str, number: int, values: Sequence[Any]) -> None:

@@ -25,13 +25,14 @@ class Journal:
     the hash of the run, so that no other run finds what this one said.
     """
 
-    def __init__(self, folder: Path, name: str, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, run: Mapping[str, Any], *, anew: bool = False) -> None:
         """Open the journal of a run, or begin it.
 
         Args:
             folder: Where journals lie.
             name: What is evaluated; a part of the file's name.
             run: Everything that shapes what is said.
+            anew: Forget what was finished.
 
         Raises:
             IndusCotError: another process holds it.
@@ -46,7 +47,7 @@ class Journal:
             raise IndusCotError(
                 f"{self.path}: the same evaluation is running already; wait for that run or stop it"
             ) from None
-        self._done, whole = _read(self.path, described)
+        self._done, whole = ({}, 0) if anew else _read(self.path, described)
         self._file = self.path.open("r+b" if whole else "wb", buffering=0)
         # Half a line is what a killed process leaves.
         self._file.truncate(whole)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cot_builder.inspection.episode import Episode, Write, Written, inspect
+from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.stages.endpoint import DamagedImageError
 from eval.policies import Exam, Said, begin, failed, told
@@ -90,7 +90,7 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
         exam.model,
         dtype=exam.params.train.dtype,
         seed=seed,
-        limit_mm_per_prompt={"image": 1 + settings.turns_with_calls * 2},
+        limit_mm_per_prompt={"image": 1 + settings.turns_with_calls * MOST_CALLS},
     )
     sampling = SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seed)
 

@@ -26,7 +26,8 @@ Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean, whichever c
 10. "Otherwise normal", "no other defects", "the rest is intact" speak of the rest. They make a No only where nothing
     else was concluded.
 11. Where nothing is concluded, a kind of defect that is stated ("there is a scratch") makes a Yes, and kinds that are
-    all negated ("no scratches or dents") make a No.
+    all negated ("no scratches or dents") make a No. Behind a "but" or "however" that follows a No, a kind of defect
+    that is stated is a conclusion ("no anomalies at the cap, but there is a scratch on the body").
 12. Boxes and a type are taken with a Yes: from ``<location>``, JSON or ``[x1, y1, x2, y2]`` in the text, as integers
     0-1000 or fractions of the image; others are dropped, since pixels of an unknown size mean nothing. A type must be
     one of the taxonomy or a benchmark's label for it, and stand in ``<type>``, JSON or behind "Type:".
@@ -324,10 +325,10 @@ def _concluded(text: str, options: Mapping[str, Answer]) -> Said:
             continue
         parts = words.labels.split(sentence, maxsplit=1)
         if len(parts) == 2:
-            claims += _claims(parts[0])
+            claims += _claims(parts[0], claims)
             claims += [claim._replace(rank=2) if claim.rank == 1 else claim for claim in _claims(parts[1])]
         else:
-            claims += _claims(sentence)
+            claims += _claims(sentence, claims)
     for rank in (2, 1):
         if ranked := [claim.says for claim in claims if claim.rank == rank]:
             return ranked[-1]
@@ -349,13 +350,17 @@ def _letters(sentence: str, options: Mapping[str, Answer]) -> list[Answer]:
     return [known[letter] for pair in found for letter in pair if letter in known]
 
 
-def _claims(sentence: str) -> list[_Claim]:
+def _claims(sentence: str, before: Sequence[_Claim] = ()) -> list[_Claim]:
+    """What a sentence claims, after what went before it."""
     words = _words()
-    found = []
-    for part in words.but.split(sentence):
+    found: list[_Claim] = []
+    for number, part in enumerate(words.but.split(sentence)):
         clause = _without_choices(words.asked.sub(" ", part or "").strip())
-        if clause:
-            found += _of_clause(clause)
+        new = _of_clause(clause) if clause else []
+        concluded = [claim.says for claim in (*before, *found) if claim.rank == 1]
+        if number and concluded[-1:] == ["No"] and {(claim.rank, claim.says) for claim in new} == {(0, "Yes")}:
+            new = [claim._replace(rank=1) for claim in new]
+        found += new
     return found
 
 

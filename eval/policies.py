@@ -18,7 +18,7 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.stages.endpoint import SharedImages
 from cot_builder.storage.workspace import Workspace
-from eval.parse import parse_by_rules, parse_strict
+from eval.parse import Parsed, parse_by_rules, parse_strict
 from schemas.geometry import UnitBox
 from schemas.prediction import NotNegative, Spoken, Transcript
 from schemas.sample import Sample, category_name
@@ -83,12 +83,15 @@ class Exam:
 
     @property
     def model_folder(self) -> Path | None:
-        """Where the weights lie; None for a model that is elsewhere."""
+        """Where the weights that run here lie; None for a model that is elsewhere."""
+        return None if self.params.evaluate.policy == "endpoint" else self.named_folder
+
+    @property
+    def named_folder(self) -> Path | None:
+        """The folder of the model's name. A server's model may have one too: vLLM serves a folder under its path."""
         settings = self.params.evaluate
-        if settings.scripted or settings.policy == "endpoint" or not settings.model:
-            return None
         folder = self.workspace.root / settings.model
-        return folder if folder.is_dir() else None
+        return folder if settings.model and not settings.scripted and folder.is_dir() else None
 
 
 def begin(exam: Exam, sample: Sample) -> Episode:
@@ -102,7 +105,10 @@ def begin(exam: Exam, sample: Sample) -> Episode:
 
     pixels = exam.images.pixels(sample)
     shown = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    asked = direct_prompt(sample.category, sample.view) if exam.direct else prompt(sample.category, sample.view)
+    if exam.direct:
+        asked = direct_prompt(sample.category, sample.view)
+    else:
+        asked = prompt(sample.category, sample.view, tools=bool(exam.tools))
     filled = [
         {
             **message,
@@ -146,7 +152,11 @@ def told(
         before: The same before any observation.
     """
     text = "\n".join(step.text for step in episode.steps)
-    parsed = parse_by_rules(text) if exam.direct else parse_strict(episode.completion)
+    if exam.direct:
+        # What was cut off had not come to its conclusion. The grammar, for its part, takes nothing that ends too soon.
+        parsed = Parsed(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
+    else:
+        parsed = parse_strict(episode.completion)
     # Without an observation, what it said is what it would have said.
     answer_before: Answer | None = parsed.answer if margin is not None else None
     if before is not None and any(step.observations for step in episode.steps):
@@ -202,7 +212,7 @@ def _transcript(episode: Episode) -> str:
             Spoken(
                 text=step.text,
                 observation="\n".join(texts) if texts else None,
-                image_sha256=images[0] if images else None,
+                images_sha256=images,
             )
         )
     return Transcript(turns=turns).model_dump_json()

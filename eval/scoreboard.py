@@ -3,6 +3,7 @@
 What others report is ``scoreboard.yaml``. Only a line whose list is the published one can be set beside another.
 """
 
+import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -41,11 +42,13 @@ class Line(BaseModel):
 
 
 def scoreboard(all_metrics: Sequence[Metrics]) -> list[Line]:
-    """This project's runs first, a line for each model and mode, then what others report, best mean first."""
+    """This project's runs first, a line for each model, its weights, mode and parameters; then what others report,
+    best mean first."""
     runs: dict[tuple[str, ...], list[Metrics]] = {}
     for found in all_metrics:
         run = found.run
-        runs.setdefault((run.model, run.policy, run.mode, run.rounds), []).append(found)
+        described = json.dumps([run.model_sha256, run.parameters, run.priors, run.seed], sort_keys=True)
+        runs.setdefault((run.model, run.policy, run.mode, run.rounds, described), []).append(found)
     ours = [_ours(found) for found in runs.values()]
     return [*ours, *sorted(published(), key=lambda line: (line.mean is None, -(line.mean or 0)))]
 
@@ -82,6 +85,7 @@ def _ours(found: Sequence[Metrics]) -> Line:
         protocol="; ".join(
             [
                 f"policy {run.policy}, mode {run.mode}, {'two rounds' if run.rounds == 'two' else 'free turns'}",
+                *([f"weights {run.model_sha256[:8]}"] if run.model_sha256 else []),
                 shot,
                 *flagged,
             ]

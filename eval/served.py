@@ -28,6 +28,7 @@ def served(
     description: str,
     tell: Callable[[], str],
     *,
+    refresh: bool,
     allow_unpriced: bool,
 ) -> None:
     """Ask the endpoint about every sample.
@@ -41,6 +42,7 @@ def served(
         take: Given each result as soon as it is there.
         description: Shown beside the progress.
         tell: What else there is to say at the moment.
+        refresh: Ask anew what was answered before.
         allow_unpriced: Ask a model that prices.yaml does not know.
 
     Raises:
@@ -70,7 +72,7 @@ def served(
             description=description,
             unit="images",
             total=len(samples),
-            refresh=False,
+            refresh=refresh,
             allow_unpriced=allow_unpriced,
             tell=tell,
         )

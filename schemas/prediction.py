@@ -69,8 +69,8 @@ class Spoken(BaseModel):
     """Raw, calls included."""
     observation: str | None = None
     """Text of what came back; None where nothing was called."""
-    image_sha256: Sha256 | None = None
-    """Of the PNG bytes of the returned image; the tools are deterministic, so the call gives it again."""
+    images_sha256: list[Sha256] = []
+    """Of the PNG bytes of each returned image; the tools are deterministic, so the calls give them again."""
 
 
 class Transcript(BaseModel):
@@ -82,7 +82,7 @@ class Transcript(BaseModel):
 
     @model_validator(mode="after")
     def _an_image_has_its_text(self) -> "Transcript":
-        if any(turn.image_sha256 and turn.observation is None for turn in self.turns):
+        if any(turn.images_sha256 and turn.observation is None for turn in self.turns):
             raise ValueError("an image that was returned has a text beside it")
         return self
 

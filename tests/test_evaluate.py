@@ -22,7 +22,9 @@ from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.storage.workspace import Workspace
 from eval.parse import parse_strict
 from schemas.metrics import Metrics
-from tests.chat_server import Body, ChatServer, Fault, chat_server, status, text_of
+from tests.chat_server import CUT as CUT_OFF
+from tests.chat_server import DROPPED, Body, ChatServer, Fault, chat_server, in_turn, status, text_of
+from tests.layouts import mpdd_files, write_tar
 from tests.pipeline import ENVIRONMENT, ROOT, command
 from tests.small_policy import FITTED
 from tests.transformers_server import transformers_server
@@ -61,10 +63,10 @@ def run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: A
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-    def evaluate(*settings: str, name: str = "held_out", results: str = "results") -> str:
+    def evaluate(*settings: str, name: str = "held_out", results: str = "results", more: tuple[str, ...] = ()) -> str:
         flags = [part for setting in settings for part in ("--set", setting)]
         try:
-            cli.main([*flags, "evaluate", name, "--results", results, "--allow-unpriced"])
+            cli.main([*flags, "evaluate", name, "--results", results, "--allow-unpriced", *more])
         except SystemExit as ended:
             if ended.code:
                 raise AssertionError(capfd.readouterr().err) from None
@@ -105,6 +107,31 @@ def test_scripted_policies_give_the_figures_they_must(run: Any, policy: str, cou
         assert scores.type_exact and scores.type_exact.value == 1.0
 
 
+@pytest.mark.parametrize(
+    ("policy", "counts", "told"),
+    [
+        ("always-yes", (282, 0, 176, 0), ["balanced accuracy is exactly 50.0", "recall 100, specificity 0"]),
+        ("oracle", (282, 176, 0, 0), []),
+    ],
+)
+def test_the_official_list_of_mpdd_gives_the_figures_it_must(
+    run: Any, policy: str, counts: tuple[int, ...], told: list[str]
+) -> None:
+    write_tar(Path("mpdd.tar"), mpdd_files())
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["pull"]["mpdd"] = {"benchmark": "mpdd", "source": "mpdd.tar", "role": "evaluate"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["pull", "mpdd"])
+    assert "evaluate: 458 images, 458 parts, 0 unparsed" in run(f"evaluate.policy={policy}", name="mpdd")
+    metrics = Metrics.model_validate_json(Path("results/mpdd/metrics.json").read_bytes())
+    scores = metrics.overall
+    assert (scores.tp, scores.tn, scores.fp, scores.fn) == counts
+    assert metrics.listing.same_list
+    assert len(metrics.flags) == len(told)
+    assert all(any(words in flag for flag in metrics.flags) for words in told), metrics.flags
+
+
 def test_coin_and_heuristic_depend_on_nothing_but_the_image(run: Any) -> None:
     for policy in ("coin", "residual"):
         run(f"evaluate.policy={policy}")
@@ -115,6 +142,17 @@ def test_coin_and_heuristic_depend_on_nothing_but_the_image(run: Any) -> None:
         assert rows().drop("seconds").equals(first.drop("seconds"))
     assert first["margin"].is_not_null().all()
     assert ((first["margin"] > 0) == (first["answer"] == "Yes")).all()
+
+
+def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("evaluate.policy=coin")
+    assert "finished already" in run("evaluate.policy=coin")
+    for name in ("cot_builder", "eval", "schemas", "train"):
+        shutil.copytree(ROOT / name, Path("changed", name), ignore=shutil.ignore_patterns("__pycache__"))
+    with Path("changed/eval/parse.yaml").open("a") as file:
+        file.write("# another rule\n")
+    monkeypatch.setattr("eval.evaluate.ROOT", Path("changed").resolve())
+    assert "finished already" not in run("evaluate.policy=coin")
 
 
 def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: Any) -> None:
@@ -162,6 +200,8 @@ def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: A
         assert len(server.requests) == asked, "kept answers do not depend on the journal"
         run(*served(server, "evaluate.max_tokens=99"))
         assert len(server.requests) == 2 * asked, "another run takes nothing of this one's"
+        run(*served(server), more=("--refresh",))
+        assert len(server.requests) == 3 * asked, "a model may have changed under its name"
     last = max(server.requests, key=lambda body: len(body["messages"]))
     assert "tools" not in last and "# Tools" in last["messages"][0]["content"]
     shown = [
@@ -174,9 +214,13 @@ def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: A
     assert rows()["tools"].to_list() == [["crop", "crop"]] * 16 and rows()["observed"].to_list() == [2] * 16
     assert found().tools.share["crop"] == 1.0
     transcript = json.loads(rows()["transcript"][0])
-    assert [bool(turn["image_sha256"]) for turn in transcript["turns"]] == [True, True, False]
+    assert [len(turn["images_sha256"]) for turn in transcript["turns"]] == [1, 1, 0]
 
 
+SCALE = CALL.replace("crop", "measure").replace(
+    '"region": [0, 0, 500, 500]', f'"points": [[0, 0], [9, 9]], "mm_per_px": 1{"0" * 400}'
+)
+HALF = CALL.replace("crop", "prior").replace('"region": [0, 0, 500, 500]', '"category": "\\ud83d"')
 MODES = {"agent-no-tools": 0, "agent-without-crop": 3, "direct": 0, "agent": 4}
 
 
@@ -186,10 +230,30 @@ def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
         run(*served(server, f"evaluate.mode={mode}", "evaluate.limit=2", "evaluate.max_calls=1"))
     text = text_of(server.requests[0])
     assert sum(f'"name": "{tool}"' in text for tool in ("crop", "enhance", "measure", "prior")) == MODES[mode]
+    assert ("tool" in text) == (MODES[mode] > 0)
     assert rows()["parse"][0] == ("rules" if mode == "direct" else "unparsed")
     if mode == "agent-without-crop":
         assert rows()["observed"][0] == 0
         assert "error: no tool 'crop'" in rows()["transcript"][0]
+
+
+def test_a_plain_answer_that_was_cut_off_is_not_read(run: Any) -> None:
+    """It had not come to its conclusion, whatever it says so far."""
+    cut = "No defect at the rim. At the lower left, however"
+    with chat_server(lambda _: cut, lambda *_: CUT_OFF) as server:
+        run(*served(server, "evaluate.mode=direct", "evaluate.limit=2"))
+    assert rows()["parse"].to_list() == ["unparsed"] * 2 and "cut off at 160 tokens" in rows()["fault"][0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "called"),
+    [(("evaluate.mode=direct",), 0), (("evaluate.mode=agent-no-tools",), 0), (("evaluate.rounds=two",), 1)],
+    ids=["direct", "no tools", "two rounds"],
+)
+def test_a_model_in_this_process_is_asked_in_every_mode(run: Any, policy: Path, settings: Any, called: int) -> None:
+    run(f"evaluate.model={policy / FITTED}", "evaluate.limit=2", "evaluate.max_tokens=60", *settings)
+    assert rows().height == 2 and rows()["observed"].max() <= called
+    assert rows()["margin"].is_null().all() == ("evaluate.mode=direct" in settings)
 
 
 def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any) -> None:
@@ -209,8 +273,19 @@ def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any)
         ("word " * 10_000, "not a thought and one verdict"),
         ("<think>Die Fläche ist gleichmäßig.</think><answer>Nein</answer>", "not a thought and one verdict"),
         ("", "not a thought and one verdict"),
+        (SCALE, "ends without a verdict"),
+        (HALF, "no tool there is"),
     ],
-    ids=["loops", "unknown tool", "malformed", "10,000 tokens", "another language", "nothing"],
+    ids=[
+        "loops",
+        "unknown tool",
+        "malformed",
+        "10,000 tokens",
+        "another language",
+        "nothing",
+        "an absurd number",
+        "half a character",
+    ],
 )
 def test_a_model_that_goes_astray_is_wrong_and_does_not_stop_the_run(run: Any, said: str, fault: str) -> None:
     with chat_server(lambda _: said) as server:
@@ -252,6 +327,16 @@ def test_one_request_that_fails_is_counted_and_asked_again_by_the_next_run(run: 
         run(*served(server))
     assert len(server.requests) == 17
     assert "failed" not in set(rows()["parse"])
+
+
+def test_faults_that_pass_change_nothing_but_the_time(run: Any) -> None:
+    figures = []
+    for faults in (lambda *_: None, in_turn(status(429), status(500)), in_turn(DROPPED)):
+        with chat_server(by_kind, faults) as server:
+            run(*served(server), more=("--refresh",))
+        figures.append(rows().drop("seconds"))
+        assert len(server.requests) >= 48 * (1 if len(figures) == 1 else 2)
+    assert figures[1].equals(figures[0]) and figures[2].equals(figures[0])
 
 
 def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
@@ -327,7 +412,7 @@ def test_a_server_of_transformers_says_the_same_as_transformers_here(
 
 
 def episode(pixels: Any, tools: Any = ("crop", "enhance", "measure", "prior"), rounds: int = 2) -> Episode:
-    return Episode(prompt("bolt", "C1"), Toolbox(pixels, {}), tools, rounds)
+    return Episode(prompt("bolt", "C1"), Toolbox(pixels, {("bolt", "C1"): "A grey bolt."}), tools, rounds)
 
 
 @pytest.fixture(scope="module")
@@ -367,12 +452,14 @@ def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: A
     assert "<|" not in two.chat[2]["content"][0]["text"].replace("<| ", "")
 
 
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
+"""Halves of characters too, as JSON escapes them."""
 JSON: Any = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-NAMES = st.sampled_from(["crop", "enhance", "measure", "prior", "run", "observe", "__init__"]) | st.text(max_size=8)
+NAMES = st.sampled_from(["crop", "enhance", "measure", "prior", "run", "observe", "__init__"]) | ANY_TEXT
 ARGUMENTS = st.dictionaries(
     st.sampled_from(["region", "operator", "points", "mm_per_px", "category", "view", "self"]) | st.text(max_size=5),
     JSON,
@@ -388,6 +475,7 @@ ARGUMENTS = st.dictionaries(
 def test_whatever_a_call_holds_it_is_an_observation(pixels: Any, body: str) -> None:
     one = episode(pixels, rounds=1)
     one.take(Written(f"<think>x</think><tool_call>{body}</tool_call>"))
+    assert json.dumps(one.completion[1:], default=str, ensure_ascii=False).encode()
     if "</tool_call>" not in body and "<tool_call>" not in body:
         assert len(one.calls) == 1 and not one.done
         assert (one.calls[0] == MALFORMED) <= one.completion[-1]["content"][-1]["text"].startswith("error:")

@@ -25,6 +25,7 @@ from schemas.trajectory import ToolCall
 
 REGION = [100, 200, 700, 900]
 SAID = [250, 300, 400, 650]
+SECOND = {"region": [600, 600, 900, 900]}
 CALL = {"name": "crop", "arguments": {"region": REGION}}
 SAYS = ("Yes", "No", None, "No", "Yes", "Yes")
 
@@ -51,9 +52,15 @@ def evaluated(workspace: Workspace, results: Path) -> pl.DataFrame:
         observation, _ = Toolbox(images.pixels(sample), {}).observe(
             ToolCall.model_validate({"tool": "crop", "arguments": CALL["arguments"]})
         )
+        other, _ = Toolbox(images.pixels(sample), {}).observe(
+            ToolCall.model_validate({"tool": "crop", "arguments": SECOND})
+        )
+        called = "\n".join(
+            f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in (CALL, CALL | {"arguments": SECOND})
+        )
         turns = [
-            {"text": f"<think>{HOSTILE}</think>\n<tool_call>\n{json.dumps(CALL)}\n</tool_call>", "observation": observation.text,
-             "image_sha256": observation.image_sha256},
+            {"text": f"<think>{HOSTILE}</think>\n{called}", "observation": f"{observation.text}\n{other.text}",
+             "images_sha256": [observation.image_sha256, other.image_sha256]},
             {"text": HOSTILE},
         ]  # fmt: skip
         transcripts.append(json.dumps({"turns": turns}))
@@ -139,8 +146,8 @@ def test_an_item_shows_truth_and_prediction_where_they_are_and_the_inspection_be
         there = drawn(opened, f"#item {selector}")
         assert len(there) == len(boxes) > 0
         assert there == [pytest.approx(box, abs=8) for box in boxes]
-    # The tool's image is made again, from the call as the model wrote it.
-    assert opened.locator("#item .step img").count() == 1
+    # The tools' images are made again, from the calls as the model wrote them.
+    assert opened.locator("#item .step img").count() == 2
     expect(opened.locator("#item .written").first).to_contain_text("<script>")
     expect(opened.locator("#item .written").first).to_contain_text(json.dumps(CALL))
     opened.locator("[data-toggle=truth]").uncheck()
@@ -173,6 +180,17 @@ def test_filters_keys_and_links_lead_to_every_item(opened, table):
     expect(opened.locator("#item .facts")).to_contain_text(of_it["sample_id"][-1])
     opened.reload()
     expect(opened.locator("#item .facts")).to_contain_text(of_it["sample_id"][-1])
+    opened.get_by_role("button", name="Clear").click()
+    opened.select_option("select[name=set]", "held_out")
+    expect(opened.locator("#shown-count")).to_have_text(f"{table.height} of {table.height}")
+    kind = next(kind for kind in table["true_type"] if kind)
+    opened.select_option("select[name=type]", kind)
+    named = table.filter(pl.coalesce("true_type", "defect_type") == kind)
+    expect(opened.locator("#shown-count")).to_have_text(f"{named.height} of {table.height}")
+    opened.get_by_role("button", name="Clear").click()
+    opened.select_option("select[name=tool]", table["tools"].explode().drop_nulls()[0])
+    used = table.filter(pl.col("tools").list.len() > 0)
+    expect(opened.locator("#shown-count")).to_have_text(f"{used.height} of {table.height}")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

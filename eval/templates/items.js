@@ -174,18 +174,21 @@
   };
 
   const step = (turn) => {
-    const made = element("li", undefined, `step${turn.image ? " pictured" : ""}`);
+    const made = element("li", undefined, `step${turn.images.length ? " pictured" : ""}`);
     const said = element("div", undefined, "said");
     said.append(element("p", turn.text || "(nothing)", "written"));
-    if (turn.observation !== null && !turn.image) said.append(element("p", turn.observation, "returned"));
+    if (turn.observation !== null && !turn.images.length) said.append(element("p", turn.observation, "returned"));
     if (turn.lost) said.append(element("p", "The tool returned an image; today's tool returns another.", "warn"));
     made.append(said);
-    if (turn.image) {
+    if (turn.images.length) {
       const figure = element("figure", undefined, "observation");
-      const image = element("img");
-      image.src = turn.image;
-      image.alt = "What the tool returned";
-      figure.append(image, element("figcaption", turn.observation ?? "", "returned"));
+      for (const source of turn.images) {
+        const image = element("img");
+        image.src = source;
+        image.alt = "What the tool returned";
+        figure.append(image);
+      }
+      figure.append(element("figcaption", turn.observation ?? "", "returned"));
       made.append(figure);
     }
     return made;
