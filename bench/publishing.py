@@ -113,10 +113,11 @@ def publish_writing() -> Row:
                 shutil.rmtree(folder, ignore_errors=True)
             own_memory(workspace.root / "scratch", size)
 
-        shutil.copytree(build(params(), workspace), kept)
+        known = params()
+        shutil.copytree(build(known, workspace), kept)
         size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
         ratio = paired(
-            lambda: build(params(), workspace),
+            lambda: build(known, workspace),
             lambda: shutil.copytree(kept, copy),
             7,
             before=clear,

@@ -5,10 +5,12 @@ proof of the real Hub: README, "Publishing", says of what it is none.
 """
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -335,3 +337,14 @@ def _info(repository: Repository, oid: str) -> dict[str, Any]:
 def _error(status: int, code: str, text: str) -> Response:
     headers = {"X-Error-Message": text} | ({"X-Error-Code": code} if code else {})
     return Response(json.dumps({"error": text}), status, headers, mimetype="application/json")
+
+
+if __name__ == "__main__":
+    server = HubServer()
+    sys.stdout.write(
+        f"export HF_ENDPOINT={server.url} HF_HUB_DISABLE_XET=1 HF_TOKEN={OWNER}   # owner/NAME; Ctrl-C ends it\n"
+    )
+    sys.stdout.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    server.close()

@@ -21,9 +21,11 @@ from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace
+from eval.evaluate import weights_sha256
+from eval.metrics import metrics, write_metrics
 from schemas.review import REVIEW, Change, Review
 from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
-from tests import small_corpus, training_project
+from tests import predictions, small_corpus, training_project
 from tests.hub_client import ROOT, Client, Done
 from tests.hub_server import OWNER, READER, HubServer
 
@@ -379,9 +381,43 @@ def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: C
     arrived = len(hub.uploads) - start
     assert arrived and len(hub.repository("owner/cut").commits) == 1
     hub.faults.clear()
+    there, asked = set(hub.large), len(hub.seen)
     assert client.run("publish", "--repo", "owner/cut", folder=copy).code == 0
-    assert len(hub.uploads) - start == len(set(hub.large)) - (len(hub.large) - (len(hub.uploads) - start))
+    sent = {path.rpartition("/")[2] for path in hub.seen[asked:] if path.startswith("PUT /_lfs/")}
+    assert sent and not sent & there, "what had arrived is not sent again"
     assert [path for path in hub.files("owner/cut") if path.startswith("sft/")]
+
+
+def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(hub: HubServer, client: Client, copy: Path) -> None:
+    words = ("publish", "--repo", "owner/unseen")
+    hub.fail("/resolve/", 404, times=999)
+    refused(client.run(*words, folder=copy), "is committed as", "run the same command again")
+    hub.faults.clear()
+    done = client.run(*words, folder=copy)
+    assert "nothing changed: no commit" in done.out and "rows loaded back, every hash as written" in done.out
+    assert "loaded back" not in client.run(*words, folder=copy).out
+
+
+def test_the_same_rows_assembled_again_are_no_new_version(hub: HubServer, client: Client, copy: Path) -> None:
+    words = ("publish", "--repo", "owner/same")
+    assert client.run(*words, folder=copy).code == 0
+    manifest = copy / "data/indus_cot/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seconds": 1234.5}))
+    assert "nothing changed: no commit" in client.run(*words, folder=copy).out
+    assert len(hub.repository("owner/same").commits) == 2
+
+
+def test_a_review_of_an_earlier_draft_is_no_decision_on_this_row(hub: HubServer, client: Client, copy: Path) -> None:
+    assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0
+    assert [path for path in hub.files("owner/reviews") if path.startswith("review/")]
+    path = copy / "data/review"
+    reviews = REVIEW.records(REVIEW.read(path / "reviews.parquet"))
+    path.unlink()
+    path.mkdir()
+    earlier = [review.model_copy(update={"draft_sha256": "0" * 64}) for review in reviews]
+    REVIEW.write(REVIEW.frame(earlier), path / "reviews.parquet")
+    assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0
+    assert not [path for path in hub.files("owner/reviews") if path.startswith("review/")]
 
 
 @pytest.mark.parametrize(
@@ -459,12 +495,19 @@ def test_all_by_reference_is_made_whole_to_the_byte(
     assert done.code == 0, done.out
     # No picture of a card either shows what must not be shown.
     assert not [path for path in hub.files(name) if "example" in path]
-    assert client.run("rehydrate", name, "--source", "mine=mine/parts.csv", "--to", "whole", folder=copy).code == 0
     shards = [path for path in hub.files(REPO) if path.count("/") == 2 and path.endswith(".parquet")]
     assert len(shards) > 20
-    for path in shards:
-        assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
+    for source in ("mine/parts.csv", "data/pull/mine"):
+        made = client.run("rehydrate", name, "--source", f"mine={source}", "--to", "whole", folder=copy)
+        assert made.code == 0, made.out
+        for path in shards:
+            assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
     (copy / "other").mkdir()
+    mine = copy / "other" / "mine.txt"
+    mine.write_text("of a person")
+    given = ("rehydrate", name, "--source", "mine=mine/parts.csv", "--to", "other")
+    refused(client.run(*given, folder=copy), "holds files that no stage wrote")
+    assert mine.read_text() == "of a person"
     (copy / "other" / "0.png").write_bytes(encode_png(decode((copy / "mine/widget/0.png").read_bytes())[::-1]))
     refused(
         client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are not there", "sha256"
@@ -490,6 +533,9 @@ def test_a_licence_that_changed_since_is_refused(client: Client, copy: Path) -> 
         (f"hf_{'a1' * 12}", "a secret"),
         ("-----BEGIN RSA PRIVATE KEY-----", "a secret"),
         ("see /home/bob/parts.png", "a local path"),
+        ("see `/home/bob/parts.png`", "a local path"),
+        (f"\\nhf_{'a1' * 12}", "a secret"),
+        ("\\n/srv/parts/1.png", "a local path"),
         ("C:\\\\Users\\\\bob", "a local path"),
         ("ask bob@example.org", "an e-mail address"),
     ],
@@ -504,6 +550,11 @@ def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: s
     done = client.run("publish", "--repo", "owner/never", folder=copy)
     refused(done, kind, "column messages", "nothing was published")
     assert text not in done.out
+
+
+def test_a_verdict_that_was_changed_beside_its_trajectory_stops_it(client: Client, copy: Path) -> None:
+    change(copy, lambda rows: rows[2].update(boxes=[[1, 2, 3, 4]]))
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "are not those of its trajectory", "verify")
 
 
 def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None:
@@ -537,6 +588,12 @@ def test_a_column_of_supervision_is_no_column_of_a_students(monkeypatch: pytest.
 
 
 # --- refusals ---------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_for_somebody_who_is_not_logged_in(hub: HubServer, client: Client) -> None:
+    """The Hub answers 401, and does not say whether it is missing or private."""
+    hub.fail("owner/elsewhere", 401, times=99)
+    refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and nobody is logged in")
 
 
 def test_tokens(client: Client) -> None:
@@ -612,7 +669,8 @@ def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client,
     shards = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("data/indus_cot/data/*.parquet")
     }
-    (folder / "manifest.json").write_text(json.dumps({"stage": "sft", "inputs": shards, "counts": {}, "params": {}}))
+    made = {"stage": "sft", "inputs": shards, "counts": {}, "params": {"train": {"model": "tiny"}}}
+    (folder / "manifest.json").write_text(json.dumps(made))
     (folder / "README.md").write_text('---\nlicense: other\n---\n# A model\n\nfrom_pretrained("models/sft")\n')
     words = ("publish", "--repo", "owner/model", "--model", "models/sft")
     dry = client.run(*words, "--dry-run", folder=copy)
@@ -626,6 +684,25 @@ def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client,
     assert "model.safetensors" in files and "manifest.json" not in files
     assert "nothing changed: no commit" in client.run("--set", f"publish.repo={REPO}", *words, folder=copy).out
     refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
+    refused(client.run(*words, "--tag", folder=copy), "no version to tag")
+    _evaluated(copy / "results" / "mpdd", weights_sha256(folder), "Yes")
+    _evaluated(copy / "results" / "visa", "0" * 64, "No")
+    # Reinforced on the same corpus: it is named by its manifest then.
+    corpus = hashlib.sha256((copy / "data/indus_cot/manifest.json").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**made, "stage": "grpo", "inputs": {"corpus": corpus}}))
+    assert client.run("--set", f"publish.repo={REPO}", *words, folder=copy).code == 0
+    card = hub.files("owner/model", "models")["README.md"].decode()
+    assert f"- {REPO}\n" in card and "version 1.0.0" in card
+    assert "| mpdd | agent | 458 | 0.500 |" in card and "visa" not in card
+    assert yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+
+
+def _evaluated(folder: Path, weights: str, answer: str) -> None:
+    table = predictions.mpdd(lambda bad, rng: answer)
+    run = predictions.run(set=folder.name, model="models/sft", model_sha256=weights)
+    found = metrics(table, run, predictions.listing(458, 458), predictions.NOTHING_SEEN, draws=20, seed=0)
+    folder.mkdir(parents=True)
+    write_metrics(found, folder)
 
 
 def test_ids_of_rows_are_hashes_of_drafts(project: Path) -> None:

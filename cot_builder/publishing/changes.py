@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from cot_builder.publishing.configs import combined
 from cot_builder.publishing.publishable import INDEX, read_corpus_index
 from schemas.errors import IndusCotError
 
@@ -59,6 +60,11 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
         len(both) - len(changed) - len(again),
         len(both.filter(text)),
     )
+
+
+def corpus_sha256(index: pl.DataFrame) -> str:
+    """Of every row: equal corpora have it alike, whenever and wherever they were made."""
+    return combined(map("".join, index.sort("id").select("id", "text_sha256", "images_sha256").iter_rows()))
 
 
 def read(place: str) -> pl.DataFrame:

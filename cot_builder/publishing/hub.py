@@ -201,7 +201,11 @@ class Hub:
         return again(action, self.repo)
 
 
-def again(action: Callable[[], T], repo: str) -> T:
+def again(
+    action: Callable[[], T],
+    repo: str,
+    kept: str = "nothing was committed. What arrived is kept: run the same command again to go on",
+) -> T:
     """Do something on the Hub, again where that can help: 429 (as long as it says), 5xx, broken connections.
 
     Raises:
@@ -226,20 +230,18 @@ def again(action: Callable[[], T], repo: str) -> T:
                 reason = f"the Hub answers {status}"
                 said = error.response.headers.get("Retry-After", "")
                 wait = float(said) if said.isdigit() else wait
-            elif isinstance(error, _broken()):
+            elif isinstance(error, broken()):
                 reason = f"the connection broke ({type(error).__name__})"
             else:
                 raise
         if attempt + 1 < ATTEMPTS:
             console.print(f"{repo}: {reason}; trying again", highlight=False, markup=False)
             time.sleep(min(wait, LONGEST_WAIT_S))
-    raise IndusCotError(
-        f"{repo}: {reason}, after {ATTEMPTS} attempts; nothing was committed. What arrived is kept: run the same "
-        "command again to go on"
-    )
+    raise IndusCotError(f"{repo}: {reason}, after {ATTEMPTS} attempts; {kept}")
 
 
-def _broken() -> tuple[type[Exception], ...]:
+def broken() -> tuple[type[Exception], ...]:
+    """What a connection that breaks raises."""
     import httpx
     import httpx2
 
@@ -250,7 +252,7 @@ def _cause(error: BaseException) -> BaseException:
     """What the Hub or the network said, where `huggingface_hub` wraps it: a failed upload, a file that is not there."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *_broken())
+    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *broken())
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, known):
         inner = inner.__cause__ or inner.__context__
@@ -258,6 +260,13 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _refusal(status: int, repo: str, error: Any) -> IndusCotError:
+    from huggingface_hub import get_token
+
+    if status == 401 and not get_token():
+        return IndusCotError(
+            f"{repo}: is not there, or is private or gated, and nobody is logged in (401). Run `hf auth login`, or set "
+            "HF_TOKEN, and look at the name"
+        )
     if status == 401:
         return IndusCotError(
             "the Hub does not know the token (401): it is wrong, or was revoked. Run `hf auth login`, or set HF_TOKEN"

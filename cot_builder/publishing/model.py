@@ -11,8 +11,11 @@ from cot_builder.params import Params
 from cot_builder.publishing import changes, secrets
 from cot_builder.publishing.changes import MANIFEST
 from cot_builder.publishing.hub import Commit, Hub, differing, size_of
+from cot_builder.publishing.publishable import read_corpus_index
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace, file_hash
+from cot_builder.storage.workspace import Workspace
+from eval.contamination import trained_on
+from eval.evaluate import weights_sha256
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
@@ -53,7 +56,7 @@ def plan_model(params: Params, workspace: Workspace, folder: Path, repo: str) ->
             f"{repo}: holds files that this model does not have ({strangers[0]} …); choose another name with --repo, "
             "or delete them there"
         )
-    corpus, link = _corpus(params, workspace, manifest)
+    corpus, link = _corpus(params, workspace, folder)
     files[README] = _card(folder, repo, link, corpus, _results(workspace, folder)).encode()
     expression = secrets.pattern(root=workspace.root)
     for name, source in files.items():
@@ -94,33 +97,32 @@ def publish_model(
     return made, hub.push(made.changed, made.gone, remote, f"Indus-CoT model from {folder.name}", pull_request), True
 
 
-def _corpus(params: Params, workspace: Workspace, manifest: Mapping[str, Any]) -> tuple[str, str]:
+def _corpus(params: Params, workspace: Workspace, folder: Path) -> tuple[str, str]:
     """What it was trained on: in words, and the dataset's name where it is published."""
-    trained = {name: digest for name, digest in manifest["inputs"].items() if name.endswith(".parquet")}
-    here = {path.name: file_hash(path) for path in workspace.indus_cot.glob("data/*.parquet")}
-    shown = ", ".join(f"`{name}` sha256 `{digest[:16]}…`" for name, digest in sorted(trained.items()))
-    if not trained or trained != here:
-        return f"an Indus-CoT corpus that is not the one beside it any more ({shown})", ""
-    made = file_hash(workspace.indus_cot / "manifest.json")
+    named, here = trained_on(folder, workspace)
+    if not here:
+        return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", ""
     if repo := params.publish.repo:
         try:
             published = json.loads(changes.fetch(repo, MANIFEST).read_text(encoding="utf-8"))
         except IndusCotError:
             published = {}
-        if published.get("corpus_manifest_sha256") == made:
+        made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
+        if published.get("corpus_sha256") == made:
             return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", repo
-    return f"an Indus-CoT corpus that is not published (manifest sha256 `{made}`)", ""
+    return f"an Indus-CoT corpus that is not published (manifest sha256 `{named}`)", ""
 
 
 def _results(workspace: Workspace, folder: Path) -> list[Metrics]:
-    """Evaluations of this model."""
+    """Evaluations of these very weights."""
+    weights = weights_sha256(folder)
     found = []
     for path in sorted(workspace.results.glob("*/metrics.json")):
         try:
             metrics = Metrics.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise IndusCotError(f"{path}: is no metrics file ({error.errors()[0]['msg']}); evaluate again") from None
-        if Path(metrics.run.model).name == folder.name:
+        if metrics.run.model_sha256 == weights:
             found.append(metrics)
     return found
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import card, changes, secrets
 from cot_builder.publishing.changes import FORMAT, MANIFEST, Changes
-from cot_builder.publishing.configs import CONFIGS, Config, combined, features, row_hash
+from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
 from cot_builder.publishing.hub import Commit, Hub, Remote, differing, size_of
@@ -185,7 +186,13 @@ def publish(
         title = f"Indus-CoT {made.version}" + (f": {made.changes}" if made.changes else "")
         commit = hub.push(made.changed, made.gone, remote, title, pull_request)
     revision = commit.revision if commit else (remote.head or "main")
-    rows = _read_back(repo, revision, workspace.publish) if commit else 0
+    # Whatever ended the comparison of an earlier run, it is made up for.
+    compared = workspace.root / ".indus-cot" / "published.json"
+    known: dict[str, str] = json.loads(compared.read_text()) if compared.is_file() else {}
+    rows = 0
+    if known.get(repo) != revision:
+        rows = _read_back(repo, revision, workspace.publish)
+        write_text(compared, json.dumps({**known, repo: revision}, indent=1) + "\n")
     name = None
     if tag and not (commit and commit.pull_request):
         hub.tag(name := f"v{made.version}", revision)
@@ -242,11 +249,7 @@ def _manifest(
         "version": log[-1]["version"] if log else "",
         "licence": card.licence_of(params, shown),
         "rows": dict(index.group_by("split").len().sort("split").iter_rows()),
-        # Of every row: equal corpora have it alike, whenever and wherever they were made.
-        "corpus_sha256": combined(
-            map("".join, index.sort("id").select("id", "text_sha256", "images_sha256").iter_rows())
-        ),
-        "corpus_manifest_sha256": built["inputs"]["corpus"],
+        "corpus_sha256": changes.corpus_sha256(index),
         "bits": built["counts"]["bits"],
         "sources": {
             name: {
@@ -298,11 +301,13 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     """
     import datasets
     from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import again, quiet
+    from cot_builder.publishing.hub import again, broken, quiet
 
     compared = 0
     datasets.disable_progress_bars()
+    again_compares = f"it is committed as {revision[:8]}, but was not compared: run the same command again, which does"
     try:
         for config, splits in card.shapes(folder).items():
             for split, (rows, _, _) in splits.items():
@@ -314,7 +319,9 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
 
                 with quiet():
                     theirs = (
-                        row for table in again(load, repo).with_format("arrow").iter(BATCH) for row in table.to_pylist()
+                        row
+                        for table in again(load, repo, again_compares).with_format("arrow").iter(BATCH)
+                        for row in table.to_pylist()
                     )
                     pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
                     for ours, read in pairs:
@@ -322,9 +329,11 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                             identity = (ours or read)["id"]
                             raise IndusCotError(
                                 f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
-                                f"was published as {revision[:8]}; publish again"
+                                f"was published as {revision[:8]}; look at that row there, and publish again"
                             )
                         compared += 1
+    except (HfHubHTTPError, *broken(), OSError, pa.ArrowException) as error:
+        raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {again_compares}") from None
     finally:
         datasets.enable_progress_bars()
     return compared

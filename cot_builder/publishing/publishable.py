@@ -59,8 +59,8 @@ MOST_ROWS_A_SHARD = 4
 BATCH = 16
 INDEX_BATCH = 4096
 WRITERS = 2
-WRITING = 4
-"""Shards that are being written while the next is read."""
+WRITING = 12
+"""Shards that are left to the writers while the next batch is read: with fewer, they have nothing to do meanwhile."""
 LEAK = "leak"
 JUDGE = "judge"
 SMALL = (
@@ -157,7 +157,10 @@ def sources(params: Params, corpus: Path) -> dict[str, Source]:
 
 def _obtain(name: str, facts: Benchmark) -> str:
     if facts.licence == SYNTHETIC_LICENCE:
-        return f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card"
+        return (
+            f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card; then "
+            f"`indus-cot rehydrate REPO --source {name}=data/pull/{name}`"
+        )
     where = facts.homepage or "ask the owner of the images"
     return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
 
@@ -399,6 +402,14 @@ class _Build:
             raise IndusCotError(f"{where}: messages or trajectory hold no JSON of theirs; assemble again") from None
         if chat != messages(trajectory, row["category"], row["view"]):
             raise IndusCotError(f"{where}, messages: {_stranger(chat)}; nothing was published. Run `indus-cot verify`")
+        verdict = trajectory.verdict
+        if (row["answer"], [tuple(box) for box in row["boxes"]], row["defect_type"]) != (
+            verdict.answer, [tuple(box) for box in verdict.boxes], verdict.defect_type
+        ):  # fmt: skip
+            raise IndusCotError(
+                f"{where}: answer, boxes or defect_type are not those of its trajectory; nothing was published. Run "
+                "`indus-cot verify`"
+            )
         if row["tools"] != self._tools and json.loads(row["tools"]) != json.loads(self._tools):
             raise IndusCotError(f"{where}, tools: are not the tools of this version; run `indus-cot repro assemble`")
         if (path := self._paths.get(row["sample_id"])) and path in row["messages"]:
@@ -499,10 +510,16 @@ class _Build:
 
     def _write_reviews(self) -> None:
         salt = _salt(self.workspace) if self.reviews else b""
+        table = self.workspace.draft / "trajectory.parquet"
+        current = set(DRAFT.read(table)["draft_sha256"]) if table.is_file() else None
         by_bucket: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for review in self.reviews:
             identity = row_id(review.draft_id)
             if identity not in self._rows:
+                continue
+            if current is not None and review.draft_sha256 not in current:
+                # It was said of an earlier draft of the row, as `assemble` sees it too.
+                self.counts["reviews of changed drafts left out"] += 1
                 continue
             split, sample = self._rows[identity]
             row = {

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
 
     Args:
         place: A published folder, or ``OWNER/NAME[@REVISION]`` on the Hub.
-        copies: Set to the user's own copy of it: a folder, an archive, or anything `pull` reads.
+        copies: Set to the user's own copy of it: anything `pull` reads, or the folder that `pull` wrote.
         target: Folder to write.
 
     Raises:
@@ -125,10 +125,7 @@ class _Files:
     def __init__(self, copy: str, wanted: set[str], scratch: Path, name: str) -> None:
         self._places: dict[str, tuple[str, int]] = {}
         with ShardWriter(scratch) as writer:
-            for member in track(open_members(copy, scratch / "downloads"), f"search {name}"):
-                if not member.path.lower().endswith(IMAGE_SUFFIXES):
-                    continue
-                data = bytes(member.read())
+            for data in track(_images_of(copy, scratch / "downloads"), f"search {name}"):
                 digest = hashlib.sha256(data).hexdigest()
                 if digest in wanted and digest not in self._places:
                     self._places[digest] = writer.add(digest, data)
@@ -142,6 +139,19 @@ class _Files:
 
     def get(self, digest: str) -> bytes:
         return self._reader.get(*self._places[digest])
+
+
+def _images_of(copy: str, downloads: Path) -> Iterator[bytes]:
+    """Every image file of a user's copy, which may be what `pull` has made of it."""
+    folder = Path(copy)
+    if (folder / "manifest.json").is_file() and read_manifest(folder).get("stage") == "pull":
+        reader = ShardReader(folder)
+        for shard in sorted(folder.glob("images-*.parquet")):
+            yield from (data for _, data in reader.items(shard.name))
+        return
+    for member in open_members(copy, downloads):
+        if member.path.lower().endswith(IMAGE_SUFFIXES):
+            yield bytes(member.read())
 
 
 def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: str) -> tuple[pa.Table, int]:

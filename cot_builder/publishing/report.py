@@ -34,7 +34,8 @@ def told(plan: Plan, done: Published | None = None) -> str:
     if done is None:
         lines.append("nothing was sent (dry run); the files are in data/publish")
     elif done.commit is None:
-        lines.append("nothing changed: no commit")
+        again = f"; {done.rows_compared} rows loaded back, every hash as written" if done.rows_compared else ""
+        lines.append(f"nothing changed: no commit{again}")
     else:
         what = "pull request" if done.commit.pull_request else "commit"
         lines.append(f"{what}: {done.commit.url}; {done.rows_compared} rows loaded back, every hash as written")

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from schemas.errors import IndusCotError
 
+_BEGIN = r"(?:\b|\\[nrtfb])"
+"""Where a word begins; texts are looked through as JSON too, in which a newline before it is a letter."""
 KINDS = {
-    "a secret": r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bBearer [A-Za-z0-9._-]{16,}|://[^/\s:@]+:[^/\s:@]+@",
-    "a local path": r"\bfile://|(?:^|[\s\"'(=:\[])/(?:home|Users|root|tmp|mnt|media|opt|srv|var|private|work|data)/[\w.]"
-    r"|\b[A-Za-z]:\\+(?:Users|Documents|data)\b|(?:^|[\s\"'(=])~/\w",
+    "a secret": rf"{_BEGIN}(?:hf_[A-Za-z0-9]{{16,}}|sk-[A-Za-z0-9_-]{{20,}}|AKIA[0-9A-Z]{{16}}\b"
+    rf"|gh[pousr]_[A-Za-z0-9]{{20,}}|Bearer [A-Za-z0-9._-]{{16,}})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s:@]+@",
+    "a local path": rf"{_BEGIN}file://|(?:^|[\s\"'(=:\[`<>|,;]|\\[nrtfb])/(?:home|Users|root|tmp|mnt|media|opt|srv|var|private|work|data)/[\w.]"
+    r"|\b[A-Za-z]:\\+(?:Users|Documents|data)\b|(?:^|[\s\"'(=`]|\\[nrtfb])~/\w",
     "an e-mail address": r"\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b",
 }
 """What it is to the expression that finds it, for Python's `re` and RE2 alike."""
