@@ -18,12 +18,14 @@ LARGE = (1920, 1080)
 SMALL = (1366, 768)
 SHOWN = """() => {
   const images = [...document.querySelectorAll('img')].filter(image => image.getAttribute('src'));
-  return images.some(image => image.src.startsWith('blob:')) && images.every(image => image.naturalWidth)
+  const texts = document.querySelector('.prior-images') ? '.review-left' : '.review-steps';
+  return images.some(image => image.src.startsWith('blob:') || image.closest('.prior-images'))
+    && images.every(image => image.naturalWidth)
     && document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])')
-    && (!document.querySelector('.review') || document.querySelector('.review-steps [data-testid=textarea-region]'));
+    && (!document.querySelector('.review') || document.querySelector(`${texts} [data-testid=textarea-region]`));
 }"""
-"""Every image is there, the inspected one from a blob as Label Studio shows it; on a review page the prefilled texts
-are too; and the page can be submitted."""
+"""Every image is there, the inspected one from a blob as Label Studio shows it, those of a prior in its text; on a
+review page the prefilled texts are too; and the page can be submitted."""
 ANSWERS = "() => JSON.stringify(Htx.annotationStore.selected.serializeAnnotation())"
 
 

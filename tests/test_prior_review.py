@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 
 from annotation import prior_page
 from annotation.priors import text_problems
@@ -25,6 +24,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
+from tests.expert import CHROMIUM, SMALL, Expert, chromium
 from tests.review_project import Project, Result
 
 SHA = "a" * 64
@@ -231,33 +231,21 @@ def test_priors_are_reviewed_before_anything_is_drafted(project: Project) -> Non
 
 
 def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
+    if not CHROMIUM:
         pytest.skip("no chromium here: `make test` installs it where it may")
-    uid = first(project)
-    reword(project, uid, lambda row: f"{HOSTILE} {row.text}")
-    shown = priors(project)[uid]
+    for uid in priors(project):
+        reword(project, uid, lambda row: f"{HOSTILE} {row.text}")
     project.ok("review", "push", "--priors")
-    task = tasks(project)[uid]["id"]
-    words = f"{shown.text} An expert adds: “matt”."
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1366, "height": 768})
-        page.goto(f"{project.server.url}/user/login")
-        page.fill("[name=email]", project.server.email)
-        page.fill("[name=password]", project.server.password)
-        page.press("[name=password]", "Enter")
-        page.wait_for_url(lambda address: "login" not in address)
-        page.goto(f"{project.server.url}/projects/{number(project)}/data?task={task}")
+    with chromium() as browser:
+        expert = Expert(browser, project.server, SMALL)
+        uid = expert.begin(number(project))["uid"]
+        shown = priors(project)[uid]
+        words = f"{shown.text} An expert adds: “matt”."
+        page = expert.page
         images = page.locator(".prior-images img")
-        images.first.wait_for()
-        page.wait_for_function(
-            "[...document.querySelectorAll('.prior-images img')].every(image => image.naturalWidth > 0)"
-        )
         assert images.count() == min(shown.image_count, prior_page.SHOWN_IMAGES)
-        text = page.locator('[data-testid=textarea-region]:has([name^="text:"])')
-        assert text.inner_text().strip() == shown.text, "HTML is shown as text"
-        assert page.title() != "owned"
+        assert expert.text("text").inner_text().strip() == shown.text, "HTML is shown as text"
+        assert page.title() != "owned" and not expert.complaints
         told = page.locator(".prior-provenance").inner_text()
         assert "real_iad, training pool" in told and "measured, version 1" in told and "mean grey" in told
         small = images.nth(1).bounding_box()
@@ -269,16 +257,11 @@ def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
         for key in "123456789abcdefqwz":
             page.keyboard.press(key)
         assert page.locator(".review input[type=radio]:checked").count() == 0
-        text.get_by_test_id("htx-textbox-edit-button").click()
-        page.get_by_test_id("htx-textbox-input").fill(words)
-        page.keyboard.press("Shift+Enter")
-        page.locator("input[name=fixed]").check(force=True)
-        button = page.get_by_test_id("bottombar-submit-button")
-        box = button.bounding_box()
+        expert.write("text", words)
+        expert.tick("fixed")
+        box = page.get_by_test_id("bottombar-submit-button").bounding_box()
         assert box and box["y"] + box["height"] <= 768 and page.evaluate("document.body.scrollWidth") <= 1366
-        with page.expect_response(lambda answer: "/annotations" in answer.url and answer.request.method == "POST"):
-            button.click()
-        browser.close()
+        expert.submit()
     project.ok("review", "pull", "--priors")
     found = reviews(project)[uid]
     assert (found.verdict, found.before, found.after, found.problems) == ("fixed", shown.text, words, [])
