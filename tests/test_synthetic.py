@@ -283,6 +283,13 @@ def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
         assert one.pixels.shape != other.pixels.shape or not np.array_equal(one.pixels, other.pixels)
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_threads_change_neither_the_files_nor_their_order(name: str) -> None:
+    settings = Synthetic(size=128, categories=3, parts=4, views=1)
+    alone = list(synthetic.members(name, settings, SEED))
+    assert list(synthetic.members(name, settings, SEED, workers=3)) == alone
+
+
 def test_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     with pytest.raises(IndusCotError, match=r"'folder'.*mvtec_ad.*real_iad"):
         list(synthetic.members("folder", SMALL, SEED))

@@ -10,11 +10,13 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +28,7 @@ from cot_builder.benchmarks.synthetic_defects import SURFACE_HARMS, WallMark, cr
 from cot_builder.benchmarks.synthetic_parts import PARTS, commutator
 from cot_builder.benchmarks.synthetic_surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
+from cot_builder.storage.parallel import one_opencv_thread
 from schemas.errors import IndusCotError
 
 CONTRASTS = (0.16, 0.45, 1.0)
@@ -36,6 +39,8 @@ VISIBLE_PIXELS = 10
 """Fewest changed pixels of a defect that counts as visible, at 512 pixels a side."""
 ATTEMPTS = 12
 STAMP = "20231021130716"
+File = tuple[str, bytes]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -168,33 +173,48 @@ _SHARE = {"dtd": 0.75}
 """Side of a set's images as a share of ``settings.size``, where it is not 1."""
 
 
-def members(benchmark: str, settings: Synthetic, seed: int) -> Iterator[tuple[str, bytes]]:
+def members(benchmark: str, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
     """Path and bytes of every file of a rendered benchmark, in the official layout of ``benchmark``.
+
+    Args:
+        benchmark: One of the six sets.
+        settings: What to render.
+        seed: Of everything random.
+        workers: Threads that render; the files and their order do not depend on them.
 
     Raises:
         IndusCotError: there is no such benchmark to render.
     """
     if benchmark == "real_iad":
-        for category in list(REAL_IAD)[: settings.categories]:
-            shots = list(_real_iad_category(category, settings, seed))
-            yield f"realiad_jsons/{category}.json", _real_iad_record(category, shots)
-            for shot in shots:
-                yield shot.path, _jpg(shot.pixels)
-                if shot.labels:
-                    yield shot.path.replace(".jpg", ".png"), _png(_binary(shot.mask))
+        chosen = list(REAL_IAD)[: settings.categories]
+        for files in _at_once(lambda category: _real_iad_files(category, settings, seed), chosen, workers):
+            yield from files
     elif benchmark == "visa":
-        yield from _visa_files(settings, seed)
+        split: list[tuple[str, ...]] = []
+        for files, rows in _at_once(lambda category: _visa_files(category, settings, seed), list(VISA), workers):
+            yield from files
+            split += rows
+        yield "split_csv/1cls.csv", _csv(("object", "split", "label", "image", "mask"), split)
     elif benchmark == "sdd":
-        for shot in _sdd(settings, seed):
-            yield shot.path, _jpg(shot.pixels)
-            yield shot.path.replace(".jpg", "_label.bmp"), _label_bmp(shot.mask)
+        for files in _at_once(lambda name: _sdd_files(name, settings, seed), _commutators(settings), workers):
+            yield from files
     else:
-        for shot in renders(benchmark, settings, seed):
-            yield shot.path, _png(shot.pixels)
-            if shot.labels:
-                category, _, label, name = shot.path.split("/")
-                mask = f"{category}/ground_truth/{label}/{name.replace('.png', '_mask.png')}"
-                yield mask, _png(_binary(shot.mask))
+        chosen = list(_mvtec_like(benchmark))
+        for files in _at_once(lambda category: _mvtec_files(benchmark, category, settings, seed), chosen, workers):
+            yield from files
+
+
+def _at_once(render: Callable[[str], Made], categories: Sequence[str], workers: int) -> Iterator[Made]:
+    """What is made of each category, in their order; OpenCV and NumPy let threads work beside each other."""
+    with one_opencv_thread(), ThreadPoolExecutor(workers, "render") as pool:
+        waiting: deque[Future[Made]] = deque()
+        for category in categories:
+            waiting.append(pool.submit(render, category))
+            # No more than are being made: a category takes some megabytes.
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def renders(benchmark: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
@@ -210,13 +230,28 @@ def renders(benchmark: str, settings: Synthetic, seed: int) -> Iterator[Rendered
         for category in VISA:
             yield from _visa_category(category, settings, seed)
     elif benchmark == "sdd":
-        yield from _sdd(settings, seed)
-    elif benchmark in _MVTEC_LIKE:
-        for category in _MVTEC_LIKE[benchmark]:
-            yield from _mvtec_category(benchmark, category, settings, seed)
+        for name in _commutators(settings):
+            yield from _sdd(name, settings, seed)
     else:
+        for category in _mvtec_like(benchmark):
+            yield from _mvtec_category(benchmark, category, settings, seed)
+
+
+def _mvtec_like(benchmark: str) -> Mapping[str, Recipe]:
+    if benchmark not in _MVTEC_LIKE:
         known = ", ".join(sorted([*_MVTEC_LIKE, "real_iad", "sdd", "visa"]))
         raise IndusCotError(f"synthetic: there is no layout of {benchmark!r} to render; there are {known}")
+    return _MVTEC_LIKE[benchmark]
+
+
+def _real_iad_files(category: str, settings: Synthetic, seed: int) -> list[File]:
+    shots = list(_real_iad_category(category, settings, seed))
+    files = [(f"realiad_jsons/{category}.json", _real_iad_record(category, shots))]
+    for shot in shots:
+        files.append((shot.path, _jpg(shot.pixels)))
+        if shot.labels:
+            files.append((shot.path.replace(".jpg", ".png"), _png(_binary(shot.mask))))
+    return files
 
 
 def _real_iad_category(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
@@ -252,6 +287,17 @@ def _real_iad_record(category: str, shots: list[Rendered]) -> bytes:
     return json.dumps({"meta": meta, **rows}, indent=1).encode()
 
 
+def _mvtec_files(benchmark: str, category: str, settings: Synthetic, seed: int) -> list[File]:
+    files = []
+    for shot in _mvtec_category(benchmark, category, settings, seed):
+        files.append((shot.path, _png(shot.pixels)))
+        if shot.labels:
+            _, _, label, name = shot.path.split("/")
+            mask = f"{category}/ground_truth/{label}/{name.replace('.png', '_mask.png')}"
+            files.append((mask, _png(_binary(shot.mask))))
+    return files
+
+
 def _mvtec_category(benchmark: str, category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
     recipe = _MVTEC_LIKE[benchmark][category]
     numbers: dict[str, int] = {}
@@ -282,22 +328,23 @@ def _visa_category(category: str, settings: Synthetic, seed: int) -> Iterator[Re
         yield _rendered(f"{category}/Data/Images/{folder}/{number:03d}.JPG", part, shot, view)
 
 
-def _visa_files(settings: Synthetic, seed: int) -> Iterator[tuple[str, bytes]]:
+def _visa_files(category: str, settings: Synthetic, seed: int) -> tuple[list[File], list[tuple[str, ...]]]:
+    """The files of a category, and its rows of the split."""
+    files: list[File] = []
+    rows: list[tuple[str, ...]] = []
     split: list[tuple[str, ...]] = []
-    for category, recipe in VISA.items():
-        rows: list[tuple[str, ...]] = []
-        for index, shot in enumerate(_visa_category(category, settings, seed)):
-            yield shot.path, _jpg(shot.pixels)
-            mask = ""
-            if shot.labels:
-                ids = np.array([0, *(recipe.ids.index(label) + 1 for label in shot.labels)], np.uint8)
-                mask = shot.path.replace("/Images/", "/Masks/").replace(".JPG", ".png")
-                yield mask, _png(ids[shot.mask])
-            rows.append((shot.path, ",".join(shot.labels) or "normal", mask))
-            train = "train" if not shot.labels and _trains(index, settings.parts) else "test"
-            split.append((category, train, "anomaly" if shot.labels else "normal", shot.path, mask))
-        yield f"{category}/image_anno.csv", _csv(("image", "label", "mask"), rows)
-    yield "split_csv/1cls.csv", _csv(("object", "split", "label", "image", "mask"), split)
+    for index, shot in enumerate(_visa_category(category, settings, seed)):
+        files.append((shot.path, _jpg(shot.pixels)))
+        mask = ""
+        if shot.labels:
+            ids = np.array([0, *(VISA[category].ids.index(label) + 1 for label in shot.labels)], np.uint8)
+            mask = shot.path.replace("/Images/", "/Masks/").replace(".JPG", ".png")
+            files.append((mask, _png(ids[shot.mask])))
+        rows.append((shot.path, ",".join(shot.labels) or "normal", mask))
+        train = "train" if not shot.labels and _trains(index, settings.parts) else "test"
+        split.append((category, train, "anomaly" if shot.labels else "normal", shot.path, mask))
+    files.append((f"{category}/image_anno.csv", _csv(("image", "label", "mask"), rows)))
+    return files, split
 
 
 _TWINS = {"kos26": "kos01", "kos34": "kos27"}
@@ -306,20 +353,31 @@ _SDD_ORDER = ("kos01", "kos26", "kos15", "kos03", "kos27", "kos34", "kos20")
 """First the commutators with something peculiar, then the others by number."""
 
 
-def _sdd(settings: Synthetic, seed: int) -> Iterator[Rendered]:
-    thirds = sdd.published_thirds()
+def _commutators(settings: Synthetic) -> list[str]:
     others = [name for name in (f"kos{number:02d}" for number in range(1, 51)) if name not in _SDD_ORDER]
-    for commutator_name in [*_SDD_ORDER, *others][: settings.parts]:
-        harmed: dict[str, list[int]] = {}
-        good: list[str] = []
-        for third, label in thirds.items():
-            name, part, band = third.split("_")
-            if name == commutator_name and label == "anomalous":
-                harmed.setdefault(part, []).append(int(band))
-            elif name == commutator_name and part not in good:
-                good.append(part)
-        for part in sorted({*harmed, *[part for part in good if part not in harmed][:1]}):
-            yield _sdd_image(commutator_name, part, harmed.get(part, []), settings, seed)
+    return [*_SDD_ORDER, *others][: settings.parts]
+
+
+def _sdd_files(name: str, settings: Synthetic, seed: int) -> list[File]:
+    files = []
+    for shot in _sdd(name, settings, seed):
+        files.append((shot.path, _jpg(shot.pixels)))
+        files.append((shot.path.replace(".jpg", "_label.bmp"), _label_bmp(shot.mask)))
+    return files
+
+
+def _sdd(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    """The photographs of a commutator."""
+    harmed: dict[str, list[int]] = {}
+    good: list[str] = []
+    for third, label in sdd.published_thirds().items():
+        commutator_name, part, band = third.split("_")
+        if commutator_name == name and label == "anomalous":
+            harmed.setdefault(part, []).append(int(band))
+        elif commutator_name == name and part not in good:
+            good.append(part)
+    for part in sorted({*harmed, *[part for part in good if part not in harmed][:1]}):
+        yield _sdd_image(name, part, harmed.get(part, []), settings, seed)
 
 
 def _sdd_image(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> Rendered:
@@ -506,7 +564,7 @@ def _drawn(part: _Part, missing: int | None, bent: int | None) -> Pen:
     return _draw(part.seed, part.benchmark, part.category, make, part.size, missing, bent)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _draw(seed: int, benchmark: str, category: str, make: int, size: int, missing: int | None, bent: int | None) -> Pen:
     pen = new_pen(size, _rng(seed, benchmark, category, "make", make), missing, bent)
     PARTS[category](pen)

@@ -125,7 +125,7 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
     with tempfile.TemporaryDirectory(prefix="indus-cot-") as folder:
         path = Path(folder) / f"{SYNTHETIC}.tar"
         with tarfile.open(path, "w") as tar:
-            rendered = synthetic.members(settings.benchmark, params.synthetic, params.run.seed)
+            rendered = synthetic.members(settings.benchmark, params.synthetic, params.run.seed, params.compute.workers)
             for name, data in track(rendered, f"render {settings.benchmark}"):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
