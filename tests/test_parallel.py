@@ -1,9 +1,10 @@
-"""Work by several processes: in order, bounded, and a worker that is ended is one message."""
+"""Work by several processes or threads: in order, bounded, and a worker that is ended is one message."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import cv2
 import psutil
 import pytest
 
-from cot_builder.storage.parallel import AHEAD, process_map
+from cot_builder.storage.parallel import AHEAD, process_map, thread_map
 from schemas.errors import IndusCotError
 from tests.pulled import REPOSITORY
 
@@ -111,3 +112,34 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
         for process in alive:
             process.kill()
     assert not alive
+
+
+def test_threads_work_side_by_side_and_in_order() -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def work(number: int) -> int:
+        together.wait()
+        return number * number
+
+    assert list(thread_map(work, range(8), 2)) == [number * number for number in range(8)]
+
+
+def test_no_more_items_are_drawn_than_are_worked_on() -> None:
+    drawn: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    results = thread_map(str, items(), 2)
+    assert next(results) == "0" and len(drawn) == 3
+    results.close()
+    assert len(drawn) == 3
+
+
+def test_an_error_comes_in_its_place() -> None:
+    results = thread_map(lambda number: 6 // number, [3, 2, 0, 1], 2)
+    assert (next(results), next(results)) == (2, 3)
+    with pytest.raises(ZeroDivisionError):
+        next(results)

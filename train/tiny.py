@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cot_builder.inspection.rendering import system_prompt
+from cot_builder.inspection.toolbox import tool_schemas
 from train import torchvision_ops
 
 SPECIAL = (
@@ -55,6 +57,11 @@ def build(
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, ends[-1]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def systems() -> list[tuple[str, Any]]:
+    """What the inspector is told before every image, with its tools and without any, for :func:`build`."""
+    return [(system_prompt(), tool_schemas()), (system_prompt(tools=False), None)]
 
 
 def _system_turn(processor: Any, system: str, tools: Any) -> str:

@@ -10,13 +10,11 @@ import csv
 import hashlib
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +26,7 @@ from cot_builder.benchmarks.synthetic_defects import SURFACE_HARMS, WallMark, cr
 from cot_builder.benchmarks.synthetic_parts import PARTS, commutator
 from cot_builder.benchmarks.synthetic_surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
-from cot_builder.storage.parallel import one_opencv_thread
+from cot_builder.storage.parallel import thread_map
 from schemas.errors import IndusCotError
 
 CONTRASTS = (0.16, 0.45, 1.0)
@@ -40,7 +38,6 @@ VISIBLE_PIXELS = 10
 ATTEMPTS = 12
 STAMP = "20231021130716"
 File = tuple[str, bytes]
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -187,34 +184,21 @@ def members(benchmark: str, settings: Synthetic, seed: int, workers: int = 1) ->
     """
     if benchmark == "real_iad":
         chosen = list(REAL_IAD)[: settings.categories]
-        for files in _at_once(lambda category: _real_iad_files(category, settings, seed), chosen, workers):
+        for files in thread_map(lambda category: _real_iad_files(category, settings, seed), chosen, workers):
             yield from files
     elif benchmark == "visa":
         split: list[tuple[str, ...]] = []
-        for files, rows in _at_once(lambda category: _visa_files(category, settings, seed), list(VISA), workers):
+        for files, rows in thread_map(lambda category: _visa_files(category, settings, seed), VISA, workers):
             yield from files
             split += rows
         yield "split_csv/1cls.csv", _csv(("object", "split", "label", "image", "mask"), split)
     elif benchmark == "sdd":
-        for files in _at_once(lambda name: _sdd_files(name, settings, seed), _commutators(settings), workers):
+        for files in thread_map(lambda name: _sdd_files(name, settings, seed), _commutators(settings), workers):
             yield from files
     else:
-        chosen = list(_mvtec_like(benchmark))
-        for files in _at_once(lambda category: _mvtec_files(benchmark, category, settings, seed), chosen, workers):
+        like = _mvtec_like(benchmark)
+        for files in thread_map(lambda category: _mvtec_files(benchmark, category, settings, seed), like, workers):
             yield from files
-
-
-def _at_once(render: Callable[[str], Made], categories: Sequence[str], workers: int) -> Iterator[Made]:
-    """What is made of each category, in their order; OpenCV and NumPy let threads work beside each other."""
-    with one_opencv_thread(), ThreadPoolExecutor(workers, "render") as pool:
-        waiting: deque[Future[Made]] = deque()
-        for category in categories:
-            waiting.append(pool.submit(render, category))
-            # No more than are being made: a category takes some megabytes.
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def renders(benchmark: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import httpx2
-import openai
-
 from cot_builder.endpoint import prices
 from cot_builder.endpoint.answers import Answers, Stored
 from cot_builder.endpoint.budget import Budget
@@ -25,7 +22,10 @@ from cot_builder.params import Budget as BudgetParams
 from cot_builder.params import EndpointPace, Teacher
 from schemas.errors import IndusCotError
 
+# openai takes a second to import: most runs ask no model.
 if TYPE_CHECKING:
+    import openai
+
     from cot_builder.endpoint.batch import Batches
 
 LONGEST_WAIT_S = 60.0
@@ -295,6 +295,9 @@ class Door:
         return max(backoff, wait or 0.0)
 
     async def _send(self, request: Request) -> dict[str, Any]:
+        import httpx2
+        import openai
+
         assert self.client is not None
         try:
             async with asyncio.timeout(self._pace.timeout_s):
@@ -316,7 +319,7 @@ class Door:
         self.throttle.succeeded(raw.headers)
         return response
 
-    def _status(self, error: openai.APIStatusError) -> Exception:
+    def _status(self, error: "openai.APIStatusError") -> Exception:
         status = error.status_code
         said = words_of(error.body or error.message, self.hide)
         if status in HOPELESS or error.code == NO_MONEY:
@@ -414,7 +417,9 @@ def _batches(door: Door, pace: EndpointPace) -> "Batches":
     return Batches(door, pace)
 
 
-def _client(teacher: Teacher, pace: EndpointPace, key: str) -> openai.AsyncOpenAI:
+def _client(teacher: Teacher, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
+    import openai
+
     return openai.AsyncOpenAI(
         api_key=key,
         base_url=teacher.base_url or None,

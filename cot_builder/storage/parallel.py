@@ -1,11 +1,11 @@
-"""One function over many items, by a number of processes."""
+"""One function over many items, by a number of processes or threads."""
 
 import multiprocessing
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -64,6 +64,28 @@ def process_map(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def thread_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of every item, in the order of the items: for work in OpenCV, which threads do side by side.
+
+    Args:
+        work: Called by ``workers`` threads.
+        items: Drawn one ahead of the threads, so that memory stays bounded.
+        workers: Threads, at least 1.
+    """
+    with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 @contextmanager
