@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Params, PullSet, load_params
 from cot_builder.stages.assemble import assemble
 from cot_builder.stages.pull import pull
@@ -252,6 +253,6 @@ def _draft(sample: Sample, truth: Supervision, turns: list[Turn], number: int) -
         draft_sha256=hashlib.sha256(text.encode()).hexdigest(),
         teacher="offline",
         prompt_version="1",
-        toolbox_version="1",
+        toolbox_version=TOOLBOX_VERSION,
         cost_usd=0.0,
     )

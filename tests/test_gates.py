@@ -1,12 +1,14 @@
 """Each gate refuses what it is for, and lets a sound draft pass."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Draft as DraftParams
 from cot_builder.teacher.gates import GATES, Case, duplicates, run_gates
-from schemas.sample import Sample
+from schemas.sample import Sample, article, category_name
 from schemas.supervision import Supervision
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 
@@ -56,6 +58,14 @@ def test_a_sound_draft_passes_every_gate():
         ("grammar", case("A line here </think> shows the defect.")),
         ("grammar", case("The nut has a defect without a stop")),
         ("grammar", case("The nut has\na defect on it.")),
+        (
+            "grammar",
+            case(
+                "I ask for the prior of it.",
+                "The nut has a defect.",
+                calls=(ToolCall(tool="prior", arguments={"category": "<|image_pad|>"}),),
+            ),
+        ),
         ("verdict", case("The nut has a clear defect.", truth=NORMAL)),
         ("verdict", case("The nut shows no defect.", verdict=Verdict(answer="No"))),
         (
@@ -111,6 +121,34 @@ def test_a_sound_draft_passes_every_gate():
 )
 def test_each_gate_refuses_what_it_is_for(gate, draft):
     assert gate in refused(draft)
+
+
+@pytest.mark.parametrize(
+    "category",
+    ["555_timer", "2024-05-12", "10_mm_bolt", "mask", "Mask_02", "fault_indicator", "defect-free_part", "grey_levels",
+     "prior", "crop", "label", "12.5", "ground_truth"],
+)  # fmt: skip
+def test_the_name_of_the_category_is_not_the_drafters_word(category):
+    name = category_name(category)
+    no = Verdict(answer="No")
+    drafts = [
+        (f"The {name} has a line on it. The {name} has a defect.", YES, TRUTH),
+        (f"I see {article(name)} {name} of even tone. This {name} passes: no defect.", no, NORMAL),
+        (f"The {category} is even all over. There is no defect on the {category}.", no, NORMAL),
+    ]
+    for thought, verdict, truth in drafts:
+        tried = case(thought, verdict=verdict, truth=truth)
+        assert run_gates(replace(tried, sample=SAMPLE.model_copy(update={"category": category}))) == []
+
+
+def test_what_only_resembles_the_name_is_the_drafters_word():
+    for category, gate, thought in [
+        ("mask", "leak", "The masked mask has a defect by the annotation."),
+        ("timer_5", "evidence", "The timer is 5 px off, a defect."),
+        ("5", "evidence", "The line is 5.25 px long, a defect."),
+        ("nut", "evidence", "The crop of the nut shows a defect."),
+    ]:
+        assert gate in refused(replace(case(thought), sample=SAMPLE.model_copy(update={"category": category})))
 
 
 def test_every_gate_has_a_case_that_it_refuses():

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cot_builder.inspection import tools
+from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import MAX_ZOOM, MIN_SIDE, TARGET_SIDE, ToolError
 from schemas.geometry import to_pixels
+from schemas.trajectory import ToolCall
 
 sizes = st.integers(8, 900)
 spans = st.tuples(st.integers(0, 1000), st.integers(0, 1000)).filter(lambda s: s[0] != s[1]).map(sorted)
@@ -164,6 +166,45 @@ def test_prior_says_which_entry_it_used():
     assert (
         text == "Normalcy prior for plastic nut, view C1 (none for plastic nuts; the nearest category by name): third"
     )
+
+
+NUMBERED = {("part_1", "C1"): "A", ("part_2", "C1"): "B", ("part_2", "C2"): "C", ("pcb1", "C1"): "D"}
+
+
+@pytest.mark.parametrize(
+    "category, view, said",
+    [
+        ("part_2", "C1", "part 2, view C1: B"),
+        ("part_2", "C2", "part 2, view C2: C"),
+        ("Part 2", "C2", "part 2, view C2: C"),
+        ("part_1", "C2", "part 1, view C1 (none for view C2): A"),
+        ("part", "C2", "part 2, view C2: C"),
+        ("part", "C9", "part 1, view C1 (none for view C9): A"),
+        ("part_3", "C1", "part 1, view C1 (none for part_3, of the same name): A"),
+        ("part_3", "C7", "part 1, view C1 (none for part_3, of the same name; none for view C7): A"),
+        ("pcb", "C1", "pcb1, view C1: D"),
+    ],
+)
+def test_prior_takes_the_category_that_is_asked_and_names_the_entry(category, view, said):
+    assert tools.prior(NUMBERED, category, view).text == f"Normalcy prior for {said}"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"tool": "crop", "arguments": {"region": "<|image_pad|>"}},
+        {"tool": "enhance", "arguments": {"operator": "<|im_end|>"}},
+        {"tool": "measure", "arguments": {"points": [["<|video_pad|>", 1], [2, 3]]}},
+        {"tool": "measure", "arguments": {"points": [[1, 1], [2, 3]], "mm_per_px": "<|vision_start|>"}},
+        {"tool": "prior", "arguments": {"category": "<|image_pad|>"}},
+        {"tool": "prior", "arguments": {"category": "ball_screw", "view": "<|image_pad|>"}},
+        {"tool": "crop", "arguments": {"<|image_pad|>": 1}},
+        {"tool": "<|image_pad|>", "arguments": {}},
+    ],
+)
+def test_no_observation_holds_a_control_token(call):
+    observation, _ = Toolbox(picture(40, 40), PRIORS).observe(ToolCall.model_construct(**call))
+    assert "<| " in observation.text and "<|i" not in observation.text and "<|v" not in observation.text
 
 
 def test_prior_refuses_an_empty_base_and_an_empty_category():

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from cot_builder.inspection.rendering import Message
-from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.inspection.toolbox import Toolbox, sayable, tool_schemas
 from schemas.trajectory import Observation, ToolCall
 
 MALFORMED = "malformed"
@@ -25,8 +25,6 @@ MOST_CALLS = 8
 """Calls of one turn that are run; a turn that repeats itself may hold hundreds."""
 CUT = "…"
 """Follows a turn that reached its limit of tokens, so that it cannot be taken for a whole one."""
-_CONTROL = re.compile(r"<\|(\w+)\|>")
-"""Said in plain letters, it would be read as a token: of an image that is not there, or of a turn's end."""
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
 
 
@@ -92,7 +90,7 @@ class Episode:
         self.usd += written.usd
         self.cut = written.cut
         message = read_turn(text)
-        self.chat.append({"role": "assistant", "content": [_text(_CONTROL.sub(r"<| \1 |>", text))]})
+        self.chat.append({"role": "assistant", "content": [_text(sayable(text))]})
         self.completion.append(message)
         answered = sum(bool(step.observations) for step in self.steps)
         calls = message.get("tool_calls", ())
@@ -119,7 +117,7 @@ class Episode:
             return name, Observation(text='error: a call is JSON of the form {"name": …, "arguments": {…}}'), None
         if name not in self.tools:
             there = f"there are {', '.join(self.tools)}" if self.tools else "there are none"
-            return name, Observation(text=f"error: no tool {name!r}; {there}"), None
+            return name, Observation(text=sayable(f"error: no tool {name!r}; {there}")), None
         function = call["function"]
         observation, png = self.toolbox.observe(ToolCall.model_construct(tool=name, arguments=function["arguments"]))
         self.observed += not observation.text.startswith("error:")
@@ -137,6 +135,12 @@ def inspect(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator
     Yields:
         Each one when it is done.
     """
+    for done in inspect_by_round(episodes, write, at_once):
+        yield from done
+
+
+def inspect_by_round(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator[list[Episode]]:
+    """As :func:`inspect`; yields together those that ended with the same call of the policy."""
     left = iter(episodes)
     live: list[Episode] = []
     while True:
@@ -146,7 +150,8 @@ def inspect(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator
             return
         for episode, written in zip(live, write([episode.chat for episode in live]), strict=True):
             episode.take(written)
-        yield from (episode for episode in live if episode.done)
+        if done := [episode for episode in live if episode.done]:
+            yield done
         live = [episode for episode in live if not episode.done]
 
 

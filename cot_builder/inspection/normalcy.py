@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from cot_builder.inspection.appearance import Look
-from schemas.sample import category_name
+from schemas.sample import article, category_name
 
-NORMALCY_VERSION = "1"
+NORMALCY_VERSION = "2"
 SYMMETRIC = 0.8
 """Correlation with the mirror image from which a part counts as symmetric."""
 DIRECTED = 0.35
@@ -168,12 +168,12 @@ def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
 
 
 def _place(name: str, facts: dict[str, Any]) -> str:
-    article = "An" if name[:1] in "aeiou" else "A"
+    named = f"{article(name).capitalize()} {name}"
     framed = facts.get("share", {}).get("images", 0) / facts["images"]
     if framed < 0.6:
         if framed < 0.1:
-            return f"{article} {name} is seen close, without a plain background around it."
-        return f"{article} {name} does not always stand out from what lies around it."
+            return f"{named} is seen close, without a plain background around it."
+        return f"{named} does not always stand out from what lies around it."
     share, aspect = facts["share"], facts["aspect"]["median"]
     low, high = round(100 * share["least"]), round(100 * share["greatest"])
     much = f"about {round(100 * share['median'])} %" if high - low < 6 else f"{low} to {high} %"
@@ -182,9 +182,9 @@ def _place(name: str, facts: dict[str, Any]) -> str:
     dx, dy = facts["centre_x"]["median"] - 0.5, facts["centre_y"]["median"] - 0.5
     place = "in the middle" if max(abs(dx), abs(dy)) < 0.08 else "off the middle"
     if varied:
-        return f"{article} {name} takes {much} of the image and lies {place}; its outline changes with its pose."
+        return f"{named} takes {much} of the image and lies {place}; its outline changes with its pose."
     ratio = f", {aspect:.1f} to 1" if aspect > 1.15 else f", 1 to {1 / aspect:.1f}" if aspect < 0.87 else ""
-    return f"{article} {name} takes {much} of the image, lies {place} and is {form}{ratio}."
+    return f"{named} takes {much} of the image, lies {place} and is {form}{ratio}."
 
 
 def _colour(facts: dict[str, Any]) -> str:

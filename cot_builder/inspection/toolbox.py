@@ -14,6 +14,8 @@ from cot_builder.inspection.tools import Operator, ToolError, ToolResult
 from cot_builder.storage.images import encode_png
 from schemas.trajectory import Observation, ToolCall
 
+_CONTROL = re.compile(r"<\|(\w+)\|>")
+
 
 class Toolbox:
     """The tools on one image. Every public method is a tool; its docstring is the schema the model sees."""
@@ -80,8 +82,8 @@ class Toolbox:
         try:
             result = self.run(call)
         except ToolError as error:
-            return Observation(text=_sayable(f"error: {error}")), None
-        text = _sayable(result.text)
+            return Observation(text=sayable(f"error: {error}")), None
+        text = sayable(result.text)
         if result.image is None:
             return Observation(text=text), None
         png = encode_png(result.image)
@@ -93,9 +95,13 @@ def tool_schemas() -> list[dict[str, Any]]:
     return [_function_schema(name, method) for name, method in _methods(Toolbox).items()]
 
 
-def _sayable(text: str) -> str:
-    """The text without halves of characters, which JSON's escapes may hold and no file or tokenizer takes."""
-    return text.encode(errors="replace").decode()
+def sayable(text: str) -> str:
+    """The text without what a chat cannot hold: halves of characters, and control tokens in plain letters.
+
+    JSON's escapes may hold half a character, which no file or tokenizer takes; ``<|image_pad|>`` would be read as an
+    image that is not there, or as a turn's end.
+    """
+    return _CONTROL.sub(r"<| \1 |>", text.encode(errors="replace").decode())
 
 
 def _methods(owner: type) -> dict[str, Callable[..., ToolResult]]:

@@ -16,9 +16,9 @@ import numpy as np
 
 from cot_builder.inspection.proposals import propose
 from schemas.geometry import SCALE, Box, from_pixels, to_pixels
-from schemas.sample import category_name
+from schemas.sample import category_name, spelled
 
-TOOLBOX_VERSION = "1"
+TOOLBOX_VERSION = "2"
 MIN_SIDE = 28
 """Pixels: one merged visual token of Qwen-VL models; a smaller image tells them nothing."""
 TARGET_SIDE = 448
@@ -118,6 +118,9 @@ def measure(image: np.ndarray, points: Sequence[Sequence[int]], mm_per_px: float
 def prior(priors: Mapping[tuple[str, str], str], category: str, view: str = "default") -> ToolResult:
     """What a defect-free part of a category looks like from a view.
 
+    A category is looked up as it is written, then by the name people say, then by the nearest name. The text names
+    the entry that was used, and says where it is of another category or view than asked.
+
     Args:
         priors: Text by (category, view).
         category: Category of the part, for example hazelnut.
@@ -131,7 +134,7 @@ def prior(priors: Mapping[tuple[str, str], str], category: str, view: str = "def
     if not priors:
         raise ToolError("the knowledge base holds no normalcy prior")
     key, note = _nearest_prior(priors, category.strip(), view.strip())
-    return ToolResult(f"Normalcy prior for {category_name(key[0])}, view {key[1]}{note}: {priors[key]}")
+    return ToolResult(f"Normalcy prior for {spelled(key[0])}, view {key[1]}{note}: {priors[key]}")
 
 
 def _check_region(region: Sequence[int]) -> Box:
@@ -264,12 +267,21 @@ def _angle(before: tuple[float, float], at: tuple[float, float], after: tuple[fl
 
 
 def _nearest_prior(priors: Mapping[tuple[str, str], str], category: str, view: str) -> tuple[tuple[str, str], str]:
-    wanted = category_name(category)
-    views = {key: category_name(key[0]) for key in sorted(priors)}
-    same = [key for key, name in views.items() if name == wanted]
-    if exact := [key for key in same if key[1] == view]:
-        return exact[0], ""
-    if same:
-        return same[0], f" (none for view {view})"
-    best = max(views, key=lambda key: (difflib.SequenceMatcher(None, wanted, views[key]).ratio(), key[1] == view))
-    return best, f" (none for {wanted}; the nearest category by name)"
+    """The entry to use, and what of it is not as asked."""
+    asked, said = spelled(category), category_name(category)
+    # A person says "pcb" of pcb1 and pcb2 alike, and the question to a student does; who writes pcb3 means that one.
+    other = "" if asked == said else f"none for {category}, of the same name"
+    for matches, note in (
+        (lambda name: name == category, ""),
+        (lambda name: spelled(name) == asked, ""),
+        (lambda name: category_name(name) == said, other),
+    ):
+        if same := [key for key in sorted(priors) if matches(key[0])]:
+            at_view = [key for key in same if key[1] == view]
+            notes = "; ".join(filter(None, (note, "" if at_view else f"none for view {view}")))
+            return (at_view or same)[0], f" ({notes})" if notes else ""
+    best = max(
+        sorted(priors),
+        key=lambda key: (difflib.SequenceMatcher(None, said, category_name(key[0])).ratio(), key[1] == view),
+    )
+    return best, f" (none for {category}; the nearest category by name)"

@@ -36,7 +36,7 @@ from cot_builder.teacher.forms import (
     response_format,
 )
 from cot_builder.teacher.gates import Case, run_gates
-from cot_builder.teacher.leaks import leaks
+from cot_builder.teacher.leaks import leaks, without_name
 from cot_builder.teacher.prompts import fill
 from schemas.prior import NormalcyPrior
 from schemas.sample import Sample, category_name
@@ -167,7 +167,7 @@ async def word_prior(door: Door, teacher: Teacher, prior: NormalcyPrior, images:
     problems: list[str] = []
     for _ in range(teacher.corrections + 1):
         text = " ".join((await talk.fill_in("prior", PriorText)).text.split())
-        said = leaks(text)
+        said = leaks(without_name(text, prior.category))
         if LEAST_PRIOR <= len(text) <= MOST_PRIOR and not said:
             return text
         problem = (

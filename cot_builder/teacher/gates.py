@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cot_builder.inspection.rendering import ANSWER_GRAMMAR, final_answer, messages
+from cot_builder.inspection.toolbox import sayable
 from cot_builder.params import Draft as DraftParams
-from cot_builder.teacher.leaks import leaks
+from cot_builder.teacher.leaks import leaks, without_name
 from schemas.geometry import SCALE, union_iou
 from schemas.sample import Sample
 from schemas.supervision import Supervision
@@ -27,9 +28,13 @@ class Case:
     supervision: Supervision
     params: DraftParams
 
+    def own_words(self, text: str) -> str:
+        """``text`` without the category's name, which is not the drafter's word."""
+        return without_name(text, self.sample.category)
+
 
 def grammar(case: Case) -> list[str]:
-    """Thoughts hold no tags or control characters, end like a sentence, and the last turn parses."""
+    """Thoughts hold no tags or control characters and end like a sentence, calls no control token, the end parses."""
     found = []
     for number, turn in enumerate(case.trajectory.turns, 1):
         if re.search(r"[<>]", turn.thought):
@@ -38,6 +43,8 @@ def grammar(case: Case) -> list[str]:
             found.append(f"thought {number} holds a control character")
         if not turn.thought.rstrip().endswith((".", "!", "?")):
             found.append(f"thought {number} does not end as a sentence")
+        if turn.call and (said := turn.call.model_dump_json()) != sayable(said):
+            found.append(f"call {number} holds a control token")
     if not ANSWER_GRAMMAR.fullmatch(final_answer(case.trajectory)):
         found.append("the last turn is not <think>, then location and type with Yes, then <answer>")
     return found
@@ -114,7 +121,7 @@ def evidence(case: Case) -> list[str]:
         for quote in re.findall(r'"([^"]+)"', turn.thought):
             if quote not in read:
                 found.append(f"thought {number} quotes {quote!r}, which no observation said")
-        own_words = re.sub(r'"[^"]*"', " ", turn.thought)
+        own_words = case.own_words(re.sub(r'"[^"]*"', " ", turn.thought))
         for tool, pattern in _MENTIONS.items():
             if tool not in planned and (match := re.search(pattern, own_words, re.IGNORECASE)):
                 found.append(f"thought {number} speaks of {match.group()!r}, but {tool} was not called")
@@ -142,7 +149,7 @@ _CLEAN = (
 
 def polarity(case: Case) -> list[str]:
     """The last thought concludes what the verdict says."""
-    thought = case.trajectory.turns[-1].thought
+    thought = case.own_words(case.trajectory.turns[-1].thought)
     conclusion = re.split(r"(?<=[.!?])\s+", thought.strip())[-1]
     fault = [m for m in re.finditer(_FAULT, conclusion, re.I) if not re.search(_DENIED, conclusion[: m.start()], re.I)]
     fault = [m for m in fault if not conclusion[m.end() :].startswith("-free")]
@@ -157,7 +164,7 @@ def leak(case: Case) -> list[str]:
     return [
         f"thought {number} says {phrase!r}"
         for number, turn in enumerate(case.trajectory.turns, 1)
-        for phrase in leaks(turn.thought)
+        for phrase in leaks(case.own_words(turn.thought))
     ]
 
 

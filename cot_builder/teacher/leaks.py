@@ -6,6 +6,8 @@ Words that inspectors need (label, mask, overlay, box, hint, 标注, 标签) are
 import re
 import unicodedata
 
+from schemas.sample import category_name, spelled
+
 _TRUTH = (
     r"(?:anomal\w*|abnormal\w*|normal|defect\w*|non ?defect\w*|flaw\w*|fault\w*|good|bad|ok|ng|faulty|yes|no|positive|negative"
     r"|damage\w*|scratch\w*|crack\w*|dent\w*|hole|stain|contaminat\w*|broken|missing|scrap|reject)"
@@ -279,6 +281,13 @@ def leaks(text: str) -> list[str]:
         else:
             joined.append((start, end))
     return [text[origin[start] : origin[end - 1] + 1] for start, end in joined]
+
+
+def without_name(text: str, category: str) -> str:
+    """``text`` with a neutral word wherever it says the category's name: ``mask``, ``555_timer`` or ``10_mm_bolt``."""
+    names = sorted({category, spelled(category), category_name(category)}, key=len, reverse=True)
+    pattern = "|".join(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_]+", name))) for name in names)
+    return re.sub(rf"(?<![\w.-])(?:{pattern})(?![\w-])(?!\.\d)", "object", text, flags=re.IGNORECASE)
 
 
 def _plain(text: str) -> tuple[str, list[int]]:

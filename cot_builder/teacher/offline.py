@@ -22,13 +22,13 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher import phrasing
 from cot_builder.teacher.phrasing import border, difference, listed, pick, sentence, shape, size_word, where
 from schemas.geometry import SCALE, Box, area, expand, hull, intersection, iou, place_of, union_iou
-from schemas.sample import Sample, category_name
+from schemas.sample import Sample, article, category_name
 from schemas.supervision import Supervision
 from schemas.taxonomy import family
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 
 TEACHER = "offline"
-PROMPT_VERSION = "offline-1"
+PROMPT_VERSION = "offline-2"
 MAX_BOXES = 6
 OBVIOUS = 3.0
 """Visibility (contrast over noise) at first glance from which no tool is needed."""
@@ -265,7 +265,7 @@ def _consult_prior(case: Inspection, box: Box) -> None:
             rng,
             f"To judge the form {where(rng, box)} I need to know how a sound {case.name} looks, so I ask for the prior.",
             f"Whether the area {where(rng, box)} is by design is not obvious; the normalcy prior should tell.",
-            f"I look up the prior for a {case.name} before judging its build.",
+            f"I look up the prior for {article(case.name)} {case.name} before judging its build.",
         )
     )
     case.call(ToolCall(tool="prior", arguments={"category": case.sample.category, "view": case.sample.view}))
@@ -276,7 +276,7 @@ def _read_prior(case: Inspection) -> str:
     observation = case.turns[-1].observation
     assert observation is not None
     body = observation.text.partition(": ")[2]
-    if "nearest category by name" in observation.text:
+    if f"(none for {case.sample.category}" in observation.text.partition(": ")[0]:
         return pick(
             case.rng,
             "That prior is for another category, so it settles nothing here; I rely on what I see.",
@@ -583,7 +583,7 @@ def _verdict_yes(case: Inspection, boxes: list[Box], kind: str) -> str:
         rng,
         f"The {case.name} has a defect {spot}, of type {plain}.",
         f"I judge it defective: {plain}, {spot}.",
-        f"This is a {group} defect, {plain}, {spot}."
+        f"This is {article(group)} {group} defect, {plain}, {spot}."
         if group not in (kind, "unspecified")
         else f"This is a defect {spot}.",
         f"So the part is defective; the damage lies {spot}."

@@ -4,6 +4,7 @@ from random import Random
 
 from cot_builder.inspection.appearance import Scene, Spot
 from schemas.geometry import Box, area, place_of
+from schemas.sample import article
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "scratch": ("a scratch", "a score mark", "a scratched line"),
@@ -73,28 +74,28 @@ def scene(rng: Random, name: str, look: Scene) -> str:
     if look.fills_frame:
         ground = pick(rng, "filling the whole frame", "seen close, edge to edge", "with no background around it")
     elif look.on_background:
-        plain = "a plain " if look.background_spread < 5 else "an " if look.background[0] in "aeiou" else "a "
+        plain = "a plain " if look.background_spread < 5 else f"{article(look.background)} "
         ground = pick(rng, f"on {plain}{look.background} background", f"against {plain}{look.background} ground")
     detail = ""
     if look.detail > 0.12:
         detail = pick(rng, ", with a lot of fine detail", ", with a busy surface")
     elif look.detail < 0.02:
         detail = pick(rng, ", with little fine detail", ", with a quiet surface")
-    article = "an" if name[:1] in "aeiou" else "a"
+    named = f"{article(name)} {name}"
     if look.on_background and look.colour == look.background:
         return pick(
             rng,
-            sentence(f"the image shows {article} {name}", ground, detail),
-            sentence(f"I see {article} {name} {ground}, close to it in colour"),
-            sentence(f"{article} {name} {ground}", detail),
+            sentence(f"the image shows {named}", ground, detail),
+            sentence(f"I see {named} {ground}, close to it in colour"),
+            sentence(f"{named} {ground}", detail),
         )
     return pick(
         rng,
-        sentence(f"the image shows {article} {name}, mostly {look.colour}", f", {ground}" if ground else "", detail),
-        sentence(f"I see {article} {name} {ground}; its dominant colour is {look.colour}"),
-        sentence(f"{article} {name}, {look.colour} for the most part", f", {ground}" if ground else "", detail),
-        sentence(f"this is {article} {name} {ground}, largely {look.colour}"),
-        sentence(f"first the whole: {article} {name} in {look.colour}", f", {ground}" if ground else ""),
+        sentence(f"the image shows {named}, mostly {look.colour}", f", {ground}" if ground else "", detail),
+        sentence(f"I see {named} {ground}; its dominant colour is {look.colour}"),
+        sentence(f"{named}, {look.colour} for the most part", f", {ground}" if ground else "", detail),
+        sentence(f"this is {named} {ground}, largely {look.colour}"),
+        sentence(f"first the whole: {named} in {look.colour}", f", {ground}" if ground else ""),
         sentence(f"the {name} appears {look.colour}", f", {ground}" if ground else "", detail),
     )
 
