@@ -1,5 +1,6 @@
 """Publishing: shards against a plain copy and against `datasets`, what a small change uploads, memory."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from cot_builder.params import Params
 from cot_builder.progress import console
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
-from cot_builder.storage.workspace import Workspace
+from cot_builder.storage.workspace import Workspace, file_hash
+from schemas.trajectory import Trajectory
 from tests import small_corpus
 from tests.hub_client import Client
 from tests.hub_server import OWNER, HubServer
@@ -79,20 +81,34 @@ def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
     held = []
     with pq.ParquetWriter(corpus / "data/train-00000.parquet", schema, **image_options(schema)) as writer:
         for number in range(rows):
-            row = dict(few[number % len(few)])
-            row["id"] = f"{number * (2**64 // rows):016x}"
-            shown = [
-                {**item, "bytes": _noise(random, observation if place else image)}
-                for place, item in enumerate(row["images"])
-            ]
-            row |= {"images": shown, "image": {**row["image"], "bytes": shown[0]["bytes"]}}
-            held.append(row)
+            held.append(_noisy(few[number % len(few)], f"{number * (2**64 // rows):016x}", random, image, observation))
             if len(held) == GROUP or number == rows - 1:
                 writer.write_table(pa.Table.from_pylist(held, schema=schema))
                 held = []
+    _validated(corpus, counts={"train": rows})
+
+
+def _noisy(
+    few: Mapping[str, Any], identity: str, random: np.random.Generator, image: int, observation: int
+) -> dict[str, Any]:
+    """A row with other images, and their hashes wherever it has those of its own."""
+    pngs = [_noise(random, observation if place else image) for place in range(len(few["images"]))]
+    first, *seen = [hashlib.sha256(png).hexdigest() for png in pngs]
+    turns = Trajectory.model_validate_json(few["trajectory"]).turns
+    old = [turn.observation.image_sha256 for turn in turns if turn.observation and turn.observation.image_sha256]
+    trajectory = few["trajectory"]
+    for before, after in zip(old, seen, strict=True):
+        trajectory = trajectory.replace(before, after)
+    names = [few["image"]["path"], *(f"{digest[:16]}.png" for digest in seen)]
+    shown = [{"bytes": png, "path": name} for png, name in zip(pngs, names, strict=True)]
+    return {**few, "id": identity, "image": shown[0], "images": shown, "image_sha256": first, "trajectory": trajectory}
+
+
+def _validated(corpus: Path, **values: Any) -> None:
+    """The manifest says of the shards what `assemble` would."""
+    shards = {f"data/{path.name}": file_hash(path) for path in sorted((corpus / "data").glob("*.parquet"))}
     manifest = corpus / "manifest.json"
-    values = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**values, "counts": {"train": rows}}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "outputs": shards, **values}))
 
 
 def _noise(random: np.random.Generator, size: int) -> bytes:
@@ -102,7 +118,7 @@ def _noise(random: np.random.Generator, size: int) -> bytes:
 
 
 def publish_writing() -> Row:
-    """480 trajectories; the copy is of the shards that were written."""
+    """480 trajectories; the copy is of the shards that were written. The corpus was hashed before: once a shard."""
     from cot_builder.publishing.publishable import build
 
     with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
@@ -182,6 +198,7 @@ def publish_change() -> Row:
                 for name in ("messages", "trajectory", "tagged"):
                     rows[number][name] = rows[number][name].replace(" it ends for", " it comes to its end for")
             pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+            _validated(workspace.indus_cot)
             _publish(client)
             share = (sum(hub.uploads) - first) / first
         finally:

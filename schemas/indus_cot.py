@@ -87,6 +87,7 @@ class IndusCot(BaseModel):
     toolbox_version: Name
     cost_usd: Annotated[float, Field(ge=0)]
     licence: Name
+    """Of the image; what `publish` writes is bound by the texts' as well."""
 
 
 INDUS_COT = Table(

@@ -128,12 +128,22 @@ def copy(project: Path, tmp_path: Path) -> Path:
 
 
 def change(project: Path, what: Callable[[Rows], object]) -> None:
-    """Change rows of the training split; the manifest says the same of them."""
+    """Change rows of the training split, as if `assemble` had written them so."""
     shard = project / "data/indus_cot/data/train-00000.parquet"
     table = pq.read_table(shard)
     rows = table.to_pylist()
     what(rows)
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+    validated(project)
+
+
+def validated(project: Path) -> None:
+    """The manifest of the corpus says what its shards are now."""
+    corpus = project / "data/indus_cot"
+    shards = {f"data/{path.name}": path.read_bytes() for path in sorted((corpus / "data").glob("*.parquet"))}
+    training_project.with_manifest(
+        corpus, outputs={name: hashlib.sha256(data).hexdigest() for name, data in shards.items()}
+    )
 
 
 def reworded(row: dict[str, Any]) -> None:
@@ -484,7 +494,7 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
 
 
 def _without_licence(table: pa.Table) -> pa.Table:
-    return table.drop_columns([name for name in ("licence",) if name in table.column_names])
+    return table.drop_columns([name for name in ("licence", "image_licence") if name in table.column_names])
 
 
 def test_all_by_reference_is_made_whole_to_the_byte(
@@ -563,7 +573,7 @@ def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None
     path.unlink()
     path.mkdir()
     REVIEW.write(REVIEW.frame([reviews[0].model_copy(update={"reviewer": "better words"})]), path / "reviews.parquet")
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "a value of this machine")
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "holds a reviewer's name")
 
 
 def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
@@ -627,6 +637,8 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
     pq.write_table(table.slice(1), shard)
     refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated")
     pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), shard)
+    refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated", "sha256")
+    validated(copy)
     refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
     training_project.with_manifest(copy / "data/indus_cot", stage="draft")
     refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")

@@ -1,4 +1,4 @@
-"""What may be done with the images of a pulled set, and which of several licences is the strictest."""
+"""What may be done with the images of a pulled set, and what several licences together ask."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,9 +19,13 @@ HUB = {
     "CC BY-ND 4.0": "cc-by-nd-4.0",
     "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
 }
-"""Identifier on the Hub of each licence whose conditions are known here, the freest first."""
+"""Identifier on the Hub of each licence whose conditions are known here."""
 OTHER, UNKNOWN = "other", "unknown"
-_RANKS = [*dict.fromkeys(HUB.values()), OTHER, UNKNOWN]
+CONDITIONS = {
+    identifier: frozenset(identifier.split("-")[1:-1] if identifier.startswith("cc-") else ())
+    for identifier in HUB.values()
+}
+"""What each asks: ``by`` to name the owner, ``nc`` no commerce, ``sa`` the same licence for what follows, ``nd`` no changes."""
 
 
 def benchmark_of(settings: PullSet) -> Benchmark:
@@ -52,6 +56,24 @@ def hub_licence(licence: str) -> str:
     return UNKNOWN if licence in ("", "unknown", "none stated") else HUB.get(licence, OTHER)
 
 
-def strictest(licences: Iterable[str]) -> str:
-    """The identifier, of several, that asks most of whoever takes the data; an unknown one counts as strictest."""
-    return max(licences, key=_RANKS.index)
+def strictest(identifiers: Iterable[str]) -> str:
+    """The identifier whose conditions are those of all of these together: none of them is lost.
+
+    ``other`` where no licence has just these (share-alike with no changes, for one), or where one of them is; an
+    unknown one counts as strictest.
+    """
+    found = set(identifiers)
+    for beyond in (UNKNOWN, OTHER):
+        if beyond in found:
+            return beyond
+    due = {condition for identifier in found for condition in CONDITIONS[identifier]}
+    return next((identifier for identifier, asked in CONDITIONS.items() if asked == due), OTHER)
+
+
+def of_row(texts: str, images: str) -> str:
+    """Licence of a row whose texts have the identifier ``texts`` and whose image has the licence ``images``, in words.
+
+    The strictest of both; where that has no identifier, it says which they are.
+    """
+    found = strictest([texts, hub_licence(images)])
+    return f"{found}: {texts} and {images}" if found in (OTHER, UNKNOWN) else found

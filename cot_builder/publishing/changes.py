@@ -13,7 +13,7 @@ from cot_builder.publishing.publishable import INDEX, read_corpus_index
 from schemas.errors import IndusCotError
 
 MANIFEST = "indus-cot.json"
-FORMAT = 1
+FORMAT = 2
 """Of what is published; another one is a new major version."""
 SHOWN = 10
 
@@ -26,7 +26,7 @@ class Changes(NamedTuple):
     changed: list[str]
     """Another text, image or verdict."""
     rereviewed: list[str]
-    """The same, with other reviews."""
+    """The same, with other reviews, or other drafts that were turned down beside it."""
     same: int
     texts: int
     """Of the changed, how many have another text, or other facts; the rest have other images alone."""
@@ -50,6 +50,9 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
     reviews = (pl.col("review_status") != pl.col("review_status_after")) | (
         pl.col("reviewers") != pl.col("reviewers_after")
     )
+    for name in ("reviews_sha256", "pairs_sha256"):
+        # What is not published, or was before there were any, does not know of them.
+        reviews |= (pl.col(name) != pl.col(f"{name}_after")).fill_null(False)
     other = text | images | moved
     changed, again = both.filter(other), both.filter(~other & reviews)
     return Changes(

@@ -37,8 +37,11 @@ _ABOUT = {
     "category": _TEXT,
     "view": _TEXT,
     "licence": _TEXT,
+    "image_licence": _TEXT,
     "obtain": _TEXT,
 }
+"""``licence`` is the strictest of texts and image, as an identifier of the Hub; ``image_licence`` the image's own, in
+words."""
 _MADE = {
     "teacher": _TEXT,
     "prompt_version": _TEXT,
@@ -84,6 +87,7 @@ COLUMNS: Mapping[Config, dict[str, Any]] = {
         "references": _REFERENCES,
         "chosen_references": _REFERENCES,
         "rejected_references": _REFERENCES,
+        "toolbox_version": _TEXT,
         **_ABOUT,
     },
     "review": {
@@ -101,6 +105,7 @@ COLUMNS: Mapping[Config, dict[str, Any]] = {
         "changes": List({"field": _TEXT, "before": _TEXT, "after": _TEXT}),
         "caught": Value("bool"),
         "problems": List(_TEXT),
+        "licence": _TEXT,
     },
 }
 IMAGES: Mapping[Config, dict[str, str]] = {

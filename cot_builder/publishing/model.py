@@ -58,7 +58,7 @@ def plan_model(params: Params, workspace: Workspace, folder: Path, repo: str) ->
         )
     corpus, link = _corpus(params, workspace, folder)
     files[README] = _card(folder, repo, link, corpus, _results(workspace, folder)).encode()
-    expression = secrets.pattern(root=workspace.root)
+    expression = secrets.pattern(workspace.root, params)
     for name, source in files.items():
         if name.endswith(TEXTS):
             text = source.decode() if isinstance(source, bytes) else source.read_text(encoding="utf-8")

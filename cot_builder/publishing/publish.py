@@ -286,7 +286,7 @@ def _texts(
         card.PAPER,
         {config: features(config) for config in card.shapes(workspace.publish)},
     ).encode()
-    expression = secrets.pattern(root=workspace.root)
+    expression = secrets.pattern(workspace.root, params)
     for path, content in found.items():
         if path.endswith(TEXTS):
             secrets.check(content.decode(), path, expression)

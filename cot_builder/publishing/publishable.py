@@ -26,22 +26,23 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, benchmark_of
+from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, benchmark_of, of_row
 from cot_builder.inspection.rendering import messages, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
-from cot_builder.publishing.configs import CONFIGS, TRUTH, Config, combined, schema
+from cot_builder.publishing.configs import TRUTH, Config, combined, row_hash, schema
 from cot_builder.stages.assemble import SPLITS, row_id
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.stages.reviews import TABLE, read_reviews
 from cot_builder.storage.images import decode
-from cot_builder.storage.output import read_manifest, stage_output, versions
+from cot_builder.storage.output import read_manifest, stage_output, versions, write_text
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.review import Review
+from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import DRAFT, Draft, Trajectory
 
@@ -51,11 +52,17 @@ INDEX_SCHEMA = pa.schema(
         (name, pa.string())
         for name in ("id", "split", "source_set", "category", "text_sha256", "images_sha256", "review_status")
     ]
-    + [("reviewers", pa.int64())]
+    + [("reviewers", pa.int64()), ("reviews_sha256", pa.string()), ("pairs_sha256", pa.string())]
 )
-"""One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review."""
+"""One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review;
+``reviews_sha256`` and ``pairs_sha256`` are of its rows of `review` and `preference`, null where they are not known."""
 ROWS_A_SHARD = 3
 MOST_ROWS_A_SHARD = 4
+MOST_BITS = 13
+"""8,192 shards a folder and 65,536 in all: the Hub recommends fewer than 10,000 and 100,000
+(huggingface.co/docs/hub/repositories-recommendations)."""
+MOST_ROW_GROUP = 128 * 2**20
+"""Bytes of images in a row group of several rows: the Hub's viewer scans 300 MB of one at most."""
 BATCH = 16
 INDEX_BATCH = 4096
 WRITERS = 2
@@ -68,7 +75,25 @@ SMALL = (
     "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
     "toolbox_version", "licence",
 )  # fmt: skip
-SALT = "publish.salt"
+TEXTS = (
+    "messages",
+    "trajectory",
+    "sample_id",
+    "source_set",
+    "category",
+    "view",
+    "teacher",
+    "prompt_version",
+    "licence",
+)
+"""Columns of the corpus that are looked through; all others are numbers, hashes, or this project's own words."""
+SALT, SALT_DIGITS = "publish.salt", 64
+HASHES = "shards.json"
+CODE = (
+    "publishing/configs.py", "publishing/publishable.py", "publishing/secrets.py", "benchmarks/licences.py",
+    "inspection/rendering.py", "inspection/toolbox.py", "inspection/tools.py", "storage/shards.py", "storage/images.py",
+)  # fmt: skip
+"""What decides on the bytes that are written, and on what may be."""
 
 
 class Source(NamedTuple):
@@ -94,20 +119,25 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
     counts = _validated(workspace.indus_cot)
     shown = sources(params, workspace.indus_cot)
     bits = shard_bits(sum(counts.values()), bits_before)
-    reviews = read_reviews(workspace)
+    reviews, salt = read_reviews(workspace), _salt(workspace)
+    expression = secrets.pattern(workspace.root, params)
     request = {
-        **params.publish.model_dump(include={"images", "require_review"}),
+        **params.publish.model_dump(include={"images", "require_review", "licence"}),
         "bits": bits,
         # Another way of writing makes other bytes, whatever the version says.
-        "code": combined(file_hash(Path(__file__).with_name(name)) for name in ("configs.py", "publishable.py")),
+        "code": combined(file_hash(Path(__file__).parent.parent / name) for name in CODE),
+        # What was looked for, which holds secrets, under a key that stays here.
+        "looked_for": _pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
     }
     inputs = _inputs(workspace)
     if _is_built(workspace.publish, request, inputs):
         return workspace.publish
+    _unchanged(workspace)
     with stage_output(workspace.publish, stage="publish", params=request, inputs=inputs) as output:
-        build = _Build(params, workspace, shown, bits, reviews, output.path)
+        build = _Build(params, workspace, shown, bits, reviews, output.path, expression, salt)
         output.counts |= build.run(counts)
+        output.counts["written"] = _written(output.path)
     return workspace.publish
 
 
@@ -166,14 +196,14 @@ def _obtain(name: str, facts: Benchmark) -> str:
 
 
 def shard_bits(rows: int, before: int | None = None) -> int:
-    """Leading bits of an id that name its shard: about three rows a shard, four at most.
+    """Leading bits of an id that name its shard: about three rows a shard, four at most; more in a large corpus.
 
     Where something is published, its number stays as long as it keeps shards small: another one moves every row.
     """
     if before is not None and rows <= MOST_ROWS_A_SHARD * 2**before and 2**before <= max(rows, 1):
         return before
     bits = 0
-    while ROWS_A_SHARD * 2**bits < rows:
+    while ROWS_A_SHARD * 2**bits < rows and bits < MOST_BITS:
         bits += 1
     return bits
 
@@ -192,12 +222,35 @@ def write_shard(path: Path, table: pa.Table, config: Config) -> None:
     """Write one shard: images as they are, texts compressed; the same rows give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=max(1, len(table)), **_options(config))
+    with pq.ParquetWriter(sink, table.schema, **_options(config)) as writer:
+        for group in _row_groups(table):
+            writer.write_table(group, row_group_size=max(1, len(group)))
     data = sink.getvalue()
     with path.open("wb") as file:
-        # At once, in its whole size: a third less time in the file system than page by page.
-        os.posix_fallocate(file.fileno(), 0, data.size)
+        if hasattr(os, "posix_fallocate"):
+            # At once, in its whole size: a third less time in the file system than page by page.
+            os.posix_fallocate(file.fileno(), 0, data.size)
         file.write(data)
+
+
+def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows, cut where their images are more than the viewer scans at once."""
+    if len(table) < 2 or table.nbytes < MOST_ROW_GROUP // 2:
+        yield table
+        return
+    start = size = 0
+    for number, row in enumerate(table.to_pylist()):
+        held = sum(len(image["bytes"]) for value in row.values() for image in _images_in(value))
+        if size and size + held > MOST_ROW_GROUP:
+            yield table.slice(start, number - start)
+            start, size = number, 0
+        size += held
+    yield table.slice(start)
+
+
+def _images_in(value: Any) -> list[dict[str, Any]]:
+    images = value if isinstance(value, list) else [value]
+    return [item for item in images if isinstance(item, dict) and isinstance(item.get("bytes"), bytes)]
 
 
 @cache
@@ -242,8 +295,9 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     inputs = {"corpus": file_hash(workspace.indus_cot / "manifest.json")}
     # A changed shard has another time; hashing the images here would read everything twice.
     stats = [(path.name, path.stat()) for path in _shards(workspace.indus_cot)]
-    inputs["shards"] = combined(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    inputs["shards"] = combined(f"{name} {_stamp(stat)}" for name, stat in stats)
     for name, path in {
+        "supervision": workspace.select / "supervision.parquet",
         "drafts": workspace.draft / "trajectory.parquet",
         "rejected": workspace.draft / "rejected.parquet",
         "reviews": workspace.review / TABLE,
@@ -253,13 +307,47 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
     return inputs
 
 
+def _stamp(stat: os.stat_result) -> str:
+    """Another one where a file was written since: its time of change cannot be set back as that of writing can."""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+def _unchanged(workspace: Workspace) -> None:
+    """Hold every shard of the corpus against the hash that `assemble` gave it; a file that was hashed once is known.
+
+    Raises:
+        IndusCotError: a shard is another one, or its manifest has no hash of it.
+    """
+    due = read_manifest(workspace.indus_cot).get("outputs", {})
+    kept = workspace.root / ".indus-cot" / HASHES
+    known: dict[str, list[str]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    found: dict[str, list[str]] = {}
+    for path in track(_shards(workspace.indus_cot), "check the corpus (shards)"):
+        stamp, before = _stamp(path.stat()), known.get(path.name, ["", ""])
+        found[path.name] = before if before[0] == stamp else [stamp, file_hash(path)]
+        if due.get(f"data/{path.name}") != found[path.name][1]:
+            raise IndusCotError(
+                f"{path}: has another sha256 than when it was validated, or none is recorded: it was changed after it "
+                "was validated; run `indus-cot repro assemble`, which validates every row"
+            )
+    if found != known:
+        write_text(kept, json.dumps(found, indent=1) + "\n")
+
+
+def _written(folder: Path) -> str:
+    """Of every file of rows in the folder: another one where one was changed since."""
+    paths = sorted(folder.rglob("*.parquet"))
+    return combined(f"{path.relative_to(folder).as_posix()} {_stamp(path.stat())}" for path in paths)
+
+
 def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
     if not (folder / "manifest.json").is_file():
         return False
     made = read_manifest(folder)
     same = json.loads(json.dumps([request, inputs, versions()], default=str))
-    whole = sum(1 for config in CONFIGS for _ in (folder / config).rglob("*.parquet")) == made["counts"].get("files")
-    return whole and [made.get("params"), made.get("inputs"), made.get("versions")] == same
+    if [made.get("params"), made.get("inputs"), made.get("versions")] != same:
+        return False
+    return bool(made["counts"].get("written") == _written(folder))
 
 
 @dataclass
@@ -279,15 +367,20 @@ class _Build:
     bits: int
     reviews: Sequence[Review]
     folder: Path
+    expression: str
+    salt: bytes
     counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, due: Mapping[str, int]) -> dict[str, Any]:
-        self._expression = secrets.pattern({row.reviewer for row in self.reviews}, self.workspace.root)
+        self._licences: dict[str, str] = {
+            name: of_row(self.params.publish.licence, source.facts.licence) for name, source in self.sources.items()
+        }
         self._pairs = _pairs(self.workspace, self.reviews, self.counts)
         self._observations = self._observation_images()
         self._paths = _source_paths(self.workspace)
         self._tools = json.dumps(tool_schemas())
-        self._rows: dict[str, tuple[str, str]] = {}
+        self._said = self._reviews()
+        self._reviewed: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._pending: deque[Future[None]] = deque()
         self._index: list[dict[str, Any]] = []
         with (
@@ -340,12 +433,20 @@ class _Build:
 
     def _scan(self, batch: pa.RecordBatch, split: str) -> None:
         """Look through every text at once, and tell the row only where something is found."""
-        for name in ("messages", "trajectory"):
+        for name in TEXTS:
             texts = batch.column(name)
-            texts = texts.storage if isinstance(texts, pa.ExtensionArray) else texts
-            if pc.any(pc.match_substring_regex(texts, self._expression)).as_py():
-                for identity, text in zip(batch.column("id").to_pylist(), texts.to_pylist(), strict=True):
-                    secrets.check(text, f"{split}, row {identity}, column {name}", self._expression)
+            if isinstance(texts, pa.ExtensionArray):
+                written = texts.storage
+            else:
+                written = pa.array([json.dumps(text, ensure_ascii=False) for text in texts.to_pylist()], pa.string())
+            if secrets.matches(written, self.expression):
+                ids = batch.column("id").to_pylist()
+                for identity, text in zip(ids, written.to_pylist(), strict=True):
+                    secrets.check(text, f"{split}, row {identity}, column {name}", self.expression)
+                raise IndusCotError(
+                    f"{split}, one of the rows {ids[0]} to {ids[-1]}, column {name}: holds something that must not "
+                    "leave; nothing was published. Reject their drafts in review, then run again"
+                )
 
     def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
         """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
@@ -363,13 +464,17 @@ class _Build:
             due = self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], [])
             for place, pair in enumerate(pair for pair in due if pair.trajectory != trajectory):
                 pairs.append(self._preference(row, pair, trajectory, images[number], references[-1], place))
+            self._describe(row, split, trajectory, pairs[starts[-1] :])
             starts.append(len(pairs))
-            self._describe(row, split, trajectory)
         embedded = [self.sources[row["source_set"]].embedded for row in rows]
         obtained = [self.sources[row["source_set"]].obtain for row in rows]
         self.counts["rows"] += len(rows)
         self.counts["embedded"] += sum(embedded)
         shared: dict[str, Any] = {name: batch.column(name) for name in batch.schema.names if name != "image"}
+        shared |= {
+            "licence": [self._licences[row["source_set"]] for row in rows],
+            "image_licence": batch.column("licence"),
+        }
         sft = {"images": _within(images, embedded), "references": references, "obtain": obtained}
         rl = {
             "prompt": [_prompt(row["category"], row["view"]) for row in rows],
@@ -419,9 +524,18 @@ class _Build:
             )
         return trajectory
 
-    def _describe(self, row: Mapping[str, Any], split: str, trajectory: Trajectory) -> None:
-        self._index.append(_line(row, split, trajectory))
-        self._rows[row["id"]] = (split, row["sample_id"])
+    def _describe(
+        self, row: Mapping[str, Any], split: str, trajectory: Trajectory, pairs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        said = [self._review(review, row["sample_id"]) for review in self._said.pop(row["id"], [])]
+        line = _line(row, split, trajectory)
+        line |= {
+            "reviews_sha256": combined(sorted(map(row_hash, said))),
+            "pairs_sha256": combined(map(row_hash, pairs)),
+        }
+        self._index.append(line)
+        if said:
+            self._reviewed.setdefault((split, bucket_of(row["id"], self.bits)), []).extend(said)
         if len(self._index) >= INDEX_BATCH:
             self._flush_index()
 
@@ -433,7 +547,7 @@ class _Build:
         """Rows of a small configuration, whose texts are in no batch that was looked through."""
         for row in rows:
             text = json.dumps(row, ensure_ascii=False, default=lambda _: "")
-            secrets.check(text, f"{config}, row {row['id']}", self._expression)
+            secrets.check(text, f"{config}, row {row['id']}", self.expression)
         return pa.Table.from_pylist(list(rows), schema=schema(config))
 
     def _save(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
@@ -478,7 +592,9 @@ class _Build:
             "references": references[:1],
             "chosen_references": references[1:],
             "rejected_references": again,
-            **{name: row[name] for name in ("sample_id", "source_set", "category", "view", "licence")},
+            **{name: row[name] for name in ("sample_id", "source_set", "category", "view", "toolbox_version")},
+            "licence": self._licences[row["source_set"]],
+            "image_licence": row["licence"],
             "obtain": source.obtain,
         }
 
@@ -508,42 +624,52 @@ class _Build:
 
     # --- reviews ------------------------------------------------------------------------------------
 
-    def _write_reviews(self) -> None:
-        salt = _salt(self.workspace) if self.reviews else b""
+    def _reviews(self) -> dict[str, list[Review]]:
+        """What was said of drafts as they are now, by the id of the row that each would be; a gold page shows another
+        draft on purpose, with its mistake."""
         table = self.workspace.draft / "trajectory.parquet"
-        current = set(DRAFT.read(table)["draft_sha256"]) if table.is_file() else None
-        by_bucket: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        drafts = DRAFT.read(table) if self.reviews and table.is_file() else DRAFT.frame([])
+        current = set(drafts["draft_sha256"])
+        self._samples = {row_id(name): sample for name, sample in drafts.select("draft_id", "sample_id").iter_rows()}
+        found: dict[str, list[Review]] = {}
         for review in self.reviews:
             identity = row_id(review.draft_id)
-            if identity not in self._rows:
-                continue
-            if current is not None and review.draft_sha256 not in current:
+            if identity not in self._samples:
+                self.counts["reviews left out: of drafts that are no more"] += 1
+            elif review.role != "gold" and review.draft_sha256 not in current:
                 # It was said of an earlier draft of the row, as `assemble` sees it too.
-                self.counts["reviews of changed drafts left out"] += 1
-                continue
-            split, sample = self._rows[identity]
-            row = {
-                "id": _pseudonym(salt, review.review_id, 16),
-                "row": identity,
-                "sample_id": sample,
-                "reviewer": f"reviewer-{_pseudonym(salt, review.reviewer.lower(), 8)}",
-                "role": review.role,
-                "day": review.reviewed_at[:10],
-                **review.model_dump(
-                    include={
-                        "seconds",
-                        "verdict",
-                        "reasons",
-                        "evidence_rating",
-                        "logic_rating",
-                        "changes",
-                        "caught",
-                        "problems",
-                    }
-                ),
+                self.counts["reviews left out: of earlier drafts"] += 1
+            else:
+                found.setdefault(identity, []).append(review)
+        return found
+
+    def _review(self, review: Review, sample: str) -> dict[str, Any]:
+        said = review.model_dump(
+            include={
+                "seconds", "verdict", "reasons", "evidence_rating", "logic_rating", "changes", "caught", "problems"
             }
-            by_bucket.setdefault((split, bucket_of(identity, self.bits)), []).append(row)
-        for (split, bucket), rows in sorted(by_bucket.items()):
+        )  # fmt: skip
+        return {
+            "id": _pseudonym(self.salt, review.review_id, 16),
+            "row": row_id(review.draft_id),
+            "sample_id": sample,
+            "reviewer": f"reviewer-{_pseudonym(self.salt, review.reviewer.lower(), 8)}",
+            "role": review.role,
+            "day": review.reviewed_at[:10],
+            **said,
+            "licence": self.params.publish.licence,
+        }
+
+    def _write_reviews(self) -> None:
+        """Decisions beside the rows they are of, and those on drafts that became no row, in the split of their part."""
+        path = self.workspace.select / "split.parquet"
+        splits = dict(SPLIT.read(path).select("sample_id", "split").iter_rows()) if path.is_file() else {}
+        for identity, reviews in self._said.items():
+            sample = self._samples[identity]
+            place = splits.get(sample, SPLITS[0]), bucket_of(identity, self.bits)
+            self._reviewed.setdefault(place, []).extend(self._review(review, sample) for review in reviews)
+            self.counts["reviews of drafts that are no row"] += len(reviews)
+        for (split, bucket), rows in sorted(self._reviewed.items()):
             ordered = sorted(rows, key=lambda row: (row["row"], row["id"]))
             self._save({"review": [self._table_of("review", ordered)]}, split, bucket)
 
@@ -676,10 +802,18 @@ def _salt(workspace: Workspace) -> bytes:
     path = workspace.root / ".indus-cot" / SALT
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        partial = path.with_name(f"{SALT}.{random.token_hex(4)}.partial")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(random.token_hex(32))
-    return path.read_bytes()
+            file.write(random.token_hex(SALT_DIGITS // 2))
+        os.replace(partial, path)
+    salt = path.read_bytes()
+    if len(salt.strip()) < SALT_DIGITS:
+        raise IndusCotError(
+            f"{path}: is cut short, and pseudonyms made with it could be guessed; take it from where the corpus was "
+            "published before, or delete it, which gives every reviewer another pseudonym"
+        )
+    return salt
 
 
 def _pseudonym(salt: bytes, name: str, digits: int) -> str:
@@ -714,4 +848,6 @@ def _line(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[st
         "images_sha256": combined([row["image_sha256"], *shown]),
         "review_status": row["review_status"],
         "reviewers": row["reviewers"],
+        "reviews_sha256": None,
+        "pairs_sha256": None,
     }

@@ -1,56 +1,157 @@
-"""Texts that must not leave: secrets, paths of this machine, names of reviewers."""
+"""Texts that must not leave: secrets, paths of this machine, names of reviewers.
 
+Texts are looked through as JSON writes them, by RE2 and by Python's `re` with one expression. It has no ``\\b``,
+``\\s`` or ``\\w`` and looks neither ahead nor behind: RE2 knows these for ASCII alone, or not at all.
+"""
+
+import json
 import os
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cot_builder.params import Params
+from cot_builder.stages.reviews import read_reviews
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
-_BEGIN = r"(?:\b|\\[nrtfb])"
-"""Where a word begins; texts are looked through as JSON too, in which a newline before it is a letter."""
+_ESCAPED = r"\\[nrtfb]|\\u[0-9a-fA-F]{4}"
+"""A character that JSON writes with letters and digits, which are of no word then."""
+_BEGIN = rf"(?:^|[^A-Za-z0-9]|{_ESCAPED})"
+_END = r"(?:$|[^A-Za-z0-9])"
+_NOT_ASCII = r"[^\x00-\x7f]"
+_PUNCTUATION = "[\u0080-\u00bf\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]"
+_ROOTS = (
+    "home|Users|root|tmp|mnt|media|opt|srv|var|private|work|workspace|data|scratch|gpfs|lustre|Volumes|usr|etc|nfs"
+    "|proc|run|dev|lib|bin|Library|Applications|System"
+)
+"""Folders that are known to begin a path, whatever stands before: behind a letter of ASCII it is no beginning."""
+_SECRET = "|".join(
+    (
+        r"hf_[A-Za-z0-9]{16,}",
+        rf"{_BEGIN}sk-[A-Za-z0-9_-]{{20,}}",
+        r"A[KS]IA[0-9A-Z]{16}",
+        r"gh[pousr]_[A-Za-z0-9]{20,}",
+        r"github_pat_[A-Za-z0-9_]{20,}",
+        r"glpat-[A-Za-z0-9_-]{16,}",
+        r"xox[a-z]-[A-Za-z0-9-]{10,}",
+        r"AIza[A-Za-z0-9_-]{30,}",
+        r"eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.",
+        r"Bearer +[A-Za-z0-9._~+/=-]{16,}",
+        r"(?i:bearer) +[A-Za-z0-9._~+/=-]{20,}",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+        r"://[^/ \"\\:@]+:[^/ \"\\:@]+@",
+    )
+)
+# A path of any root has two parts, begins with a letter (1/2 does not), and stands behind a space, a quote or the like:
+# behind a letter it is and/or, behind a dot or a bracket it goes on.
+_PATH = "|".join(
+    (
+        r"(?i:file)://",
+        rf"(?:^|[^A-Za-z0-9_/]|{_ESCAPED})/(?:{_ROOTS})/(?:[A-Za-z0-9_.~+@-]|{_NOT_ASCII})",
+        rf"(?:^|[ \"'(=:\[{{<>|,;`!?*&]|{_PUNCTUATION}|{_ESCAPED})/(?:[A-Za-z_.]|{_NOT_ASCII})[^ /\"'<>|\\]*"
+        rf"/(?:[A-Za-z0-9_.]|{_NOT_ASCII})",
+        rf"{_BEGIN}[A-Za-z]:\\\\+(?:[A-Za-z0-9_.$~-]|{_NOT_ASCII})",
+        rf"\\\\\\\\[A-Za-z0-9][A-Za-z0-9_.-]*\\\\(?:[A-Za-z0-9_$]|{_NOT_ASCII})",
+        rf"(?:^|[ \"'(=:\[{{<>|,;`]|{_NOT_ASCII}|{_ESCAPED})~/(?:[A-Za-z0-9_.]|{_NOT_ASCII})",
+    )
+)
+_EMAIL = rf"[A-Za-z0-9_.+-]+@(?:[A-Za-z0-9-]|{_NOT_ASCII})+\.[A-Za-z]{{2,}}"
 KINDS = {
-    "a secret": rf"{_BEGIN}(?:hf_[A-Za-z0-9]{{16,}}|sk-[A-Za-z0-9_-]{{20,}}|AKIA[0-9A-Z]{{16}}\b"
-    rf"|gh[pousr]_[A-Za-z0-9]{{20,}}|Bearer [A-Za-z0-9._-]{{16,}})"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s:@]+@",
-    "a local path": rf"{_BEGIN}file://|(?:^|[\s\"'(=:\[`<>|,;]|\\[nrtfb])/(?:home|Users|root|tmp|mnt|media|opt|srv|var|private|work|data)/[\w.]"
-    r"|\b[A-Za-z]:\\+(?:Users|Documents|data)\b|(?:^|[\s\"'(=`]|\\[nrtfb])~/\w",
-    "an e-mail address": r"\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b",
+    "secret": "a secret",
+    "path": "a local path",
+    "email": "an e-mail address",
+    "reviewer": "a reviewer's name",
+    "machine": "a path of this machine or a source of params.yaml",
 }
-"""What it is to the expression that finds it, for Python's `re` and RE2 alike."""
+"""What it is to the group of the expression that finds it."""
 VARIABLES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY", re.IGNORECASE)
 SHORTEST = 8
 """Characters of a value of the environment that is looked for: a shorter one is found in any text."""
+SHORT_NAME = 3
+"""Characters of a name that is looked for as it is written; a longer one in capitals or without."""
 
 
-def pattern(names: Iterable[str] = (), root: Path = Path()) -> str:
-    """One expression for everything that must not leave, these names and this machine's own values among it."""
-    own = {
-        str(root.resolve()),
-        str(Path.home()),
-        *(value for name, value in os.environ.items() if VARIABLES.search(name) and len(value) >= SHORTEST),
-        *_saved_token(),
-        *names,
-    }
-    known = [re.escape(value) for value in sorted(own) if len(value) > 3]
-    return "|".join([*KINDS.values(), *known])
+def pattern(root: Path = Path(), params: Params | None = None) -> str:
+    """One expression for everything that must not leave, this machine's own values and names of reviewers among it.
+
+    Args:
+        root: The project, with the reviews.
+        params: Whose keys and sources are looked for too.
+    """
+    people = {row.reviewer for row in read_reviews(Workspace(root))}
+    variables = {name for name in os.environ if VARIABLES.search(name)}
+    places = {str(root.resolve()), str(root.absolute()), str(Path.home())}
+    if params:
+        variables |= {params.teacher.api_key_env, params.evaluate.api_key_env}
+        places |= {place for item in params.pull.values() for place in _places(item.source, root)}
+    values = {value for name in variables if len(value := os.environ.get(name, "")) >= SHORTEST}
+    secrets = [_SECRET, *map(_literal, sorted(values | set(_saved_token())))]
+    found = {"secret": "|".join(secrets), "path": _PATH, "email": _EMAIL}
+    if people:
+        found["reviewer"] = "|".join(f"{_BEGIN}{_name(person)}{_END}" for person in sorted(people))
+    own = [rf"(?:^|[^A-Za-z0-9_./-]|{_ESCAPED}){_literal(place)}(?:$|[^A-Za-z0-9_-])" for place in sorted(places)
+           if len(place) > 3]  # fmt: skip
+    if own:
+        found["machine"] = "|".join(own)
+    # In the order of what a refusal is to say first.
+    return "|".join(f"(?P<{kind}>{found[kind]})" for kind in ("secret", "reviewer", "email", "machine", "path")
+                    if kind in found)  # fmt: skip
+
+
+def matches(texts: pa.Array, expression: str) -> bool:
+    """Whether any of these texts, JSON each, holds any of it."""
+    return bool(pc.any(pc.match_substring_regex(texts, expression)).as_py())
 
 
 def check(text: str, where: str, expression: str) -> None:
-    """Refuse a text that holds any of it.
+    """Refuse a text, JSON or any other, that holds any of it.
 
     Raises:
         IndusCotError: saying where and what kind of thing, never the thing itself.
     """
-    if found := _compiled(expression).search(text):
-        hit = found.group()
-        kind = next((name for name, one in KINDS.items() if _compiled(one).search(hit)), "a value of this machine")
-        at = text.count("\n", 0, found.start()) + 1
-        raise IndusCotError(
-            f"{where}, line {at}, character {found.start()}: holds {kind}; nothing was published. Remove it where it "
-            "was written (a draft: reject it in review), then run again"
-        )
+    written = text if _is_json(text) else json.dumps(text, ensure_ascii=False)[1:-1]
+    if not matches(pa.array([written], pa.string()), expression):
+        return
+    found = _compiled(expression).search(written)
+    kind = KINDS[found.lastgroup or ""] if found else "something of the kind"
+    start = found.start() if found else 0
+    at = 1 + written.count("\n", 0, start) + (0 if written is text else written.count("\\n", 0, start))
+    raise IndusCotError(
+        f"{where}, line {at}, character {start}: holds {kind}; nothing was published. Remove it where it "
+        "was written (a draft: reject it in review), then run again"
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _places(source: str | list[str], root: Path) -> set[str]:
+    """How a source of a set may be written in a text; what is public, or a plain word, is none."""
+    found = set()
+    for place in [source] if isinstance(source, str) else source:
+        scheme, mark, rest = place.partition("://")
+        if mark:
+            found |= {place} if scheme not in ("http", "https", "hf") or "?" in rest or "@" in rest else set()
+        elif "/" in place or "\\" in place:
+            found |= {place, str(Path(place).expanduser()), str((root / Path(place).expanduser()).resolve())}
+    return found
+
+
+def _literal(value: str) -> str:
+    return re.escape(json.dumps(value, ensure_ascii=False)[1:-1])
+
+
+def _name(person: str) -> str:
+    return _literal(person) if len(person) <= SHORT_NAME else f"(?i:{_literal(person)})"
 
 
 @cache

@@ -44,7 +44,8 @@ def assemble(params: Params, workspace: Workspace) -> None:
     looked at, ``assemble.review`` decides: ``auto`` takes it and marks it so, ``reviewed`` leaves it out.
 
     Raises:
-        IndusCotError: an earlier stage has not run; a row breaks the contract of the table.
+        IndusCotError: an earlier stage has not run; a row breaks the contract of the table; an image is not the one
+            of its hash.
     """
     paths = {
         "trajectory": workspace.draft / "trajectory.parquet",
@@ -88,6 +89,10 @@ def assemble(params: Params, workspace: Workspace) -> None:
             chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
             rows = (_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen)
             tally[split] = write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
+        # What was validated: `publish` takes no other bytes.
+        output.outputs |= {
+            f"data/{path.name}": file_hash(path) for path in sorted((output.path / "data").glob("*.parquet"))
+        }
         if tally.total() == 0:
             raise IndusCotError(
                 f"assemble: no row is left of {len(drafts)} drafts; see reports/gates.md, left_out.csv "
@@ -144,7 +149,7 @@ class Rerun:
         """PNG bytes of every observation image, in order.
 
         Raises:
-            IndusCotError: a call returns something else than when the review was pulled.
+            IndusCotError: a call returns something else than when the review was pulled; a kept image is damaged.
         """
         box: Toolbox | None = None
         found: list[bytes] = []
@@ -153,16 +158,22 @@ class Rerun:
             if digest is None or turn.call is None:
                 continue
             if digest in self._observations:
-                found.append(self._observations.get(digest))
+                png = self._observations.get(digest)
+                if hashlib.sha256(png).hexdigest() != digest:
+                    raise IndusCotError(
+                        f"{sample.sample_id}, turn {number}: the observation image in data/draft is not the one of its "
+                        "hash; run `indus-cot repro draft`"
+                    )
+                found.append(png)
                 continue
             box = box or Toolbox(self._images.pixels(sample), self._priors)
-            observation, png = box.observe(turn.call)
-            if png is None or observation.image_sha256 != digest:
+            observation, made = box.observe(turn.call)
+            if made is None or observation.image_sha256 != digest:
                 raise IndusCotError(
                     f"{sample.sample_id}, turn {number}: the call an expert edited returns another image than when "
                     "the review was pulled; remove data/review/state.json and run `indus-cot review pull`"
                 )
-            found.append(png)
+            found.append(made)
         return found
 
 
@@ -192,6 +203,11 @@ def _row(
     draft = taken.draft
     trajectory = read_trajectory(draft)
     original = images.original(sample)
+    if hashlib.sha256(original).hexdigest() != sample.image_sha256:
+        raise IndusCotError(
+            f"{sample.sample_id}: the image in data/pull/{sample.source_set} is not the one of its hash; run "
+            f"`indus-cot repro pull@{sample.source_set}`"
+        )
     name = row_id(draft.draft_id)
     whole = Image(bytes=original, path=f"{name}.{sample.image_format.lower()}")
     inspected = (

@@ -30,6 +30,8 @@ class Output:
     """Staging folder; becomes the stage's output when the stage ends well."""
     strict: bool = False
     counts: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of files that a later reader checks, by path in the folder."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
 
     def leave_out(self, reason: str, item: str, detail: str = "") -> None:
@@ -101,6 +103,7 @@ def stage_output(
             "inputs": dict(inputs),
             "params": dict(params),
             "counts": output.counts,
+            **({"outputs": output.outputs} if output.outputs else {}),
             "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
             "versions": used,
             "seconds": round(time.perf_counter() - started, 2),
