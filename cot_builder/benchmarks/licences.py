@@ -25,7 +25,7 @@ CONDITIONS = {
     identifier: frozenset(identifier.split("-")[1:-1] if identifier.startswith("cc-") else ())
     for identifier in HUB.values()
 }
-"""What each asks: ``by`` to name the owner, ``nc`` no commerce, ``sa`` the same licence for what follows, ``nd`` no changes."""
+"""What each asks: ``by`` to name the owner, ``nc`` no commerce, ``sa`` the same licence, ``nd`` no changes."""
 
 
 def benchmark_of(settings: PullSet) -> Benchmark:
