@@ -257,6 +257,54 @@ def test_own_parts_with_a_table(tmp_path: Path, form: str, named: bool) -> None:
     assert three["defect_type"] == "unspecified"
 
 
+@pytest.mark.parametrize(
+    ("folders", "category"),
+    [
+        (("bad", "good", "good"), "parts"),
+        (("OK-Teile", "NG-Teile", "OK-Teile"), "parts"),
+        (("scratch", "good", "hole"), "parts"),
+        (("one", "two", "two"), "parts"),  # all of one's are defects, all of two's are none
+        (("scratch", "scratch", "scratch"), "parts"),
+        (("flange_1", "flange_1", "flange_2"), None),
+        (("flange", "flange", "flange"), None),
+    ],
+)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_folder_that_tells_the_label_names_no_category(
+    tmp_path: Path, folders: tuple[str, ...], category: str | None, deep: bool
+) -> None:
+    """The table lies in the folder ``parts``, or one in each of the folders."""
+    images = [f"{folder}/{number}.png" for number, folder in enumerate(folders)]
+    rows = [{"image": image, "label": label} for image, label in zip(images, ("bad", "good", "ok"), strict=True)]
+    files = {image: picture(number) for number, image in enumerate(images)}
+    if deep:
+        for folder in set(folders):
+            own = [row | {"image": Path(row["image"]).name} for row in rows if row["image"].startswith(f"{folder}/")]
+            files[f"{folder}/list.csv"] = csv_bytes(own)
+    else:
+        files["list.csv"] = csv_bytes(rows)
+    pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    assert [pulled.row(image)["category"] for image in images] == [category or folder for folder in folders]
+    assert bool(category) == any("tell the label" in row["reason"] for row in pulled.warnings)
+    # Whoever wants folders as they are says so.
+    if not deep:
+        files["list.csv"] = csv_bytes([row | {"category": Path(row["image"]).parent.name} for row in rows])
+        named = pull_set(tmp_path / "named", "folder", write_folder(tmp_path / "again", files))
+        assert [named.row(image)["category"] for image in images] == list(folders)
+
+
+def test_own_columns_are_told_once_and_json_may_hold_any_character(tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.png", "label": "ok", "remark": "a\u2028b\x85c", "plant": "Ulm"} for n in range(3)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    files = {f"{n}.png": picture(n) for n in range(3)} | {"parts.jsonl": text.encode()}
+    pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    assert pulled.samples.height == 3
+    assert [(row["reason"], row["item"]) for row in pulled.warnings] == [
+        ("column not read", "parts.jsonl: plant"),
+        ("column not read", "parts.jsonl: remark"),
+    ]
+
+
 def test_own_parts_with_a_table_in_an_archive_and_a_split(tmp_path: Path) -> None:
     files, rows = table_files()
     for row, split in zip(rows, ("train", "test", "test"), strict=True):

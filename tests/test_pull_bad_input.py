@@ -328,6 +328,36 @@ def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path: Path, change: dic
 
 
 @pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("bbox", "boxes"), ("Boxes", "boxes"), ("bounding_boxes", "boxes"), ("box", "boxes"), ("defect_type", "type"),
+        ("tpye", "type"), ("defectType", "type"), ("mask_path", "mask"), ("masks", "mask"), ("object", "category"),
+        ("catgory", "category"), ("camera", "view"), ("part_id", "part"), ("subset", "split"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suffix: str) -> None:
+    rows = [{"image": "a.png", "label": "good", column: ""}, {"image": "b.png", "label": "bad", column: "x"}]
+    table = csv_bytes(rows) if suffix == "csv" else "\n".join(map(json.dumps, rows)).encode()
+    files = {"a.png": picture(1), "b.png": picture(2), f"parts.{suffix}": table}
+    with pytest.raises(IndusCotError, match=rf"the column {column} is not known; if it holds {meant}, name it {meant}"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    no_trace(tmp_path / "work")
+
+
+@pytest.mark.parametrize("line", ["b.png,bad,0,0,9,9", "b.png,bad,,stray"])
+def test_cells_beyond_the_header_are_named_by_row(tmp_path: Path, line: str) -> None:
+    table = f"image,label,boxes\na.png,good,,,\n{line}\n".encode()
+    files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table}
+    with pytest.raises(IndusCotError, match=r"parts\.csv row 3: has more cells than the header"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    twice = table.replace(b"image,label,boxes", b"image,label,label")
+    source = write_folder(tmp_path / "twice", files | {"parts.csv": twice})
+    with pytest.raises(IndusCotError, match=r"parts\.csv: has the column label twice"):
+        pull_set(tmp_path / "work", "folder", source)
+
+
+@pytest.mark.parametrize(
     ("line", "column"),
     [('"b.png,bad,', "image"), ('b.png,"bad,', "label"), ('b.png,bad,"sc"ratch', "type"), ('"b.png",bad,"x', "type")],
 )

@@ -18,11 +18,14 @@ mask     no        path relative to the table's folder; a pixel > 0 is a defect;
 boxes    no        pixels of the image, half-open: ``x1 y1 x2 y2; x1 y1 x2 y2`` in CSV, a list of lists in JSONL;
                    read where there is no mask
 type     no        a type of the taxonomy or any label it knows; ``bad`` (unspecified) where empty
-category no        the image's first folder where empty, the table's folder where there is none
+category no        where empty the image's first folder, unless the folders tell the label (``bad/0.png``): then, and
+                   where there is no folder, the table's folder
 view     no        ``default`` where empty
 part     no        name of the physical part; each image is a part of its own where empty
 split    no        train or test; where empty, train for a training source and test for a set to evaluate on
 ======== ========= ===========================================================================================
+
+A column that resembles one of these and is none is refused; any other is told, once, and not read.
 """
 
 import csv
@@ -30,14 +33,17 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache, partial
 from typing import Any, Literal
 
 from cot_builder.benchmarks import mvtec_ad
 from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Layout, Listing, Place
 from cot_builder.params import PullSet
 from schemas.errors import IndusCotError
+from schemas.taxonomy import FOLDER, leaf
 
 BENCHMARK = Benchmark(
     name="folder",
@@ -57,8 +63,29 @@ LABELS: dict[str, Literal["normal", "anomalous"]] = {
 }
 NEEDED = ("image", "label")
 COLUMNS = (*NEEDED, "mask", "boxes", "type", "category", "view", "part", "split")
+SURPLUS = "\0"
+"""Stands for the cells of a row that lie beyond the header."""
 UNNAMED = "bad"
 SHOWN = 20
+ALIASES = {
+    "box": "boxes", "bbox": "boxes", "defect": "type", "kind": "type", "defect class": "type", "segmentation": "mask",
+    "object": "category", "product": "category", "camera": "view", "subset": "split",
+}  # fmt: skip
+BESIDES = {
+    "anomaly", "bounding", "camera", "data", "defect", "fault", "file", "gt", "id", "image", "img", "name", "no",
+    "number", "object", "path", "physical", "sample",
+}  # fmt: skip
+"""Words beside a column's name that make no other column of it: ``mask_path``, ``part_id``, ``bounding_boxes``."""
+VERDICTS = {
+    "abnormal", "anomalies", "anomalous", "anomaly", "bad", "damage", "damaged", "defect", "defective", "defects",
+    "fail", "failed", "fault", "faults", "faulty", "flawless", "good", "intact", "ng", "nio", "nok", "normal", "ok",
+    "reject", "rejected", "rejects", "scrap",
+}  # fmt: skip
+"""Words in a folder's name that tell the label."""
+WHOLE_VERDICTS = {
+    "0", "1", "clean", "false", "io", "negative", "no", "pass", "passed", "positive", "true", "yes",
+}  # fmt: skip
+"""Names of folders that tell it, and within a longer one do not: ``part_1``, ``negative_pole``."""
 
 
 def layout(settings: PullSet, records: Mapping[str, bytes]) -> Layout:
@@ -73,6 +100,8 @@ def layout(settings: PullSet, records: Mapping[str, bytes]) -> Layout:
     named = settings.source if isinstance(settings.source, str) else ""
     tables = {key: data for path, data in records.items() if (key := _key(path)) and _is_named(key, named)}
     found: list[Entry] = []
+    unnamed: dict[int, tuple[str, str]] = {}
+    notes: list[tuple[str, str, str]] = []
     problems: list[str] = []
     read = 0
     for key, data in sorted(tables.items()):
@@ -80,15 +109,26 @@ def layout(settings: PullSet, records: Mapping[str, bytes]) -> Layout:
         if rows is None:
             continue
         read += 1
-        found += _entries(key, rows, settings, problems)
+        _check_columns(key, rows, problems, notes)
+        for entry, folders in _entries(key, rows, settings, problems):
+            if not entry.category:
+                unnamed[len(found)] = folders
+            found.append(entry)
     _raise(problems)
     if not read:
         return Layout(mvtec_ad.place, _in_folders)
     if not found:
         raise IndusCotError(f"{', '.join(sorted(tables))}: the table has no row")
+    for index, category in _categories(found, unnamed, settings, notes).items():
+        found[index] = replace(found[index], category=category)
     images = {entry.image for entry in found}
     masks = {entry.mask for entry in found if entry.mask}
-    return Layout(partial(_place, images=images, masks=masks), lambda _listing: iter(found))
+
+    def entries(listing: Listing) -> Iterator[Entry]:
+        listing.notes.extend(notes)
+        yield from found
+
+    return Layout(partial(_place, images=images, masks=masks), entries)
 
 
 def place(path: str) -> Place | None:
@@ -159,12 +199,16 @@ def _csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, 
     read = 0
     try:
         names = [name.strip() for name in reader.fieldnames or ()]
+        if twice := [name for name in COLUMNS if names.count(name) > 1]:
+            raise IndusCotError(f"{key}: has the column {', '.join(twice)} twice; keep one")
         if set(NEEDED) <= set(names):
             read = reader.line_num
             for row in reader:
                 # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
                 read = reader.line_num
-                rows.append((read, {(name or "").strip(): value for name, value in row.items()}))
+                surplus = [cell for cell in row.pop(None, None) or () if cell.strip()]  # type: ignore[call-overload]
+                named = {name.strip(): value for name, value in row.items()}
+                rows.append((read, named | ({SURPLUS: surplus} if surplus else {})))
     except csv.Error as error:
         rest = "".join(io.StringIO(text, newline="").readlines()[read:])
         column = _broken_column(rest, delimiter)
@@ -187,7 +231,8 @@ def _broken_column(text: str, delimiter: str) -> int:
 
 def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not `splitlines`: JSON may hold U+2028 and others of its line ends within a text.
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if not line.strip():
             continue
         try:
@@ -200,9 +245,48 @@ def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
+def _check_columns(
+    key: str, rows: Sequence[tuple[int, dict[str, Any]]], problems: list[str], notes: list[tuple[str, str, str]]
+) -> None:
+    """Refuse columns that seem misspelt and cells beyond the header; note any other column that is not read."""
+    unread: dict[str, None] = {}
+    misspelt: set[str] = set()
+    for number, row in rows:
+        if surplus := row.pop(SURPLUS, None):
+            problems.append(
+                f"{key} row {number}: has more cells than the header has columns ({', '.join(map(repr, surplus))}); "
+                "quote a field that holds the separator"
+            )
+        for column in sorted(row.keys() - set(COLUMNS) - {""} - misspelt):
+            meant = _meant(column)
+            if meant and meant not in row:
+                misspelt.add(column)
+                problems.append(
+                    f"{key} row {number}: the column {column} is not known; if it holds {meant}, name it {meant}, "
+                    "else name it otherwise"
+                )
+            else:
+                unread[column] = None
+    known = ", ".join(COLUMNS)
+    notes += [("column not read", f"{key}: {column}", f"known are {known}") for column in sorted(unread)]
+
+
+@cache
+def _meant(column: str) -> str | None:
+    """The known column that the name of an unknown one resembles."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
+    core = [word for word in words if word not in BESIDES] or words
+    name = " ".join(core)
+    if found := ALIASES.get(name) or ALIASES.get(" ".join(words)):
+        return found
+    alike = [known for known in COLUMNS if abs(len(known) - len(name)) < 2]
+    return next(iter(get_close_matches(name, alike, 1, 0.75)), None)
+
+
 def _entries(
     key: str, rows: Iterable[tuple[int, dict[str, Any]]], settings: PullSet, problems: list[str]
-) -> Iterator[Entry]:
+) -> Iterator[tuple[Entry, tuple[str, str]]]:
+    """The entries, and the folders an empty category may be named by: the image's first one, and the table's."""
     base = key.rpartition("/")[0]
     seen: dict[str, int] = {}
     for number, row in rows:
@@ -223,9 +307,10 @@ def _entries(
         if not anomalous and values["boxes"]:
             problems.append(f"{where}, column boxes: a normal image has no box")
         mask = f"{base}/{values['mask']}" if base and values["mask"] else values["mask"]
-        yield Entry(
+        first = values["image"].partition("/")[0] if "/" in values["image"] else ""
+        entry = Entry(
             image=image,
-            category=values["category"] or _default_category(values["image"], base, settings),
+            category=values["category"] or "",
             split=values["split"] or ("train" if settings.role == "train" else "test"),
             label=values["label"],
             raw_type=(values["type"] or UNNAMED) if anomalous else None,
@@ -235,16 +320,54 @@ def _entries(
             boxes=values["boxes"],
             where=where,
         )
+        yield entry, (first, base.rpartition("/")[2])
 
 
-def _default_category(image: str, base: str, settings: PullSet) -> str:
-    if "/" in image:
-        return image.partition("/")[0]
+def _categories(
+    found: Sequence[Entry],
+    unnamed: Mapping[int, tuple[str, str]],
+    settings: PullSet,
+    notes: list[tuple[str, str, str]],
+) -> dict[int, str]:
+    """A category for each entry that has none: its folder's name, unless the folders tell the label.
+
+    A student reads the category, so no folder may be one that says good or bad, or a type of defect, or that holds
+    nothing but defects where others do not.
+    """
+    source = _source_name(settings)
+    named: dict[int, str] = {}
+    for level in (0, 1):
+        named = {index: next(filter(None, folders[level:]), source) for index, folders in unnamed.items()}
+        labels: dict[str, set[str | None]] = {}
+        for index, name in named.items():
+            labels.setdefault(name, set()).add(found[index].label)
+        telling = sorted(
+            name for name, held in labels.items() if _tells(name) or (len(labels) > 1 and held == {"anomalous"})
+        )
+        if not telling:
+            return named
+        what = f"such as {telling[0]}: give a column category"
+        notes.append(("folders tell the label and name no category", ", ".join(telling[:SHOWN]), what))
+    return dict.fromkeys(unnamed, "parts" if _tells(source) else source)
+
+
+def _tells(folder: str) -> bool:
+    words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder).lower())
+    if VERDICTS.intersection(words) or folder.lower() in WHOLE_VERDICTS:
+        return True
+    try:
+        leaf(FOLDER, folder)
+    except IndusCotError:
+        return False
+    return True
+
+
+def _source_name(settings: PullSet) -> str:
     source = settings.source if isinstance(settings.source, str) else settings.source[0]
     parts = [part for part in source.replace("\\", "/").split("/") if part]
     if _table_name(source):
         parts.pop()
-    return base.rpartition("/")[2] or (parts[-1].partition(".")[0] if parts else "") or "parts"
+    return (parts[-1].partition(".")[0] if parts else "") or "parts"
 
 
 def _raise(problems: list[str]) -> None:
