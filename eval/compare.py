@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from eval.metrics import folders, read_metrics, read_predictions
-from eval.statistics import FEWEST_PARTS, interval, mcnemar, parts_of, permutation_p, resamples
+from eval.statistics import FEWEST_PARTS, balanced, by_part, interval, mcnemar, parts_of, permutation_p, resamples
 from schemas.errors import IndusCotError
 
 NAMED = 10
@@ -52,7 +52,7 @@ class Comparison(NamedTuple):
     """Images, or whole sets, that only the first has."""
     only_second: list[str]
     modes: dict[str, tuple[str, str]]
-    """What the two runs of each set were: model and mode."""
+    """What the two runs of each set were: model, mode, rounds and weights."""
 
 
 class _Paired(NamedTuple):
@@ -77,7 +77,7 @@ def compare(first: Path, second: Path, *, draws: int, seed: int) -> Comparison:
     Raises:
         IndusCotError: they share no set or no image; the truth of an image differs; a table is damaged.
     """
-    found = [{_set(folder): folder for folder in folders(root)} for root in (first, second)]
+    found = [_by_set(root) for root in (first, second)]
     shared = sorted(found[0].keys() & found[1].keys())
     if not shared:
         raise IndusCotError(
@@ -114,13 +114,18 @@ def shown(names: Sequence[str]) -> str:
     return f"{', '.join(names[:NAMED])}{more}"
 
 
-def _set(folder: Path) -> str:
-    return str(read_predictions(folder)["source_set"][0])
+def _by_set(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders(root):
+        name = str(read_predictions(folder)["source_set"][0])
+        if name in found:
+            raise IndusCotError(f"{root}: {found[name].name} and {folder.name} are both of {name}; name one of them")
+        found[name] = folder
+    return found
 
 
 def _what(folder: Path) -> str:
-    run = read_metrics(folder).run
-    return f"{run.model}, {run.mode}"
+    return read_metrics(folder).run.named
 
 
 def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed: int) -> _Paired:
@@ -143,13 +148,11 @@ def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed
     right = tuple(
         (both[column] == both["true_answer"]).fill_null(False).to_numpy() for column in ("answer", "answer_second")
     )
-    counts = [_by_part(defective, said, parts.of, parts.total) for said in right]
-    values = [float(_accuracy(table.sum(axis=0))) for table in counts]
+    counts = [by_part(parts, defective, said) for said in right]
+    values = [float(balanced(table.sum(axis=0))) for table in counts]
     # Sets are drawn independently of each other: their mean has the interval that follows.
     own = [seed, *name.encode()]
-    drawn = [
-        _accuracy(weights @ counts[1]) - _accuracy(weights @ counts[0]) for weights in resamples(parts, draws, own)
-    ]
+    drawn = [balanced(weights @ counts[1]) - balanced(weights @ counts[0]) for weights in resamples(parts, draws, own)]
     drawn_all = np.concatenate(drawn) if drawn else np.empty(0)
     gain = right[1].astype(float) - right[0]
     gains = np.bincount(parts.of, weights=gain / np.where(defective, defective.sum(), (~defective).sum()) / 2)
@@ -192,17 +195,6 @@ def _mean(paired: Sequence[_Paired], seed: int) -> Difference:
         mcnemar_p=p,
         permutation_p=permutation_p(np.concatenate([item.gains for item in paired]) / len(paired), seed),
     )
-
-
-def _by_part(defective: np.ndarray, right: np.ndarray, part: np.ndarray, parts: int) -> np.ndarray:
-    """tp, fn, tn, fp of each part."""
-    columns = (defective & right, defective & ~right, ~defective & right, ~defective & ~right)
-    return np.column_stack([np.bincount(part, weights=column, minlength=parts) for column in columns])
-
-
-def _accuracy(counts: np.ndarray) -> np.ndarray:
-    tp, fn, tn, fp = np.moveaxis(counts, -1, 0)
-    return (tp / (tp + fn) + tn / (tn + fp)) / 2
 
 
 def _bounds(drawn: np.ndarray) -> tuple[float, float]:

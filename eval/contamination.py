@@ -8,7 +8,7 @@ backbone saw before, nobody here knows: *zero-shot* is said as the field says it
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,18 @@ from schemas.metrics import Contamination, Listing
 from schemas.sample import Sample
 
 TRAININGS = ("sft", "grpo")
+NAMED = 20
+"""Images that are named; of more the number."""
 
 
 def contamination(
-    predictions: pl.DataFrame, samples: Sequence[Sample], model_folder: Path | None, workspace: Workspace
+    predictions: pl.DataFrame,
+    samples: Sequence[Sample],
+    model_folder: Path | None,
+    workspace: Workspace,
+    priors: Iterable[str] = (),
 ) -> Contamination:
-    """What the model saw of the evaluated categories and images.
+    """What the model saw of the evaluated categories and images, and what the prior tool tells of them.
 
     A category counts by its exact or normalised name (:mod:`cot_builder.stages.overlap`), an image by its bytes.
 
@@ -39,15 +45,17 @@ def contamination(
         model_folder: Where the weights lie, with the ``manifest.json`` of the stage that trained them; None for a
             model that does not lie here.
         workspace: Holds the corpus, and the model that the training began from.
+        priors: Categories that the texts of the prior tool describe.
 
     Raises:
         IndusCotError: the corpus is damaged.
     """
-    if model_folder is None or not _is_ours(model_folder):
-        return Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
-    named, here = trained_on(model_folder, workspace)
+    described = sorted({category for _, category, _ in overlaps(priors, predictions["category"].unique())})
+    named, here = None, False
+    if model_folder is not None and _is_ours(model_folder):
+        named, here = trained_on(model_folder, workspace)
     if not here:
-        return Contamination(trained_on=named, categories=[], images=0, zero_shot=None)
+        return Contamination(trained_on=named, categories=[], images=0, prior_categories=described, zero_shot=None)
     seen = _corpus(workspace.indus_cot)
     evaluated = set(predictions["sample_id"])
     digests = {sample.image_sha256 for sample in samples if sample.sample_id in evaluated}
@@ -56,7 +64,12 @@ def contamination(
     shared = overlaps(seen["category"].unique(), predictions["category"].unique())
     categories = sorted({category for _, category, _ in shared})
     return Contamination(
-        trained_on=named, categories=categories, images=len(held), zero_shot=not categories and not held
+        trained_on=named,
+        categories=categories,
+        images=len(held),
+        image_ids=sorted(held)[:NAMED],
+        prior_categories=described,
+        zero_shot=not categories and not held,
     )
 
 
@@ -81,13 +94,14 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
         for label in ("normal", "anomalous")
         if (count := manifest["counts"]["published"].get(f"test {label}"))
     }
+    if manifest["params"].get("source") == SYNTHETIC:
+        return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=False)
     if not counts:
         return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=None)
     yes = int((predictions["true_answer"] == "Yes").sum())
     official = BENCHMARKS[manifest["counts"]["benchmark"]["name"]].BENCHMARK
     same = (
-        manifest["params"]["source"] != SYNTHETIC
-        and set(predictions["sample_id"]) == set(test["sample_id"])
+        set(predictions["sample_id"]) == set(test["sample_id"])
         and counts == {"normal": predictions.height - yes, "anomalous": yes}
         and set(predictions["category"]) == set(official.categories)
         and (not official.published_test or _by_category(predictions) == official.published_test)
@@ -105,7 +119,8 @@ def _by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
 def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
 
-    A model that began from another one of this project has seen what that one saw too.
+    A model that began from another one of this project has seen what that one saw too. Where it is not known which
+    weights it began from, or others lie there by now (a model that went on from itself), nothing is known of them.
     """
     manifest = read_manifest(model)
     inputs: dict[str, Any] = manifest["inputs"]
@@ -126,8 +141,9 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
         # Weights of this project that have gone since: their manifest's hash was kept.
         gone = _is_digest(inputs.get("model"))
         return named, here and not gone
-    changed = _is_digest(inputs.get("model")) and inputs["model"] != file_hash(earlier / "manifest.json")
-    return named, here and not changed and trained_on(earlier, workspace)[1]
+    # Asked of what is the same alone, this ends: no manifest holds its own hash.
+    same = inputs.get("model") == file_hash(earlier / "manifest.json")
+    return named, here and same and trained_on(earlier, workspace)[1]
 
 
 def _is_ours(model: Path) -> bool:

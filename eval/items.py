@@ -106,7 +106,7 @@ def _page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
             "data": Markup(data.replace("<", "\\u003c")),
             "facets": facets,
             "total": len(index),
-            "runs": list(dict.fromkeys(f"{run.model}, {run.mode}" for run in runs)),
+            "runs": list(dict.fromkeys(run.named for run in runs)),
         },
         loads_scripts=True,
     )

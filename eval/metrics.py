@@ -23,7 +23,7 @@ from schemas.errors import IndusCotError
 from schemas.geometry import Box, union_iou
 from schemas.metrics import Bin, Contamination, Cost, Estimate, Listing, Metrics, Run, Scores, Tools
 from schemas.prediction import PREDICTION
-from schemas.taxonomy import family, leaves, similarity
+from schemas.taxonomy import UNSPECIFIED, family, leaves, similarity
 from schemas.trajectory import ToolName
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -35,6 +35,8 @@ MOST_UNPARSED = 0.02
 FEW_PARTS = 30
 """Parts with a label below which a reader is warned: the quantiles of a bootstrap of so few are too narrow."""
 GOOD_IOU = 0.5
+NAMED = 3
+"""Images that a flag names."""
 COUNTS = ("tp", "fn", "tn", "fp")
 OVER_DEFECTS = (
     "located",
@@ -84,7 +86,7 @@ def metrics(
             f"{', '.join(sorted(predictions['source_set'].unique())) or 'none'}: figures are of one set; "
             "run `indus-cot evaluate` again"
         )
-    images = _images(predictions.sort("sample_id"))
+    images = _images(predictions.sort("sample_id"), _asks_for_place(run, predictions))
     groupings = _groupings(images)
     drawn = _draw(images, groupings, draws, seed)
     scores = [_scores(images, grouping, figures) for grouping, figures in zip(groupings, drawn.groups, strict=True)]
@@ -105,7 +107,7 @@ def metrics(
             usd=float(images.frame["cost_usd"].sum()),
         ),
         calibration=_calibration(images),
-        flags=_flags(images, overall, listing, contamination),
+        flags=_flags(images, overall, run, listing, contamination),
         draws=draws,
     )
 
@@ -131,12 +133,15 @@ def read_metrics(folder: Path) -> Metrics:
     path = folder / METRICS_FILE
     if not path.is_file():
         raise IndusCotError(
-            f"{path}: not there; it says what was run, which predictions alone do not. `indus-cot evaluate` writes it"
+            f"{path}: not there; `indus-cot evaluate` writes it, and `indus-cot rescore {folder}` what can be known "
+            "without the run"
         )
     try:
         return Metrics.model_validate_json(path.read_bytes())
     except ValueError as error:
-        raise IndusCotError(f"{path}: no figures of this version of the project ({error}); evaluate again") from None
+        raise IndusCotError(
+            f"{path}: no figures of this version of the project ({error}); run `indus-cot rescore {folder}`"
+        ) from None
 
 
 def write_metrics(found: Metrics, folder: Path) -> None:
@@ -155,12 +160,24 @@ def folders(root: Path) -> list[Path]:
     """
     if (root / PREDICTIONS_FILE).is_file():
         return [root]
-    found = sorted(path.parent for path in root.glob(f"*/{PREDICTIONS_FILE}"))
+    found = sets_in(root, PREDICTIONS_FILE)
     if not found:
         raise IndusCotError(
             f"{root}: neither {PREDICTIONS_FILE} nor SET/{PREDICTIONS_FILE} in it; run `indus-cot evaluate`"
         )
     return found
+
+
+def sets_in(root: Path, file: str) -> list[Path]:
+    """Folders below ``root`` that hold ``file``; not the hidden ones that a killed run leaves."""
+    return sorted(path.parent for path in root.glob(f"*/{file}") if not path.parent.name.startswith("."))
+
+
+def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:
+    """Whether the policy was to name place and type; where no mode is recorded, a verdict by the grammar shows it."""
+    if run.mode is None:
+        return bool((predictions["parse"] == "strict").any())
+    return run.mode != "direct"
 
 
 class _Images(NamedTuple):
@@ -188,7 +205,7 @@ class _Grouping(NamedTuple):
     """Whether a group is measured against its own normal images, or against all."""
 
 
-def _images(frame: pl.DataFrame) -> _Images:
+def _images(frame: pl.DataFrame, place_asked: bool) -> _Images:
     defective = (frame["true_answer"] == "Yes").to_numpy()
     unread = frame["answer"].is_null().to_numpy()
     said_yes = np.where(unread, ~defective, (frame["answer"] == "Yes").fill_null(False).to_numpy())
@@ -204,8 +221,8 @@ def _images(frame: pl.DataFrame) -> _Images:
                 defective & ~said_yes,
                 ~defective & ~said_yes,
                 ~defective & said_yes,
-                *_places(frame, defective),
-                *_kinds(frame, defective),
+                *_places(frame, defective & place_asked),
+                *_kinds(frame, defective & place_asked),
             ]
         ).astype(float),
         margin=frame["margin"].fill_null(np.nan).to_numpy(),
@@ -230,11 +247,14 @@ def _points_into(box: Box, true: Box) -> bool:
 
 
 def _kinds(frame: pl.DataFrame, defective: np.ndarray) -> list[np.ndarray]:
-    """Whether the true type is known, whether the named one is it, is of its family, and how like it is."""
-    typed = defective & frame["true_type"].is_not_null().to_numpy()
+    """Whether the true type is known, whether the named one is it, is of its family, and how like it is.
+
+    ``unspecified`` is what a set says that publishes no types: nobody could name it.
+    """
+    typed = defective & (frame["true_type"].is_not_null() & (frame["true_type"] != UNSPECIFIED)).to_numpy()
     scores = np.zeros((len(typed), 3))
     for row, (named, true) in enumerate(frame.select("defect_type", "true_type").iter_rows()):
-        if named is not None and true is not None:
+        if typed[row] and named is not None:
             scores[row] = _alike(named, true)
     return [typed, *scores.T]
 
@@ -479,17 +499,19 @@ def _tools(frame: pl.DataFrame) -> Tools:
         used.update({name if name in known else "unknown" for name in called})
     calls = int(frame["tools"].list.len().sum())
     looked = frame.filter(pl.col("tools").list.len() > 0)
-    told = looked.filter(pl.col("answer_before").is_not_null())
+    tells = pl.col("answer_before").is_not_null() & pl.col("margin").is_not_null()
+    told = looked.filter(tells)
     before = told["answer_before"] == told["true_answer"]
-    after = (told["answer"] == told["true_answer"]).fill_null(False)
-    tells = frame["answer_before"].is_not_null().any()
+    # The written verdict is another thing than a margin: it follows a thought, and may be unreadable.
+    after = (told["margin"] > 0) == (told["true_answer"] == "Yes")
+    given = frame.select(tells.any()).item()
     return Tools(
         share={name: used[name] / frame.height for name in (*known, "unknown") if name in known or used[name]},
         calls=calls / frame.height,
         success=int(frame["observed"].sum()) / calls if calls else None,
         looked=looked.height,
-        better=int((~before & after).sum()) if tells else None,
-        worse=int((before & ~after).sum()) if tells else None,
+        better=int((~before & after).sum()) if given else None,
+        worse=int((before & ~after).sum()) if given else None,
     )
 
 
@@ -518,7 +540,7 @@ def _calibration(images: _Images) -> list[Bin]:
     ]
 
 
-def _flags(images: _Images, overall: Scores, listing: Listing, contamination: Contamination) -> list[str]:
+def _flags(images: _Images, overall: Scores, run: Run, listing: Listing, contamination: Contamination) -> list[str]:
     """What to know before believing a figure."""
     found = []
     if overall.balanced_accuracy and f"{100 * overall.balanced_accuracy.value:.1f}" == "50.0":
@@ -534,25 +556,46 @@ def _flags(images: _Images, overall: Scores, listing: Listing, contamination: Co
             f"{overall.unparsed} of {overall.images} verdicts ({share:.1f} %) could not be read and count as wrong"
             + (f"; {failed} of them were never given" if failed else "")
         )
-    if listing.evaluated < listing.available:
-        found.append(f"incomplete: {listing.evaluated} of the {listing.available} test images here")
-    if listing.same_list is False:
-        found.append(
-            f"the list is not the published one: {listing.evaluated} images were evaluated, {listing.published} are "
-            "published; figures cannot be set beside published ones"
-        )
-    if contamination.zero_shot is False:
-        what = [f"categories {', '.join(contamination.categories)}"] if contamination.categories else []
-        what += [f"{contamination.images} of the evaluated images"] if contamination.images else []
-        found.append(f"not zero-shot: the model was trained on {' and '.join(what)}")
-    if contamination.trained_on and contamination.zero_shot is None:
-        found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
+    found += _reservations(run, listing, contamination)
     for label, mask in (("defective", images.defective), ("normal", ~images.defective)):
         if (parts := len(np.unique(images.parts.of[mask]))) < FEW_PARTS:
             found.append(f"only {parts} parts with {label} images: intervals are rough")
     if 0 < (given := int((~np.isnan(images.margin)).sum())) < overall.images:
         found.append(f"AUROC and calibration are of the {given} of {overall.images} images that have a margin")
     return found
+
+
+def _reservations(run: Run, listing: Listing, contamination: Contamination) -> list[str]:
+    """What speaks against setting the figures beside others."""
+    found = []
+    if run.model is None:
+        found.append("what was run is not recorded beside the predictions: model, mode, list and training are unknown")
+    if listing.available is not None and listing.evaluated < listing.available:
+        found.append(f"incomplete: {listing.evaluated} of the {listing.available} test images here")
+    if listing.same_list is False and listing.published is None:
+        found.append("rendered images, not those of the benchmark: figures cannot be set beside published ones")
+    elif listing.same_list is False:
+        found.append(
+            f"the list is not the published one: {listing.evaluated} images were evaluated, {listing.published} are "
+            "published; figures cannot be set beside published ones"
+        )
+    if contamination.zero_shot is False:
+        what = [f"categories {', '.join(contamination.categories)}"] if contamination.categories else []
+        what += [_counted(contamination)] if contamination.images else []
+        found.append(f"not zero-shot: the model was trained on {' and '.join(what)}")
+    if contamination.trained_on and contamination.zero_shot is None:
+        found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
+    if contamination.prior_categories:
+        found.append(
+            f"the texts of the prior tool describe evaluated categories: {', '.join(contamination.prior_categories)}"
+        )
+    return found
+
+
+def _counted(contamination: Contamination) -> str:
+    named = ", ".join(contamination.image_ids[:NAMED])
+    more = ", …" if contamination.images > NAMED else ""
+    return f"{contamination.images} of the evaluated images" + (f" ({named}{more})" if named else "")
 
 
 def describe(estimate: Estimate | None) -> str:

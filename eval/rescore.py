@@ -1,12 +1,21 @@
 """`rescore`: every figure again, from the predictions alone; or from the confusion counts that somebody published."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from eval.metrics import COUNTS, METRICS_FILE, folders, metrics, read_metrics, read_predictions, write_metrics
+from pydantic import BaseModel, ValidationError
+
+from eval.metrics import COUNTS, METRICS_FILE, folders, metrics, read_predictions, write_metrics
 from schemas.errors import IndusCotError
-from schemas.metrics import Metrics
+from schemas.metrics import Contamination, Listing, Metrics, Run
+
+Fact = TypeVar("Fact", bound=BaseModel)
+DRAWS, SEED = 1000, 7
+"""Where no record says how many resamples there were, and from what seed."""
+NO_LIST = Listing(evaluated=0, available=None, published=None, same_list=None)
+NOT_KNOWN = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
 
 
 class Rescored(NamedTuple):
@@ -21,7 +30,8 @@ class Rescored(NamedTuple):
 def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
     """Compute ``metrics.json`` again beside each ``predictions.parquet``, and say what changed.
 
-    What was run, the published list and the contamination are not in the predictions and are kept.
+    What was run, the published list and the contamination are not in the predictions. They are kept where
+    ``metrics.json`` has them, whatever version wrote it; otherwise they are None, and that is flagged.
 
     Args:
         roots: Folders of one set, or of several.
@@ -30,18 +40,47 @@ def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
         IndusCotError: a table is not there or breaks the contract.
     """
     for folder in [folder for root in roots for folder in folders(root)]:
-        before, predictions = read_metrics(folder), read_predictions(folder)
-        listing = before.listing
+        before, predictions = _read(folder), read_predictions(folder)
+        run = _kept(Run, before.get("run")) or _no_record(str(predictions["source_set"].first()))
+        listing = _kept(Listing, before.get("listing")) or NO_LIST
         if listing.evaluated != predictions.height:
-            same = None if listing.published is None else False
+            same = False if listing.same_list is not None else None
             listing = listing.model_copy(update={"evaluated": predictions.height, "same_list": same})
+        seen = _kept(Contamination, before.get("contamination")) or NOT_KNOWN
+        draws = before.get("draws")
         found = metrics(
-            predictions, before.run, listing, before.contamination, draws=before.draws, seed=before.run.seed
+            predictions,
+            run,
+            listing,
+            seen,
+            draws=draws if isinstance(draws, int) else DRAWS,
+            seed=SEED if run.seed is None else run.seed,
         )
-        changes = list(_changes(before.model_dump(), found.model_dump()))
+        changes = list(_changes(before, found.model_dump(mode="json")))
         if changes:
             write_metrics(found, folder)
         yield Rescored(folder, found, changes)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """``metrics.json`` as it lies there; empty where it does not, or is none."""
+    try:
+        found = json.loads((folder / METRICS_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _kept(kind: type[Fact], values: Any) -> Fact | None:
+    try:
+        return kind.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _no_record(name: str) -> Run:
+    nothing = dict.fromkeys(("mode", "rounds", "policy", "model", "model_sha256", "priors", "seed"))
+    return Run.model_validate({**nothing, "set": name, "parameters": {}, "versions": {}})
 
 
 def of_counts(counts: str) -> dict[str, float]:

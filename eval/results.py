@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 from cot_builder.storage.workspace import Workspace
-from eval.metrics import METRICS_FILE, Kind, read_metrics
+from eval.macro import over
+from eval.metrics import METRICS_FILE, Kind, read_metrics, sets_in
 from eval.scoreboard import SETS, Line, scoreboard
 from schemas.metrics import Bin, Estimate, Metrics, Scores
 
@@ -84,13 +85,13 @@ def results(workspace: Workspace) -> Results | None:
     Raises:
         IndusCotError: figures are damaged, or of another version.
     """
-    folders = sorted(path.parent for path in workspace.results.glob(f"*/{METRICS_FILE}"))
+    folders = sets_in(workspace.results, METRICS_FILE)
     if not folders:
         return None
     found = sorted((read_metrics(folder) for folder in folders), key=_place)
     return Results(
         sets=[_set(item) for item in found],
-        lines=scoreboard(found),
+        lines=scoreboard(found, over(workspace.results)),
         columns=tuple(dict.fromkeys([*SETS, *(item.run.set for item in found)])),
         flags=[(item.run.set, flag) for item in found for flag in item.flags],
     )
@@ -98,8 +99,7 @@ def results(workspace: Workspace) -> Results | None:
 
 def evaluated(workspace: Workspace) -> list[Path]:
     """Folders of the sets that have results, in the order of the report."""
-    folders = [path.parent for path in workspace.results.glob(f"*/{METRICS_FILE}")]
-    return sorted(folders, key=lambda folder: _place(read_metrics(folder)))
+    return sorted(sets_in(workspace.results, METRICS_FILE), key=lambda folder: _place(read_metrics(folder)))
 
 
 def _place(found: Metrics) -> tuple[int, str]:
@@ -121,7 +121,9 @@ def _percent(share: float | None) -> str:
 
 def _set(found: Metrics) -> SetResult:
     listing = found.listing
-    told = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
+    told = f"on {listing.evaluated:,} images"
+    if listing.available is not None:
+        told = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
     if listing.published is not None:
         told += f", {listing.published:,} are published"
     groups = ((kind, [_bar(name, scores) for name, scores in found.by[kind].items()]) for kind in KINDS)

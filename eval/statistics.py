@@ -62,6 +62,18 @@ def resamples(parts: Parts, draws: int, seed: int | Sequence[int]) -> Iterator[n
         yield weights
 
 
+def by_part(parts: Parts, defective: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """tp, fn, tn, fp of each part: (parts, 4), of boolean arrays of (images,)."""
+    columns = (defective & right, defective & ~right, ~defective & right, ~defective & ~right)
+    return np.column_stack([np.bincount(parts.of, weights=column, minlength=parts.total) for column in columns])
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """Balanced accuracy of (…, 4) counts as :func:`by_part` gives them; both labels are there."""
+    tp, fn, tn, fp = np.moveaxis(counts, -1, 0)
+    return (tp / (tp + fn) + tn / (tn + fp)) / 2
+
+
 def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the 95 % interval of each column of (draws, figures); NaN where a figure is never defined.
 

@@ -66,7 +66,9 @@ class Tools(_Record):
     looked: Count
     """Images with a call."""
     better: Count | None
-    """Images whose verdict the observations turned from wrong to right; None where the policy does not tell."""
+    """Images whose margin the observations turned from the wrong side to the right one. Both margins are read after an
+    empty thought; the verdict as it was written, or could not be read, has no part in it. None where the policy gives
+    no margins."""
     worse: Count | None
 
 
@@ -76,6 +78,8 @@ class Cost(_Record):
     input_tokens: Count
     output_tokens: Count
     seconds: float
+    """Sum over the images, as each was waited for (:mod:`schemas.prediction`): no wall time where several are asked at
+    once."""
     usd: float
 
 
@@ -96,12 +100,12 @@ class Listing(_Record):
     """The images that were evaluated, beside the published list."""
 
     evaluated: Count
-    available: Count
-    """Test images in the pulled set."""
+    available: Count | None
+    """Test images in the pulled set; None where the run left no record of it."""
     published: Count | None
-    """None where no list is published."""
+    """None where no list is published, and for rendered images."""
     same_list: bool | None
-    """Whether exactly the published images were evaluated."""
+    """Whether exactly the published images were evaluated; never of rendered ones."""
 
 
 class Contamination(_Record):
@@ -113,27 +117,39 @@ class Contamination(_Record):
     """Evaluated categories that the corpus holds, by exact or normalised name."""
     images: Count
     """Evaluated images that the corpus holds, byte for byte."""
+    image_ids: list[str] = []
+    """The first of them, by sample id."""
+    prior_categories: list[str] = []
+    """Evaluated categories that a text of the prior tool describes, by exact or normalised name."""
     zero_shot: bool | None
     """None where it cannot be known what the model saw."""
 
 
 class Run(_Record):
-    """What was run."""
+    """What was run; None where no record was left beside the predictions."""
 
     set: str
-    mode: str
+    mode: str | None
     """``agent``, ``agent-no-tools``, ``agent-without-<tool>`` or ``direct``."""
-    rounds: Literal["free", "two"]
-    policy: str
+    rounds: Literal["free", "two"] | None
+    policy: str | None
     """``transformers``, ``endpoint``, ``vllm``, or the name of a scripted one."""
-    model: str
+    model: str | None
     model_sha256: str | None
-    """Of the weights, where they are here."""
-    priors: str
+    """Of the weights, where they are here: behind a server too, that is asked for a folder of this project."""
+    priors: str | None
     """Where texts of the prior tool came from; a prior of an evaluated category is knowledge of it."""
-    seed: int
+    seed: int | None
     parameters: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def named(self) -> str:
+        """What tells it from other runs, in a line."""
+        parts = [self.model or "a model of which no record is here", self.mode or "mode not recorded"]
+        parts += ["two rounds"] if self.rounds == "two" else []
+        parts += [f"weights {self.model_sha256[:8]}"] if self.model_sha256 else []
+        return ", ".join(parts)
 
 
 class Metrics(_Record):
@@ -155,3 +171,22 @@ class Metrics(_Record):
     """What a careful reader must know before believing a figure; also shown on the page."""
     draws: Count
     """Bootstrap resamples."""
+
+
+class OverSets(_Record):
+    """One run over all its sets."""
+
+    run: str
+    """As :attr:`Run.named` says it."""
+    sets: list[str]
+    """What the mean is over."""
+    missing: list[str]
+    """Of the paper's five, those that it is not over."""
+    balanced_accuracy: Estimate
+    """Mean over the sets, each counted alike; they are resampled independently of each other."""
+
+
+class Overview(_Record):
+    """What ``results/metrics.json`` holds."""
+
+    runs: list[OverSets]

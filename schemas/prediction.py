@@ -46,7 +46,7 @@ class Prediction(BaseModel):
     margin: float | None
     """``log p(Yes) - log p(No)`` at the verdict, nats, where the policy gives it."""
     answer_before: Literal["Yes", "No"] | None
-    """What it would have said before any observation, where the policy gives it."""
+    """The side of that margin before any observation, where the policy gives it."""
     tools: list[str]
     """Names of the calls in order, refused ones too."""
     observed: NotNegative
@@ -54,7 +54,8 @@ class Prediction(BaseModel):
     input_tokens: NotNegative
     output_tokens: NotNegative
     seconds: Annotated[float, Field(ge=0)]
-    """Of the policy and its tools; of a batch, its share."""
+    """Of the policy and its tools; of a batch, its share. Behind a server it is what was waited for: its queue and the
+    pauses between attempts are in it, and an answer that was kept takes none."""
     cost_usd: Annotated[float, Field(ge=0)]
     transcript: str
     """JSON of a :class:`Transcript`."""

@@ -1,6 +1,7 @@
 """Two runs held against each other: what differs, how surely, and what cannot be compared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,19 @@ def test_different_truths_are_refused(tmp_path: Path) -> None:
     results(tmp_path / "b", table([True, False, False]))
     with pytest.raises(IndusCotError, match=r"true_answer of 1 images differs.*cannot be compared"):
         compare(tmp_path / "a", tmp_path / "b", draws=100, seed=SEED)
+
+
+def test_two_checkpoints_and_two_folders_of_a_set_are_told_apart(tmp_path: Path) -> None:
+    some = table([True, False] * 6)
+    results(tmp_path / "a", some, model_sha256="a" * 64)
+    results(tmp_path / "b", some, model_sha256="b" * 64, rounds="two")
+    (told,) = compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED).modes.values()
+    assert told == ("oracle, agent, weights aaaaaaaa", "oracle, agent, two rounds, weights bbbbbbbb")
+    shutil.copytree(tmp_path / "a" / "mpdd", tmp_path / "a" / "older")
+    with pytest.raises(IndusCotError, match="mpdd and older are both of mpdd; name one of them"):
+        compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED)
+    (tmp_path / "a" / "older").rename(tmp_path / "a" / ".mpdd.partial")
+    assert len(compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED).sets) == 1
 
 
 def test_nothing_in_common_is_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def model(workspace: Workspace, stage: str, inputs: dict[str, str], **params: An
 
 def sft(workspace: Workspace) -> Path:
     shards = {path.name: file_hash(path) for path in workspace.indus_cot.glob("data/*.parquet")}
-    return model(workspace, "sft", shards | {"torch": "2.13.0"}, train={"model": "tiny"})
+    return model(workspace, "sft", shards | {"torch": "2.13.0", "model": "tiny"}, train={"model": "tiny"})
 
 
 def grpo(workspace: Workspace) -> Path:
@@ -100,6 +100,28 @@ def test_an_image_under_another_name_is_seen(tmp_path: Path) -> None:
     sft(workspace)
     found = contamination(PREDICTIONS, SAMPLES, grpo(workspace), workspace)
     assert (found.categories, found.images, found.zero_shot) == ([], 2, False)
+    assert found.image_ids == [SAMPLES[1].sample_id, SAMPLES[2].sample_id]
+
+
+def test_a_prior_of_an_evaluated_category_is_told(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    corpus(workspace, [("bottle_cap", OTHER)])
+    for folder in (sft(workspace), None):
+        for priors, told in ((["bottle_cap"], []), (["Tube", "bottle_cap"], ["tubes"])):
+            found = contamination(PREDICTIONS, SAMPLES, folder, workspace, priors)
+            assert found.prior_categories == told
+
+
+def test_a_model_that_went_on_from_itself_or_from_what_nobody_kept_is_not_called_zero_shot(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    corpus(workspace, [("bottle_cap", OTHER)])
+    first = sft(workspace)
+    shards = {path.name: file_hash(path) for path in workspace.indus_cot.glob("data/*.parquet")}
+    went_on = [{}, {"model": file_hash(first / "manifest.json")}]
+    for kept in went_on:
+        folder = model(workspace, "sft", shards | kept, train={"model": "models/sft"})
+        found = contamination(PREDICTIONS, SAMPLES, folder, workspace)
+        assert found.trained_on and found.zero_shot is None
 
 
 def test_nothing_is_claimed_of_what_is_not_known(tmp_path: Path) -> None:
@@ -188,4 +210,5 @@ def test_another_list_of_as_many_images_is_not_the_published_one(tmp_path: Path)
 def test_rendered_images_are_no_published_list(tmp_path: Path) -> None:
     predictions, samples = official()
     pulled(Workspace(tmp_path), samples, source="synthetic")
-    assert listing(predictions, Workspace(tmp_path)).same_list is False
+    found = listing(predictions, Workspace(tmp_path))
+    assert found.same_list is False and found.published is None, "458 photographs are published, and none of these"

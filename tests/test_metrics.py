@@ -13,10 +13,11 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 from typer.testing import CliRunner
 
 from cot_builder.cli import app, main
+from eval.macro import over
 from eval.metrics import SIZES, figures, metrics, read_metrics, write_metrics
 from eval.scoreboard import SETS, scoreboard
 from eval.statistics import interval, parts_of, resamples
-from schemas.metrics import Contamination, Listing, Metrics
+from schemas.metrics import Contamination, Listing, Metrics, Overview
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family
 
@@ -209,15 +210,28 @@ def test_tools_tell_what_they_changed() -> None:
     predictions = table(
         [True, True, False, False],
         answer=["Yes", "No", "No", None],
-        answer_before=["No", "Yes", "No", "No"],
+        answer_before=["No", "Yes", "No", "Yes"],
+        margin=[2.0, -1.0, -3.0, -0.5],
         tools=[["crop", "crop"], ["prior"], [], ["dance"]],
         observed=[2, 1, 0, 0],
     )
     tools = scored(predictions).tools
     assert tools.share == {"crop": 0.25, "enhance": 0.0, "measure": 0.0, "prior": 0.25, "unknown": 0.25}
     assert (tools.calls, tools.success, tools.looked) == (1.0, 0.75, 3)
-    assert (tools.better, tools.worse) == (1, 2)
+    assert (tools.better, tools.worse) == (2, 1), "by the margins: a verdict that cannot be read has one too"
     assert scored(table([True, False])).tools.better is None
+
+
+def test_what_was_not_asked_and_what_nobody_could_know_has_no_figure() -> None:
+    truth, kinds = [True, True, True, False], ["scratch", "unspecified", "unspecified", None]
+    said = table(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds)
+    found = scored(said).overall
+    assert found.type_exact and (found.type_exact.value, found.type_exact.n) == (1.0, 1)
+    assert found.box_iou and found.box_iou.n == 3
+    plain = table(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds, boxes=[[]] * 4, parse="rules")
+    for facts in ({"mode": "direct"}, {"mode": None}):
+        asked = scored(plain, run=run(**facts)).overall
+        assert asked.recall and asked.box_iou is None and asked.pointing is None and asked.type_exact is None
 
 
 def test_calibration_bins_hold_every_margin() -> None:
@@ -230,13 +244,21 @@ def test_calibration_bins_hold_every_margin() -> None:
 
 
 def test_a_reader_is_told_what_speaks_against_a_figure() -> None:
-    seen = Contamination(trained_on="0" * 64, categories=["tubes"], images=3, zero_shot=False)
+    seen = Contamination(
+        trained_on="0" * 64,
+        categories=["tubes"],
+        images=7,
+        image_ids=["mpdd/tubes/a", "mpdd/tubes/b", "mpdd/tubes/c", "mpdd/tubes/d"],
+        prior_categories=["tubes"],
+        zero_shot=False,
+    )
     short = Listing(evaluated=4, available=9, published=458, same_list=False)
     flags = scored(table([True, False, True, False], answer=["Yes", "No"] * 2), listing=short, contamination=seen).flags
     for words in (
         "incomplete: 4 of the 9",
         "list is not the published one",
-        "not zero-shot",
+        "not zero-shot: the model was trained on categories tubes and 7 of the evaluated images (mpdd/tubes/a, ",
+        "the texts of the prior tool describe evaluated categories: tubes",
         "only 2 parts with normal",
     ):
         assert any(words in flag for flag in flags), flags
@@ -265,6 +287,53 @@ def test_rescore_gives_the_same_metrics_to_the_last_digit(tmp_path: Path) -> Non
     # In another order they are the same predictions.
     PREDICTION.read(folder / "predictions.parquet").reverse().write_parquet(folder / "predictions.parquet")
     assert "nothing changed" in CliRunner().invoke(app, ["rescore", str(folder)]).output
+
+
+def test_rescore_needs_nothing_but_the_predictions(tmp_path: Path) -> None:
+    said = mpdd(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No")
+    folder = results(tmp_path / "mpdd", said)
+    before = read_metrics(folder)
+    # Of an older version: what it says of the run is kept.
+    older = json.loads((folder / "metrics.json").read_bytes())
+    del older["overall"], older["tools"], older["contamination"]["image_ids"]
+    (folder / "metrics.json").write_text(json.dumps(older))
+    assert CliRunner().invoke(app, ["rescore", str(folder)]).exit_code == 0
+    assert read_metrics(folder) == before
+    for lost in ("", "no JSON", "[]"):
+        (folder / "metrics.json").unlink() if not lost else (folder / "metrics.json").write_text(lost)
+        told = CliRunner().invoke(app, ["rescore", str(folder)])
+        assert "what was run is not recorded" in told.output, told.output
+        found = read_metrics(folder)
+        assert found.overall.balanced_accuracy and before.overall.balanced_accuracy
+        assert found.overall.balanced_accuracy.value == before.overall.balanced_accuracy.value
+        assert found.overall.box_iou and before.overall.box_iou
+        assert (found.run.set, found.run.model, found.listing.available) == ("mpdd", None, None)
+    (line, *_) = scoreboard([read_metrics(folder)])
+    assert (line.same_list, line.same_protocol) == (None, None)
+
+
+def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("mpdd", "visa", "my_own"):
+        truth = [False] * 60 + [True] * 60
+        said = ["Yes" if bad == (rng.random() < 0.75) else "No" for bad in truth]
+        results(tmp_path / name, table(truth, answer=said, source_set=name), run=run(set=name, model_sha256="a" * 64))
+    # What a killed run leaves is no result.
+    (tmp_path / ".dtd.partial").mkdir()
+    (tmp_path / ".dtd.partial" / "predictions.parquet").write_bytes(b"half")
+    told = CliRunner().invoke(app, ["rescore", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    assert "oracle, agent, weights aaaaaaaa: balanced accuracy" in told.output
+    assert "mean over visa, mpdd, without mvtec_ad, dtd, sdd" in told.output
+    (found,) = Overview.model_validate_json((tmp_path / "metrics.json").read_bytes()).runs
+    sets = [read_metrics(tmp_path / name).overall.balanced_accuracy for name in ("mpdd", "visa")]
+    mean = found.balanced_accuracy
+    assert mean.value == pytest.approx(np.mean([item.value for item in sets]))  # type: ignore[union-attr]
+    assert mean.low is not None and mean.high is not None and mean.low < mean.value < mean.high
+    widths = [item.high - item.low for item in sets]  # type: ignore[union-attr,operator]
+    assert mean.high - mean.low == pytest.approx(np.hypot(*widths) / 2, rel=0.15)
+    (line, *_) = scoreboard([read_metrics(tmp_path / name) for name in ("mpdd", "visa", "my_own")], over(tmp_path))
+    assert line.over == found and line.mean is None
 
 
 @pytest.mark.parametrize(
@@ -306,6 +375,11 @@ def test_a_run_stands_beside_what_others_report(tmp_path: Path) -> None:
     for line in lines[1:]:
         assert line.source and line.protocol
         assert set(line.figures) <= set(SETS)
+    assert lines[0].same_protocol is True
+    names = {line.name.partition(" 8B ")[2]: line.figures for line in lines if line.name.startswith("IndusAgent 8B ")}
+    assert names["without RL"] == {"mvtec_ad": 72.3, "visa": 57.6, "dtd": 74.1}
+    assert names["without SFT"] == {"mvtec_ad": 69.5, "visa": 55.5, "dtd": 72.8}
+    assert names["without tools"] == {"mvtec_ad": 78.1, "visa": 67.5, "dtd": 87.9}
     paper = next(line for line in lines if line.name == "IndusAgent 8B")
     assert paper.mean == 83.5
     whole = [one.model_copy(update={"run": one.run.model_copy(update={"set": name})}) for name in SETS]
@@ -317,6 +391,7 @@ def test_a_run_stands_beside_what_others_report(tmp_path: Path) -> None:
         "sets that another model was asked about are no mean with these"
     )
     assert "weights eeeeeeee" in apart[0].protocol
+    assert apart[0].name != apart[1].name, "two checkpoints do not read the same"
 
 
 def test_the_official_counts_are_the_published_ones() -> None:

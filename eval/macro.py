@@ -1,0 +1,77 @@
+"""The mean over sets: one figure of a run, with its interval."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from cot_builder.storage.output import write_text
+from eval.metrics import METRICS_FILE, read_metrics, read_predictions, sets_in
+from eval.scoreboard import SETS, apart
+from eval.statistics import FEWEST_PARTS, balanced, by_part, interval, parts_of, resamples
+from schemas.metrics import Estimate, Metrics, OverSets, Overview
+
+
+def overview(root: Path) -> Overview:
+    """Each run that ``root`` holds, over its sets.
+
+    Raises:
+        IndusCotError: a table or figures are damaged.
+    """
+    found = [read_metrics(folder) for folder in sets_in(root, METRICS_FILE)]
+    mean = over(root)
+    return Overview(runs=[line for run in apart(found) if (line := mean(run)) is not None])
+
+
+def write_overview(root: Path) -> Overview:
+    """Write ``metrics.json`` into ``root``, beside the folders of its sets."""
+    found = overview(root)
+    write_text(root / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
+    return found
+
+
+def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
+    """How to average one run over its sets below ``root``: those of the paper where it has any, else all."""
+    folders = {read_metrics(folder).run.set: folder for folder in sets_in(root, METRICS_FILE)}
+
+    def mean(run: Sequence[Metrics]) -> OverSets | None:
+        facts = {item.run.set: item for item in run if item.overall.balanced_accuracy}
+        names = [name for name in SETS if name in facts] or sorted(facts)
+        if not names:
+            return None
+        first = facts[names[0]]
+        return OverSets(
+            run=first.run.named,
+            sets=names,
+            missing=[name for name in SETS if name not in names],
+            balanced_accuracy=mean_over(
+                {name: read_predictions(folders[name]) for name in names}, first.draws, first.run.seed or 0
+            ),
+        )
+
+    return mean
+
+
+def mean_over(tables: Mapping[str, pl.DataFrame], draws: int, seed: int) -> Estimate:
+    """Mean of the sets' balanced accuracies, with its bootstrap 95 % interval.
+
+    Args:
+        tables: Predictions by set, each of both labels.
+        draws: Resamples of physical parts, of each set independently of the others.
+        seed: Of the resamples.
+    """
+    values, drawn, certain = [], [], draws > 0
+    for name, table in tables.items():
+        defective = (table["true_answer"] == "Yes").to_numpy()
+        right = (table["answer"] == table["true_answer"]).fill_null(False).to_numpy()
+        parts = parts_of(table["part_id"].to_numpy(), defective)
+        counts = by_part(parts, defective, right)
+        values.append(float(balanced(counts.sum(axis=0))))
+        chunks = [balanced(weights @ counts) for weights in resamples(parts, draws, [seed, *name.encode()])]
+        drawn.append(np.concatenate(chunks) if chunks else np.empty(0))
+        certain &= min(len(np.unique(parts.of[mask])) for mask in (defective, ~defective)) >= FEWEST_PARTS
+    low = high = None
+    if certain:
+        low, high = (float(bound[0]) for bound in interval(np.mean(drawn, axis=0)[:, None]))
+    return Estimate(value=float(np.mean(values)), low=low, high=high, n=sum(table.height for table in tables.values()))
