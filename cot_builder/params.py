@@ -295,7 +295,7 @@ class Evaluate(Section):
     rounds: Literal["free", "two"]
     max_calls: Positive
     max_tokens: Positive
-    temperature: Annotated[float, Field(ge=0, le=2)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None
     batch: Positive
     limit: Positive | None
     draws: Positive

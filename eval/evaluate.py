@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,20 @@ from schemas.supervision import SUPERVISION, Supervision
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model that shape what it says."""
 ROOT = Path(__file__).parent.parent
-READERS = (
-    "cot_builder/inspection/episode.py", "cot_builder/inspection/parsing.py", "eval/parse.py", "eval/parse.yaml",
-    "eval/policies.py", "eval/scripted.py", "schemas/taxonomy.yaml", "train/margin.py",
+ANSWERING = (
+    "cot_builder/inspection/*.py", "cot_builder/storage/images.py", "eval/parse.py", "eval/parse.yaml",
+    "eval/policies.py", "schemas/geometry.py", "schemas/prediction.py", "schemas/sample.py", "schemas/taxonomy.*",
+    "schemas/trajectory.py",
 )  # fmt: skip
-"""Files that make verdict and margin of what a policy wrote."""
+"""Files that make the question, the tools' results, and the verdict of what a policy wrote."""
+ASKING: dict[str, tuple[str, ...]] = {
+    "transformers": (
+        "eval/local.py", "train/margin.py", "train/model.py", "train/torchvision_ops.py", "train/writing.py",
+    ),
+    "vllm": ("eval/local.py",),
+    "endpoint": ("cot_builder/endpoint/request.py", "cot_builder/teacher/endpoint.py", "eval/served.py"),
+}  # fmt: skip
+"""Files that ask it, by policy; of all others it is ``eval/scripted.py``."""
 NOT_WEIGHTS = ("manifest.json",)
 
 
@@ -67,15 +76,14 @@ def evaluate(
             or does not answer; the memory or the disk is full.
     """
     samples, truth, pulled = _images(name, params, workspace)
-    exam = Exam(params, workspace, SharedImages(workspace), _priors(params, workspace))
-    weights = _weights(exam)
-    run = _run(name, exam, weights)
+    exam = _exam(params, workspace)
+    run = _run(name, exam)
     asked = {
         "run": run.model_dump(mode="json"),
         "tools": exam.schemas,
         "prompt": direct_prompt("c", "v") if exam.direct else prompt("c", "v", tools=bool(exam.tools)),
         # What is kept has been read already; read in another way, it would be another answer.
-        "read by": [file_hash(ROOT / name) for name in READERS],
+        "read by": {str(path.relative_to(ROOT)): file_hash(path) for path in answering(run.policy)},
         "toolbox": TOOLBOX_VERSION,
         "prior_texts": sorted([*key, text] for key, text in exam.priors.items()),
         # What the oracle says is the truth as it was pulled.
@@ -85,7 +93,8 @@ def evaluate(
         (results or workspace.results) / name,
         stage="evaluate",
         params=run.parameters | {"policy": run.policy, "mode": run.mode, "rounds": run.rounds, "seed": run.seed},
-        inputs={"set": pulled, "model": weights or run.model, "priors": run.priors},
+        inputs={"set": pulled, "model": exam.weights or str(run.model), "priors": str(run.priors)},
+        strict=params.run.strict,
     ) as output:
         with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, anew=refresh) as journal:
             said = _ask(exam, samples, truth, journal, refresh=refresh, allow_unpriced=allow_unpriced)
@@ -102,7 +111,9 @@ def evaluate(
             predictions,
             run,
             listing(predictions, workspace),
-            contamination(predictions, samples, exam.named_folder, workspace),
+            contamination(
+                predictions, samples, exam.named_folder, workspace, {category for category, _ in exam.priors}
+            ),
             draws=params.evaluate.draws,
             seed=params.run.seed,
         )
@@ -149,6 +160,22 @@ def _drawn(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: 
     return [sample for _, _, sample in sorted(ranked, key=lambda item: item[:2])[:limit]]
 
 
+def answering(policy: str | None) -> list[Path]:
+    """Files that shape what such a policy is asked, and what is read of it: kept answers are of these alone."""
+    patterns = (*ANSWERING, *ASKING.get(policy or "", ("eval/scripted.py",)))
+    return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+
+
+def _exam(params: Params, workspace: Workspace) -> Exam:
+    settings, exam = params.evaluate, Exam(params, workspace, SharedImages(workspace), {})
+    if settings.temperature is None and settings.policy in ("transformers", "vllm"):
+        raise IndusCotError(
+            "evaluate.temperature: null leaves it to a server (evaluate.policy=endpoint); in this process set a number"
+        )
+    told = "prior" in exam.tools and not settings.scripted
+    return replace(exam, priors=_priors(params, workspace) if told else {}, weights=_weights(exam))
+
+
 def _priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], str]:
     """Texts of the training sets: that of an evaluated category would be knowledge of it."""
     if not (workspace.prior / "prior.parquet").is_file():
@@ -157,7 +184,7 @@ def _priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], st
 
 
 def _weights(exam: Exam) -> str | None:
-    """Hash of the model's files, where they are here.
+    """Hash of the model's files, where they are here; what a server calls by the name of a folder is taken for it.
 
     Raises:
         IndusCotError: no model is named, or its folder has no weights.
@@ -169,7 +196,7 @@ def _weights(exam: Exam) -> str | None:
         raise IndusCotError(
             "evaluate.model is empty; name a folder, OWNER/NAME on the Hub, or what the endpoint serves"
         )
-    folder = exam.model_folder
+    folder = exam.named_folder
     if folder is None:
         trained = {"models/sft": "sft", "models/grpo": "grpo"}.get(settings.model)
         if settings.policy != "endpoint" and trained:
@@ -179,6 +206,8 @@ def _weights(exam: Exam) -> str | None:
             )
         return None
     if not (folder / "config.json").is_file():
+        if settings.policy == "endpoint":
+            return None
         raise IndusCotError(f"evaluate.model: {folder} holds no config.json; it is no model")
     return weights_sha256(folder)
 
@@ -189,7 +218,7 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in files]).encode()).hexdigest()
 
 
-def _run(name: str, exam: Exam, weights: str | None) -> Run:
+def _run(name: str, exam: Exam) -> Run:
     settings = exam.params.evaluate
     shaping = {"max_calls", "max_tokens", "temperature"}
     if settings.policy == "endpoint":
@@ -207,7 +236,7 @@ def _run(name: str, exam: Exam, weights: str | None) -> Run:
         rounds=settings.rounds,
         policy=settings.policy,
         model=settings.policy if settings.scripted else settings.model,
-        model_sha256=weights,
+        model_sha256=exam.weights,
         priors=f"of the training sets: {', '.join(sets)}" if exam.priors else "none",
         seed=exam.params.run.seed,
         parameters=parameters,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect
+from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect_by_round
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.stages.endpoint import DamagedImageError
 from eval.policies import Exam, Said, begin, failed, told
@@ -29,13 +29,14 @@ def local(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]
     stands in no known place, has none.
 
     Raises:
-        IndusCotError: the model cannot be loaded, or knows no tools; the memory is too small.
+        IndusCotError: the model cannot be loaded, or knows no tools where the mode has some; the memory is too small.
     """
     import torch
 
     settings = exam.params.evaluate
+    assert settings.temperature is not None
     torch.manual_seed(exam.params.run.seed)
-    processor = load_processor(exam.model)
+    processor = load_processor(exam.model, tools=bool(exam.tools), verdicts=not exam.direct)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(exam.model, dtype=exam.params.train.dtype).to(device).eval()
     write = writer(model, processor, exam.schemas, settings.max_tokens, settings.temperature)
@@ -121,7 +122,8 @@ def _pil(message: Message) -> Message:
 def _asked(
     exam: Exam, samples: Sequence[Sample], write: Write, at_once: int, confidence: Confidence
 ) -> Iterator[tuple[Sample, Said]]:
-    """Carry out inspections, and tell of them a batch at a time, with the confidence of each."""
+    """Carry out inspections, and tell of each as soon as it has ended, with its confidence: what is held back here,
+    a killed run would lose."""
     of: dict[int, Sample] = {}
     damaged: list[tuple[Sample, Said]] = []
 
@@ -136,22 +138,10 @@ def _asked(
             yield episode
 
     last = time.perf_counter()
-    for group in _grouped(inspect(begun(), write, at_once), at_once):
+    for group in inspect_by_round(begun(), write, at_once):
         pairs = confidence(group)
         now = time.perf_counter()
         share, last = (now - last) / len(group), now
         for episode, (before, after) in zip(group, pairs, strict=True):
             yield of.pop(id(episode)), told(exam, episode, seconds=share, margin=after, before=before)
     yield from damaged
-
-
-def _grouped(episodes: Iterator[Episode], size: int) -> Iterator[list[Episode]]:
-    """In groups of ``size``; the last one may be smaller."""
-    group: list[Episode] = []
-    for episode in episodes:
-        group.append(episode)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

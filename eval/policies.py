@@ -56,6 +56,8 @@ class Exam:
     workspace: Workspace
     images: SharedImages
     priors: Mapping[tuple[str, str], str]
+    weights: str | None = None
+    """Hash of the model's files, where they are here."""
 
     @property
     def direct(self) -> bool:
@@ -141,6 +143,7 @@ def told(
     seconds: float,
     margin: float | None = None,
     before: float | None = None,
+    stopped: str = "",
 ) -> Said:
     """An inspection that has ended, read.
 
@@ -150,6 +153,7 @@ def told(
         seconds: It took.
         margin: ``log p(Yes) - log p(No)`` at the verdict.
         before: The same before any observation.
+        stopped: Why the last turn was cut off, where it was not by its length.
     """
     text = "\n".join(step.text for step in episode.steps)
     if exam.direct:
@@ -157,20 +161,16 @@ def told(
         parsed = Parsed(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
     else:
         parsed = parse_strict(episode.completion)
-    # Without an observation, what it said is what it would have said.
-    answer_before: Answer | None = parsed.answer if margin is not None else None
-    if before is not None and any(step.observations for step in episode.steps):
+    answer_before: Answer | None = None
+    if before is not None:
         answer_before = "Yes" if before > 0 else "No"
+    cut = stopped or f"cut off at {exam.params.evaluate.max_tokens} tokens"
     return Said(
         answer=parsed.answer,
         boxes=parsed.boxes,
         defect_type=parsed.defect_type,
         parse=parsed.parse,
-        fault="; ".join(
-            fault
-            for fault in (parsed.fault, f"cut off at {exam.params.evaluate.max_tokens} tokens" if episode.cut else "")
-            if fault
-        ),
+        fault="; ".join(fault for fault in (parsed.fault, cut if episode.cut else "") if fault),
         margin=margin,
         answer_before=answer_before,
         tools=episode.calls,

@@ -1,6 +1,7 @@
 """A policy behind an OpenAI-compatible server: many inspections at once, through the door that keeps every answer."""
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from schemas.errors import IndusCotError
 from schemas.sample import Sample
 
 STEP = "evaluate"
+STOPPED = ("content_filter", "refusal", "abort", "error")
+"""Reasons to finish, other than the length, after which a turn is no whole one: what it says so far is no verdict."""
 
 
 def served(
@@ -50,17 +53,19 @@ def served(
     """
 
     async def work(door: Door, sample: Sample) -> None:
-        started = time.perf_counter()
+        started, reason = time.perf_counter(), ""
         try:
             # Images, tools and encoding take a core for milliseconds: other inspections go on meanwhile.
             inspection = await asyncio.to_thread(_Inspection, exam, sample)
             while not inspection.episode.done:
-                request = await asyncio.to_thread(inspection.request)
-                await asyncio.to_thread(inspection.episode.take, _written(await door.ask(request)))
+                answer = await door.ask(await asyncio.to_thread(inspection.request))
+                reason = answer.finish_reason
+                await asyncio.to_thread(inspection.episode.take, _written(answer))
         except (DamagedImageError, NotAnsweredError) as error:
             take(sample, failed(str(error)))
             return
-        take(sample, told(exam, inspection.episode, seconds=time.perf_counter() - started))
+        stopped = f"stopped by the server ({reason})" if reason in STOPPED else ""
+        take(sample, told(exam, inspection.episode, seconds=time.perf_counter() - started, stopped=stopped))
 
     try:
         run_through_door(
@@ -117,7 +122,17 @@ class _Inspection:
             images={file.sha256: file for file in self._files},
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
+            candidate=_apart(self._exam),
         )
+
+
+def _apart(exam: Exam) -> int:
+    """Keeps apart answers to one question that may differ: of other weights under one name, and of other seeds where
+    tokens are sampled."""
+    seed = None if exam.params.evaluate.temperature == 0 else exam.params.run.seed
+    if exam.weights is None and seed is None:
+        return 0
+    return int(hashlib.sha256(f"{exam.weights}/{seed}".encode()).hexdigest()[:12], 16)
 
 
 def _sent(message: Message, images: Iterator[ImageFile]) -> Message:
@@ -146,7 +161,7 @@ def _written(answer: Answer) -> Written:
         whole_text(answer.text, answer.message),
         answer.usage.input,
         answer.usage.output,
-        cut=answer.finish_reason == "length",
+        cut=answer.finish_reason in ("length", *STOPPED),
         usd=answer.usd,
     )
 

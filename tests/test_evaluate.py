@@ -1,10 +1,14 @@
 """`indus-cot evaluate`: figures that must come out, runs that were killed, servers and models that misbehave."""
 
+import ast
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,25 @@ from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, 
 from cot_builder.inspection.rendering import for_endpoint, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.storage.workspace import Workspace
+from eval.evaluate import answering
 from eval.parse import parse_strict
 from schemas.metrics import Metrics
 from tests.chat_server import CUT as CUT_OFF
-from tests.chat_server import DROPPED, Body, ChatServer, Fault, chat_server, in_turn, status, text_of
+from tests.chat_server import (
+    DROPPED,
+    EMPTY,
+    REFUSED,
+    STALLED,
+    TRUNCATED,
+    Body,
+    ChatServer,
+    Fault,
+    chat_server,
+    finish,
+    in_turn,
+    status,
+    text_of,
+)
 from tests.layouts import mpdd_files, write_tar
 from tests.pipeline import ENVIRONMENT, ROOT, command
 from tests.small_policy import FITTED
@@ -149,10 +168,45 @@ def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytes
     assert "finished already" in run("evaluate.policy=coin")
     for name in ("cot_builder", "eval", "schemas", "train"):
         shutil.copytree(ROOT / name, Path("changed", name), ignore=shutil.ignore_patterns("__pycache__"))
-    with Path("changed/eval/parse.yaml").open("a") as file:
-        file.write("# another rule\n")
     monkeypatch.setattr("eval.evaluate.ROOT", Path("changed").resolve())
-    assert "finished already" not in run("evaluate.policy=coin")
+    for name, again in (
+        ("eval/parse.yaml", True),
+        ("cot_builder/inspection/rendering.py", True),
+        ("schemas/geometry.py", True),
+        ("eval/scripted.py", True),
+        ("eval/metrics.py", False),
+        ("train/writing.py", False),
+    ):
+        with Path("changed", name).open("a") as file:
+            file.write("# another rule\n")
+        assert ("finished already" not in run("evaluate.policy=coin")) == again, name
+
+
+NO_ANSWER = ("schemas/errors.py", "schemas/supervision.py", "schemas/table.py", "train/guard.py", "train/processes.py")
+"""Files that policies import, and that shape nothing of what is said."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "module"), [("transformers", "local"), ("vllm", "local"), ("endpoint", "served"), ("coin", "scripted")]
+)
+def test_every_file_that_shapes_an_answer_is_known_to_the_journal(policy: str, module: str) -> None:
+    """What the policy's module imports, directly or through others, of the folders that make answers."""
+    left, seen = [ROOT / "eval" / f"{module}.py"], set()
+    while left:
+        path = left.pop()
+        name = str(path.relative_to(ROOT))
+        if name in seen or not name.startswith(("cot_builder/inspection/", "eval/", "schemas/", "train/")):
+            continue
+        seen.add(name)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                base = ROOT / node.module.replace(".", "/")
+                named = [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+                left += [item for item in named if item.is_file()]
+    known = {str(path.relative_to(ROOT)) for path in answering(policy)}
+    own = seen if policy != "vllm" else {name for name in seen if not name.startswith("train/")}
+    assert own - set(NO_ANSWER) <= known
+    assert f"eval/{module}.py" in known and {"schemas/taxonomy.yaml", "eval/parse.yaml"} <= known
 
 
 def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: Any) -> None:
@@ -213,6 +267,7 @@ def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: A
     assert shown.count("image_url") == 3
     assert rows()["tools"].to_list() == [["crop", "crop"]] * 16 and rows()["observed"].to_list() == [2] * 16
     assert found().tools.share["crop"] == 1.0
+    assert found().run.priors == "of the training sets: mine"
     transcript = json.loads(rows()["transcript"][0])
     assert [len(turn["images_sha256"]) for turn in transcript["turns"]] == [1, 1, 0]
 
@@ -231,18 +286,57 @@ def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
     text = text_of(server.requests[0])
     assert sum(f'"name": "{tool}"' in text for tool in ("crop", "enhance", "measure", "prior")) == MODES[mode]
     assert ("tool" in text) == (MODES[mode] > 0)
+    assert (found().run.priors != "none") == (MODES[mode] > 0)
     assert rows()["parse"][0] == ("rules" if mode == "direct" else "unparsed")
     if mode == "agent-without-crop":
         assert rows()["observed"][0] == 0
         assert "error: no tool 'crop'" in rows()["transcript"][0]
 
 
-def test_a_plain_answer_that_was_cut_off_is_not_read(run: Any) -> None:
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (CUT_OFF, "cut off at 160 tokens"),
+        (Fault(change=finish("content_filter")), "stopped by the server (content_filter)"),
+        (Fault(change=finish("stop", content=None, refusal="No, I will not.")), "stopped by the server (refusal)"),
+        (REFUSED, "stopped by the server (refusal)"),
+    ],
+    ids=["cut", "filtered", "refused", "refused in other words"],
+)
+def test_a_plain_answer_that_was_cut_off_is_not_read(run: Any, fault: Fault, told: str) -> None:
     """It had not come to its conclusion, whatever it says so far."""
     cut = "No defect at the rim. At the lower left, however"
-    with chat_server(lambda _: cut, lambda *_: CUT_OFF) as server:
+    with chat_server(lambda _: cut, lambda *_: fault) as server:
         run(*served(server, "evaluate.mode=direct", "evaluate.limit=2"))
-    assert rows()["parse"].to_list() == ["unparsed"] * 2 and "cut off at 160 tokens" in rows()["fault"][0]
+    assert rows()["parse"].to_list() == ["unparsed"] * 2 and told in rows()["fault"][0]
+    assert found().overall.box_iou is None, "a plain question asks for no place"
+
+
+def test_another_seed_or_other_weights_are_asked_anew_and_nothing_else(run: Any) -> None:
+    def asked(*settings: str) -> int:
+        before = len(server.requests)
+        run(*served(server, "evaluate.limit=2", *settings))
+        # What is kept is kept by the door: the journal has nothing of another run.
+        shutil.rmtree(".indus-cot/evaluate")
+        return len(server.requests) - before
+
+    with chat_server(lambda _: NO) as server:
+        assert [asked("run.seed=7"), asked("run.seed=7", "evaluate.temperature=0.0")] == [2, 0]
+        for temperature in ("0.7", "null"):
+            sampled = f"evaluate.temperature={temperature}"
+            assert [asked(sampled), asked(sampled), asked(sampled, "run.seed=8"), asked(sampled)] == [2, 0, 2, 0]
+        assert "temperature" not in server.requests[-1]
+        weights = Path("models/mine")
+        weights.mkdir(parents=True)
+        (weights / "config.json").write_text("{}")
+        hashes = []
+        for training in (b"first", b"second"):
+            (weights / "model.safetensors").write_bytes(training)
+            assert [asked("evaluate.model=models/mine") for _ in range(2)] == [2, 0]
+            hashes.append(found().run.model_sha256)
+        assert None not in hashes and hashes[0] != hashes[1]
+    with pytest.raises(AssertionError, match="null leaves it to a server"):
+        run("evaluate.model=models/mine", "evaluate.temperature=null")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +348,50 @@ def test_a_model_in_this_process_is_asked_in_every_mode(run: Any, policy: Path, 
     run(f"evaluate.model={policy / FITTED}", "evaluate.limit=2", "evaluate.max_tokens=60", *settings)
     assert rows().height == 2 and rows()["observed"].max() <= called
     assert rows()["margin"].is_null().all() == ("evaluate.mode=direct" in settings)
+
+
+PLAIN = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template that knows of no tools."""
+
+
+def test_a_model_that_knows_no_tools_is_asked_where_it_is_told_of_none(run: Any, policy: Path) -> None:
+    shutil.copytree(policy / FITTED, "plain")
+    Path("plain/chat_template.jinja").write_text(PLAIN)
+    few = ("evaluate.model=plain", "evaluate.limit=2", "evaluate.max_tokens=20")
+    with pytest.raises(AssertionError, match="does not render tool calls"):
+        run(*few)
+    for mode in ("direct", "agent-no-tools"):
+        run(*few, f"evaluate.mode={mode}")
+        assert rows()["margin"].is_null().all() == (mode == "direct")
+
+
+def test_in_this_process_each_item_is_kept_before_the_policy_is_asked_again(
+    run: Any, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal's file holds whenever the model begins to write: what a kill there would leave."""
+    kept: list[tuple[int, int]] = []
+    ended = 0
+
+    def writer(*_: Any) -> Any:
+        def write(chats: Any) -> list[Written]:
+            nonlocal ended
+            (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
+            kept.append((len(journal.read_bytes().splitlines()) - 1, ended))
+            said = [NO if len(chat) > 2 or number == 0 else CALL for number, chat in enumerate(chats)]
+            ended += said.count(NO)
+            return [Written(text) for text in said]
+
+        return write
+
+    monkeypatch.setattr("eval.local.writer", writer)
+    run(f"evaluate.model={policy / FITTED}", "evaluate.limit=7", "evaluate.batch=3")
+    assert len(kept) > 3 and any(0 < lines < 7 for lines, _ in kept)
+    assert all(lines == finished for lines, finished in kept), kept
+    assert rows().height == 7 and rows()["margin"].is_not_null().all()
 
 
 def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any) -> None:
@@ -314,18 +452,23 @@ def test_an_endpoint_that_answers_nobody_is_one_message(run: Any, fault: Fault, 
 
 
 def test_one_request_that_fails_is_counted_and_asked_again_by_the_next_run(run: Any) -> None:
-    broken = [True]
+    broken, bad = [True], []
 
     def faults(body: Body, number: int) -> Fault | None:
-        return status(400, message="too large") if broken[0] and number == 3 else None
+        if number == 3:
+            bad.append(body)
+        return status(400, message="too large") if broken[0] and body in bad else None
 
     with chat_server(lambda _: NO, faults) as server:
+        with pytest.raises(AssertionError, match="strict runs stop here"):
+            run(*served(server, "run.strict=true"))
+        assert not Path("results/held_out").exists()
         run(*served(server))
         assert rows()["parse"].to_list().count("failed") == 1
         assert found().overall.unparsed == 1
         broken[0] = False
         run(*served(server))
-    assert len(server.requests) == 17
+    assert len(server.requests) == 18
     assert "failed" not in set(rows()["parse"])
 
 
@@ -337,24 +480,71 @@ def test_faults_that_pass_change_nothing_but_the_time(run: Any) -> None:
         figures.append(rows().drop("seconds"))
         assert len(server.requests) >= 48 * (1 if len(figures) == 1 else 2)
     assert figures[1].equals(figures[0]) and figures[2].equals(figures[0])
+    worst = in_turn(status(502), status(503, "0.05"), TRUNCATED, EMPTY, STALLED)
+    pace = ("compute.endpoint.attempts=9", "compute.endpoint.timeout_s=1")
+    with chat_server(by_kind, worst) as server:
+        run(*served(server, "evaluate.limit=2", *pace), more=("--refresh",))
+    assert len(server.requests) >= 2 * 3 * 6
+    same = figures[0].filter(pl.col("sample_id").is_in(rows()["sample_id"].implode()))
+    assert rows().drop("seconds").equals(same) and rows().height == 2
+
+
+@pytest.mark.parametrize("end", ["budget", "disk"])
+def test_what_ends_a_run_keeps_what_is_finished(run: Any, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    one = "compute.endpoint.concurrency=1"
+    usage = shutil.disk_usage(".")
+    with chat_server(lambda _: NO) as server:
+        with monkeypatch.context() as patch:
+            if end == "disk":
+                patch.setattr(
+                    shutil, "disk_usage", lambda _: usage._replace(free=1000 if len(server.requests) > 4 else 2**40)
+                )
+            with pytest.raises(AssertionError, match="the budget ends here" if end == "budget" else "disk is full"):
+                run(*served(server, one, *(["budget.tokens=9000"] if end == "budget" else [])))
+        (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
+        kept = len(journal.read_bytes().splitlines()) - 1
+        assert 0 < kept == len(server.requests) < 16
+        assert not Path("results/held_out").exists()
+        assert f"{kept} of 16 images are finished already" in run(*served(server))
+    assert len(server.requests) == 16 and set(rows()["answer"]) == {"No"}
+
+
+def test_progress_tells_rate_time_left_and_balanced_accuracy(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cot_builder.endpoint.flow.LINE_EVERY_S", 0.05)
+    monkeypatch.setattr("cot_builder.progress.LINE_EVERY_S", 0.0)
+    with chat_server(lambda _: NO, latency_s=0.05) as server:
+        printed = run(*served(server, "compute.endpoint.concurrency=2"))
+    shown = r"evaluate held_out: \d+/16 images, \d+ answers \(\d+\.\d/s\).*, balanced accuracy 50\.0 so far, \d+ s left"
+    assert re.search(shown, printed), printed
+    printed = run("evaluate.policy=always-yes")
+    assert re.search(r"evaluate held_out: \d+/16, \d+ s left, \d+\.\d/s, balanced accuracy 50\.0 so far", printed), (
+        printed
+    )
 
 
 def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
-    """SIGKILL as soon as the journal has grown; what it holds then is not asked again, half a line included."""
-    said: list[str] = []
+    """SIGKILL at random moments, early and late; what was finished then is not asked again, half a line included.
 
-    def answer(body: Body) -> str:
-        said.append(text_of(body))
-        if len(said) in kills:
-            process[-1].send_signal(signal.SIGKILL)
+    One inspection goes on at a time: whoever asks a second question has finished the first item.
+    """
+    chance = random.Random(6)
+    after = [chance.randint(1, 2), chance.randint(3, 5), chance.randint(4, 6)]
+    asked: list[int] = []
+    process: list[Any] = []
+
+    def answer(_: Body) -> str:
+        if asked:
+            asked[-1] += 1
+            if len(process) == len(asked) <= len(after) and asked[-1] == after[len(asked) - 1]:
+                threading.Timer(chance.uniform(0, 0.05), process[-1].kill).start()
         return NO
 
-    kills, process = {3, 9}, []
     one = ("compute.endpoint.concurrency=1", "compute.endpoint.backoff_s=0.01")
-    kept: list[set[str]] = []
+    kept: list[set[str]] = [set()]
     with chat_server(answer) as server:
-        settings = (*served(server, *one),)
-        for _ in kills:
+        settings = served(server, *one)
+        for _ in after:
+            asked.append(0)
             process.append(
                 subprocess.Popen(
                     command("evaluate", "held_out", "--allow-unpriced", settings=settings),
@@ -365,18 +555,19 @@ def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
             )
             assert process[-1].wait() == -signal.SIGKILL
             (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
-            lines = journal.read_bytes().splitlines()[1:]
+            lines = [line for line in journal.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"\n")]
             kept.append({json.loads(line)[0] for line in lines})
+            assert kept[-2] <= kept[-1] and len(kept[-1]) >= sum(asked) - len(asked)
+            assert len(kept[-1]) - len(kept[-2]) >= asked[-1] - 1
             with journal.open("ab") as file:
                 file.write(b'["half a li')
-        assert kept[0] < kept[1] and len(kept[1]) < 16
+        assert 1 <= len(kept[-1]) < 16
         # Answers that the door has kept could hide what the journal lost.
-        shutil.rmtree(".indus-cot/answers.sqlite", ignore_errors=True)
         for path in Path(".indus-cot").glob("answers.sqlite*"):
             path.unlink()
         before = len(server.requests)
         run(*settings)
-        assert len(server.requests) - before == 16 - len(kept[1])
+        assert len(server.requests) - before == 16 - len(kept[-1])
     assert rows().height == 16 and set(rows()["answer"]) == {"No"}
 
 
