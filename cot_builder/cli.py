@@ -481,6 +481,7 @@ def evaluate(
         f"{name}, {found.run.policy} {found.run.mode}: balanced accuracy {describe(scores.balanced_accuracy)}, recall "
         f"{describe(scores.recall)}, specificity {describe(scores.specificity)}, on {listed.evaluated} of "
         f"{listed.published or listed.available} {'published' if listed.published else 'test'} images"
+        f"{' (rendered ones)' if listed.same_list is False and not listed.published else ''}"
     )
     for flag in found.flags:
         typer.secho(f"  {flag}", fg="yellow")
@@ -503,7 +504,8 @@ def rescore(
     from rich.table import Table
 
     from cot_builder.progress import console
-    from eval.metrics import describe
+    from eval.macro import write_overview
+    from eval.metrics import PREDICTIONS_FILE, describe
     from eval.rescore import of_counts
     from eval.rescore import rescore as again
 
@@ -530,6 +532,13 @@ def rescore(
             console.print(table)
             if (more := len(item.changes) - SHOWN_CHANGES) > 0:
                 typer.echo(f"  … and {more} more")
+    for root in results or []:
+        if (root / PREDICTIONS_FILE).is_file():
+            continue
+        for run in write_overview(root).runs:
+            missing = f", without {', '.join(run.missing)}" if run.missing else ""
+            mean = describe(run.balanced_accuracy)
+            typer.echo(f"{run.run}: balanced accuracy {mean}, mean over {', '.join(run.sets)}{missing}")
 
 
 @app.command(rich_help_panel=LOOK)

@@ -17,6 +17,7 @@ from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from eval import figures
 from eval.items import clear_items, write_items
+from eval.macro import write_overview
 from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
 from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from eval.results import results
@@ -96,6 +97,8 @@ def report(params: Params, workspace: Workspace) -> None:
     context["tiles"] = _tiles(context)
     gallery = _gallery(workspace, figures.choose(index, params.report.gallery))
     items = write_items(workspace) if context["results"] else clear_items(workspace)
+    if context["results"]:
+        write_overview(workspace.results)
     page = render(
         "report.html.jinja",
         ["start.js", "gallery.js"],

@@ -11,11 +11,13 @@ WORDS = ("Yes", "No")
 """The verdict's words, whose log-probabilities are compared."""
 
 
-def load_processor(name: str) -> Any:
+def load_processor(name: str, *, tools: bool = True, verdicts: bool = True) -> Any:
     """The processor of a model.
 
     Args:
         name: A folder, or OWNER/NAME on the Hub.
+        tools: It is to be told of tools.
+        verdicts: The confidence of its verdicts is to be read.
 
     Raises:
         IndusCotError: it is not there; its chat template knows no tools; Yes or No is more than one token.
@@ -27,7 +29,7 @@ def load_processor(name: str) -> Any:
         processor = AutoProcessor.from_pretrained(name, padding_side="left")
     except (OSError, ValueError) as error:
         raise not_there(name, error) from error
-    check_processor(processor, name)
+    check_processor(processor, name, tools=tools, verdicts=verdicts)
     return processor
 
 
@@ -62,19 +64,19 @@ def load_policy(name: str, train: Train) -> Any:
     return model
 
 
-def check_processor(processor: Any, name: str) -> None:
-    """Check what training and evaluation rely on.
+def check_processor(processor: Any, name: str, *, tools: bool = True, verdicts: bool = True) -> None:
+    """Check what training and evaluation rely on: ``tools`` and ``verdicts`` as of :func:`load_processor`.
 
     Raises:
         IndusCotError: the chat template knows no tools; Yes or No is more than one token.
     """
     template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None) or ""
-    if "tools" not in template or "tool_call" not in template:
+    if tools and ("tools" not in template or "tool_call" not in template):
         raise IndusCotError(
             f"{name}: its chat template does not render tool calls; use a model that was trained with tools, such as "
             "Qwen3-VL, or put such a template into its chat_template.jinja"
         )
-    for word in WORDS:
+    for word in WORDS if verdicts else ():
         tokens = processor.tokenizer.encode(word, add_special_tokens=False)
         if len(tokens) != 1:
             raise IndusCotError(
