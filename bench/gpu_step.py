@@ -31,6 +31,7 @@ from train.environment import InspectionEnvironment
 from train.grpo import build, prompts
 from train.model import load_model, load_processor, lora
 from train.record import quiet
+from train.truth import read_truth
 
 LAYERS, HIDDEN, VOCABULARY = 36, 4096, 151_936
 """Of Qwen3-VL-8B-Instruct's language model; the other dimensions follow below."""
@@ -183,7 +184,9 @@ def grpo_step(
         Qwen3VLForConditionalGeneration.generate, turns(processor, written), spent
     )
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    asked, truth = prompts(rows, processor, params.grpo.max_prompt, Output(folder))
+    # What is dictated is a No, and the margin is read after right verdicts alone.
+    sound = rows.select([place for place, answer in enumerate(rows.with_format(None)["answer"]) if answer == "No"])
+    asked, truth = prompts(sound, processor, params.grpo.max_prompt, Output(folder)), read_truth(workspace, sound)
     trained = {name for name, source in params.pull.items() if source.role == "train"}
     trainer = build(params, model, processor, asked, truth, read_priors(workspace, trained), folder / "grpo")
     trainer.reward_funcs = [timed(function, "rewards", spent) for function in trainer.reward_funcs]
@@ -191,6 +194,7 @@ def grpo_step(
     trainer.add_callback(clock)
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "reward" in entry][-1]
+    assert log["rewards/accuracy_reward/mean"] == 1 and "confidence_gain" in log, "the margin was not read"
     group, calls = params.grpo.group, log["tool_calls"]
     print(
         f"GRPO step: {clock.last:.2f} s, {group} completions of {log['completions/mean_length']:.0f} tokens, "

@@ -24,6 +24,7 @@ from train import corpus, tiny
 from train import grpo as stage
 from train.environment import InspectionEnvironment
 from train.model import load_processor
+from train.truth import read_truth
 
 STEPS = 9
 """Of GRPO; the first one warms up."""
@@ -85,11 +86,13 @@ def _timed_steps(policy: Path, folder: Path) -> list[_Step]:
     from trl import GRPOTrainer
 
     from cot_builder.storage.output import Output
+    from cot_builder.storage.workspace import Workspace
 
     torch.set_num_threads(1)
     model = policy / small_policy.FITTED
     processor = load_processor(str(model))
-    rows, truth = stage.prompts(corpus.read(policy / "data" / "indus_cot")["train"], processor, 4096, Output(folder))
+    found = corpus.read(policy / "data" / "indus_cot")["train"]
+    rows, truth = stage.prompts(found, processor, 4096, Output(folder)), read_truth(Workspace(policy), found)
     # It must not unlearn its calls while they are timed.
     settings: dict[str, Any] = {"steps": STEPS, "save_steps": STEPS, "sample_steps": STEPS, "learning_rate": 1e-9}
     chosen = small_policy.params(model, **settings, max_completion=1024)

@@ -45,6 +45,7 @@ GRPO: tuple[Quantity, ...] = (
     ("completions/mean_length", "Length", "tokens that the policy writes in a completion", None),
     ("completions/clipped_ratio", "Cut off", "share of completions that met the limit of length", SHARE),
     ("kl", "KL", "divergence from the model it began from", None),
+    ("loss", "Loss", "near 0 by its making, as advantages of a group cancel; a jump is a warning", None),
 )
 LEARN = ("reward", "accuracy", "tool_calls", "valid")
 """Curves of the proof that are drawn, a line a seed."""

@@ -1,6 +1,7 @@
 """The card beside the weights: it says what they are made of, gives no path away, and what it tells to type works."""
 
 import contextlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -86,6 +87,36 @@ def test_a_reinforced_model_names_the_one_before_the_first_training(workspace: W
     rows = _rows(found.text)
     assert (rows["reward"], rows["kl"], rows["steps"]) == (["-0.5", "1.25"], ["–", "0"], ["", "9"])
     assert rows["`grpo.reward.alpha`"] == ["0.8"] and "then stage `sft`" in rows["began from"][0]
+
+
+def test_a_model_reinforced_twice_names_every_stage_as_far_as_it_lies_here(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    first = _manifest(
+        workspace.sft, {"train": {"model": "Qwen/Qwen3-VL-8B-Instruct"}}, model="Qwen/Qwen3-VL-8B-Instruct"
+    )
+    _manifest(workspace.models / "first", {"grpo": {"model": "models/sft"}, "train": {"lora_rank": 0}}, model=first)
+    settings = params(workspace)
+    settings = settings.model_copy(update={"grpo": settings.grpo.model_copy(update={"model": "models/first"})})
+
+    def began() -> tuple[str | None, str]:
+        card.write(tmp_path, "grpo", settings, workspace, FIGURES)
+        found = ModelCard.load(tmp_path / "README.md")
+        return found.data.base_model, _rows(found.text)["began from"][0]
+
+    base, words = began()
+    assert base == "Qwen/Qwen3-VL-8B-Instruct" and words.endswith("then stages `sft` and `grpo` of this project")
+    # What it began from has been trained again since: nothing is claimed of that one.
+    _manifest(workspace.sft, {"train": {"model": "tiny"}}, model="tiny")
+    assert began() == (None, "`sft`, then stage `grpo` of this project")
+    shutil.rmtree(workspace.sft)
+    assert began() == (None, "`sft`, then stage `grpo` of this project")
+
+
+def _manifest(folder: Path, parameters: dict[str, object], **inputs: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"params": parameters, "inputs": inputs}))
+    return file_hash(folder / "manifest.json")
 
 
 def test_the_control_arm_is_not_said_to_call_tools(workspace: Workspace, tmp_path: Path) -> None:

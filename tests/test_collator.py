@@ -176,6 +176,13 @@ def test_an_empty_corpus_is_refused(copied: Path) -> None:
         corpus.read(copied)
 
 
+def test_an_image_that_turns_out_to_be_damaged_is_named_with_its_row(rows, processor) -> None:
+    row = next(row for row in rows if len(row["images"]) > 1)
+    cut = row["images"][1] | {"bytes": row["images"][1]["bytes"][:100]}
+    with pytest.raises(IndusCotError, match=f"row {row['id']}, image 1"):
+        collator(processor)([row | {"images": [row["images"][0], cut, *row["images"][2:]]}])
+
+
 def _changed(place: int, **values: Any) -> Any:
     return lambda rows: [row | values if number == place else row for number, row in enumerate(rows)]
 

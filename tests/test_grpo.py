@@ -11,20 +11,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
+import polars as pl
 import pytest
 import torch
+import yaml
 from faults import before_a_pass, no_memory, not_a_number
 from safetensors.torch import load_file
 
 from cot_builder.inspection.toolbox import tool_schemas
-from cot_builder.storage.output import Output
-from cot_builder.storage.workspace import Workspace
+from cot_builder.storage.output import Output, read_manifest
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
+from schemas.supervision import SUPERVISION
 from tests.small_policy import UNDECIDED, fit, guesses, params
-from train import corpus
-from train.grpo import CHECKPOINTS, build, check_groups, groups_of_a_rank, grpo, print_plan, prompts
+from train import card, corpus
+from train.grpo import CHECKPOINTS, Judge, build, check, groups_of_a_rank, grpo, print_plan, prompts
 from train.guard import last_whole
 from train.model import load_model, load_processor
+from train.rewards import location_reward
+from train.sft import sft
+from train.truth import read_truth
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
@@ -66,8 +73,9 @@ def _trainer(
     """The trainer of a run, and rewards that are told the truth of each row as ``told`` has it."""
     model = policy / "fitted"
     processor = load_processor(str(model))
-    rows, truth = prompts(corpus.read(policy / "data" / "indus_cot")["train"], processor, 4096, Output(folder))
-    truth = {name: told(row) for name, row in truth.items()}
+    found = corpus.read(policy / "data" / "indus_cot")["train"]
+    rows = prompts(found, processor, 4096, Output(folder))
+    truth = {name: told(row) for name, row in read_truth(Workspace(policy), found).items()}
     return build(params(model, **changed), str(model), processor, rows, truth, {("bolt", "C1"): "Even."}, folder)
 
 
@@ -96,10 +104,37 @@ def _log(trainer: Any) -> dict[str, float]:
 def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation: int, group: int, fits: bool) -> None:
     chosen = params(Path("m"), batch=batch, accumulation=accumulation, group=group)
     if fits:
-        check_groups(chosen, processes)
+        check(chosen, processes)
     else:
         with pytest.raises(IndusCotError, match="multiple of"):
-            check_groups(chosen, processes)
+            check(chosen, processes)
+
+
+@pytest.mark.parametrize(
+    ("train", "changed", "processes", "words"),
+    [
+        ({}, {"rollouts": "vllm-server"}, 2, "vllm-server with 2 processes: .* set grpo.rollouts=vllm-colocate"),
+        ({"target": "labels"}, {}, 1, "train.target is labels, the control arm"),
+    ],
+)
+def test_what_would_train_something_else_than_it_says_is_refused(
+    train: dict[str, Any], changed: dict[str, Any], processes: int, words: str
+) -> None:
+    with pytest.raises(IndusCotError, match=words):
+        check(params(Path("m"), train, **changed), processes)
+
+
+def test_several_gpus_without_a_launcher_are_refused_with_the_command(
+    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    chosen = params(policy / "fitted", {"model": str(policy / "fitted")})
+    for stage in (sft, grpo):
+        told = rf"{stage.__name__}: 4 GPUs are visible .*accelerate launch .* --profile paper {stage.__name__}`"
+        with pytest.raises(IndusCotError, match=told):
+            stage(chosen, workspace)
+    assert not workspace.models.exists()
 
 
 def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -128,6 +163,15 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     four = print_plan(params(bare, **settings), Workspace(policy))
     assert (four.effective_batch, four.steps, four.weights) == (32, rows // 8, weights)
+    # ZeRO-3 gathers all of them on every device before the first word, in 32 bit here.
+    assert (found.gathered, four.gathered) == (0, 4 * weights) and "weights gathered to write" in str(four)
+    assert four.memory == four.weights + four.reference + four.optimiser + max(
+        four.activations, four.cache + 4 * weights
+    )
+    assert print_plan(params(bare, **settings, rollouts="vllm-colocate"), Workspace(policy)).gathered == 0
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert print_plan(params(bare, **settings), Workspace(policy)).gathered == 0
     assert not (policy / "models").exists()
 
 
@@ -185,13 +229,60 @@ def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, 
     processor = load_processor(str(policy / "raw"))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     output = Output(tmp_path)
-    rows, truth = prompts(found, processor, 4096, output)
+    rows = prompts(found, processor, 4096, output)
     assert set(rows[0]) == {"id", "prompt", "image"}
-    assert set(truth) == set(found.with_format(None)["id"])
+    assert set(read_truth(Workspace(policy), found)) == set(found.with_format(None)["id"])
     assert not output.left_out
     with pytest.raises(IndusCotError, match="max_prompt"):
         prompts(found, processor, 10, output)
     assert len(output.left_out) == len(found)
+
+
+def test_rewards_are_scored_against_what_was_published_and_experts_mended(policy: Path, tmp_path: Path) -> None:
+    found = corpus.read(policy / "data" / "indus_cot")["train"].with_format(None)
+    rows = [row for row in found.remove_columns(["messages", "images", "tools"]).to_list() if row["answer"] == "Yes"]
+    table = SUPERVISION.read(policy / "data" / "select" / "supervision.parquet")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "draft").symlink_to(policy / "data" / "draft")
+    workspace, place, whole = Workspace(tmp_path), [[10, 20, 30, 40]], [[0, 0, 1000, 1000]]
+
+    def truth(row: dict[str, Any], published: list[list[int]], **changed: Any) -> Mapping[str, Any]:
+        """Of a row whose sample has a stain at ``published``."""
+        mine = pl.col("sample_id") == row["sample_id"]
+        stated = pl.when(mine).then(pl.lit(pl.Series([published], dtype=table["boxes"].dtype)))
+        stain = pl.when(mine).then(pl.lit("stain")).otherwise(pl.col("defect_type"))
+        SUPERVISION.write(
+            table.with_columns(stated.otherwise(pl.col("boxes")).alias("boxes"), stain.alias("defect_type")),
+            workspace.select / "supervision.parquet",
+        )
+        return read_truth(workspace, datasets.Dataset.from_list([row | changed]))[row["id"]]
+
+    drafted = rows[0]
+    # What the teacher wrote near the place, or an expert left as it was, is no truth.
+    for status in ("auto", "accepted", "fixed"):
+        assert truth(drafted, place, review_status=status) == {"answer": "Yes", "boxes": place, "defect_type": "stain"}
+    # What an expert changed is, and that alone.
+    assert truth(drafted, place, review_status="fixed", boxes=whole) == {
+        "answer": "Yes", "boxes": whole, "defect_type": "stain",
+    }  # fmt: skip
+    assert truth(drafted, place, review_status="fixed", defect_type="dent")["boxes"] == place
+    assert truth(drafted, place, review_status="fixed", defect_type="dent")["defect_type"] == "dent"
+    sound = {"answer": "No", "boxes": [], "defect_type": None}
+    assert truth(drafted, place, review_status="fixed", **sound) == sound
+    # Where no place was published, naming all of the image earns nothing, whatever the teacher wrote.
+    unplaced = truth(drafted, [], boxes=whole)
+    said = "<think>A stain.</think><location>[[0, 0, 1000, 1000]]</location><type>stain</type><answer>Yes</answer>"
+    written = [[{"role": "assistant", "content": said}]]
+    assert location_reward(written, ["Yes"], [unplaced["boxes"]]) == [0.0]
+    judge = Judge({"row": unplaced}, {"location_reward": 1.0})
+    judge.score(location_reward)(completions=written, id=["row"], prompts=[written[0]], log_metric=lambda *_: None)
+    assert judge.shown()[0]["truth"] == "<location>[]</location><type>stain</type><answer>Yes</answer>"
+
+    with pytest.raises(IndusCotError, match=f"row {drafted['id']}: data/select or data/draft no longer holds"):
+        truth(drafted, place, sample_id="gone")
+    (workspace.select / "supervision.parquet").unlink()
+    with pytest.raises(IndusCotError, match=r"select.supervision\.parquet: .* run the stage that makes it"):
+        read_truth(workspace, found)
 
 
 def _opposite(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -283,11 +374,68 @@ def test_a_run_leaves_a_model_figures_a_curve_and_a_page(trained: Workspace) -> 
     curve = _curve(trained)
     assert len(curve) == 3
     assert {"step", "reward", "kl", "valid", "tool_calls", "confidence_gain"} <= set(curve[0])
+    assert _plotted() <= set(curve[0])
     page = (trained.reports / "grpo" / "rollouts.html").read_text()
     assert page.count("<article>") == 12
     assert "data:image/jpeg;base64," in page
     assert "http" not in page
     assert "| figure | first quarter | last quarter |" in (trained.grpo / "README.md").read_text()
+
+
+def _plotted() -> set[str]:
+    """Columns of GRPO's curve that dvc.yaml plots."""
+    plots = [plot for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] for plot in entry.values()]
+    columns = [plot["y"]["reports/grpo/curve.csv"] for plot in plots if "reports/grpo/curve.csv" in plot["y"]]
+    return {name for found in columns for name in ([found] if isinstance(found, str) else found)}
+
+
+def test_a_model_of_grpo_is_trained_on_whatever_is_left_out_and_none_goes_on_from_itself(
+    workspace: Workspace, trained: Workspace
+) -> None:
+    shutil.copytree(trained.grpo, workspace.models / "first")
+    none = params(Path()).grpo.reward.model_copy(update={"gamma": 0.0})
+    grpo(params(Path("models/first"), steps=1, batch=2, group=2, kl=0.0, reward=none), workspace)
+    began = (workspace.grpo / "README.md").read_text()
+    assert "| began from | `fitted`, then stage `grpo` of this project |" in began
+    assert _plotted() <= set(_curve(workspace)[0])
+    manifest = read_manifest(workspace.grpo)
+    assert manifest["inputs"]["model"] == file_hash(trained.grpo / "manifest.json")
+    assert {"torch", "transformers", "trl", "peft", "supervision"} <= manifest["inputs"].keys()
+    assert manifest["params"]["draft"]["max_calls"] > 0 and manifest["params"]["processes"] == 1
+    before = file_hash(workspace.grpo / "manifest.json")
+    with pytest.raises(IndusCotError, match=r"grpo\.model: models/grpo is what this stage writes; .* copy it"):
+        grpo(params(Path("models/grpo")), workspace)
+    assert file_hash(workspace.grpo / "manifest.json") == before
+
+
+def test_a_model_card_that_fails_does_not_lose_the_training(
+    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndusCotError("no card")
+
+    monkeypatch.setattr(card, "write", fails)
+    with pytest.raises(IndusCotError, match="no card"):
+        grpo(params(policy / "fitted", steps=1, batch=2, group=2), workspace)
+    assert last_whole(workspace.models / ".grpo.partial" / CHECKPOINTS) is not None
+
+
+def test_ranks_of_fsdp_are_told_to_write_as_long_as_each_other(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With FSDP itself it was not run. This is what transformers asks before it generates.
+    from transformers.distributed.fsdp import is_fsdp_managed_module
+    from trl import GRPOTrainer
+
+    trainer, asked = _trainer(policy, tmp_path), list[bool]()
+
+    def turn(self: Any, *_: Any, **__: Any) -> None:
+        asked.append(is_fsdp_managed_module(self.model))
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", turn)
+    for trainer.is_fsdp_enabled in (False, True):
+        trainer._generate_single_turn()
+    assert asked == [False, True]
 
 
 def _curve(workspace: Workspace) -> list[dict[str, str]]:
@@ -308,6 +456,8 @@ def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_c
         with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower"):
             grpo(settings, workspace)
     assert not workspace.grpo.exists()
+    # Of the steps that were done, it can be watched while it trains.
+    assert (workspace.reports / "grpo" / "rollouts.html").read_text().count("<details") == 2
     kept = last_whole(workspace.models / ".grpo.partial" / CHECKPOINTS)
     assert kept is not None and kept.name == "checkpoint-2"
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
@@ -372,7 +522,10 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     model = tmp_path / UNDECIDED
     fit(policy / "fitted", guesses(found[place]), model, rate=0.001, most=50)
     processor = load_processor(str(model))
-    rows, truth = prompts(found.select([place, place]), processor, 4096, Output(tmp_path))
+    rows, truth = (
+        prompts(found.select([place, place]), processor, 4096, Output(tmp_path)),
+        read_truth(Workspace(policy), found),
+    )
     chosen = params(
         model, steps=5, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0005, temperature=1.0,
         max_completion=80, reward=params(model).grpo.reward.model_copy(update={"gamma": 0.0}),
@@ -416,5 +569,8 @@ def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
         assert torch.equal(next(load_model(str(left)).parameters()), torch.tensor(one[stage]["first"]))
     assert one["margin_passes"] == two["margin_passes"] > 0
     assert one["generations"] == two["generations"]
+    # One of them deletes what a killed run left half-written, and both go on from the same checkpoint.
+    assert (one["deleted"], two.get("deleted", 0)) == (2, 0)
+    assert one["goes_on"] == two["goes_on"] == "checkpoint-9"
     # Without company one of the ranks would have turned less often.
     assert one["own_turns"] != two["own_turns"]

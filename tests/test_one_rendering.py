@@ -33,8 +33,8 @@ def rows(trainable: Workspace) -> list[dict[str, Any]]:
 def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """That of `grpo`, to ask it what it shows a policy."""
     folder, model = tmp_path_factory.mktemp("grpo"), trainable.root / "tiny"
-    asked, truth = prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
-    return build(params(model), str(model), processor, asked, truth, {}, folder)
+    asked = prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
+    return build(params(model), str(model), processor, asked, {}, {}, folder)
 
 
 def filled(row: dict[str, Any]) -> list[dict[str, Any]]:

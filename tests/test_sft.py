@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from training_project import params, with_manifest
 
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
-from train import guard
+from train import corpus, guard
 from train.model import load_model, load_processor
 from train.sft import print_plan, sft
 
@@ -95,6 +95,8 @@ def test_it_learns_leaves_out_what_is_too_long_and_leaves_a_model_that_loads(wor
     assert manifest["counts"]["refused"] == 3
     assert manifest["params"]["train"]["max_tokens"] == limit
     assert set(manifest["inputs"]) >= {"train-00000.parquet", "model.safetensors", "torch", "trl"}
+    assert manifest["inputs"]["model"] == str(workspace.root / "tiny") and manifest["params"]["processes"] == 1
+    _goes_on_from_another_folder_alone(workspace)
 
     files = {path.name for path in workspace.sft.iterdir()}
     assert files >= {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "manifest.json"}
@@ -106,8 +108,18 @@ def test_it_learns_leaves_out_what_is_too_long_and_leaves_a_model_that_loads(wor
     assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("q_proj.weight"))
 
 
+def _goes_on_from_another_folder_alone(workspace: Workspace) -> None:
+    digest = file_hash(workspace.sft / "manifest.json")
+    with pytest.raises(IndusCotError, match=r"train\.model: models/sft is what this stage writes; .* copy it"):
+        sft(params(workspace, model="models/sft"), workspace)
+    assert file_hash(workspace.sft / "manifest.json") == digest
+    # From a copy; what it was is kept by its hash, for who asks later what it had seen.
+    shutil.copytree(workspace.sft, workspace.models / "first")
+    sft(params(workspace, {"steps": 1}, model="models/first"), workspace)
+    assert read_manifest(workspace.sft)["inputs"]["model"] == digest
+
+
 def _lengths(workspace: Workspace) -> dict[str, int]:
-    from train import corpus
     from train.collator import lengths
 
     processor = load_processor(str(workspace.root / "tiny"))
@@ -244,6 +256,37 @@ def test_the_plan_is_told_without_a_weight(workspace: Workspace, trainable: Work
     assert found.weights == 4 * found.parameters and found.optimiser == 12 * found.parameters
     adapted = print_plan(params(workspace, settings, lora_rank=4, gradient_checkpointing=True), workspace)
     assert adapted.trained < found.trained / 20 and adapted.activations < found.activations
+    longest = sorted(lengths.values())[-4]
+    few = print_plan(params(workspace, settings, max_tokens=longest), workspace)
+    assert (few.rows, few.refused) == (rows - _refused(workspace, longest), _refused(workspace, longest))
     for text in ("effective batch  6 = ", "memory a device", f"trajectories     {rows}, 0 more refused"):
         assert text in str(found)
     assert not workspace.models.exists()
+
+
+def _refused(workspace: Workspace, limit: int) -> int:
+    """Training rows that are longer: of the validation rows nothing is trained on, or refused."""
+    trained = corpus.read(workspace.indus_cot)["train"].with_format(None)["id"]
+    lengths = _lengths(workspace)
+    return sum(lengths[name] > limit for name in trained)
+
+
+@pytest.mark.parametrize(("harm", "told"), [("text", "reads text alone"), ("weights", "cannot be loaded")])
+def test_a_model_without_images_or_with_damaged_weights_is_refused(
+    workspace: Workspace, trainable: Workspace, tmp_path: Path, harm: str, told: str
+) -> None:
+    model = tmp_path / harm
+    shutil.copytree(trainable.root / "tiny", model)
+    if harm == "text":
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = load_processor(str(model)).tokenizer
+        shutil.rmtree(model)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(model)
+        (model / "config.json").write_text('{"model_type": "qwen2"}')
+    else:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(IndusCotError, match=f"{harm}: .*{told}"):
+        sft(params(workspace, model=str(model)), workspace)
+    assert not workspace.sft.exists()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ def main(model: Path, root: Path) -> None:
     rank, workspace = int(os.environ["RANK"]), Workspace(root)
     counts: Counter[str] = Counter()
     found: dict[str, Any] = {}
+    found["goes_on"], deleted = _whole(root / "killed", rank)
     _watch(rank, counts, found)
     sft(training_project.params(workspace, {"steps": 2}, model=str(model)), workspace)
     found["sft"] = found.pop("trained")
@@ -31,7 +33,28 @@ def main(model: Path, root: Path) -> None:
     # One prompt a rank; the second is never allowed a call, so that the ranks turn a different number of times.
     grpo(small_policy.params(model, steps=4, batch=4, save_steps=50, temperature=0.8), workspace)
     found["grpo"] = found.pop("trained")
-    (root / f"rank-{rank}.json").write_text(json.dumps({**found, **counts}))
+    (root / f"rank-{rank}.json").write_text(json.dumps({**found, **counts, "deleted": deleted}))
+
+
+def _whole(folder: Path, rank: int) -> tuple[str, int]:
+    """What a run whose second and tenth checkpoint are half-written goes on from, and what this process deleted."""
+    from train import guard, processes
+
+    if rank == 0:
+        for step in (2, 9, 10):
+            (folder / f"checkpoint-{step}").mkdir(parents=True)
+        (folder / "checkpoint-9" / guard.WHOLE).touch()
+    processes.state().wait_for_everyone()
+    deletes, deleted = shutil.rmtree, list[Path]()
+
+    def counted(path: Path) -> None:
+        deleted.append(path)
+        deletes(path)
+
+    shutil.rmtree = counted  # type: ignore[assignment]
+    last = guard.last_whole(folder)
+    shutil.rmtree = deletes
+    return last.name if last else "", len(deleted)
 
 
 def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:

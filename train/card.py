@@ -1,10 +1,11 @@
 """The model card beside the weights: what they were made from and how, how it went, how to load them."""
 
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cot_builder.benchmarks.licences import SYNTHETIC
 from cot_builder.params import Params
@@ -14,6 +15,8 @@ from cot_builder.storage.workspace import Workspace, file_hash
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 TINY = "tiny"
+MOST = 20
+"""Trainings after each other that are looked at: manifests of old may name each other in a circle."""
 TITLES = {"sft": "An inspector fine-tuned on Indus-CoT", "grpo": "An inspector reinforced with real tools"}
 METHODS = {
     "sft": "Supervised fine-tuning on Indus-CoT: thoughts, native tool calls and verdicts, with loss on what the "
@@ -44,12 +47,12 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
     from huggingface_hub import ModelCard, ModelCardData
 
     index, counts = read_index(workspace.indus_cot), read_manifest(workspace.indus_cot)["counts"]
-    base, began = _base(stage, params, workspace)
+    origin = _origin(params.train.model if stage == "sft" else params.grpo.model, workspace)
     arm = "labels" if stage == "sft" and params.train.target == "labels" else stage
     head, rows = _table(figures)
     licences = sorted(index["licence"].unique())
     data = ModelCardData(
-        base_model=base if _is_on_the_hub(base, workspace) else None,
+        base_model=origin.name if origin.on_the_hub else None,
         language="en",
         library_name="transformers",
         license="other",
@@ -64,7 +67,7 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
         template_str=template,
         title=TITLES[stage],
         summary=METHODS[arm],
-        began=began,
+        began=_began(origin),
         splits=", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation")),
         corpus_sha256=file_hash(workspace.indus_cot / "manifest.json"),
         images="synthetic stand-ins, rendered for the demonstration" if synthetic else "photographs",
@@ -73,33 +76,62 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
         looked=int((index["review_status"] != "auto").sum()),
         rows=len(index),
         parameters=_parameters(stage, params, workspace),
-        libraries=", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
+        libraries=", ".join(f"{name} {version}" for name, version in libraries().items()),
         figures_note=NOTES[stage],
         figures_head=head,
         figures=rows,
         folder=f"models/{stage}",
         tools=arm != "labels",
-        limits=_limits(base, synthetic, licences),
+        limits=_limits(origin.name, synthetic, licences),
     )
     card.save(folder / "README.md")
 
 
-def _base(stage: str, params: Params, workspace: Workspace) -> tuple[str, str]:
-    """What all training began from, and the same in words with the stages in between."""
-    if stage == "sft":
-        return params.train.model, _named(params.train.model, workspace)
-    start = params.grpo.model
-    if (workspace.root / start / "manifest.json").is_file():
-        base = read_manifest(workspace.root / start)["params"]["train"]["model"]
-        return base, f"{_named(base, workspace)}, then stage `sft` of this project"
-    return start, _named(start, workspace)
+def libraries() -> dict[str, str]:
+    """Versions of what trains."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def _named(model: str, workspace: Workspace) -> str:
-    if model == TINY:
-        return "a randomly initialised Qwen3-VL of about two million weights, made by this project"
-    # Where a folder lay on one's disk is nobody's business.
-    return f"[{model}](https://huggingface.co/{model})" if _is_on_the_hub(model, workspace) else f"`{Path(model).name}`"
+class _Origin(NamedTuple):
+    """What all training began from: its name, whether the Hub has it, and the stages in between in their order."""
+
+    name: str
+    on_the_hub: bool
+    stages: list[str]
+
+
+def _origin(model: str, workspace: Workspace) -> _Origin:
+    """From manifest to manifest, as far as they lie here and are still those that were begun from."""
+    on_the_hub, digest, stages = _is_on_the_hub(model, workspace), None, list[str]()
+    while (path := workspace.root / model / "manifest.json").is_file() and digest in (None, file_hash(path)):
+        manifest = read_manifest(path.parent)
+        parameters, inputs = manifest["params"], manifest.get("inputs", {})
+        stage = "grpo" if "grpo" in parameters else "sft"
+        earlier = parameters.get("grpo" if stage == "grpo" else "train", {}).get("model")
+        if earlier is None or len(stages) == MOST:
+            break
+        stages.insert(0, stage)
+        # Folders may be gone since: their hashes were kept.
+        digest = inputs.get("model") if _is_digest(inputs.get("model")) else None
+        here = digest is not None or any(name.endswith(".safetensors") for name in inputs)
+        model, on_the_hub = earlier, not here and _is_on_the_hub(earlier, workspace)
+    return _Origin(model, on_the_hub, stages)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _began(origin: _Origin) -> str:
+    if origin.name == TINY:
+        named = "a randomly initialised Qwen3-VL of about two million weights, made by this project"
+    elif origin.on_the_hub:
+        named = f"[{origin.name}](https://huggingface.co/{origin.name})"
+    else:
+        # Where a folder lay on one's disk is nobody's business.
+        named = f"`{Path(origin.name).name}`"
+    stages = " and ".join(f"`{stage}`" for stage in origin.stages)
+    return named + (f", then stage{'s' if len(origin.stages) > 1 else ''} {stages} of this project" if stages else "")
 
 
 def _is_on_the_hub(model: str, workspace: Workspace) -> bool:

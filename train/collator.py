@@ -15,7 +15,8 @@ IGNORED = -100
 """Label of a token that bears no loss."""
 COUNTED_AT_ONCE = 64
 Example = Mapping[str, Any]
-"""``messages`` with ``{"type": "image"}`` placeholders, ``images`` as ``{"bytes"}``, ``tools`` as schemas or None."""
+"""``messages`` with ``{"type": "image"}`` placeholders, ``images`` as ``{"bytes"}``, ``tools`` as schemas or None;
+``id`` names the row where an image turns out to be damaged."""
 
 
 def collator(processor: Any) -> Callable[[Sequence[Example]], dict[str, Any]]:
@@ -110,12 +111,15 @@ def _collate(examples: Sequence[Example], processor: Any, template: str) -> dict
 
 def _filled(example: Example) -> list[dict[str, Any]]:
     """The messages with their images in place, in tool turns as elsewhere."""
-    images = iter(example["images"])
+    images = (
+        picture(image["bytes"], f"row {example['id']}, image {number}" if "id" in example else f"image {number}")
+        for number, image in enumerate(example["images"])
+    )
     return [
         {
             **message,
             "content": [
-                {"type": "image", "image": picture(next(images)["bytes"])} if part["type"] == "image" else part
+                {"type": "image", "image": next(images)} if part["type"] == "image" else part
                 for part in message["content"]
             ],
         }

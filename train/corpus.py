@@ -21,7 +21,7 @@ Target = Literal["trajectory", "labels"]
 SPLITS = ("train", "validation")
 COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "messages", "images", "tools",
-    "answer", "boxes", "defect_type",
+    "answer", "boxes", "defect_type", "review_status",
 )  # fmt: skip
 AGAIN = "run `indus-cot assemble` again"
 

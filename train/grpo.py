@@ -25,17 +25,17 @@ from train.collator import lengths, picture
 from train.environment import InspectionEnvironment
 from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
-from train.model import load_model, load_policy, load_processor, lora
+from train.model import identity, load_policy, load_processor, located, lora, merge
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
-from train.record import quiet, recorder, write_curve, write_metrics
+from train.record import CURVE, PLOTTED, quiet, recorder, write_curve, write_metrics
 from train.rewards import RewardFunction, accuracy_reward, reward_functions
 from train.sft import base_model
+from train.truth import Truth, read_truth
 
 SHOWN = 8
 """Rollouts kept of a step, at most."""
 CHECKPOINTS = "checkpoints"
-Truth = Mapping[str, Mapping[str, Any]]
-"""The verdict of a row, by its id: ``answer``, ``boxes``, ``defect_type``. Only rewards are given it."""
+PAGE = "rollouts.html"
 
 
 def grpo(params: Params, workspace: Workspace) -> None:
@@ -44,39 +44,29 @@ def grpo(params: Params, workspace: Workspace) -> None:
     A run that was killed goes on from its last whole checkpoint when it is started again.
 
     Raises:
-        IndusCotError: the groups do not divide the batch; the corpus is not there or damaged; the model cannot be
-            loaded; no prompt is short enough, or too few are; memory ran out; the loss is not a number.
+        IndusCotError: the groups do not divide the batch; several GPUs, or processes, are to do what one can; the
+            corpus or its truth is not there or damaged; the model cannot be loaded, or is the one to be written; no
+            prompt is short enough, or too few are; memory ran out; the loss is not a number.
     """
     settings = params.grpo
-    check_groups(params, world_size())
+    check(params, world_size())
+    processes.check_launch("grpo")
     # TRL says that environments are experimental at every start.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trained = {name for name, source in params.pull.items() if source.role == "train"}
-    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
     source = _source(params, workspace)
-    with (
-        _output(
-            workspace.grpo,
-            {"grpo": settings.model_dump(), "train": shared, "run": params.run.model_dump()},
-            {
-                "corpus": file_hash(workspace.indus_cot / "manifest.json"),
-                "prior": file_hash(workspace.prior / "prior.parquet"),
-                "model": _fingerprint(source),
-            },
-            params.run.strict,
-        ) as output,
-        memory_explained("grpo"),
-    ):
-        processor = load_processor(str(source))
-        rows, truth = prompts(_rows(params, workspace), processor, settings.max_prompt, output)
+    with _output(params, workspace, source) as output, memory_explained("grpo"):
+        processor = load_processor(source)
+        found = _rows(params, workspace)
+        rows = prompts(found, processor, settings.max_prompt, output)
         rollout_updates(params, world_size(), len(rows))
-        trainer = build(params, str(source), processor, rows, truth, read_priors(workspace, trained), output.path)
+        truth, priors = read_truth(workspace, found), read_priors(workspace, trained)
+        page = workspace.reports / "grpo" / PAGE
+        trainer = build(params, source, processor, rows, truth, priors, output.path, page)
         trainer.add_callback(recorder("grpo", workspace.reports))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        finish(trainer, output, workspace.reports, str(source), params.train.lora_rank)
-        if trainer.is_world_process_zero():
-            card.write(output.path, "grpo", params, workspace, _figures(trainer.state.log_history))
+        _finish(trainer, params, workspace, source, output)
 
 
 def print_plan(params: Params, workspace: Workspace) -> RolloutPlan:
@@ -88,19 +78,18 @@ def print_plan(params: Params, workspace: Workspace) -> RolloutPlan:
         IndusCotError: the groups do not divide the batch; the corpus or the model does not fit; there are fewer
             prompts than an update takes.
     """
-    check_groups(params, world_size())
+    check(params, world_size())
     source, named = _source(params, workspace), params.grpo.model
     with tempfile.TemporaryDirectory() as folder:
         if workspace.root / source == workspace.sft and not workspace.sft.is_dir():
-            source = Path(base_model(params, workspace, Path(folder) / "base"))
+            source = base_model(params, workspace, Path(folder) / "base")
             named += f" (not there yet; counted as {params.train.model})"
-        found = prompt_lengths(_rows(params, workspace), load_processor(str(source)))
-        return rollout_plan(params, str(source), named, found)
+        found = prompt_lengths(_rows(params, workspace), load_processor(source))
+        return rollout_plan(params, source, named, found)
 
 
-def _source(params: Params, workspace: Workspace) -> Path:
-    start = Path(params.grpo.model)
-    return workspace.root / start if (workspace.root / start).is_dir() else start
+def _source(params: Params, workspace: Workspace) -> str:
+    return located(params.grpo.model, workspace.root, workspace.grpo, "grpo.model")
 
 
 def _rows(params: Params, workspace: Workspace) -> Any:
@@ -108,13 +97,26 @@ def _rows(params: Params, workspace: Workspace) -> Any:
     return corpus.read(workspace.indus_cot, "trajectory", evaluated)["train"]
 
 
-def check_groups(params: Params, processes: int) -> None:
-    """Refuse a batch that cannot be cut into groups.
+def check(params: Params, processes: int) -> None:
+    """Refuse what cannot be trained, before anything is read.
 
     Raises:
-        IndusCotError: it cannot; says which values would do.
+        IndusCotError: the batch cannot be cut into groups; rollouts on a server are for several processes; the target
+            is that of the control arm.
     """
     settings = params.grpo
+    if params.train.target == "labels":
+        raise IndusCotError(
+            "grpo: train.target is labels, the control arm of `sft`: a verdict without thoughts and tools, which are "
+            "what is reinforced here; set train.target=trajectory"
+        )
+    # TRL sends every rank the slice of the answers that it would have if all had asked as often, and in the loop of
+    # tools they have not.
+    if settings.rollouts == "vllm-server" and processes > 1:
+        raise IndusCotError(
+            f"grpo.rollouts: vllm-server with {processes} processes: TRL may give one process what the server wrote "
+            "for another; set grpo.rollouts=vllm-colocate or transformers, or train in one process"
+        )
     completions = processes * settings.batch * settings.accumulation
     if completions % settings.group:
         raise IndusCotError(
@@ -124,8 +126,8 @@ def check_groups(params: Params, processes: int) -> None:
         )
 
 
-def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any, Truth]:
-    """What the policy is asked, and apart from it the truth.
+def prompts(found: Any, processor: Any, most: int, output: Output) -> Any:
+    """What the policy is asked.
 
     Args:
         found: The rows of a split, as :func:`train.corpus.read` gives them.
@@ -134,7 +136,7 @@ def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any,
         output: Names what was left out.
 
     Returns:
-        A `datasets.Dataset` of ``id``, ``prompt`` and ``image`` (PIL, RGB) and nothing else, and the truth by id.
+        A `datasets.Dataset` of ``id``, ``prompt`` and ``image`` (PIL, RGB) and nothing else.
 
     Raises:
         IndusCotError: no prompt is short enough.
@@ -148,9 +150,7 @@ def prompts(found: Any, processor: Any, most: int, output: Output) -> tuple[Any,
             output.leave_out("prompt too long", row_id, f"{length} tokens, grpo.max_prompt is {most}")
     if not kept:
         raise IndusCotError(f"grpo: no prompt has at most grpo.max_prompt = {most} tokens; raise it")
-    columns = found.with_format(None).select_columns(["id", "answer", "boxes", "defect_type"])
-    truth = {row["id"]: {name: row[name] for name in ("answer", "boxes", "defect_type")} for row in columns}
-    return plain.select(kept).with_transform(_asked), truth
+    return plain.select(kept).with_transform(_asked)
 
 
 def prompt_lengths(found: Any, processor: Any) -> list[int]:
@@ -179,6 +179,7 @@ def build(
     truth: Truth,
     priors: Mapping[tuple[str, str], str],
     folder: Path,
+    page: Path | None = None,
 ) -> Any:
     """The trainer, ready to be run.
 
@@ -190,6 +191,7 @@ def build(
         truth: By id; the rewards alone are given it.
         priors: Normalcy texts by (category, view), which a tool looks up.
         folder: For checkpoints and rollouts.
+        page: Shows the rollouts, and is written anew whenever some are kept; None for no page.
     """
     processor.tokenizer.response_template = RESPONSE_TEMPLATE
     ways(processor)
@@ -212,7 +214,7 @@ def build(
     holder.append(trainer)
     quiet(trainer)
     trainer.add_callback(marker())
-    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps))
+    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps, page))
     return trainer
 
 
@@ -278,6 +280,7 @@ def _never_sampled(processor: Any, vllm: bool) -> dict[str, Any]:
 def inspection_trainer() -> type:
     """TRL's trainer with two things set right: the tools as the corpus shows them, and ranks that turn together."""
     import torch
+    from transformers import PreTrainedModel
     from trl import GRPOTrainer
 
     class InspectionTrainer(GRPOTrainer):
@@ -291,6 +294,11 @@ def inspection_trainer() -> type:
             self._turning = False
 
         def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+            if self.is_fsdp_enabled:
+                # Only of models that transformers itself sharded does it know that a rank whose completions have
+                # ended goes on until the others' have.
+                for module in self.model.modules():
+                    module._is_fsdp_managed_module = isinstance(module, PreTrainedModel)
             if self._turning:
                 self._anyone(True)
             else:
@@ -298,8 +306,8 @@ def inspection_trainer() -> type:
             return super()._generate_single_turn(*arguments, **options)
 
         def _tool_call_loop(self, *arguments: Any, **options: Any) -> Any:
-            # Ranks call tools a different number of times, while generation with sharded weights, or on a server,
-            # waits for all of them: who is done takes part in the others' turns and throws the result away.
+            # Ranks call tools a different number of times, while generation with sharded weights waits for all of
+            # them: who is done takes part in the others' turns and throws the result away.
             self._turning = True
             done = super()._tool_call_loop(*arguments, **options)
             self._turning = False
@@ -418,7 +426,8 @@ class Judge:
             terms = {name.removesuffix("_reward"): scores[place] for name, scores in self._terms.items()}
             reward = sum(self._weights[name] * scores[place] for name, scores in self._terms.items())
             true = self._truth[row]
-            verdict = Verdict.model_validate({**true, "boxes": [tuple(box) for box in true["boxes"]]})
+            # A defect whose place was never published has no boxes, which a verdict must not lack.
+            verdict = Verdict.model_construct(**{**true, "boxes": [tuple(box) for box in true["boxes"]]})
             found.append(
                 rollouts.rollout(
                     row,
@@ -431,7 +440,7 @@ class Judge:
         return found
 
 
-def _sampler(judge: Judge, folder: Path, every: int) -> Any:
+def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
     from transformers import TrainerCallback
 
     class Sampler(TrainerCallback):
@@ -439,6 +448,8 @@ def _sampler(judge: Judge, folder: Path, every: int) -> Any:
             due = state.global_step % every == 0 or state.global_step in (1, state.max_steps)
             if state.is_world_process_zero and due:
                 rollouts.save(folder, state.global_step, judge.shown())
+                if page:
+                    rollouts.page(folder, page, "Rollouts of GRPO")
 
     return Sampler()
 
@@ -457,31 +468,31 @@ FIGURES = {
     "tokens_written": "completions/mean_length",
     "cut_off": "completions/clipped_ratio",
     "kl": "kl",
+    "loss": "loss",
 }
 """Names for people, and TRL's."""
 
 
-def finish(trainer: Any, output: Output, reports: Path, start: str, rank: int) -> None:
-    """Write weights, adapters merged into those of ``start``, figures, curve and page; every process takes part."""
-    adapters = output.path / "adapters"
+def _finish(trainer: Any, params: Params, workspace: Workspace, start: str, output: Output) -> None:
+    """Write weights, adapters merged into those of ``start``, figures, curve and card; every process takes part."""
+    adapters, rank = output.path / "adapters", params.train.lora_rank
     trainer.save_model(str(adapters if rank else output.path))
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
     if rank:
-        from peft import PeftModel
-
-        merged = PeftModel.from_pretrained(load_model(start, dtype="float32"), str(adapters)).merge_and_unload()
-        merged.save_pretrained(output.path)
+        merge(start, adapters, output.path, "float32")
     trainer.processing_class.save_pretrained(output.path)
     # How this machine was set up is nobody's business where the weights go.
     (output.path / "training_args.bin").unlink(missing_ok=True)
+    output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
+    figures = _figures(trainer.state.log_history)
+    write_curve(trainer.state.log_history, workspace.reports / "grpo" / CURVE, PLOTTED["grpo"])
+    write_metrics(figures, workspace.reports / "grpo.json")
+    card.write(output.path, "grpo", params, workspace, figures)
+    # Last: what fails before does not lose the training.
     for name in (CHECKPOINTS, "adapters"):
         shutil.rmtree(output.path / name, ignore_errors=True)
-    output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
-    write_curve(trainer.state.log_history, reports / "grpo" / "curve.csv")
-    write_metrics(_figures(trainer.state.log_history), reports / "grpo.json")
-    rollouts.page(output.path / "rollouts", reports / "grpo" / "rollouts.html", "Rollouts of GRPO")
 
 
 def _figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -501,20 +512,31 @@ def _figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _output(target: Path, params: Mapping[str, Any], inputs: Mapping[str, str], strict: bool) -> Iterator[Output]:
+def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Output]:
     """The stage's output, of which the first process takes care and the others know the place."""
-    state = processes.state()
+    state, target, strict = processes.state(), workspace.grpo.absolute(), params.run.strict
     if not state.is_main_process:
         state.wait_for_everyone()
-        yield Output(target.absolute().with_name(f".{target.name}.partial"), strict)
+        yield Output(target.with_name(f".{target.name}.partial"), strict)
         state.wait_for_everyone()
         return
-    with stage_output(target, stage="grpo", params=params, inputs=inputs, strict=strict, resumable=True) as output:
+    shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
+    # Whatever changes the rollouts: a killed run goes on with equal ones only.
+    settings = {
+        "grpo": params.grpo.model_dump(),
+        "train": shared,
+        "run": params.run.model_dump(),
+        "draft": params.draft.model_dump(include={"max_calls"}),
+        "processes": world_size(),
+    }
+    inputs = {
+        "corpus": file_hash(workspace.indus_cot / "manifest.json"),
+        "supervision": file_hash(workspace.select / "supervision.parquet"),
+        "prior": file_hash(workspace.prior / "prior.parquet"),
+        **identity(source),
+        **card.libraries(),
+    }
+    with stage_output(target, stage="grpo", params=settings, inputs=inputs, strict=strict, resumable=True) as output:
         state.wait_for_everyone()
         yield output
         state.wait_for_everyone()
-
-
-def _fingerprint(model: Path) -> str:
-    manifest = model / "manifest.json"
-    return file_hash(manifest) if manifest.is_file() else str(model)

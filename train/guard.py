@@ -28,14 +28,19 @@ SHORTER = {
 def last_whole(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run; what a killed run left half-written is deleted.
 
+    Every process takes part: one deletes, and all look once it has.
+
     Args:
         folder: Holds ``checkpoint-<step>`` folders; may be absent.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not (path / WHOLE).is_file():
-            shutil.rmtree(path)
-    return next((path for path in reversed(found) if path.exists()), None)
+    state = processes.state()
+    if state.is_main_process:
+        for path in folder.glob("checkpoint-*"):
+            if not (path / WHOLE).is_file():
+                shutil.rmtree(path)
+    state.wait_for_everyone()
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def marker() -> Any:

@@ -85,6 +85,8 @@ class RolloutPlan(Plan):
     """Bytes of the weights that the KL term holds the policy to."""
     cache: int
     """Bytes of keys and values while the policy writes."""
+    gathered: int
+    """Bytes of the weights that ZeRO-3 gathers on every device meanwhile."""
 
     @property
     def tokens(self) -> int:
@@ -94,7 +96,7 @@ class RolloutPlan(Plan):
     @property
     def memory(self) -> int:
         """Bytes a device, an estimate; what is written is read back only after the cache is gone."""
-        return self.weights + self.reference + self.optimiser + max(self.activations, self.cache)
+        return self.weights + self.reference + self.optimiser + max(self.activations, self.cache + self.gathered)
 
     def _told(self) -> Mapping[str, str]:
         update = self.effective_batch * (self.mean_tokens + self.completion)
@@ -111,6 +113,7 @@ class RolloutPlan(Plan):
             "memory a device": f"about {_gib(self.memory)} GiB: weights {_gib(self.weights)}, reference "
             f"{_gib(self.reference)}, gradients and optimiser {_gib(self.optimiser)}, and the larger of activations "
             f"{_gib(self.activations)} and cache {_gib(self.cache)}"
+            + (f" with the whole weights gathered to write, {_gib(self.gathered)}" if self.gathered else "")
             + ("" if self.rollouts == "transformers" else "; vLLM's own memory comes on top"),
         }
 
@@ -171,7 +174,7 @@ def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int])
     value = _value(train)
     text = sizes.text
     cached = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value
-    held = settings.kl and not train.lora_rank
+    held, writes = settings.kl and not train.lora_rank, settings.rollouts == "transformers"
     return RolloutPlan(
         model=named,
         **_shared(train, sizes, processes, most, settings.batch * settings.max_completion),
@@ -188,7 +191,8 @@ def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int])
         rollouts=settings.rollouts,
         # TRL loads it as the policy is, in 32 bit.
         reference=4 * sizes.parameters // _shards(processes) if held else 0,
-        cache=most * cached if settings.rollouts == "transformers" else 0,
+        cache=most * cached if writes else 0,
+        gathered=value * sizes.parameters if writes and _gathers(processes) else 0,
     )
 
 
@@ -253,7 +257,7 @@ def _sizes(model: str, train: Train) -> _Sizes:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from train.model import lora, not_there
+    from train.model import lora, not_there, vision
 
     try:
         config = AutoConfig.from_pretrained(model)
@@ -262,7 +266,7 @@ def _sizes(model: str, train: Train) -> _Sizes:
     except (OSError, ValueError) as error:
         raise not_there(model, error) from error
     parameters = sum(weight.numel() for weight in empty.parameters())
-    empty.model.visual.requires_grad_(not train.freeze_vision)
+    vision(empty, model).requires_grad_(not train.freeze_vision)
     trained = sum(weight.numel() for weight in empty.parameters() if weight.requires_grad)
     if train.lora_rank:
         from peft import get_peft_model
@@ -282,6 +286,11 @@ def _shards(processes: int) -> int:
     # Set by `accelerate launch` from its configuration file.
     sharded = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
     return processes if sharded else 1
+
+
+def _gathers(processes: int) -> bool:
+    # FSDP2 gathers a layer at a time, ZeRO-3 all of them before the first word.
+    return processes > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
 def _devices() -> str:

@@ -12,6 +12,14 @@ from cot_builder.progress import track
 from cot_builder.storage.output import write_text
 
 CURVE = "curve.csv"
+PLOTTED = {
+    "sft": (),
+    "grpo": (
+        "kl",
+        *(f"rewards/{term}_reward/mean" for term in ("accuracy", "location", "type", "tool", "format")),
+    ),
+}
+"""Columns that are there, if empty, also where a weight of 0 leaves them out: dvc.yaml plots them."""
 Logs = Sequence[Mapping[str, Any]]
 
 
@@ -51,7 +59,7 @@ def recorder(stage: str, reports: Path) -> Any:
                 entry["tokens_per_s"] = (entry["num_tokens"] - before) / (self._seen[0] - then)
                 entry["num_tokens"] += self._before
             if state.is_world_process_zero:
-                write_curve(state.log_history, reports / stage / CURVE)
+                write_curve(state.log_history, reports / stage / CURVE, PLOTTED[stage])
 
     return Recorder()
 
@@ -63,10 +71,13 @@ def quiet(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def write_curve(history: Logs, path: Path) -> None:
-    """The training logs among a trainer's history as CSV: a line a log, a column a quantity, ``step`` first."""
+def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:
+    """The training logs among a trainer's history as CSV: a line a log, a column a quantity, ``step`` first.
+
+    ``columns`` are there also where nothing was logged of them.
+    """
     logs = [entry for entry in history if "loss" in entry]
-    names = ["step", *sorted({name for entry in logs for name in entry} - {"step"})]
+    names = ["step", *sorted({*columns, *(name for entry in logs for name in entry)} - {"step"})]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()

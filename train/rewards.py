@@ -5,7 +5,7 @@ is multiplied out, so each function returns its term behind the gate, TRL adds t
 itself. An ablation is a weight of 0. Scores come from the messages of the completion, strictly read
 (:mod:`cot_builder.inspection.parsing`): an environment also remembers calls whose observation was rolled back.
 
-Each function takes ``completions`` and the columns of the corpus, a value a completion, and returns a score a
+Each function takes ``completions`` and the truth (:mod:`train.truth`), a value a completion, and returns a score a
 completion. A completion without a verdict that can be read in one way only (two answers, hedging, an answer inside
 a thought, missing or trailing text, cut off, ended by an observation that did not fit) scores 0 in every gated term
 and -1 in :func:`format_reward`: no way of writing it earns more than a wrong verdict in perfect tags.

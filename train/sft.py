@@ -1,11 +1,11 @@
 """Supervised fine-tuning on Indus-CoT: the cold start before reinforcement learning (arXiv 2605.20682)."""
 
-import importlib.metadata
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
 from train.collator import collator, lengths
-from train.model import load_model, load_policy, load_processor, lora
+from train.model import identity, load_policy, load_processor, located, lora, merge
 from train.plan import Plan, plan, updates, world_size
 
 LAST = 5
@@ -30,12 +30,14 @@ def sft(params: Params, workspace: Workspace) -> None:
     named in ``left_out.csv``.
 
     Raises:
-        IndusCotError: the corpus or the model does not fit; the loss is no number; there is not enough memory.
+        IndusCotError: the corpus or the model does not fit, or the model is the one to be written; several GPUs were
+            given to one process; the loss is no number; there is not enough memory.
     """
+    processes.check_launch("sft")
     with guard.memory_explained("sft"), _staged(params, workspace) as output:
         base = base_model(params, workspace, output.path / "base")
         data = _prepare(params, workspace, base)
-        for name, length in data.refused:
+        for name, length in chain.from_iterable(data.refused.values()):
             output.leave_out("longer than train.max_tokens", name, f"{length} tokens")
         output.counts |= _train(params, workspace, data, base, output.path)
 
@@ -49,7 +51,7 @@ def print_plan(params: Params, workspace: Workspace) -> Plan:
     with tempfile.TemporaryDirectory() as folder:
         base = base_model(params, workspace, Path(folder) / "base")
         data = _prepare(params, workspace, base)
-        found = [*data.lengths, *(length for _, length in data.refused)]
+        found = [*data.lengths, *(length for _, length in data.refused["train"])]
         return plan(
             params.train,
             base,
@@ -65,26 +67,27 @@ def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
     """Folder or name of the model that training starts from; ``tiny`` is made in ``folder``, from the corpus' words.
 
     Raises:
-        IndusCotError: the corpus does not fit.
+        IndusCotError: the corpus does not fit; the model is the one that ``sft`` writes.
     """
     if params.train.model != card.TINY:
-        return params.train.model
+        return located(params.train.model, workspace.root, workspace.sft, "train.model")
     with processes.state().main_process_first():
         if not folder.is_dir():
             rows = _read(params, workspace)["train"]
             partial = folder.with_name(f".{folder.name}.partial")
-            tiny.build(partial, corpus.texts(rows), params.run.seed)
+            tiny.build(partial, corpus.texts(rows), params.run.seed, tiny.systems())
             partial.rename(folder)
     return str(folder)
 
 
 class _Data(NamedTuple):
-    """Training rows that fit, with their lengths in tokens; those that do not, by id; the validation rows or None."""
+    """Training rows that fit, with their lengths in tokens; what does not, by split; the validation rows or None."""
 
     processor: Any
     rows: Any
     lengths: list[int]
-    refused: list[tuple[str, int]]
+    refused: dict[str, list[tuple[str, int]]]
+    """Id and tokens."""
     validation: Any
 
 
@@ -96,12 +99,12 @@ def _read(params: Params, workspace: Workspace) -> dict[str, Any]:
 def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
     processor = load_processor(base)
     splits = _read(params, workspace)
-    fitting, found, refused = {}, {}, []
+    fitting, found, refused = {}, {}, {}
     for name, rows in splits.items():
         found[name] = lengths(rows, processor)
         places = [place for place, length in enumerate(found[name]) if length <= params.train.max_tokens]
         kept = set(places)
-        refused += [
+        refused[name] = [
             (row_id, found[name][place])
             for place, row_id in enumerate(rows.with_format(None)["id"])
             if place not in kept
@@ -111,7 +114,7 @@ def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
     if not found["train"]:
         raise IndusCotError(
             f"every trajectory is longer than train.max_tokens, {params.train.max_tokens}; the shortest has "
-            f"{min(length for _, length in refused)} tokens"
+            f"{min(length for _, length in refused['train'])} tokens"
         )
     return _Data(processor, fitting["train"], found["train"], refused, fitting.get("validation"))
 
@@ -124,13 +127,18 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
         stage_output(
             target,
             stage="sft",
-            params={"train": params.train.model_dump(), "sft": params.sft.model_dump(), "seed": params.run.seed},
+            params={
+                "train": params.train.model_dump(),
+                "sft": params.sft.model_dump(),
+                "seed": params.run.seed,
+                "processes": world_size(),
+            },
             inputs=_inputs(params, workspace),
             strict=params.run.strict,
             resumable=True,
         )
         if state.is_main_process
-        else nullcontext(Output(target.with_name(f".{target.name}.partial")))
+        else nullcontext(Output(target.with_name(f".{target.name}.partial"), params.run.strict))
     )
     with staged as output:
         state.wait_for_everyone()
@@ -138,11 +146,13 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
         state.wait_for_everyone()
 
 
-def _inputs(params: Params, workspace: Workspace) -> Mapping[str, str]:
-    """Hashes of corpus and local weights, and the versions of what trains: a run resumes on equal ones only."""
-    files = sorted(workspace.indus_cot.glob("data/*.parquet")) + sorted(Path(params.train.model).glob("*.safetensors"))
-    versions = {name: importlib.metadata.version(name) for name in card.LIBRARIES}
-    return {path.name: file_hash(path) for path in files} | versions
+def _inputs(params: Params, workspace: Workspace) -> dict[str, str]:
+    """Corpus, the model it begins from, and the versions of what trains: a run resumes on equal ones only."""
+    shards = {path.name: file_hash(path) for path in sorted(workspace.indus_cot.glob("data/*.parquet"))}
+    began = {"model": card.TINY}
+    if params.train.model != card.TINY:
+        began = identity(located(params.train.model, workspace.root, workspace.sft, "train.model"))
+    return {**shards, **began, **card.libraries()}
 
 
 def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder: Path) -> dict[str, Any]:
@@ -197,7 +207,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
     ending = logs[-LAST:]
     figures = {
         "trajectories": len(data.rows),
-        "refused": len(data.refused),
+        "refused": sum(map(len, data.refused.values())),
         "steps": trainer.state.global_step,
         "loss_first": logs[0]["loss"],
         "loss": sum(entry["loss"] for entry in ending) / len(ending),
@@ -213,23 +223,21 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         speed = {"tokens_per_s": sorted(rate)[len(rate) // 2], "seconds": seconds}
         record.write_metrics({**figures, **speed}, workspace.reports / "sft.json")
         card.write(folder, "sft", params, workspace, figures)
+        # Last: what fails before does not lose the training.
+        for name in ("checkpoints", "adapters", "base"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
 
 
 def _finish(trainer: Any, params: Params, base: str, folder: Path) -> None:
-    """Put the weights, adapters merged, and the processor into ``folder``, and nothing else."""
+    """Put the weights, adapters merged, and the processor into ``folder``."""
     adapters = folder / "adapters"
     trainer.save_model(str(adapters if params.train.lora_rank else folder))
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
     if params.train.lora_rank:
-        from peft import PeftModel
-
-        merged = PeftModel.from_pretrained(load_model(base, dtype=params.train.dtype), str(adapters)).merge_and_unload()
-        merged.save_pretrained(folder)
+        merge(base, adapters, folder, params.train.dtype)
     trainer.processing_class.save_pretrained(folder)
     # How this machine was set up is nobody's business where the weights go.
     (folder / "training_args.bin").unlink(missing_ok=True)
-    for name in ("checkpoints", "adapters", "base"):
-        shutil.rmtree(folder / name, ignore_errors=True)
