@@ -127,13 +127,13 @@ def copy(project: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change(project: Path, what: Callable[[Rows], object]) -> None:
-    """Change rows of the training split, as if `assemble` had written them so."""
-    shard = project / "data/indus_cot/data/train-00000.parquet"
-    table = pq.read_table(shard)
-    rows = table.to_pylist()
-    what(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+def change(project: Path, what: Callable[[Rows], object], split: str = "train") -> None:
+    """Change rows of a split, by default the training split, as if `assemble` had written them so."""
+    for shard in sorted((project / "data/indus_cot/data").glob(f"{split}-*.parquet")):
+        table = pq.read_table(shard)
+        rows = table.to_pylist()
+        what(rows)
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
     validated(project)
 
 

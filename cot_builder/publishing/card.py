@@ -21,6 +21,7 @@ from cot_builder.publishing.publishable import Source
 from cot_builder.stages.assemble import SPLITS
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.corpus import read_index
+from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
 from eval import figures
 
@@ -37,11 +38,14 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 ABOUT: Mapping[Config, str] = {
     "sft": '`messages` (chat with native tool calls; each `{"type": "image"}` is the next of `images`), `images`, '
     "`tools` (function schemas). For supervised fine-tuning.",
-    "rl": "`prompt`, `image`, `tools`, and, for rewards alone, the truth: `answer`, `boxes`, `defect_type`.",
+    "rl": "`prompt`, `image`, `tools`, and, for rewards alone, the verdict of the row's trajectory: `answer` and "
+    "`defect_type`, which gates held equal to the labels, and `boxes`, which overlap those of the labels by an IoU of "
+    "at least {min_iou:g}, unless an expert corrected them since.",
     "preference": "`prompt`, `images`, and `chosen` and `rejected` with the images their tools returned: drafts that a "
     "gate or a judge turned down, or that an expert corrected, beside what was taken (`origin`, `reasons`).",
-    "review": "What experts decided of each row, under pseudonyms: verdict, reasons, ratings, seconds, and what they "
-    "changed. `row` is the `id` of `sft`.",
+    "review": "What experts decided, under pseudonyms: verdict, reasons, ratings, seconds, and what they changed. "
+    "`row` is the `id` in `sft`, which has none where the draft was turned down. A `role` of `gold` is a hidden check: its "
+    "page showed a planted mistake, and `caught` says whether it was seen.",
 }
 
 
@@ -90,9 +94,14 @@ def resize(card: Path, folder: Path) -> None:
     found.save(folder / README)
 
 
+def parts_of(params: Params, shown: Mapping[str, Source]) -> list[str]:
+    """Identifiers of the licences of the texts and of every set's images."""
+    return sorted({params.publish.licence, *(hub_licence(source.facts.licence) for source in shown.values())})
+
+
 def licence_of(params: Params, shown: Mapping[str, Source]) -> str:
     """Identifier of the dataset's licence: the strictest of the texts' and of every set's images."""
-    return strictest([params.publish.licence, *(hub_licence(source.facts.licence) for source in shown.values())])
+    return strictest(parts_of(params, shown))
 
 
 def write(
@@ -138,11 +147,16 @@ def write(
         version=manifest["version"],
         rows=len(index),
         found=found,
-        about=ABOUT,
+        about={
+            name: text.format(min_iou=params.draft.min_iou) if name == "rl" else text for name, text in ABOUT.items()
+        },
+        left_out=_left_out(folder),
+        kept=params.select.keep_categories,
         example=_example(example) if example else None,
         by_reference=[name for name, source in shown.items() if not source.embedded],
         sources=_sources(index, shown),
         licence=licence,
+        parts=parts_of(params, shown),
         our_licence=params.publish.licence,
         teachers=_counted(index, "teacher"),
         prompts=", ".join(sorted(index["prompt_version"].unique())),
@@ -165,6 +179,12 @@ def write(
 def _config(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:
     files = [{"split": split, "path": f"{config}/{split}/*.parquet"} for split in splits]
     return {"config_name": config, "data_files": files} | ({"default": True} if config == "sft" else {})
+
+
+def _left_out(folder: Path) -> list[str]:
+    """What `preference` and `review` do not hold, or hold of no row, with its number."""
+    counts = read_manifest(folder)["counts"]
+    return [f"{name}: {count}" for name, count in sorted(counts.items()) if name.startswith(("reviews ", "pairs "))]
 
 
 def _looked(index: pl.DataFrame) -> int:

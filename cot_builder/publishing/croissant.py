@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Features, Json, List, Value
+from datasets import Features, Json, List
 from datasets import Image as ImageFeature
 
 FILE = "croissant.json"
@@ -114,13 +114,24 @@ def _files(config: str) -> dict[str, Any]:
 
 def _fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
     fields = []
-    for name, feature in columns.items():
-        kind, repeated, inside = _kind(feature)
-        source: dict[str, Any] = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": name}}
-        if inside:
-            source["transform"] = {"jsonPath": inside}
-        item = {"@type": "cr:Field", "@id": f"{config}/{name}", "name": name, "dataType": kind, "source": source}
-        fields.append(item | ({"repeated": True} if repeated else {}))
+    for column, feature in columns.items():
+        inner = feature.feature if isinstance(feature, List) and isinstance(feature.feature, dict) else None
+        # Of a list of structures, each entry: Croissant's own structures would need a record set each.
+        parts = {f"{column}.{name}": (name, part) for name, part in inner.items()} if inner else {column: ("", feature)}
+        for name, (part, kind) in parts.items():
+            data_type, repeated, inside = _kind(kind)
+            path = f"[*].{part}" if part else inside
+            source: dict[str, Any] = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": column}}
+            if path:
+                source["transform"] = {"jsonPath": path}
+            item = {
+                "@type": "cr:Field",
+                "@id": f"{config}/{name}",
+                "name": name,
+                "dataType": data_type,
+                "source": source,
+            }
+            fields.append(item | ({"repeated": True} if repeated or part else {}))
     return fields
 
 
@@ -131,13 +142,9 @@ def _kind(feature: Any) -> tuple[str, bool, str]:
     if isinstance(feature, List):
         if isinstance(feature.feature, ImageFeature):
             return "sc:ImageObject", True, "[*].bytes"
-        if isinstance(feature.feature, Value):
-            return TYPES[feature.feature.dtype], True, ""
         if isinstance(feature.feature, List):
             return TYPES[feature.feature.feature.dtype], True, ""
-        # Of a structure its first entry: Croissant's own structures would need a record set each.
-        first = next(iter(feature.feature))
-        return TYPES[feature.feature[first].dtype], True, f"[*].{first}"
+        return TYPES[feature.feature.dtype], True, ""
     if isinstance(feature, Json):
         return "sc:Text", False, ""
     return TYPES[feature.dtype], False, ""
