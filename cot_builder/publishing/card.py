@@ -44,8 +44,8 @@ ABOUT: Mapping[Config, str] = {
     "preference": "`prompt`, `images`, and `chosen` and `rejected` with the images their tools returned: drafts that a "
     "gate or a judge turned down, or that an expert corrected, beside what was taken (`origin`, `reasons`).",
     "review": "What experts decided, under pseudonyms: verdict, reasons, ratings, seconds, and what they changed. "
-    "`row` is the `id` in `sft`, which has none where the draft was turned down. A `role` of `gold` is a hidden check: its "
-    "page showed a planted mistake, and `caught` says whether it was seen.",
+    "`row` is the `id` in `sft`, which has none where the draft was turned down. A `role` of `gold` is a hidden "
+    "check: its page showed a planted mistake, and `caught` says whether it was seen.",
 }
 
 
