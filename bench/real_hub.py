@@ -1,13 +1,15 @@
 """`python -m bench.real_hub OWNER`: publishing on the real Hub, once, by a person with a token that may write.
 
-It makes the private dataset OWNER/indus-cot-check from the corpus that is here, publishes twice, proposes a pull
-request, loads every configuration plain and streaming, compares, and deletes the dataset again (not with --keep). What
-the stand-in of the tests cannot prove is what this looks at: the Hub's own check of the card, Xet, redirects of large
-files, and how it guards a parent commit.
+It makes the private dataset OWNER/indus-cot-check from the corpus that is here, publishes twice, commits on top of a
+stale parent, proposes a pull request twice, loads every configuration plain and streaming, copies it whole, and deletes
+the dataset again (not with --keep). What the stand-in of the tests cannot prove is what this looks at: the Hub's own
+check of the card, Xet, redirects of large files, and how it guards a parent commit.
 """
 
 import argparse
-import subprocess
+import contextlib
+import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +28,8 @@ def main() -> None:
     import datasets
     from huggingface_hub import HfApi, get_token
 
+    from cot_builder.publishing.changes import MANIFEST, fetch
+
     api = HfApi(token=get_token())
     if api.repo_exists(repo, repo_type="dataset"):
         sys.exit(f"{repo} is there already; delete it, or what it holds would be taken for this check's")
@@ -34,10 +38,13 @@ def main() -> None:
         _step("publish", _run("publish", "--repo", repo, "--private", "--tag"), "every hash as written")
         _step("again", _run("publish", "--repo", repo), "nothing changed: no commit")
         _step("diff", _run("diff", f"{repo}@v1.0.0"), "0 rows added, 0 removed, 0 changed")
-        _step("stale parent", _run("publish", "--repo", repo, "--parent", "0" * 40, fails=True), "has committed since")
-        _step(
-            "pull request", _run("--set", "publish.licence=cc0-1.0", "publish", "--repo", repo, "--pr"), "pull request"
-        )
+        first = api.list_repo_commits(repo, repo_type="dataset")[-1].commit_id
+        _step("stale parent", _stale(repo, first), "somebody else has committed since")
+        for time in ("first", "second"):
+            told = _run("--set", "publish.licence=cc0-1.0", "publish", "--repo", repo, "--pr")
+            _step(f"pull request, {time} time", told, "pull request")
+        proposed = list(api.get_repo_discussions(repo, repo_type="dataset", discussion_type="pull_request"))
+        assert len(proposed) == 1, f"{len(proposed)} pull requests propose the same"
         for config in datasets.get_dataset_config_names(repo):
             for split, rows in datasets.load_dataset(repo, config).items():
                 streamed = sum(1 for _ in datasets.load_dataset(repo, config, split=split, streaming=True))
@@ -46,8 +53,12 @@ def main() -> None:
         tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True)
         shards: list[Any] = [item for item in tree if _is_shard(item)]
         assert shards and all(item.lfs for item in shards), "a shard is no large file"
+        sources = json.loads(fetch(repo, MANIFEST).read_text(encoding="utf-8"))["sources"]
+        absent = [name for name, source in sources.items() if source["images"] == "referenced"]
+        copies = [word for name in absent for word in ("--source", f"{name}=data/pull/{name}")]
         with tempfile.TemporaryDirectory() as folder:
-            _step("copy whole", _run("rehydrate", repo, "--to", str(Path(folder) / "whole"), fails=None), "")
+            told = _run("rehydrate", repo, *copies, "--to", str(Path(folder) / "whole"))
+            _step("copy whole", told, "every sha256 as published")
         print(f"ok    now look at https://huggingface.co/datasets/{repo}: card, viewer and pictures")
         if asked.keep is False:
             input("Enter deletes the dataset… ")
@@ -60,14 +71,32 @@ def _is_shard(item: Any) -> bool:
     return bool(item.path.endswith(".parquet"))
 
 
-def _run(*arguments: str, fails: bool | None = False) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "cot_builder", *arguments], capture_output=True, text=True, check=False
-    )
-    told = done.stdout + done.stderr
-    if fails is not None and bool(done.returncode) != fails:
-        sys.exit(f"indus-cot {' '.join(arguments)}:\n{told}")
-    return told
+def _stale(repo: str, parent: str) -> str:
+    """What our own push says when the Hub refuses a commit, which really is sent, on top of an old one."""
+    from cot_builder.publishing.hub import Hub, Remote
+    from schemas.errors import IndusCotError
+
+    try:
+        Hub(repo, "dataset").push({"stale.txt": b"stale"}, [], Remote(parent, {}), "stale", False)
+    except IndusCotError as error:
+        return str(error)
+    return "the Hub took a commit on top of a stale parent"
+
+
+def _run(*arguments: str) -> str:
+    """`indus-cot` in this process; its output, and the end where it fails."""
+    from cot_builder.cli import main as indus_cot
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            indus_cot(list(arguments))
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code
+    if code:
+        sys.exit(f"indus-cot {' '.join(arguments)}:\n{said.getvalue()}")
+    return said.getvalue()
 
 
 def _step(name: str, told: str, due: str) -> None:

@@ -601,7 +601,9 @@ def publish(
         bool, typer.Option("--dry-run", help="Write data/publish and say what would be sent; send nothing.")
     ] = False,
     pr: Annotated[bool, typer.Option("--pr", help="As a pull request to a repository that is there.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private; refuse one that is there and public.")
+    ] = False,
     tag: Annotated[bool, typer.Option("--tag", help="Tag the commit with its version, such as v1.2.0.")] = False,
     parent: Annotated[
         str, typer.Option(help="Refuse unless this is still the repository's last commit.", metavar="COMMIT")
@@ -619,20 +621,24 @@ def publish(
     from cot_builder.publishing.report import told, told_model
 
     params, workspace = _load(context)
+    if tag and pr:
+        raise IndusCotError(
+            "publish: what is proposed with --pr is no version yet; leave --tag out, and run `indus-cot publish --tag` "
+            "when it is merged"
+        )
     if model is not None:
         from cot_builder.publishing.model import plan_model, publish_model
 
-        name = repo
-        if not name:
+        if not repo:
             raise IndusCotError("publish --model: say where with --repo OWNER/NAME")
-        if tag:
-            raise IndusCotError("publish --model: a model has no version to tag; leave --tag out")
         if dry_run:
-            typer.echo(told_model(plan_model(params, workspace, model, name)[0]))
+            planned, _ = plan_model(
+                params, workspace, model, repo, pull_request=pr, private=private, parent=parent, offline=True
+            )
+            typer.echo(told_model(planned))
             return
-        typer.echo(
-            told_model(*publish_model(params, workspace, model, name, pull_request=pr, private=private, parent=parent))
-        )
+        sent = publish_model(params, workspace, model, repo, pull_request=pr, private=private, tag=tag, parent=parent)
+        typer.echo(told_model(sent.plan, sent))
         return
     from cot_builder.publishing.publish import plan as stage_plan
     from cot_builder.publishing.publish import publish as stage
@@ -641,7 +647,8 @@ def publish(
     if not name:
         raise IndusCotError("publish: say where with --repo OWNER/NAME, or in publish.repo of params.yaml")
     if dry_run:
-        typer.echo(told(stage_plan(params, workspace, name, offline=True)[0]))
+        made, _ = stage_plan(params, workspace, name, pull_request=pr, private=private, parent=parent, offline=True)
+        typer.echo(told(made))
         return
     done = stage(params, workspace, name, pull_request=pr, private=private, tag=tag, parent=parent)
     typer.echo(told(done.plan, done))

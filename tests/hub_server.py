@@ -39,6 +39,8 @@ class Repository:
     commits: dict[str, Files] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    proposals: dict[int, str] = field(default_factory=dict)
+    """Titles of pull requests, all of them open."""
 
     def add(self, files: Files, ref: str = "main") -> str:
         """A commit at ``ref``."""
@@ -64,6 +66,7 @@ class Fault:
     times: int
     after: int
     retry_after: str
+    when: str
 
 
 class _Silent(WSGIRequestHandler):
@@ -83,6 +86,9 @@ class HubServer:
         """Method and path of every request."""
         self.faults: list[Fault] = []
         self.before_commit: Callable[[], object] = lambda: None
+        self.after_commit: Callable[[], object] = lambda: None
+        self.card_fault = ""
+        """What is wrong with every card's metadata."""
         self._blobs: dict[str, bytes] = {}
         app = Flask(__name__)
         app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=METHODS)
@@ -97,9 +103,15 @@ class HubServer:
         self._server.shutdown()
         self._thread.join()
 
-    def fail(self, part: str, status: int, times: int = 1, after: int = 0, retry_after: str = "") -> None:
-        """Answer with ``status`` where the path holds ``part``, from the ``after``-th on; status 0 cuts the connection."""
-        self.faults.append(Fault(part, status, times, after, retry_after))
+    def fail(
+        self, part: str, status: int, times: int = 1, after: int = 0, retry_after: str = "", when: str = ""
+    ) -> None:
+        """Answer with ``status`` where the path holds ``part``, from the ``after``-th on; status 0 cuts the connection.
+
+        It is cut before anything is done; ``when`` is `half`: with half of what was sent read; or `done`: with all of it
+        done, so that only the answer is lost.
+        """
+        self.faults.append(Fault(part, status, times, after, retry_after, when))
 
     def repository(self, name: str, kind: str = "datasets") -> Repository:
         """A repository that is there."""
@@ -123,6 +135,14 @@ class HubServer:
         repository = self.repository(name, kind)
         return repository.add({**repository.commits[repository.refs["main"]], path: self._keep(data)})
 
+    def alter(self, name: str, path: str, data: bytes, kind: str = "datasets") -> None:
+        """Serve other bytes of a large file than were committed."""
+        repository = self.repository(name, kind)
+        digest = hashlib.sha256(data).hexdigest()
+        self.large[digest] = data
+        held = {"oid": digest[:40], "size": len(data), "lfs": {"oid": digest, "size": len(data), "pointerSize": 134}}
+        repository.commits[repository.refs["main"]][path] = held
+
     def _keep(self, data: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         self._blobs[blob] = data
@@ -143,12 +163,20 @@ class HubServer:
                     fault.after -= 1
                     break
                 fault.times -= 1
-                request.get_data()
+                if fault.when == "half":
+                    assert request.content_length and len(request.stream.read(request.content_length // 2))
+                elif fault.when == "done":
+                    self._true_answer(path)
+                else:
+                    request.get_data()
                 if not fault.status:
                     request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
                     return Response(status=500)
                 headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
                 return Response("refused", fault.status, headers)
+        return self._true_answer(path)
+
+    def _true_answer(self, path: str) -> Any:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         user, role = TOKENS.get(given, ("", ""))
@@ -170,6 +198,7 @@ class HubServer:
         if parts[0] == "validate-yaml":
             found = yaml.safe_load(request.json["content"].split("---")[1]) or {}
             errors = [] if found.get("license") else [{"message": '"license" is required'}]
+            errors += [{"message": self.card_fault}] if self.card_fault else []
             return jsonify(errors=errors, warnings=[]), 400 if errors else 200
         if parts[:2] == ["repos", "create"]:
             return self._create(user, role)
@@ -190,9 +219,16 @@ class HubServer:
                 tags=[_ref(name, oid, "tags") for name, oid in repository.tags.items()],
                 converts=[],
             )
+        if what == "discussions":
+            return jsonify(_discussions(repository))
         oid = repository.find(revision)
         if oid is None:
             return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if what == "commits":
+            known = [*repository.commits][: [*repository.commits].index(oid) + 1]
+            return jsonify(
+                [{"id": name, "title": "", "message": "", "authors": [], "date": DATE} for name in reversed(known)]
+            )
         if what in ("preupload", "commit", "tag") and (user != name.partition("/")[0] or role != "write"):
             return _error(403, "", "Forbidden: you don't have the right to write")
         if what == "revision":
@@ -255,12 +291,14 @@ class HubServer:
     def _commit(self, repository: Repository) -> Any:
         self.before_commit()
         head = repository.refs["main"]
-        files = dict(repository.commits[head])
+        files, title = dict(repository.commits[head]), ""
         for line in request.get_data().splitlines():
             item = json.loads(line)
             value = item["value"]
             if item["key"] == "header" and value.get("parentCommit", head) != head:
                 return _error(412, "", "A commit has happened since. Please refresh and try again.")
+            if item["key"] == "header":
+                title = value["summary"]
             if item["key"] == "file":
                 files[value["path"]] = self._keep(base64.b64decode(value["content"]))
             if item["key"] == "lfsFile":
@@ -278,9 +316,11 @@ class HubServer:
         if request.args.get("create_pr") == "1":
             number = sum(name.startswith("refs/pr/") for name in repository.refs) + 1
             oid = repository.add(files, f"refs/pr/{number}")
+            repository.proposals[number] = title
             url = {"pullRequestUrl": f"{self.url}/{place}/discussions/{number}"}
         else:
             oid, url = repository.add(files), {}
+        self.after_commit()
         return jsonify(success=True, commitOid=oid, commitUrl=f"{self.url}/{place}/commit/{oid}", hookOutput="", **url)
 
     def _batch(self) -> Any:
@@ -332,6 +372,15 @@ def _info(repository: Repository, oid: str) -> dict[str, Any]:
         "lastModified": DATE, "createdAt": DATE, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0,
         "siblings": files,
     }  # fmt: skip
+
+
+def _discussions(repository: Repository) -> dict[str, Any]:
+    found = [
+        {"num": number, "title": title, "status": "open", "isPullRequest": True, "createdAt": DATE,
+         "author": {"name": "owner"}, "repo": {"name": repository.name, "type": repository.kind.removesuffix("s")}}
+        for number, title in repository.proposals.items()
+    ]  # fmt: skip
+    return {"discussions": found, "count": len(found), "start": 0}
 
 
 def _error(status: int, code: str, text: str) -> Response:

@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
+import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from cot_builder.publishing.configs import IMAGES, REFERENCE
 from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import stage_output
@@ -111,7 +113,8 @@ def published(hub: HubServer, client: Client) -> Done:
 def _no_faults(hub: HubServer) -> Iterator[None]:
     yield
     hub.faults.clear()
-    hub.before_commit = lambda: None
+    hub.before_commit = hub.after_commit = lambda: None
+    hub.card_fault = ""
 
 
 @pytest.fixture
@@ -169,9 +172,14 @@ def test_everything_arrives_and_is_compared(hub: HubServer, published: Done, pro
     }  # fmt: skip
     for path in (project / "data/publish").rglob("*.parquet"):
         assert files[path.relative_to(project / "data/publish").as_posix()] == path.read_bytes()
-    assert "22 rows" not in published.out.partition("compare")[0]
-    assert re.search(r"4[78] rows loaded back, every hash as written", published.out), published.out
+    shards = [path for path in (project / "data/publish").rglob("*.parquet") if path.name != "index.parquet"]
+    rows = sum(pq.read_metadata(path).num_rows for path in shards)
+    assert rows > 2 * _rows_of_corpus(project) and f"{rows} rows loaded back, every hash as written" in published.out
     assert hub.repository(REPO).tags == {"v1.0.0": hub.repository(REPO).refs["main"]}
+
+
+def _rows_of_corpus(project: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (project / "data/indus_cot/data").glob("*.parquet"))
 
 
 def test_nothing_changed_means_no_commit(hub: HubServer, client: Client, published: Done) -> None:
@@ -196,7 +204,21 @@ def test_a_dry_run_needs_no_token(client: Client, published: Done) -> None:
     assert done.code == 0 and "not compared with the Hub" in done.out and "hf auth login" in done.out
 
 
-def test_every_configuration_loads_plain_and_streaming(client: Client, published: Done) -> None:
+def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Client, published: Done) -> None:
+    dry = ("publish", "--dry-run", "--repo")
+    refused(client.run(*dry, REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)")
+    refused(client.run(*dry, "nameless", token=""), "no repository", "OWNER/NAME")
+    refused(client.run(*dry, "owner/missing", "--pr"), "is not there", "--pr")
+    refused(client.run(*dry, REPO, "--parent", "0" * 40), "somebody has committed since")
+    hub.make("owner/a-model", "models")
+    refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
+    hub.fail("whoami", 0, times=99)
+    client.python("from cot_builder.publishing import hub; hub.BACKOFF_S = 0.01")
+    done = client.run(*dry, REPO)
+    assert done.code == 0 and "not compared with the Hub" in done.out and "the connection broke" in done.out, done.out
+
+
+def test_every_configuration_loads_plain_and_streaming(client: Client, published: Done, project: Path) -> None:
     code = f"""
 import datasets
 value = {{}}
@@ -212,12 +234,8 @@ assert row["messages"][0]["role"] == "system" and row["images"][0].size == (200,
 assert row["tools"][0]["function"]["name"] == "crop"
 """
     found = client.python(code)
-    assert {config: rows for config, (rows, _) in found.items()} == {
-        "sft": 24,
-        "rl": 24,
-        "preference": 2,
-        "review": 1,
-    } or {config: rows for config, (rows, _) in found.items()} == {"sft": 22, "rl": 22, "preference": 2, "review": 1}
+    due = {"sft": _rows_of_corpus(project), "rl": _rows_of_corpus(project), "preference": 2, "review": 1}
+    assert {config: rows for config, (rows, _) in found.items()} == due
     truth = {"answer", "boxes", "defect_type", "label", "raw_type", "source_path"}
     assert not truth & {*found["sft"][1], *found["preference"][1]}
     assert {"prompt", "image", "answer", "boxes", "defect_type"} <= set(found["rl"][1])
@@ -299,7 +317,11 @@ def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Done,
     assert not found.metadata.issues.errors and not found.metadata.issues.warnings
     for config in ("sft", "rl", "preference", "review"):
         due = sum(pq.read_metadata(path).num_rows for path in (tmp_path / config).rglob("*.parquet"))
-        assert len(list(found.records(config))) == due
+        rows = list(found.records(config))
+        assert len(rows) == due
+        for column in IMAGES[config].values():
+            # Every entry of a structure, not its first alone.
+            assert {f"{config}/{column}.{name}" for name in REFERENCE} <= rows[0].keys()
 
 
 def test_sft_trainer_trains_from_the_published_rows(client: Client, published: Done, hub: HubServer) -> None:
@@ -315,9 +337,24 @@ def test_sft_trainer_trains_from_the_published_rows(client: Client, published: D
         "from pathlib import Path\nfrom tests import training_project\nfrom train import corpus\n"
         "rows = corpus.read(Path('data/indus_cot'))['train']\n"
         "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
-        "from train import torchvision_ops; torchvision_ops.declare()\n" + code + "\nvalue = trainer.state.global_step"
+        "from train import torchvision_ops; torchvision_ops.declare()\n"
+        + code
+        + """
+import io
+from train.collator import collator
+def png(image):
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return {"bytes": sink.getvalue()}
+value = [trainer.state.global_step]
+for row in (corpus[0], next(row for row in corpus if len(row["images"]) > 1)):
+    ours = collator(processor)([{**row, "images": [png(image) for image in row["images"]]}])
+    theirs = collate([row])
+    value += [ours["input_ids"].equal(theirs["input_ids"]), ours["labels"].equal(theirs["labels"])]
+"""
     )
-    assert steps == 1
+    # The loss of the card's snippet is on the tokens that `sft` has it on, and on no other.
+    assert steps == [1, True, True, True, True]
 
 
 # --- what changes -----------------------------------------------------------------------------------
@@ -362,10 +399,65 @@ def test_rows_that_go_take_their_shards_along(hub: HubServer, client: Client, pu
 def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
     change(copy, lambda rows: reworded(rows[3]))
     main = hub.repository(REPO).refs["main"]
+    hub.fail(f"POST /api/datasets/{REPO}/commit", 0, when="done")
     done = client.run("publish", "--repo", REPO, "--pr", folder=copy)
     assert done.code == 0 and "pull request:" in done.out and "rows loaded back" in done.out, done.out
-    assert hub.repository(REPO).refs["main"] == main
+    assert hub.faults[0].times == 0 and hub.repository(REPO).refs["main"] == main
     assert hub.files(REPO, revision="refs/pr/1") != hub.files(REPO)
+    # Neither a lost answer nor a second run makes a second one.
+    assert f"{REPO}/discussions/1" in client.run("publish", "--repo", REPO, "--pr", folder=copy).out
+    assert len(hub.repository(REPO).proposals) == 1
+    refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "no version yet", "--tag")
+
+
+def test_a_tag_stays_where_it_is(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    name, words = "owner/tagged", ("publish", "--repo", "owner/tagged", "--tag")
+    assert client.run(*words, folder=copy).code == 0
+    repository = hub.repository(name)
+    first, head = list(repository.commits)
+    repository.tags |= {"v1.0.0": first, "v1.0.1": first}
+    refused(client.run(*words, folder=copy), f"another commit, {first[:8]}, has the tag v1.0.0")
+    change(copy, lambda rows: reworded(rows[2]))
+    sent = len(hub.uploads)
+    refused(client.run(*words, folder=copy), "has the tag v1.0.1", "nothing was sent")
+    assert repository.refs["main"] == head and len(hub.uploads) == sent
+
+
+def test_private_is_no_wish(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    change(copy, lambda rows: reworded(rows[2]))
+    head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
+    for words in ((), ("--dry-run",), ("--pr",)):
+        refused(
+            client.run("publish", "--repo", REPO, "--private", *words, folder=copy), "is there and public", "--private"
+        )
+    assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
+
+
+def test_who_may_only_read_writes_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    change(copy, lambda rows: reworded(rows[2]))
+    head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
+    refused(client.run("publish", "--repo", REPO, token=READER, folder=copy), "no right to write there (403)")
+    assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
+
+
+def test_what_is_served_with_other_bytes_is_refused(hub: HubServer, client: Client, copy: Path) -> None:
+    name = "owner/altered"
+
+    def alter(what: Callable[[Rows], Rows]) -> None:
+        for path, data in hub.files(name).items():
+            if path.startswith("sft/train/"):
+                table = pq.read_table(pa.BufferReader(data))
+                sink = pa.BufferOutputStream()
+                pq.write_table(pa.Table.from_pylist(what(table.to_pylist()), schema=table.schema), sink)
+                hub.alter(name, path, sink.getvalue().to_pybytes())
+
+    words = ("publish", "--repo", name)
+    hub.after_commit = lambda: alter(lambda rows: [*rows[:-1], {**rows[-1], "category": "another"}])
+    refused(client.run(*words, folder=copy), "sft, train, row ", "what was loaded back differs")
+    hub.after_commit = lambda: alter(lambda rows: [])
+    refused(client.run(*words, folder=copy), "loaded back")
+    hub.after_commit = lambda: None
+    assert "every hash as written" in client.run(*words, folder=copy).out
 
 
 def test_somebody_elses_commit_is_not_overwritten(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
@@ -431,17 +523,43 @@ def test_a_review_of_an_earlier_draft_is_no_decision_on_this_row(hub: HubServer,
 
 
 @pytest.mark.parametrize(
-    ("part", "status", "retry_after"),
-    [("whoami", 429, "1"), ("preupload", 500, ""), ("POST /api/datasets/owner/weather/commit", 0, "")],
+    ("part", "status", "retry_after", "when"),
+    [
+        ("whoami", 429, "1", ""),
+        ("preupload", 500, "", ""),
+        ("PUT /_lfs", 0, "", "half"),
+        ("POST /api/datasets/owner/weather/commit", 0, "", ""),
+        ("POST /api/datasets/owner/weather/commit", 0, "", "done"),
+    ],
 )
 def test_bad_weather_passes(
-    hub: HubServer, client: Client, copy: Path, part: str, status: int, retry_after: str
+    hub: HubServer, client: Client, copy: Path, part: str, status: int, retry_after: str, when: str
 ) -> None:
-    hub.fail(part, status, retry_after=retry_after)
-    change(copy, lambda rows: rows[0].update(teacher=f"weather {status}"))
-    done = client.run("publish", "--repo", "owner/weather", folder=copy)
+    name = "owner/weather"
+    before = len(hub.repository(name).commits) if ("datasets", name) in hub.repositories else 1
+    hub.fail(part, status, retry_after=retry_after, when=when)
+    change(copy, lambda rows: rows[0].update(teacher=f"weather {part.partition(' ')[0]} {when}"))
+    done = client.run("publish", "--repo", name, folder=copy)
     assert done.code == 0 and "every hash as written" in done.out, done.out
-    assert hub.faults[0].times == 0
+    assert hub.faults[0].times == 0 and len(hub.repository(name).commits) == before + 1
+
+
+def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, published: Done) -> None:
+    """The client's clock is not waited for: it notes what it would have waited."""
+    client.python(
+        "import types; from cot_builder.publishing import hub\n"
+        "hub.kept, hub.waits = hub.time, []\n"
+        "hub.time = types.SimpleNamespace(sleep=hub.waits.append, time=hub.kept.time)"
+    )
+    for said in ("90", formatdate(time.time() + 300, usegmt=True), "soon"):
+        hub.fail("whoami", 429, retry_after=said)
+    words = ("publish", "--repo", REPO, "--dry-run")
+    done = client.run(*words)
+    number, date, _ = client.python("from cot_builder.publishing import hub; value = hub.waits")
+    assert done.code == 0 and number == 90 and 200 < date <= 300 and "trying again in 90 s" in done.out, done.out
+    hub.fail("whoami", 429, retry_after="7200")
+    refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
+    client.python("from cot_builder.publishing import hub; hub.time = hub.kept")
 
 
 # --- licences ---------------------------------------------------------------------------------------
@@ -484,6 +602,18 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     change(guarded, lambda rows: [row.update(licence="CC BY 4.0") for row in rows])
     assert client.run("publish", "--repo", "owner/embedded", "--dry-run", folder=guarded).code == 0
     embedded, whole = guarded / "data/publish", guarded / "whole"
+    card = (whole / "README.md").read_text()
+    assert "made whole" in card and "by reference" not in card and "may not be passed on" not in card
+    size = sum(path.stat().st_size for path in (whole / "sft/train").glob("*.parquet")) / 1e6
+    assert re.search(rf"\| `sft` \| train \| \d+ \| {size:.1f} \|", card)
+    state = json.loads((whole / "indus-cot.json").read_text())
+    assert {name: source["images"] for name, source in state["sources"].items()} == dict.fromkeys(
+        ("guarded", "mine"), "embedded"
+    )
+    published = hub.files("owner/mixed")
+    assert (whole / "croissant.json").read_bytes() == published["croissant.json"]
+    for picture in re.findall(r'(?:src="|\]\()(assets/[^")]+)', card):
+        assert (whole / picture).read_bytes() == published[picture]
     for path in sorted(embedded.glob("*/*/*.parquet")):
         ours, theirs = pq.read_table(path), pq.read_table(whole / path.relative_to(embedded))
         # The licence is another one in this test, and nothing else.
@@ -621,8 +751,46 @@ def test_names(hub: HubServer, client: Client) -> None:
     refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
     hub.make("owner/strange")
     hub.put("owner/strange", "data/train.csv", b"a,b\n")
-    refused(client.run("publish", "--repo", "owner/strange"), "did not publish", "data/train.csv")
+    refused(client.run("publish", "--repo", "owner/strange"), "no dataset that indus-cot published", "data/train.csv")
+    hub.make("owner/described")
+    hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n")
+    assert client.run("publish", "--repo", "owner/described", "--dry-run").code == 0
+    hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n# My parts\n")
+    refused(client.run("publish", "--repo", "owner/described"), "no dataset that indus-cot published", "README.md")
+    hub.make("owner/broken")
+    hub.put("owner/broken", "indus-cot.json", b'{"kind": "dataset"')
+    refused(client.run("publish", "--repo", "owner/broken"), "owner/broken: its indus-cot.json is damaged")
     refused(client.run("diff", "owner/nowhere"), "neither a folder")
+
+
+def test_what_somebody_elses_folder_holds(hub: HubServer, client: Client, published: Done, tmp_path: Path) -> None:
+    clone, damaged, foreign = (tmp_path / name for name in ("clone", "damaged", "foreign"))
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n" % 0
+    for path, data in hub.files(REPO).items():
+        for folder in (clone, damaged):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        if path.endswith(".parquet"):
+            (clone / path).write_bytes(pointer)
+            (damaged / path).write_bytes(data[:100])
+    (foreign / "sft/train").mkdir(parents=True)
+    for path in ("index.parquet", "sft/train/0.parquet"):
+        pq.write_table(pa.table({"id": ["1"], "text": ["theirs"]}), foreign / path)
+    for folder, index, shard in (
+        (clone, "index.parquet: is a pointer of git-lfs", "is a pointer of git-lfs"),
+        (damaged, "its index.parquet is damaged", ".parquet: damaged parquet file"),
+        (foreign, "no column category", "no shard of sft that indus-cot published"),
+    ):
+        refused(client.run("diff", str(folder)), index)
+        refused(client.run("rehydrate", str(folder), "--to", str(tmp_path / "whole")), shard)
+    assert not (tmp_path / "whole").exists()
+
+
+def test_metadata_that_the_hub_refuses_make_no_repository(hub: HubServer, client: Client) -> None:
+    hub.card_fault = '"tags" must be an array'
+    done = client.run("publish", "--repo", "owner/faulty")
+    refused(done, "refuses the metadata of the card", '"tags" must be an array')
+    assert ("datasets", "owner/faulty") not in hub.repositories
 
 
 def test_a_hub_that_stays_down_is_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,62 +819,136 @@ def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) 
     refused(done, "no person has looked at it", "publish.require_review")
 
 
-def test_a_full_disk_changes_nothing(client: Client, copy: Path) -> None:
-    small = copy / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
+FULL = """
+import errno, os
+from pathlib import Path
+kept, opened = os.posix_fallocate, Path.open
+def full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def incomplete(path, *arguments, **named):
+    # A download is written to a device that has no room.
+    return opened(Path("/dev/full") if path.name.endswith(".incomplete") else path, *arguments, **named)
+"""
+
+
+def test_a_full_disk_changes_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+    assert client.run("publish", "--repo", REPO, "--dry-run", folder=copy).code == 0
+    before = {path: path.read_bytes() for path in (copy / "data/publish").rglob("*") if path.is_file()}
+    change(copy, lambda rows: reworded(rows[2]))
+    hub.make("owner/unread")
+    hub.put("owner/unread", "sft/train/0.parquet", b"never read")
+    client.python(FULL + "os.full = (kept, opened)\nos.posix_fallocate, Path.open = full, incomplete")
     try:
-        (copy / "data").rename(copy / "kept")
-        for path in (copy / "kept").iterdir():
-            (small / path.name).symlink_to(path)
-        (copy / "data").symlink_to(small)
-        refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full")
-        assert not (small / "publish").exists()
+        refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full", "data/publish")
+        assert client.run("rehydrate", str(copy / "data/publish"), "--to", "whole", folder=copy).code == 1
+        refused(client.run("rehydrate", "owner/unread", "--to", "whole", folder=copy), "disk is full", "HF_HOME")
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        client.python("import os; from pathlib import Path; os.posix_fallocate, Path.open = os.full")
+    assert ("datasets", "owner/full") not in hub.repositories and not (copy / "whole").exists()
+    assert {path: path.read_bytes() for path in (copy / "data/publish").rglob("*") if path.is_file()} == before
+
+
+def test_the_check_of_the_real_hub_runs(hub: HubServer, client: Client, published: Done) -> None:
+    told = client.python(
+        "import builtins, contextlib, io, sys\nfrom bench import real_hub\n"
+        "sys.argv, builtins.input = ['real_hub', 'owner'], lambda *_: ''\nsaid = io.StringIO()\n"
+        "with contextlib.redirect_stdout(said):\n    real_hub.main()\nvalue = said.getvalue()"
+    )
+    for step in ("stale parent", "pull request, second time", "copy whole", "sft train: ", "now look at"):
+        assert f"ok    {step}" in told, told
+    assert ("datasets", "owner/indus-cot-check") not in hub.repositories
 
 
 # --- models -----------------------------------------------------------------------------------------
 
 
-def test_a_model_links_its_corpus_and_evaluation(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+MODEL = ("publish", "--repo", "owner/model", "--model", "models/sft")
+LINKED = ("--set", f"publish.repo={REPO}")
+
+
+@pytest.fixture
+def trained(copy: Path) -> Path:
+    """A model, trained on the corpus beside it."""
     folder = copy / "models" / "sft"
     folder.mkdir(parents=True)
     save_file({"weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
+    (folder / "added.txt").write_text("of the first version alone")
     shards = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("data/indus_cot/data/*.parquet")
     }
     made = {"stage": "sft", "inputs": shards, "counts": {}, "params": {"train": {"model": "tiny"}}}
     (folder / "manifest.json").write_text(json.dumps(made))
     (folder / "README.md").write_text('---\nlicense: other\n---\n# A model\n\nfrom_pretrained("models/sft")\n')
-    words = ("publish", "--repo", "owner/model", "--model", "models/sft")
-    dry = client.run(*words, "--dry-run", folder=copy)
-    assert dry.code == 0 and "nothing was sent" in dry.out and ("models", "owner/model") not in hub.repositories
-    done = client.run("--set", f"publish.repo={REPO}", *words, folder=copy)
-    assert done.code == 0 and "commit:" in done.out, done.out
+    return folder
+
+
+def test_a_model_links_its_corpus_and_evaluation(
+    hub: HubServer, client: Client, published: Done, copy: Path, trained: Path
+) -> None:
+    hub.repositories.pop(("models", "owner/model"), None)
+    done = client.run(*LINKED, *MODEL, "--tag", folder=copy)
+    assert done.code == 0 and "commit:" in done.out and "every hash as written" in done.out, done.out
+    repository = hub.repository("owner/model", "models")
+    assert repository.tags == {"v1.0.0": repository.refs["main"]}
     files = hub.files("owner/model", "models")
     card = files["README.md"].decode()
     assert 'from_pretrained("owner/model")' in card and "was not evaluated" in card
     assert f"- {REPO}\n" in card and "version 1.0.0" in card
     assert "model.safetensors" in files and "manifest.json" not in files
-    assert "nothing changed: no commit" in client.run("--set", f"publish.repo={REPO}", *words, folder=copy).out
+    state = json.loads(files["indus-cot.json"])
+    assert state["kind"] == "model" and state["corpus"]["version"] == "1.0.0" and state["corpus"]["repo"] == REPO
+    assert "nothing changed: no commit" in client.run(*LINKED, *MODEL, folder=copy).out
     refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
-    refused(client.run(*words, "--tag", folder=copy), "no version to tag")
-    _evaluated(copy / "results" / "mpdd", weights_sha256(folder), "Yes")
+    _evaluated(copy / "results" / "mpdd", weights_sha256(trained), "Yes")
     _evaluated(copy / "results" / "visa", "0" * 64, "No")
     # Reinforced on the same corpus: it is named by its manifest then.
     corpus = hashlib.sha256((copy / "data/indus_cot/manifest.json").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({**made, "stage": "grpo", "inputs": {"corpus": corpus}}))
-    assert client.run("--set", f"publish.repo={REPO}", *words, folder=copy).code == 0
-    card = hub.files("owner/model", "models")["README.md"].decode()
-    assert f"- {REPO}\n" in card and "version 1.0.0" in card
+    made = json.loads((trained / "manifest.json").read_text())
+    (trained / "manifest.json").write_text(json.dumps({**made, "stage": "grpo", "inputs": {"corpus": corpus}}))
+    done = client.run(*LINKED, *MODEL, "--tag", folder=copy)
+    assert done.code == 0 and repository.tags["v1.0.1"] == repository.refs["main"], done.out
+    files = hub.files("owner/model", "models")
+    card = files["README.md"].decode()
+    assert f"- {REPO}\n" in card and "version 1.0.0" in card and "added.txt" in files
     assert "| mpdd | agent | 458 | 0.500 |" in card and "visa" not in card
     assert yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+    save_file({"weight": np.ones(3, np.float32)}, trained / "model.safetensors")
+    (trained / "added.txt").unlink()
+    assert "model 1.1.0" in client.run(*LINKED, *MODEL, folder=copy).out
+    assert "added.txt" not in hub.files("owner/model", "models")
+
+
+def test_a_dry_run_of_a_model(hub: HubServer, client: Client, published: Done, copy: Path, trained: Path) -> None:
+    hub.repositories.pop(("models", "owner/model"), None)
+    asked = ("--set", "publish.repo=owner/unsure", *MODEL, "--dry-run")
+    done = client.run(*asked, folder=copy)
+    assert done.code == 0 and "nothing was sent" in done.out and "corpus that is not published" in done.out, done.out
+    assert ("models", "owner/model") not in hub.repositories
+    done = client.run(*asked, token="", folder=copy)
+    assert done.code == 0 and "not compared with the Hub" in done.out and "was not asked" in done.out, done.out
+    refused(client.run(*MODEL, "--dry-run", "--pr", folder=copy), "is not there", "--pr")
+    # What is not known is not said.
+    hub.fail("owner/unsure", 403, times=99)
+    refused(client.run(*asked, folder=copy), "owner/unsure", "(403)")
+
+
+def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Path, trained: Path) -> None:
+    hub.repositories.pop(("models", "owner/model"), None)
+    hub.after_commit = lambda: hub.alter("owner/model", "model.safetensors", b"others", "models")
+    refused(client.run(*MODEL, folder=copy), "differs from what was sent: model.safetensors")
+    hub.after_commit = lambda: None
+    assert "every hash as written" in client.run(*MODEL, folder=copy).out
+    refused(client.run(*MODEL, "--private", folder=copy), "is there and public")
+    hub.put("owner/model", "notes.txt", b"mine", "models")
+    refused(client.run(*MODEL, folder=copy), "holds files that neither this model", "notes.txt")
+    hub.make("owner/finetune", "models")
+    for name in ("config.json", "model.safetensors", "README.md"):
+        hub.put("owner/finetune", name, b"{}", "models")
+    theirs = hub.files("owner/finetune", "models")
+    done = client.run("publish", "--repo", "owner/finetune", "--model", "models/sft", folder=copy)
+    refused(done, "no model that indus-cot published", "config.json")
+    assert hub.files("owner/finetune", "models") == theirs
 
 
 def _evaluated(folder: Path, weights: str, answer: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cot_builder.publishing.configs import combined
-from cot_builder.publishing.publishable import INDEX, read_corpus_index
+from cot_builder.publishing.publishable import INDEX, INDEX_SCHEMA, read_corpus_index
 from schemas.errors import IndusCotError
 
 MANIFEST = "indus-cot.json"
@@ -78,22 +78,43 @@ def read(place: str) -> pl.DataFrame:
     """
     folder = Path(place)
     if (folder / INDEX).is_file():
-        return pl.read_parquet(folder / INDEX)
+        return read_index(folder / INDEX, place)
     if folder.is_dir():
         return read_corpus_index(folder)
-    return pl.read_parquet(fetch(place, INDEX))
+    return read_index(fetch(place, INDEX), place)
+
+
+def read_index(path: Path, place: str) -> pl.DataFrame:
+    """The index of what is published.
+
+    Raises:
+        IndusCotError: it is damaged, a pointer of git-lfs, or somebody else's file.
+    """
+    from cot_builder.publishing.hub import whole
+
+    try:
+        found = pl.read_parquet(whole(path))
+    except pl.exceptions.PolarsError as error:
+        raise IndusCotError(f"{place}: its {INDEX} is damaged ({error}); take it anew from where it came") from None
+    # Version 1 of the format had no word of them.
+    later = [name for name in ("reviews_sha256", "pairs_sha256") if name not in found.columns]
+    found = found.with_columns(pl.lit(None, pl.String).alias(name) for name in later)
+    if missing := sorted(set(INDEX_SCHEMA.names) - set(found.columns)):
+        raise IndusCotError(f"{place}: its {INDEX} is none that indus-cot wrote: it has no column {', '.join(missing)}")
+    return found
 
 
 def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
     """A file of a dataset on the Hub.
 
     Raises:
-        IndusCotError: no such repository, revision or file; the Hub cannot be reached.
+        NotThereError: no such repository, revision or file.
+        IndusCotError: the Hub refuses, or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.hub import again, quiet
+    from cot_builder.publishing.hub import NotThereError, again, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
@@ -105,7 +126,7 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
                 )
             )
     except (HfHubHTTPError, HFValidationError):
-        raise IndusCotError(
+        raise NotThereError(
             f"{place}: neither a folder with a corpus, nor a dataset on the Hub that indus-cot published; write a "
             "folder, or OWNER/NAME or OWNER/NAME@REVISION (`hf auth login` where it is private)"
         ) from None

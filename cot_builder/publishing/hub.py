@@ -1,23 +1,42 @@
 """The door to the Hub: what is there, what differs, one guarded commit; every refusal in words that say what to do."""
 
+import errno
 import hashlib
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from cot_builder.progress import console, track
+from cot_builder.publishing.changes import MANIFEST
 from schemas.errors import IndusCotError
 
 Kind = Literal["dataset", "model"]
 T = TypeVar("T")
 ATTEMPTS = 5
 BACKOFF_S = 0.5
-LONGEST_WAIT_S = 60.0
+LONGEST_WAIT_S = 900.0
+"""Three of the Hub's windows; who is told to wait longer does something else meanwhile."""
 AT_ONCE = 32
 """Files that are uploaded before progress is told."""
 BLOCK = 2**20
+SHOWN = 3
+README = "README.md"
+OF_THE_HUB = {".gitattributes", README}
+"""What the Hub itself writes into a new repository; its card has metadata and no word."""
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class UnreachableError(IndusCotError):
+    """Nobody is logged in, or there is no connection: the Hub was not asked."""
+
+
+class NotThereError(IndusCotError):
+    """No such repository, revision or file."""
 
 
 class Held(NamedTuple):
@@ -36,6 +55,7 @@ class Remote(NamedTuple):
     head: str | None
     """Its last commit; None where there is no such repository."""
     files: Mapping[str, Held]
+    private: bool = False
 
 
 class Commit(NamedTuple):
@@ -51,7 +71,8 @@ class Hub:
     """One repository, seen with one account.
 
     Raises:
-        IndusCotError: there is no token, the Hub does not know it, or it cannot be reached.
+        UnreachableError: there is no token, or no connection.
+        IndusCotError: it is no name, or the Hub does not know the token.
     """
 
     def __init__(self, repo: str, kind: Kind) -> None:
@@ -69,12 +90,12 @@ class Hub:
             )
         token = get_token()
         if not token:
-            raise IndusCotError(
+            raise UnreachableError(
                 "the Hub wants to know who you are: run `hf auth login`, or set HF_TOKEN, with a token that may write "
                 "(huggingface.co/settings/tokens)"
             )
         self._api: Any = HfApi(token=token)
-        self.account = self._do(self._api.whoami)["name"]
+        self._do(self._api.whoami)
 
     @property
     def _named(self) -> dict[str, Any]:
@@ -87,19 +108,10 @@ class Hub:
             IndusCotError: there is none, and its name is that of a repository of the other kind.
         """
         from huggingface_hub.errors import RepositoryNotFoundError
-        from huggingface_hub.hf_api import RepoFile
-
-        def files(head: str) -> dict[str, Held]:
-            tree = self._api.list_repo_tree(**self._named, revision=head, recursive=True)
-            return {
-                item.path: Held(item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
-                for item in tree
-                if isinstance(item, RepoFile)
-            }
 
         try:
-            head = self._do(lambda: self._api.repo_info(**self._named).sha)
-            return Remote(head, self._do(lambda: files(head)))
+            info = self._do(lambda: self._api.repo_info(**self._named))
+            return Remote(info.sha, self.files(info.sha), bool(info.private))
         except RepositoryNotFoundError:
             other: Kind = "model" if self.kind == "dataset" else "dataset"
             if self._do(lambda: self._api.repo_exists(self.repo, repo_type=other)):
@@ -109,20 +121,102 @@ class Hub:
                 ) from None
             return Remote(None, {})
 
+    def files(self, revision: str, kept: str = "") -> dict[str, Held]:
+        """Every file at a revision.
+
+        Raises:
+            NotThereError: there is no such revision.
+        """
+        from huggingface_hub.errors import RevisionNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        def listed() -> dict[str, Held]:
+            tree = self._api.list_repo_tree(**self._named, revision=revision, recursive=True)
+            return {
+                item.path: Held(item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
+                for item in tree
+                if isinstance(item, RepoFile)
+            }
+
+        try:
+            return self._do(listed, kept)
+        except RevisionNotFoundError:
+            raise NotThereError(f"{self.repo}: has no revision {short(revision)}; {kept or 'run again'}") from None
+
+    def state(self, remote: Remote) -> dict[str, Any] | None:
+        """The manifest of what is there, which says that it is this command's to change; None where nothing is.
+
+        Raises:
+            IndusCotError: it is somebody else's, or its manifest is damaged.
+        """
+        if remote.head is None:
+            return None
+        if MANIFEST in remote.files:
+            found = read_state(self.fetch(MANIFEST, remote.head).read_bytes(), self.repo)
+            if found["kind"] == self.kind:
+                return found
+        strangers = sorted(remote.files.keys() - OF_THE_HUB)
+        if README in remote.files and _says_something(self.fetch(README, remote.head).read_bytes()):
+            strangers.append(README)
+        if strangers:
+            named = ", ".join(strangers[:SHOWN]) + (" …" if len(strangers) > SHOWN else "")
+            raise IndusCotError(
+                f"{self.repo}: is no {self.kind} that indus-cot published, and would be overwritten; it holds {named}. "
+                "Choose another name with --repo"
+            )
+        return None
+
+    def agree(self, remote: Remote, private: bool, pull_request: bool, parent: str) -> None:
+        """Hold what is there against what is asked for, before anything is sent.
+
+        Raises:
+            IndusCotError: somebody has committed since ``parent``; it is public and was to be private; nothing is there
+                that a pull request could be made to.
+        """
+        if parent and not (remote.head or "").startswith(parent):
+            raise IndusCotError(
+                f"{self.repo}: its head is {(remote.head or 'not there')[:8]}, not {parent[:8]}: somebody has "
+                "committed since. Look at what is there, then publish on top of the new head"
+            )
+        if remote.head is None and pull_request:
+            raise IndusCotError(
+                f"{self.repo}: is not there, so nothing can be proposed to it; publish without --pr first"
+            )
+        if remote.head is not None and private and not remote.private:
+            raise IndusCotError(
+                f"{self.repo}: is there and public, and --private does not change that; nothing was sent. Make it "
+                "private in its settings on the Hub, or leave --private out"
+            )
+
     def create(self, private: bool) -> Remote:
-        """Make the repository; one of the same kind that is there already is taken as it is."""
-        self._do(lambda: self._api.create_repo(**self._named, private=private, exist_ok=True))
-        return self.look()
+        """Make the repository; one of the same kind that is there already is taken as it is.
 
-    def read(self, path: str, revision: str) -> bytes:
-        """A file of the repository."""
+        Raises:
+            IndusCotError: it was made by somebody else meanwhile, and is public.
+        """
+        self._do(lambda: self._api.create_repo(**self._named, private=private or None, exist_ok=True))
+        made = self.look()
+        self.agree(made, private, False, "")
+        return made
 
-        def fetch() -> bytes:
-            found = self._api.hf_hub_download(self.repo, path, repo_type=self.kind, revision=revision)
-            return Path(found).read_bytes()
+    def fetch(self, path: str, revision: str) -> Path:
+        """A file of the repository, downloaded.
 
-        with quiet():
-            return self._do(fetch)
+        Raises:
+            IndusCotError: it is not there.
+        """
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            with quiet():
+                return Path(
+                    self._do(lambda: self._api.hf_hub_download(self.repo, path, repo_type=self.kind, revision=revision))
+                )
+        except HfHubHTTPError:
+            raise IndusCotError(
+                f"{self.repo}: has no {path} any more, which it had when it was published; put it back there from an "
+                "earlier commit"
+            ) from None
 
     def validate(self, card: str) -> None:
         """Let the Hub check the metadata of a card.
@@ -132,15 +226,23 @@ class Hub:
         """
         from huggingface_hub import RepoCard
 
-        try:
-            self._do(lambda: RepoCard(card).validate(repo_type=self.kind))
-        except ValueError as error:
-            raise IndusCotError(f"the Hub refuses the card's metadata: {error}") from None
+        def faults() -> str:
+            try:
+                RepoCard(card).validate(repo_type=self.kind)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        # Asked inside: what comes out of `again` is no more than the 400 behind it.
+        if found := self._do(faults):
+            raise IndusCotError(f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_messages(found)}")
 
     def push(
         self, changed: Mapping[str, Path | bytes], gone: list[str], remote: Remote, message: str, pull_request: bool
     ) -> Commit:
         """One commit on top of ``remote``. Large files go first: what arrived of an interrupted push is kept.
+
+        A pull request that is open and proposes the same is not made twice: the answer to it may have been lost.
 
         Raises:
             IndusCotError: somebody else has committed since ``remote`` was looked at; the Hub refuses.
@@ -152,22 +254,34 @@ class Hub:
             CommitOperationAdd(path, source if isinstance(source, bytes) else str(source))
             for path, source in sorted(changed.items())
         ]
+        if pull_request and (open_already := self._proposed(changed, gone, message)):
+            return open_already
+        asked = False
+
+        def commit() -> Commit:
+            nonlocal asked
+            if asked and pull_request and (taken := self._proposed(changed, gone, message)):
+                return taken
+            asked = True
+            done = self._api.create_commit(
+                **self._named,
+                operations=[*adds, *(CommitOperationDelete(path) for path in gone)],
+                commit_message=message,
+                parent_commit=remote.head,
+                create_pr=pull_request,
+            )
+            return Commit(done.pr_revision or done.oid, done.pr_url or done.commit_url, bool(done.pr_url))
+
         with quiet():
             groups = [adds[start : start + AT_ONCE] for start in range(0, len(adds), AT_ONCE)]
             for group in track(groups, f"upload to {self.repo} ({AT_ONCE} files each)", len(groups)):
                 self._do(lambda group=group: self._api.preupload_lfs_files(  # type: ignore[misc]
                     self.repo, group, repo_type=self.kind, create_pr=pull_request, free_memory=False
                 ))  # fmt: skip
-            operations = [*adds, *(CommitOperationDelete(path) for path in gone)]
             try:
-                done = self._do(
-                    lambda: self._api.create_commit(
-                        **self._named,
-                        operations=operations,
-                        commit_message=message,
-                        parent_commit=remote.head,
-                        create_pr=pull_request,
-                    )
+                return self._do(
+                    commit,
+                    "whether it was committed is not known: run the same command again, which looks and goes on",
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
@@ -180,8 +294,45 @@ class Hub:
                         f"now {(now.head or '')[:8]}); nothing was overwritten. Look at `indus-cot diff`, then publish "
                         "again"
                     ) from None
-                return Commit(now.head or "main", f"{self._api.endpoint}/{self.repo}", False)
-        return Commit(done.pr_revision or done.oid, done.pr_url or done.commit_url, bool(done.pr_url))
+                return Commit(now.head or "main", f"{self._url}/commit/{now.head}", False)
+
+    @property
+    def _url(self) -> str:
+        return f"{self._api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+
+    def _proposed(self, changed: Mapping[str, Path | bytes], gone: list[str], title: str) -> Commit | None:
+        """An open pull request of this title that makes the same of the repository."""
+        found = self._do(
+            lambda: list(
+                self._api.get_repo_discussions(**self._named, discussion_type="pull_request", discussion_status="open")
+            )
+        )
+        for item in found:
+            revision = f"refs/pr/{item.num}"
+            if item.is_pull_request and item.title == title:
+                try:
+                    files = self.files(revision)
+                except NotThereError:
+                    continue
+                if not differing(changed, files) and not any(path in files for path in gone):
+                    return Commit(revision, f"{self._url}/discussions/{item.num}", True)
+        return None
+
+    def spare_tag(self, version: str) -> None:
+        """Before a commit that is to have the tag of a version.
+
+        Raises:
+            IndusCotError: there is one already.
+        """
+        if found := self._tagged(f"v{version}"):
+            raise IndusCotError(
+                f"{self.repo}: another commit, {found[:8]}, has the tag v{version}; nothing was sent. Delete it there "
+                "first, or leave --tag out"
+            )
+
+    def _tagged(self, name: str) -> str | None:
+        refs = self._do(lambda: self._api.list_repo_refs(**self._named))
+        return next((item.target_commit for item in refs.tags if item.name == name), None)
 
     def tag(self, name: str, revision: str) -> bool:
         """Name a commit; False where it has the name already.
@@ -189,32 +340,30 @@ class Hub:
         Raises:
             IndusCotError: another commit has it.
         """
-        refs = self._do(lambda: self._api.list_repo_refs(**self._named))
-        if found := next((item.target_commit for item in refs.tags if item.name == name), None):
+        if found := self._tagged(name):
             if found == revision:
                 return False
             raise IndusCotError(f"{self.repo}: another commit, {found[:8]}, has the tag {name}; delete it there first")
         self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision))
         return True
 
-    def _do(self, action: Callable[[], T]) -> T:
-        return again(action, self.repo)
+    def _do(self, action: Callable[[], T], kept: str = "") -> T:
+        return again(action, self.repo, kept)
 
 
-def again(
-    action: Callable[[], T],
-    repo: str,
-    kept: str = "nothing was committed. What arrived is kept: run the same command again to go on",
-) -> T:
+def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
     """Do something on the Hub, again where that can help: 429 (as long as it says), 5xx, broken connections.
 
     Raises:
-        IndusCotError: it refuses, or cannot be reached after several attempts. Its text never has a header in it.
+        IndusCotError: it refuses, is down or says to wait too long, or the disk is full. Its text never has a header
+            in it.
+        UnreachableError: the connection breaks every time.
         HfHubHTTPError: 404 and 412, which mean something to the caller.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    reason = ""
+    kept = kept or "nothing was committed. What arrived is kept: run the same command again to go on"
+    reason, refusal = "", IndusCotError
     for attempt in range(ATTEMPTS):
         wait = BACKOFF_S * 2**attempt
         try:
@@ -227,17 +376,46 @@ def again(
                     raise error from None
                 if status != 429 and status < 500:
                     raise _refusal(status, repo, error) from None
-                reason = f"the Hub answers {status}"
-                said = error.response.headers.get("Retry-After", "")
-                wait = float(said) if said.isdigit() else wait
+                reason, refusal = f"the Hub answers {status}", IndusCotError
+                said = _retry_after(error.response.headers)
+                wait = wait if said is None else said
             elif isinstance(error, broken()):
-                reason = f"the connection broke ({type(error).__name__})"
+                reason, refusal = f"the connection broke ({type(error).__name__})", UnreachableError
+            elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _full(repo) from None
             else:
                 raise
+        if wait > LONGEST_WAIT_S:
+            raise IndusCotError(f"{repo}: {reason}, and says to come back in {wait / 60:.0f} minutes; {kept}")
         if attempt + 1 < ATTEMPTS:
-            console.print(f"{repo}: {reason}; trying again", highlight=False, markup=False)
-            time.sleep(min(wait, LONGEST_WAIT_S))
-    raise IndusCotError(f"{repo}: {reason}, after {ATTEMPTS} attempts; {kept}")
+            console.print(f"{repo}: {reason}; trying again in {wait:.0f} s", highlight=False, markup=False)
+            time.sleep(wait)
+    raise refusal(f"{repo}: {reason}, after {ATTEMPTS} attempts; {kept}")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer says to wait: a number, or a date; None where it says nothing that can be read."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    said = headers.get("Retry-After", "").strip()
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        pass
+    # What the Hub says in place of it.
+    limit = parse_ratelimit_headers(headers)
+    return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
+
+
+def _full(repo: str) -> IndusCotError:
+    from huggingface_hub.constants import HF_HOME
+
+    return IndusCotError(
+        f"{repo}: the disk is full; nothing was changed. Free some space, or set HF_HOME, where downloads are kept "
+        f"(now {HF_HOME}), to a disk that has some"
+    )
 
 
 def broken() -> tuple[type[Exception], ...]:
@@ -278,6 +456,58 @@ def _refusal(status: int, repo: str, error: Any) -> IndusCotError:
         )
     told = (error.server_message or "").splitlines()
     return IndusCotError(f"{repo}: the Hub refuses ({status}){': ' + told[0] if told else ''}")
+
+
+def read_state(text: bytes, where: str) -> dict[str, Any]:
+    """A manifest of what is published, read.
+
+    Raises:
+        IndusCotError: it is damaged.
+    """
+    try:
+        found = json.loads(text)
+        due = {"format": int, **({"files": dict} if found["kind"] == "model" else {"bits": int, "changelog": list})}
+        fine = all(isinstance(found[name], kind) for name, kind in due.items())
+        if fine and re.fullmatch(r"\d+\.\d+\.\d+", found["version"]):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise IndusCotError(
+        f"{where}: its {MANIFEST} is damaged, or not what indus-cot wrote. Put back the one of an earlier commit there"
+    )
+
+
+def short(revision: str) -> str:
+    """A commit as people name it; a pull request's revision as it is."""
+    return revision if revision.startswith("refs/") else revision[:8]
+
+
+def whole(path: Path) -> Path:
+    """The same path.
+
+    Raises:
+        IndusCotError: a pointer of git-lfs lies there in place of the file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) != POINTER:
+            return path
+    raise IndusCotError(
+        f"{path}: is a pointer of git-lfs, not the file: this folder was cloned without git-lfs. Run `git lfs pull` in "
+        "it, or name the dataset as OWNER/NAME"
+    )
+
+
+def _says_something(card: bytes) -> bool:
+    """Whether a card has a word beside its metadata, which the Hub writes where a licence was chosen."""
+    return bool(re.sub(rb"\A\s*---\n.*?^---\s*$", b"", card, flags=re.DOTALL | re.MULTILINE).strip())
+
+
+def _messages(answer: str) -> str:
+    """The faults in what the Hub answers about a card: JSON, or plain text."""
+    try:
+        return "; ".join(item["message"] for item in json.loads(answer)["errors"])
+    except (ValueError, TypeError, KeyError):
+        return (answer.strip().splitlines() or ["it does not say why"])[0]
 
 
 def differing(wanted: Mapping[str, Path | bytes], there: Mapping[str, Held]) -> dict[str, Path | bytes]:

@@ -1,6 +1,6 @@
 """A trained model on the Hub: its weights, and a card that links corpus, parameters and evaluation."""
 
-import json
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +10,26 @@ from pydantic import ValidationError
 from cot_builder.params import Params
 from cot_builder.publishing import changes, secrets
 from cot_builder.publishing.changes import MANIFEST
-from cot_builder.publishing.hub import Commit, Hub, differing, size_of
+from cot_builder.publishing.hub import (
+    OF_THE_HUB,
+    README,
+    Commit,
+    Hub,
+    NotThereError,
+    Remote,
+    UnreachableError,
+    differing,
+    read_state,
+    short,
+)
 from cot_builder.publishing.publishable import read_corpus_index
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace
+from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import trained_on
 from eval.evaluate import weights_sha256
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
-README = "README.md"
 PARTS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model and its processor; checkpoints, rollouts and curves stay."""
 STAY = {"manifest.json", "trainer_state.json"}
@@ -30,42 +40,109 @@ class ModelPlan(NamedTuple):
     """What would be sent."""
 
     repo: str
+    version: str
     corpus: str
     """What it was trained on, in words."""
-    sizes: Mapping[str, int]
+    files: Mapping[str, Path | bytes]
+    """Everything that is to be there."""
     changed: Mapping[str, Path | bytes]
     gone: list[str]
+    """Files of an earlier version that this one does not have."""
+    remote: Remote | None
+    """None where the Hub was not asked."""
+    note: str
+    """Why it was not."""
+
+    @property
+    def nothing(self) -> bool:
+        return not self.changed and not self.gone
 
 
-def plan_model(params: Params, workspace: Workspace, folder: Path, repo: str) -> tuple[ModelPlan, Hub, Any]:
+class PublishedModel(NamedTuple):
+    """What became of it."""
+
+    plan: ModelPlan
+    commit: Commit | None
+    """None where nothing changed."""
+    tag: str | None
+
+
+def plan_model(
+    params: Params,
+    workspace: Workspace,
+    folder: Path,
+    repo: str,
+    *,
+    pull_request: bool = False,
+    private: bool = False,
+    parent: str = "",
+    offline: bool = False,
+) -> tuple[ModelPlan, Hub | None]:
     """What publishing a model would send.
 
+    Args:
+        params: The parameters.
+        workspace: The project.
+        folder: ``models/sft`` or ``models/grpo``.
+        repo: ``OWNER/NAME``.
+        pull_request: As :func:`publish_model`.
+        private: As :func:`publish_model`.
+        parent: As :func:`publish_model`.
+        offline: Go on without a token or a connection, for a dry run.
+
     Raises:
-        IndusCotError: no trained model is there; a text of it must not leave; the Hub refuses.
+        IndusCotError: no trained model is there; a text of it must not leave; the Hub refuses; the repository is
+            somebody else's, or not as it is asked for.
     """
-    manifest = read_manifest(folder)
-    if manifest["stage"] not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
+    stage = read_manifest(folder).get("stage")
+    if stage not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
         raise IndusCotError(f"{folder}: is no trained model; give models/sft or models/grpo (`indus-cot repro`)")
-    files: dict[str, Path | bytes] = {
-        path.name: path for part in PARTS for path in folder.glob(part) if path.name not in STAY
-    }
-    hub = Hub(repo, "model")
-    remote = hub.look()
-    if strangers := sorted(remote.files.keys() - files.keys() - {".gitattributes", README}):
+    parts = {path.name: path for part in PARTS for path in sorted(folder.glob(part)) if path.name not in STAY}
+    hub: Hub | None = None
+    remote: Remote | None = None
+    note = ""
+    try:
+        hub = Hub(repo, "model")
+        remote = hub.look()
+    except UnreachableError as error:
+        if not offline:
+            raise
+        note = str(error)
+    before = None
+    if hub and remote:
+        hub.agree(remote, private, pull_request, parent)
+        before = hub.state(remote)
+    there = remote.files if remote else {}
+    earlier = set(before["files"]) if before else set()
+    if strangers := sorted(there.keys() - parts.keys() - earlier - OF_THE_HUB - {MANIFEST}):
         raise IndusCotError(
-            f"{repo}: holds files that this model does not have ({strangers[0]} …); choose another name with --repo, "
-            "or delete them there"
+            f"{repo}: holds files that neither this model nor an earlier one of it has ({strangers[0]} …); choose "
+            "another name with --repo, or delete them there"
         )
-    corpus, link = _corpus(params, workspace, folder)
-    files[README] = _card(folder, repo, link, corpus, _results(workspace, folder)).encode()
+    corpus, linked = _corpus(params, workspace, folder, asked=remote is not None)
+    digests = {name: file_hash(path) for name, path in parts.items()}
+    card = _card(folder, repo, linked.get("repo", ""), corpus, _results(workspace, folder)).encode()
+    state = {
+        "format": 1,
+        "kind": "model",
+        "version": before["version"] if before else "1.0.0",
+        "stage": stage,
+        "weights_sha256": weights_sha256(folder),
+        "corpus": linked,
+        "files": {**digests, README: hashlib.sha256(card).hexdigest()},
+    }
+    files: dict[str, Path | bytes] = {**parts, README: card, MANIFEST: changes.manifest_text(state).encode()}
+    if before and differing(files, there):
+        state["version"] = _next_version(before, state)
+        files[MANIFEST] = changes.manifest_text(state).encode()
     expression = secrets.pattern(workspace.root, params)
     for name, source in files.items():
         if name.endswith(TEXTS):
             text = source.decode() if isinstance(source, bytes) else source.read_text(encoding="utf-8")
             secrets.check(text, f"{folder / name}", expression)
-    changed = differing(files, remote.files)
-    sizes = {name: size_of(source) for name, source in files.items()}
-    return ModelPlan(repo, corpus, sizes, changed, []), hub, (remote, files)
+    gone = sorted(earlier & there.keys() - files.keys())
+    made = ModelPlan(repo, state["version"], corpus, files, differing(files, there), gone, remote, note)
+    return made, hub
 
 
 def publish_model(
@@ -76,41 +153,81 @@ def publish_model(
     *,
     pull_request: bool = False,
     private: bool = False,
+    tag: bool = False,
     parent: str = "",
-) -> tuple[ModelPlan, Commit | None, bool]:
-    """Push what differs of a model as one commit.
+) -> PublishedModel:
+    """Push what differs of a model as one commit; then compare the Hub's own hash of every file.
+
+    Args:
+        params: The parameters.
+        workspace: The project.
+        folder: ``models/sft`` or ``models/grpo``.
+        repo: ``OWNER/NAME``; made where it is not there.
+        pull_request: As a pull request, to an existing repository.
+        private: Make it private; one that is there must be.
+        tag: Name the commit after the version.
+        parent: Commit that must still be the repository's head.
 
     Raises:
-        IndusCotError: as :func:`plan_model`; somebody else has committed since.
+        IndusCotError: as :func:`plan_model`; somebody else has committed since; what is there differs; another commit
+            has the tag.
     """
-    made, hub, (remote, files) = plan_model(params, workspace, folder, repo)
-    if parent and not (remote.head or "").startswith(parent):
-        raise IndusCotError(f"{repo}: its head is not {parent[:8]}: somebody has committed since; look first")
-    if not made.changed:
-        return made, None, True
-    if remote.head is None:
-        if pull_request:
-            raise IndusCotError(f"{repo}: is not there, so nothing can be proposed to it; publish without --pr first")
-        remote = hub.create(private)
-        made = made._replace(changed=differing(files, remote.files))
-    hub.validate(files[README].decode())
-    return made, hub.push(made.changed, made.gone, remote, f"Indus-CoT model from {folder.name}", pull_request), True
+    made, hub = plan_model(params, workspace, folder, repo, pull_request=pull_request, private=private, parent=parent)
+    assert hub is not None and made.remote is not None
+    remote, commit = made.remote, None
+    if not made.nothing:
+        hub.validate(made.files[README].decode())  # type: ignore[union-attr]
+        if remote.head is None:
+            remote = hub.create(private)
+            made = made._replace(changed=differing(made.files, remote.files))
+        elif tag:
+            hub.spare_tag(made.version)
+        title = f"Indus-CoT model {made.version} from {folder.name}"
+        commit = hub.push(made.changed, made.gone, remote, title, pull_request)
+        kept = (
+            f"it is committed as {short(commit.revision)}, but was not compared: run the same command again, which does"
+        )
+        there = hub.files(commit.revision, kept)
+        if wrong := sorted([*differing(made.files, there), *(path for path in made.gone if path in there)]):
+            raise IndusCotError(
+                f"{repo}: what is there as {short(commit.revision)} differs from what was sent: {', '.join(wrong)}; "
+                "look at it there, and publish again"
+            )
+    name = None
+    if tag:
+        hub.tag(name := f"v{made.version}", commit.revision if commit else (remote.head or "main"))
+    return PublishedModel(made, commit, name)
 
 
-def _corpus(params: Params, workspace: Workspace, folder: Path) -> tuple[str, str]:
-    """What it was trained on: in words, and the dataset's name where it is published."""
+def _next_version(before: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """Other weights are a new minor version, another card or processor a patch."""
+    major, minor, patch = map(int, before["version"].split("."))
+    if before.get("weights_sha256") != state["weights_sha256"]:
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> tuple[str, dict[str, str]]:
+    """What it was trained on: in words, and name and version of the dataset where it is published.
+
+    Raises:
+        IndusCotError: the Hub cannot say whether it is.
+    """
     named, here = trained_on(folder, workspace)
     if not here:
-        return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", ""
-    if repo := params.publish.repo:
+        return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", {}
+    if (repo := params.publish.repo) and not asked:
+        return f"an Indus-CoT corpus (manifest sha256 `{named}`); whether {repo} is it was not asked", {}
+    if repo:
         try:
-            published = json.loads(changes.fetch(repo, MANIFEST).read_text(encoding="utf-8"))
-        except IndusCotError:
+            published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
+        except NotThereError:
             published = {}
         made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
         if published.get("corpus_sha256") == made:
-            return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", repo
-    return f"an Indus-CoT corpus that is not published (manifest sha256 `{named}`)", ""
+            link = {"repo": repo, "version": published["version"], "sha256": made}
+            return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link
+    return f"an Indus-CoT corpus that is not published (manifest sha256 `{named}`)", {}
 
 
 def _results(workspace: Workspace, folder: Path) -> list[Metrics]:

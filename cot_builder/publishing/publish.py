@@ -18,16 +18,12 @@ from cot_builder.publishing.changes import FORMAT, MANIFEST, Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
-from cot_builder.publishing.hub import Commit, Hub, Remote, differing, size_of
+from cot_builder.publishing.hub import Commit, Hub, Remote, UnreachableError, differing, size_of
 from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
 from cot_builder.storage.output import versions, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
-OURS = (*CONFIGS, "assets")
-"""Folders of the repository that are this command's to empty."""
-ALWAYS_THERE = {".gitattributes", card.README}
-"""Files that a new repository may have."""
 BATCH = 8
 TEXTS = (".md", ".json")
 
@@ -72,17 +68,30 @@ class Published(NamedTuple):
     tag: str | None
 
 
-def plan(params: Params, workspace: Workspace, repo: str, *, offline: bool = False) -> tuple[Plan, Hub | None]:
+def plan(
+    params: Params,
+    workspace: Workspace,
+    repo: str,
+    *,
+    pull_request: bool = False,
+    private: bool = False,
+    parent: str = "",
+    offline: bool = False,
+) -> tuple[Plan, Hub | None]:
     """Write ``data/publish`` and hold it against the repository; nothing is sent.
 
     Args:
         params: The parameters.
         workspace: The project.
         repo: ``OWNER/NAME``.
-        offline: Go on where the Hub cannot be asked, for a dry run.
+        pull_request: As :func:`publish`.
+        private: As :func:`publish`.
+        parent: As :func:`publish`.
+        offline: Go on without a token or a connection, for a dry run.
 
     Raises:
-        IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's.
+        IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's, or not
+            as it is asked for.
     """
     check(params, workspace)
     hub: Hub | None = None
@@ -91,14 +100,17 @@ def plan(params: Params, workspace: Workspace, repo: str, *, offline: bool = Fal
     try:
         hub = Hub(repo, "dataset")
         remote = hub.look()
-    except IndusCotError as error:
+    except UnreachableError as error:
         if not offline:
             raise
         note = str(error)
-    before = _published(hub, remote)
+    before = None
+    if hub and remote:
+        hub.agree(remote, private, pull_request, parent)
+        before = hub.state(remote)
     folder = build(params, workspace, before["bits"] if before else None)
     index = pl.read_parquet(folder / INDEX)
-    differences = changes.compare(pl.read_parquet(_fetched(hub, remote, INDEX)), index) if before else None
+    differences = changes.compare(_index(hub, remote), index) if before else None
     shown = sources(params, workspace.indus_cot)
     data = {f"{path.relative_to(folder).as_posix()}": path for path in _data(folder)}
     there = remote.files if remote else {}
@@ -158,31 +170,25 @@ def publish(
         workspace: The project.
         repo: ``OWNER/NAME``; made where it is not there.
         pull_request: As a pull request, to an existing repository.
-        private: Of a repository that is made.
+        private: Make it private; one that is there must be.
         tag: Name the commit after the version.
         parent: Commit that must still be the repository's head.
 
     Raises:
-        IndusCotError: as :func:`plan`; somebody else has committed; what was loaded back differs.
+        IndusCotError: as :func:`plan`; somebody else has committed; what was loaded back differs; another commit has
+            the tag.
     """
-    made, hub = plan(params, workspace, repo)
+    made, hub = plan(params, workspace, repo, pull_request=pull_request, private=private, parent=parent)
     assert hub is not None and made.remote is not None
     remote = made.remote
-    if parent and not (remote.head or "").startswith(parent):
-        raise IndusCotError(
-            f"{repo}: its head is {(remote.head or 'not there')[:8]}, not {parent[:8]}: somebody has committed since. "
-            "Look at `indus-cot diff`, then publish on top of the new head"
-        )
     commit = None
     if not made.nothing:
+        hub.validate(made.files[card.README].decode())  # type: ignore[union-attr]
         if remote.head is None:
-            if pull_request:
-                raise IndusCotError(
-                    f"{repo}: is not there, so nothing can be proposed to it; publish without --pr first"
-                )
             remote = hub.create(private)
             made = made._replace(changed=differing(made.files, remote.files))
-        hub.validate(made.files[card.README].decode())  # type: ignore[union-attr]
+        elif tag:
+            hub.spare_tag(made.version)
         title = f"Indus-CoT {made.version}" + (f": {made.changes}" if made.changes else "")
         commit = hub.push(made.changed, made.gone, remote, title, pull_request)
     revision = commit.revision if commit else (remote.head or "main")
@@ -194,32 +200,14 @@ def publish(
         rows = _read_back(repo, revision, workspace.publish)
         write_text(compared, json.dumps({**known, repo: revision}, indent=1) + "\n")
     name = None
-    if tag and not (commit and commit.pull_request):
+    if tag:
         hub.tag(name := f"v{made.version}", revision)
     return Published(made, commit, rows, name)
 
 
-def _published(hub: Hub | None, remote: Remote | None) -> dict[str, Any] | None:
-    """The manifest of what is there; None where nothing is."""
-    if hub is None or remote is None or remote.head is None:
-        return None
-    if MANIFEST in remote.files:
-        found: dict[str, Any] = json.loads(hub.read(MANIFEST, remote.head))
-        if found.get("kind") == hub.kind:
-            return found
-    if strangers := sorted(remote.files.keys() - ALWAYS_THERE):
-        raise IndusCotError(
-            f"{hub.repo}: holds {len(strangers)} files that indus-cot did not publish ({strangers[0]} …) and would be "
-            "overwritten; choose another name with --repo"
-        )
-    return None
-
-
-def _fetched(hub: Hub | None, remote: Remote | None, path: str) -> Any:
+def _index(hub: Hub | None, remote: Remote | None) -> pl.DataFrame:
     assert hub is not None and remote is not None and remote.head is not None
-    import io
-
-    return io.BytesIO(hub.read(path, remote.head))
+    return changes.read_index(hub.fetch(INDEX, remote.head), hub.repo)
 
 
 def _data(folder: Path) -> list[Path]:
@@ -303,11 +291,13 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import again, broken, quiet
+    from cot_builder.publishing.hub import again, broken, quiet, short
 
     compared = 0
     datasets.disable_progress_bars()
-    again_compares = f"it is committed as {revision[:8]}, but was not compared: run the same command again, which does"
+    again_compares = (
+        f"it is committed as {short(revision)}, but was not compared: run the same command again, which does"
+    )
     try:
         for config, splits in card.shapes(folder).items():
             for split, (rows, _, _) in splits.items():
@@ -329,10 +319,17 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                             identity = (ours or read)["id"]
                             raise IndusCotError(
                                 f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
-                                f"was published as {revision[:8]}; look at that row there, and publish again"
+                                f"was published as {short(revision)}; look at that row there, and publish again"
                             )
                         compared += 1
-    except (HfHubHTTPError, *broken(), OSError, pa.ArrowException) as error:
+    except (
+        HfHubHTTPError,
+        *broken(),
+        OSError,
+        ValueError,
+        pa.ArrowException,
+        datasets.exceptions.DatasetsError,
+    ) as error:
         raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {again_compares}") from None
     finally:
         datasets.enable_progress_bars()

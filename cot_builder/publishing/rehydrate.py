@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,10 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
 from cot_builder.publishing import card
-from cot_builder.publishing.changes import MANIFEST
+from cot_builder.publishing.changes import MANIFEST, manifest_text
 from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
+from cot_builder.publishing.croissant import FILE as CROISSANT
+from cot_builder.publishing.hub import read_state, whole
 from cot_builder.publishing.publishable import INDEX, write_shard
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest, stage_output
@@ -28,6 +31,10 @@ from schemas.errors import IndusCotError
 from schemas.trajectory import ToolCall
 
 STAGE = "rehydrate"
+_BY_REFERENCE = re.compile(
+    r"^The images of [^\n]* may not be passed on.*?^```bash\n.*?^```\n", re.DOTALL | re.MULTILINE
+)
+"""What the card says of images that are not there."""
 SHOWN = 5
 
 
@@ -73,14 +80,19 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         rows = images = 0
         shards = [(config, path) for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))]
         for config, path in track(shards, "rehydrate (shards)", len(shards)):
-            table, made = _whole(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
+            with _readable(path):
+                table, made = _whole(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
             write_shard(output.path / path.relative_to(folder), table, config)
             rows, images = rows + len(table), images + made
-        for name in (INDEX, MANIFEST, card.CHANGELOG):
+        for name in (INDEX, card.CHANGELOG, CROISSANT):
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, output.path / name)
+                shutil.copyfile(whole(folder / name), output.path / name)
+        if (folder / "assets").is_dir():
+            shutil.copytree(folder / "assets", output.path / "assets")
+        if (folder / MANIFEST).is_file():
+            _tell_manifest(folder / MANIFEST, output.path / MANIFEST, needed)
         if (folder / card.README).is_file():
-            card.resize(folder / card.README, output.path)
+            _tell_card(folder / card.README, output.path, sorted(needed))
         output.counts |= {"rows": rows, "images": images}
     return Made(target, rows, read_manifest(target)["counts"]["images"])
 
@@ -109,14 +121,59 @@ def _needed(folder: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for config in CONFIGS:
         for path in sorted((folder / config).rglob("*.parquet")):
-            for column, references in IMAGES[config].items():
-                # Their paths tell whether images are there, without reading one.
-                leaf = f"{column}.path" if column == "image" else f"{column}.list.element.path"
-                table = pq.ParquetFile(path).read(columns=["source_set", references, leaf])
-                for row in table.to_pylist():
-                    if row[references] and not row[column]:
-                        found.setdefault(row["source_set"], set()).update(i["file_sha256"] for i in row[references])
+            with _readable(whole(path)):
+                shard = pq.ParquetFile(path)
+                there = {field.name: field.type for field in shard.schema_arrow}
+                if wrong := [field.name for field in schema(config) if there.get(field.name) != field.type]:
+                    raise IndusCotError(
+                        f"{path}: is no shard of {config} that indus-cot published: it has no column "
+                        f"{', '.join(wrong)} of the type that is due"
+                    )
+                for column, references in IMAGES[config].items():
+                    # Their paths tell whether images are there, without reading one.
+                    leaf = f"{column}.path" if column == "image" else f"{column}.list.element.path"
+                    table = shard.read(columns=["source_set", references, leaf])
+                    for row in table.to_pylist():
+                        if row[references] and not row[column]:
+                            found.setdefault(row["source_set"], set()).update(i["file_sha256"] for i in row[references])
     return found
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise IndusCotError(f"{path}: damaged parquet file ({error}); take it anew from where it came") from None
+
+
+def _tell_manifest(published: Path, target: Path, made: Collection[str]) -> None:
+    """The manifest, of which sets the images are within the rows by now."""
+    state = read_state(whole(published).read_bytes(), str(published.parent))
+    for name, source in state.get("sources", {}).items():
+        source["images"] = "embedded" if name in made else source["images"]
+    target.write_text(manifest_text(state), encoding="utf-8")
+
+
+def _tell_card(published: Path, folder: Path, made: Sequence[str]) -> None:
+    """The card, which speaks of this copy and not of what was published: sizes, and where the images are."""
+    from huggingface_hub import DatasetCard
+
+    card.resize(published, folder)
+    found = DatasetCard.load(folder / card.README)
+    if made:
+        note = (
+            f"This copy was made whole by `indus-cot rehydrate`: the images of {', '.join(made)} are within its rows, "
+            "every sha256 as published; whether they may be passed on is told below, set by set. Load it by its path, "
+            "not by the name.\n"
+        )
+        found.text = _BY_REFERENCE.sub("", found.text).replace("| by reference |", "| within the rows |")
+        found.text = re.sub(r"(?m)^(# .*\n)", lambda title: f"{title[1]}\n{note}", found.text, count=1)
+    for config, splits in card.shapes(folder).items():
+        for split, (_, size, _) in splits.items():
+            row = rf"(?m)^(\| `{config}` \| {split} \| [\d,]+ \| )[\d.]+ \|"
+            found.text = re.sub(row, rf"\g<1>{size / 1e6:.1f} |", found.text)
+    found.save(folder / card.README)
 
 
 class _Files:

@@ -1,7 +1,7 @@
 """What a publication did or would do, in lines for a terminal."""
 
-from cot_builder.publishing.hub import Commit
-from cot_builder.publishing.model import ModelPlan
+from cot_builder.publishing.hub import Commit, Remote, size_of
+from cot_builder.publishing.model import ModelPlan, PublishedModel
 from cot_builder.publishing.publish import Plan, Published
 
 MEGABYTE = 1e6
@@ -19,12 +19,7 @@ def told(plan: Plan, done: Published | None = None) -> str:
         lines.append(f"  {name}: {facts.licence}; redistribution {facts.redistribution} ({facts.clause}): {how}")
     if plan.left_out:
         lines.append(f"  {plan.left_out} rejected drafts leak supervision and are in no preference pair")
-    if plan.remote is None:
-        lines.append(f"  not compared with the Hub: {plan.note}")
-    elif plan.remote.head is None:
-        lines.append("  the repository is not there yet")
-    else:
-        lines.append(f"  on top of commit {plan.remote.head}")
+    lines.append(_where(plan.remote, plan.note))
     if plan.changes:
         lines.append(f"  {plan.changes}")
     lines.append(
@@ -37,23 +32,40 @@ def told(plan: Plan, done: Published | None = None) -> str:
         again = f"; {done.rows_compared} rows loaded back, every hash as written" if done.rows_compared else ""
         lines.append(f"nothing changed: no commit{again}")
     else:
-        what = "pull request" if done.commit.pull_request else "commit"
-        lines.append(f"{what}: {done.commit.url}; {done.rows_compared} rows loaded back, every hash as written")
+        lines.append(
+            f"{_what(done.commit)}: {done.commit.url}; {done.rows_compared} rows loaded back, every hash as written"
+        )
     if done and done.tag:
         lines.append(f"tag: {done.tag}")
     return "\n".join(lines)
 
 
-def told_model(plan: ModelPlan, commit: Commit | None = None, sent: bool = False) -> str:
+def told_model(plan: ModelPlan, done: PublishedModel | None = None) -> str:
     """The same of a model."""
-    size = sum(plan.sizes.values())
-    lines = [f"{plan.repo}: {len(plan.sizes)} files, {size / MEGABYTE:.1f} MB; corpus: {plan.corpus}"]
-    lines += [f"  {name} {count / MEGABYTE:.2f} MB" for name, count in sorted(plan.sizes.items())]
+    sizes = {name: size_of(source) for name, source in plan.files.items()}
+    lines = [
+        f"{plan.repo}: model {plan.version}, {len(sizes)} files, {sum(sizes.values()) / MEGABYTE:.1f} MB; corpus: "
+        f"{plan.corpus}"
+    ]
+    lines += [f"  {name} {count / MEGABYTE:.2f} MB" for name, count in sorted(sizes.items())]
+    lines.append(_where(plan.remote, plan.note))
     lines.append(f"  {len(plan.changed)} files differ, {len(plan.gone)} go")
-    if not sent:
+    if done is None:
         lines.append("nothing was sent (dry run)")
-    elif commit is None:
+    elif done.commit is None:
         lines.append("nothing changed: no commit")
     else:
-        lines.append(f"{'pull request' if commit.pull_request else 'commit'}: {commit.url}")
+        lines.append(f"{_what(done.commit)}: {done.commit.url}; {len(sizes)} files there, every hash as written")
+    if done and done.tag:
+        lines.append(f"tag: {done.tag}")
     return "\n".join(lines)
+
+
+def _where(remote: Remote | None, note: str) -> str:
+    if remote is None:
+        return f"  not compared with the Hub: {note}"
+    return "  the repository is not there yet" if remote.head is None else f"  on top of commit {remote.head}"
+
+
+def _what(commit: Commit) -> str:
+    return "pull request" if commit.pull_request else "commit"
