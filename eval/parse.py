@@ -6,19 +6,28 @@ Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean, whichever c
 
 1.  A text that follows the agent's grammar is read by it.
 2.  What stands in ``<think>…</think>`` is not part of the answer; neither is a thought that was cut off. Markdown,
-    LaTeX, quotation marks and the difference of cases are taken away.
+    LaTeX, quotation marks, a model's own tokens (``<|im_end|>``), pictographs and the difference of cases are taken
+    away; dashes are all one, so are arrows; ✅ and ❌ alone behind a name ("Defect: ❌") are Yes and No.
 3.  A machine-readable answer comes first: ``<answer>…</answer>``, ``\\boxed{…}`` or JSON; of several the last. In JSON
     the keys answer, verdict, conclusion and their like count before keys that name a defect ("is_defective": true,
     "defects": []).
 4.  A labelled conclusion comes next: behind "Answer:", "Verdict:", "Therefore", as "Defect: none", or an option's
-    letter where the prompt offered options. The last one counts; one that is taken back ("wait", "on closer
+    letter where the prompt offered options. A Yes, No or "none" directly behind the label is the conclusion, and what
+    follows it in the sentence explains it. The last label counts; one that is taken back ("wait", "on closer
     inspection") counts as any other sentence.
 5.  Without either, the last stated conclusion wins. Conclusions are Yes and No where they stand as an answer, and
     statements that something is defective, anomalous, abnormal, damaged, or normal, intact, free of defects.
 6.  A negation turns the conclusion that it reaches: "no defect", "not defective", "not normal", "a defect is not
-    visible". It reaches through an enumeration, and ends where the next part of the sentence begins. "No doubt" and
-    its like are none.
-7.  What is hedged ("possibly", "may", "might", "would") is not concluded. What leans ("likely", "appears to be") is.
+    visible". It reaches through an enumeration ("no scratches, dents or other defects"), in brackets or between dashes
+    too where these name what was negated ("no damage (scratches, other defects)"). It ends at any other bracket, dash
+    or colon, at "|", an arrow, "because" and "except", and at a comma, slash or "and" where the next part of the
+    sentence begins: a verb follows, or it would turn a defect before and a word of soundness behind, or the reverse.
+    A No that stands as an answer negates nothing. "No", "without" and their like negate things: a word of soundness
+    only where it stands directly behind ("no scratch on the intact rim" is No). "No doubt" and its like are none.
+7.  What is hedged ("possibly", "may", "might", "would") is not concluded. What leans ("likely", "appears to be") is,
+    and "unlikely", "I doubt" and "little evidence" negate. A hedge reaches over commas, but no further than to a
+    bracket, dash or "because", unless it stands there alone ("defective (possibly)"); and a Yes or No that stands as
+    an answer is hedged by what goes before, and by nothing behind but a hedge alone.
 8.  Questions and conditions ("whether there is a defect", "if it were damaged"), what is looked for ("inspected for
     defects") and choices that are only named ("Yes or No", "defective or normal") conclude nothing.
 9.  "Cannot be determined", "unclear" and their like take back what was concluded before, but for rules 3 and 4; a
@@ -36,7 +45,7 @@ Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean, whichever c
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
@@ -118,13 +127,27 @@ def _without_thoughts(text: str) -> str:
     return re.sub(r"<think(?:ing)?>.*$", " ", text, flags=re.DOTALL | re.IGNORECASE)
 
 
+_MARKS = str.maketrans(
+    dict.fromkeys("✅✔☑", " ✓ ") | dict.fromkeys("❌❎✘✖☒🚫", " ✗ ") | {"‐": "-", "‑": "-", "’": "'", "‘": "'"}
+)
+
+
 def _plain(text: str) -> str:
-    """Lower case, without markup; a label at the end of a line is joined to what it labels."""
-    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'").replace("‘", "'")
+    """Lower case, without markup, dashes and arrows alike; a label at the end of a line is joined to what it labels."""
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_MARKS)
     text = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|boxed)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"<\|[^<>|\s]{1,40}\|>", " ", text)
+    text = re.sub(r"[-–—=]>|[→⇒⟶⟹➔➜➡]", " → ", text)
     text = re.sub(
-        r"</?[a-z_]+/?>|```\w*|[*`#$\"“”„«»「」『』]|^\s*[>•]|__|(?<!\w)'|'(?!\w)", " ", text, flags=re.MULTILINE
+        r"[\u2600-\u2712\u2714-\u2716\u2718-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\u200b\u200d\U0001f000-\U0001faff]",
+        " ",
+        text,
     )
+    text = re.sub(r"</?[a-z_]+/?>|```\w*|[*`#$\"“”„«»「」『』]|__|(?<!\w)'|'(?!\w)", " ", text, flags=re.MULTILINE)
+    # "defect–free", "Kratz- und Rissspuren" keep a hyphen.
+    text = re.sub(r"(?<=\w)[–‒−](?=(?:free|less|frei)\b)", "-", text)
+    text = re.sub(r"[–—―‒−⸺]+|--+|(?<=\s)-(?=\s)|(?<=\w)-(?= (?!und|oder|and|or)\w)|(?<=\w )-(?=[^\W\d])", " – ", text)
+    text = re.sub(r"^(?:[ \t]*[>•–+-])+", " ", text, flags=re.MULTILINE)
     return re.sub(r"[:=][ \t]*\n\s*", ": ", text)
 
 
@@ -224,7 +247,10 @@ class _Language(NamedTuple):
     sound: re.Pattern[str]
     kinds: re.Pattern[str]
     before: re.Pattern[str]
+    without: re.Pattern[str]
     after: re.Pattern[str]
+    cuts: re.Pattern[str]
+    """Where a negation can end. Groups: it ends always; unless what it negated is named; where a clause begins."""
     verbs: re.Pattern[str]
     unsaid: re.Pattern[str]
     given: re.Pattern[str]
@@ -242,8 +268,30 @@ class _Words(NamedTuple):
     rest: re.Pattern[str]
     certainly: re.Pattern[str]
     but: re.Pattern[str]
+    ends: re.Pattern[str]
+    answers: list[tuple[Answer, re.Pattern[str], re.Pattern[str]]]
+    """In each language: what is said, by which words, and what follows them where they stand as an answer."""
+    nothing: re.Pattern[str]
+    """All that stands behind a label where there is none."""
+    verbs: re.Pattern[str]
+    subjects: re.Pattern[str]
+    values: list[tuple[Answer, re.Pattern[str]]]
+    """Yes and No behind a key."""
+    hedged: re.Pattern[str]
+    """A hedge alone, behind what it hedges."""
+    of_another: re.Pattern[str]
+    """``Type: n/a`` says nothing of the verdict."""
     labels: re.Pattern[str]
     corrections: re.Pattern[str]
+
+
+class _Word(NamedTuple):
+    """Words in a clause that state something, before any negation; fields as in :class:`_Claim`."""
+
+    start: int
+    end: int
+    rank: int
+    says: Answer
 
 
 class _Claim(NamedTuple):
@@ -254,6 +302,7 @@ class _Claim(NamedTuple):
 
 
 _NEVER = r"(?!)"
+_ANSWER_KEYS: tuple[tuple[Answer, str], ...] = (("Yes", "yes"), ("No", "no"))
 
 
 @cache
@@ -276,13 +325,21 @@ def _words() -> _Words:
             sound=re.compile(one(table, "sound")),
             kinds=re.compile(one(table, "kinds")),
             before=re.compile(one(table, "before")),
+            without=re.compile(one(table, "without")),
             after=re.compile("|".join(table["after"]) if table["after"] else _NEVER),
+            # What is "following" is what a colon names.
+            cuts=re.compile(
+                rf"(?P<always>[|→]|{one(table, 'ends')})"
+                r"|(?P<naming>[()\[\]{}–]|(?<!following)(?<!folgenden)(?<!suivants)(?<!siguientes)(?<!seguenti)(?<!seguintes):)"
+                rf"|(?P<clause>,(?!\s*{one(table, 'onward')})|/|{one(table, 'and')})"
+            ),
             verbs=re.compile(one(table, "verbs")),
             unsaid=re.compile(rf"{one(table, 'unsaid')}\s+(?:[\w-]+\s+){{0,2}}$" if table["spaced"] else _NEVER),
-            given=re.compile(rf"{one(table, 'given')}[^,:]*"),
+            given=re.compile(rf"{one(table, 'given')}[^,:()|–→]*"),
         )
         for table in tables.values()
     ]
+    pause = rf"\s*(?:[,.:;!、)|→–✓✗]|/\s|[(\[]+\s*\d|[(\[][^()\[\]]*[)\]]?\W*$|{every('ends').pattern})"
     # A label that ends in a word ends where the word does; one that ends in a colon needs no space behind it.
     labels = "|".join(
         rf"(?<!\w)(?:{label})(?:(?<!\w)|(?!\w))" if table["spaced"] else label
@@ -299,6 +356,21 @@ def _words() -> _Words:
         rest=every("rest"),
         certainly=every("certainly"),
         but=every("but"),
+        ends=every("ends"),
+        answers=[
+            (says, re.compile(one(table, key)), re.compile(rf"{pause}|\s*{one(table, 'subjects')}"))
+            for table in tables.values()
+            for says, key in _ANSWER_KEYS
+        ],
+        nothing=re.compile(rf"\W*(?:{every('nothing').pattern})\W*"),
+        verbs=every("verbs"),
+        subjects=every("subjects"),
+        values=[
+            ("No", re.compile(rf"\W*(?:{every('no').pattern}|{every('nothing').pattern}|0(?!\w)|✗(?=\W*$))")),
+            ("Yes", re.compile(rf"\W*(?:{every('yes').pattern}|(?:1|present|detected|found|visible)(?!\w)|✓(?=\W*$))")),
+        ],
+        hedged=re.compile(rf"\W*(?:{every('hedges').pattern})\s*(?:[^\w\s]|$)"),
+        of_another=re.compile(rf"\W*\w+(?:[ _-]\w+){{0,2}}\s*[:=|→–]\W*(?:{every('refusals').pattern})\W*"),
         labels=re.compile(labels),
         corrections=every("corrections"),
     )
@@ -326,7 +398,12 @@ def _concluded(text: str, options: Mapping[str, Answer]) -> Said:
         parts = words.labels.split(sentence, maxsplit=1)
         if len(parts) == 2:
             claims += _claims(parts[0], claims)
-            claims += [claim._replace(rank=2) if claim.rank == 1 else claim for claim in _claims(parts[1])]
+            labelled = _directly(parts[1])
+            behind = _claims(parts[1])
+            if labelled == _NOTHING or words.corrections.search(sentence):
+                claims += [claim._replace(rank=2) if claim.rank == 1 else claim for claim in behind]
+            else:
+                claims += [*behind, _Claim(2, labelled)]
         else:
             claims += _claims(sentence, claims)
     for rank in (2, 1):
@@ -364,6 +441,18 @@ def _claims(sentence: str, before: Sequence[_Claim] = ()) -> list[_Claim]:
     return found
 
 
+def _directly(labelled: str) -> Said:
+    """The answer that stands directly behind a label."""
+    words = _words()
+    clause = _without_choices(words.but.split(labelled, maxsplit=1)[0]).strip()
+    if words.nothing.fullmatch(clause):
+        return "No"
+    for start, end, says in _answers(clause):
+        if not clause[:start].strip(_OPENING) and not _is_hedged(clause, start, end, True, _hedges(clause)):
+            return says
+    return _NOTHING
+
+
 def _without_choices(clause: str) -> str:
     """Without pairs that name both answers: ``Yes or No``, ``normal/defective``."""
     words = _words()
@@ -381,33 +470,19 @@ def _pair(first: str, second: str) -> re.Pattern[str]:
 
 def _of_clause(clause: str) -> list[_Claim]:
     words = _words()
-    spans: dict[tuple[int, int], tuple[int, Answer, bool]] = {}
-    for says, pattern in (("Yes", words.yes), ("No", words.no)):
-        for start, end in _answers(clause, pattern):
-            spans[start, end] = (1, says, False)  # type: ignore[assignment]
+    answers = {(start, end): says for start, end, says in _answers(clause)}
+    stated: dict[tuple[int, int], tuple[int, Answer, bool]] = {span: (1, says, False) for span, says in answers.items()}
     for language in words.languages:
-        cut = language.given.sub(lambda match: "\0" * len(match[0]), clause)
-        sound = [(match.span(), 1, "No") for match in language.sound.finditer(cut)]
-        hidden = cut
-        for match in (match for other in words.languages for match in other.sound.finditer(cut)):
-            hidden = hidden[: match.start()] + "\0" * len(match[0]) + hidden[match.end() :]
-        stated = [(match.span(), 1, "Yes") for match in language.defective.finditer(hidden)]
-        stated += [(match.span(), 0, "Yes") for match in language.kinds.finditer(hidden)]
-        for (start, end), rank, says in sound + stated:
-            negated = _is_negated(clause, start, end, language)
-            if says == "Yes" and not negated and language.unsaid.search(clause[:start]):
-                continue
-            already = spans.get((start, end), (rank, says, False))
-            spans[start, end] = (rank, says, negated or already[2])  # type: ignore[assignment]
-    # Commas end the reach of a hedge no more than of anything else in a clause.
-    hedged = words.hedges.search(clause) is not None
-    refused = words.refusals.search(clause) is not None
+        for word, negated in _stated(clause, language, answers):
+            already = stated.get((word.start, word.end), (word.rank, word.says, False))
+            stated[word.start, word.end] = (word.rank, word.says, negated or already[2])
+    hedges = _hedges(clause)
     of_the_rest = words.rest.search(clause) is not None
     found = []
-    for (_, end), (rank, says, negated) in sorted(spans.items()):
+    for (start, end), (rank, says, negated) in sorted(stated.items()):
         answer: Answer = OPPOSITE[says] if negated else says
-        value = _keyed(clause[end:])
-        if value == "unsaid" or (hedged and value is None):
+        value = _keyed(clause, start, end)
+        if value == "unsaid" or (value is None and _is_hedged(clause, start, end, (start, end) in answers, hedges)):
             continue
         if value:
             found.append(_Claim(2, answer if value == "Yes" else OPPOSITE[answer]))
@@ -415,61 +490,122 @@ def _of_clause(clause: str) -> list[_Claim]:
             found.append(_Claim(-1, answer))
         else:
             found.append(_Claim(rank, answer))
-    if refused:
-        stated_answers = [claim for claim in found if claim.rank == 2]
-        return stated_answers or [_Claim(1, None)]
+    if words.refusals.search(clause) and (stated or not words.of_another.fullmatch(clause)):
+        return [claim for claim in found if claim.rank == 2] or [_Claim(1, None)]
     return found
 
 
-def _answers(clause: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Where a word stands as an answer: alone, before a pause at the beginning, or behind a copula at the end."""
-    for match in pattern.finditer(clause):
-        before, after = clause[: match.start()].strip(" ([-–—"), clause[match.end() :]
-        at_the_end = re.fullmatch(r"[\s.!。)\],;}-]*", after) is not None
-        if (not before and (at_the_end or re.match(r"\s*[,.:;!、)–—]|\s+-", after))) or (
-            at_the_end
-            and re.search(
-                r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a|likely|probably|clearly|definitely)|[:=–—是はは,-]|^\W*\w[.)])\s*$",
-                before,
-            )
-        ):
-            yield match.span()
+def _stated(clause: str, language: _Language, answers: Collection[tuple[int, int]]) -> Iterator[tuple[_Word, bool]]:
+    """What a clause states in one language, each with whether it is negated."""
+    cut = language.given.sub(lambda match: "\0" * len(match[0]), clause)
+    sound = [_Word(*match.span(), 1, "No") for match in language.sound.finditer(cut)]
+    hidden = cut
+    for match in (match for other in _words().languages for match in other.sound.finditer(cut)):
+        hidden = hidden[: match.start()] + "\0" * len(match[0]) + hidden[match.end() :]
+    defects = [_Word(*match.span(), 1, "Yes") for match in language.defective.finditer(hidden)]
+    defects += [_Word(*match.span(), 0, "Yes") for match in language.kinds.finditer(hidden)]
+    words, ends = sound + defects, _words().ends
+    negations = [
+        (match.start(), match.end(), pattern is language.without)
+        for pattern in (language.before, language.without)
+        for match in pattern.finditer(clause)
+        # A No that stands as an answer negates nothing.
+        if not any(start <= match.start() < end for start, end in answers)
+    ]
+    negations.sort(reverse=True)
+    for word in words:
+        behind = language.after.match(clause, word.end)
+        negated = (behind is not None and not ends.search(behind[0])) or any(
+            _reaches(clause, *negation, word, words, language) for negation in negations if negation[1] <= word.start
+        )
+        if negated or word.says == "No" or not language.unsaid.search(clause[: word.start]):
+            yield word, negated
 
 
-def _keyed(after: str) -> str | None:
+_OPENING = " ([-–|→:"
+
+
+def _answers(clause: str) -> Iterator[tuple[int, int, Answer]]:
+    """Where a Yes or No stands as an answer: alone, before a pause at the beginning, or behind a copula at the end."""
+    for says, pattern, pause in _words().answers:
+        for match in pattern.finditer(clause):
+            before, after = clause[: match.start()], clause[match.end() :]
+            at_the_end = re.fullmatch(r"[^\w?]*", after) is not None
+            if (not before.strip(_OPENING) and (at_the_end or pause.match(after))) or (
+                at_the_end
+                and re.search(
+                    r"(?:(?<!\w)(?:is|say|be|lautet|ist|est|es|è|é|with|a|towards?|answer|likely|probably|clearly|definitely)|[:=–—是はは,-]|^\W*\w[.)])\s*$",
+                    before,
+                )
+            ):
+                yield *match.span(), says
+
+
+def _keyed(clause: str, start: int, end: int) -> str | None:
     """What stands behind ``Defect:``: Yes, No, ``unsaid`` if nothing can be said, None if nothing stands there."""
     words = _words()
-    match = re.match(r"(?:\s*\w+){0,2}?\s*[:=|]\s*(.*)", after, re.DOTALL)
-    if not match or not match[1]:
+    match = re.compile(r"(?:\s*\w+(?!\w)){0,2}?\s*([:=|→–])\s*(.*)", re.DOTALL).match(clause, end)
+    if not match or not match[2]:
         return None
-    value = match[1]
-    for says, pattern, more in (
-        ("No", words.no, r"none|0|absent|not|nicht|kein\w*|aucune?|ningun\w*|nessun\w*|nenhum\w*"),
-        ("Yes", words.yes, r"1|present|detected|found|visible"),
-    ):
-        if re.match(rf"\W*(?:{pattern.pattern}|(?:{more})(?!\w))", value):
+    # Behind a dash or a statement ("It is damaged: no coating is left") stands a value alone, or the sentence goes on.
+    alone = match[1] in "→–" or any(
+        not words.subjects.fullmatch(verb[0]) for verb in words.verbs.finditer(clause, 0, start)
+    )
+    for says, pattern in words.values:
+        value = pattern.match(match[2])
+        if value and (not alone or re.match(r"\W*$|\s*[,.;!)]", match[2][value.end() :])):
             return says
-    return "unsaid" if words.hedges.search(value) or words.refusals.search(value) else None
+    return "unsaid" if not alone and (words.hedges.search(match[2]) or words.refusals.search(match[2])) else None
 
 
-def _is_negated(clause: str, start: int, end: int, language: _Language) -> bool:
-    if language.after.match(clause, end):
+def _hedges(clause: str) -> list[tuple[int, int]]:
+    return [match.span() for match in _words().hedges.finditer(clause)]
+
+
+def _is_hedged(clause: str, start: int, end: int, is_answer: bool, hedges: Sequence[tuple[int, int]]) -> bool:
+    """Whether a hedge reaches what stands at a place (rule 7)."""
+    words = _words()
+    if words.hedged.match(clause, end):
         return True
-    reach = ""
-    for piece in reversed(clause[:start].split(",")):
-        if reach and (not language.spaced or language.verbs.search(reach)):
-            break
-        reach = f"{piece},{reach}" if reach else piece
-        # An answer before the comma is one of its own: "No, defects are there".
-        if language.before.search(piece) and not (reach != piece and _is_answer(piece)):
+    for first, last in hedges:
+        if first > start and is_answer:
+            return False
+        between = clause[last:start] if first < start else clause[end:first]
+        if not _HEDGES_END.search(between) and not words.ends.search(between):
             return True
-        if not reach.strip():
-            reach = " "
     return False
 
 
-def _is_answer(piece: str) -> bool:
-    return _words().no.fullmatch(piece.strip()) is not None
+_HEDGES_END = re.compile(r"[()\[\]|→–]")
+
+
+def _reaches(
+    clause: str, start: int, end: int, only_things: bool, word: _Word, others: Sequence[_Word], language: _Language
+) -> bool:
+    """Whether the negation at a place reaches a word behind it (rule 6)."""
+    between = clause[end : word.start]
+    if not language.spaced and len(between) > (1 if only_things else 12):
+        return False
+    if language.spaced and only_things and word.says == "No":
+        return not between.strip()
+    # What stands in brackets by the way is passed over: "no (visible) defects".
+    between = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), between)
+    for cut in language.cuts.finditer(between):
+        # What the negation has turned already; it can be the beginning of a word of soundness ("no problems").
+        turned = {
+            other.says if other.start >= end else OPPOSITE[other.says]
+            for other in others
+            if start <= other.start and other.end <= end + cut.start()
+        }
+        if cut.lastgroup == "always" or OPPOSITE[word.says] in turned:
+            return False
+        if cut.lastgroup == "clause" and not language.spaced:
+            return False
+        if cut.lastgroup == "naming" and word.says not in turned:
+            return False
+        if language.verbs.search(between[cut.end() :] + clause[word.start : word.end]):
+            return False
+    return True
 
 
 # Boxes and type.

@@ -1,5 +1,7 @@
 """Answers of models: what a careful reader takes from each, and that none breaks the reader."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,89 @@ def test_an_answer_is_read_as_a_careful_reader_does(text: str, answer: str | Non
     assert found.fault
 
 
+# What is machine-readable comes before any label, and a sentence of the battery may have a label of its own.
+FREE = [text for text, _ in ANSWERS if not re.search(r"[{<\\]", text)]
+UNLABELLED = [
+    text
+    for text in FREE
+    if re.fullmatch(
+        r"(?!.*\b(?:so|somit|therefore|conclusion|answer)\b)(?:No|There|The part|This|Nothing|It is|No se|Não|Non|Das) [\w ,'–—-]+[.!]",
+        text,
+    )
+]
+DASHES = ["–", "—", "―", "−", "--", "---", "-"]
+NO_LINES = [
+    "Answer: {}",
+    "**Final answer:** {}.",
+    "Verdict – {}",
+    "Antwort: {}!",
+    "答案：{}",
+    "| Answer | {} |",
+    "Answer → {} ✅",
+]
+LANGUAGES = {
+    "english": ("No scratch is there", "It is not a shadow", "the part is intact", "the part is damaged", "because"),
+    "german": ("Es gibt keine Kratzer", "Das ist kein Schatten", "das Teil ist intakt", "das Teil ist beschädigt", "weil"),
+    "french": ("Aucune rayure n'est là", "Ce n'est pas une ombre", "la pièce est intacte", "la pièce est endommagée", "car"),
+    "spanish": ("No hay rasguños", "No es una sombra", "la pieza está intacta", "la pieza está dañada", "porque"),
+    "italian": ("Nessun graffio", "Non è un'ombra", "il pezzo è intatto", "il pezzo è danneggiato", "perché"),
+    "portuguese": ("Não há riscos", "Não é uma sombra", "a peça está intacta", "a peça está danificada", "porque"),
+    "russian": ("Нет царапин", "Это не тень", "деталь исправна", "деталь повреждена", "потому что"),
+    "chinese": ("没有划痕", "不是反光", "零件完好", "零件有缺陷", "因为"),
+    "japanese": ("傷はない", "影ではない", "部品は正常です", "部品に欠陥があります", "なぜなら"),
+    "korean": ("균열은 없음", "그림자가 아님", "부품은 정상입니다", "부품에 결함이 있습니다", "왜냐하면"),
+}  # fmt: skip
+KINDS = st.lists(
+    st.sampled_from(["scratches", "dents", "cracks", "stains", "defects", "anomalies"]), min_size=1, max_size=6
+)
+
+
+@given(st.sampled_from(FREE), st.sampled_from(NO_LINES), st.sampled_from(["Yes", "No"]))
+@settings(max_examples=150, deadline=None)
+def test_a_labelled_answer_at_the_end_wins_over_whatever_was_said(text: str, line: str, answer: str) -> None:
+    assert parse_by_rules(f"{text}\n\n{line.format(answer)}").answer == answer
+
+
+@given(
+    st.sampled_from(UNLABELLED),
+    st.sampled_from(
+        ["Answer: {}\n\n{}", "Answer: {} – {}", "Answer: {} ({})", "<answer>{} — {}</answer>", "Verdict: {}, {}"]
+    ),
+    st.sampled_from(["Yes", "No"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_explains_a_labelled_answer_does_not_turn_it(text: str, form: str, answer: str) -> None:
+    assert parse_by_rules(form.format(answer, text)).answer == answer
+
+
+@given(st.sampled_from([text for text in FREE if re.search(r" (?:[–—]|--|-) ", text)]), st.sampled_from(DASHES))
+@settings(max_examples=100, deadline=None)
+def test_dashes_are_read_alike(text: str, dash: str) -> None:
+    assert parse_by_rules(re.sub(r"(?<= )(?:[–—]|--|-)(?= )", dash, text)).answer == dict(ANSWERS)[text]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_negation_ends_with_its_part_of_the_sentence(language: str) -> None:
+    nothing, no_shadow, sound, defective, because = LANGUAGES[language]
+    joints = [". {}", "; {}", ": {}", " ({})", " [{}]", " | {}", " → {}", " -> {}", f" {because} {{}}", ", {}"]
+    for joint in joints + [f" {dash} {{}}" for dash in DASHES]:
+        for before in (nothing, f"({nothing})", nothing.lower()):
+            assert parse_by_rules(before + joint.format(sound)).answer == "No", before + joint
+        assert parse_by_rules(no_shadow + joint.format(defective)).answer == "Yes", joint
+        # The other way round nothing is turned either.
+        assert parse_by_rules(f"{defective}{joint.format(no_shadow)}").answer == "Yes", joint
+
+
+@given(
+    KINDS,
+    st.sampled_from(["No {}.", "No visible damage ({}).", "No flaws – {} – are seen.", "There are no (visible) {}."]),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_negation_reaches_through_an_enumeration(kinds: list[str], form: str) -> None:
+    for last in (" or ", " and ", ", or ", "/", ", "):
+        assert parse_by_rules(form.format(last.join([", ".join(kinds), "defects"]))).answer == "No"
+
+
 @given(ANYTHING)
 @settings(max_examples=200, deadline=None)
 def test_whatever_is_written_is_read_without_an_error(text: str) -> None:
@@ -140,8 +225,28 @@ def test_the_agent_is_read_by_the_grammar_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{" * 50_000, '{"a":' * 50_000, "no " * 20_000, "a, " * 20_000, "\\boxed{<think>" * 5_000]
+    "text",
+    [
+        "\n" * 40_000,
+        "不" * 40_000,
+        "{" * 50_000,
+        '{"a":' * 50_000,
+        "no " * 20_000,
+        "a, " * 20_000,
+        "\\boxed{<think>" * 5_000,
+    ],
 )
 def test_ten_thousand_tokens_are_read_too(text: str) -> None:
     assert parse_by_rules(text).answer is None
     assert parse_by_rules(f"{text}</think>\nThe part is defective.").answer == "Yes"
+
+
+@pytest.mark.parametrize("piece", ["no – ", "没有缺陷", "not intact (", "no defect, ", "may be: "])
+def test_the_time_grows_with_the_length(piece: str) -> None:
+    def seconds(characters: int) -> float:
+        start = time.process_time()
+        parse_by_rules(piece * (characters // len(piece)))
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(8_000) < 10 * seconds(2_000) + 0.1
