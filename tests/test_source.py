@@ -1,5 +1,6 @@
 """One stream of members from folders, archives, URLs and the Hub; what is dangerous or damaged is refused."""
 
+import errno
 import hashlib
 import io
 import json
@@ -207,6 +208,21 @@ def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
     (folder / "a" / "again").symlink_to(folder)
     assert read(folder, tmp_path) == {"a/one.png": b"1"}
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "set", {"a/one.png": b"1", "b/two.png": b"2"})
+    real = os.scandir
+
+    def refused(path: str) -> object:
+        # As the system does to anybody but root, who the tests may run as.
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(IndusCotError, match=r"set/b: the folder cannot be read \(Permission denied\)"):
+        read(folder, tmp_path)
 
 
 def test_a_dangling_link_that_is_hidden_is_passed_over(tmp_path: Path) -> None:

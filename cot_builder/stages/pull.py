@@ -1,7 +1,8 @@
 """`pull SET`: reads a benchmark and writes image shards, samples and supervision.
 
-Nothing is unpacked and nothing is re-encoded: shards hold the published bytes. One thread reads, several hash and
-check, one writes; what is in flight is bounded, so memory does not grow with the data set.
+Nothing is unpacked and nothing is re-encoded: shards hold the published bytes. One thread lists, several read, hash
+and check while the bytes are in the processor's cache, one writes; a compressed stream is read by the one that lists.
+What is in flight is bounded, so memory does not grow with the data set.
 """
 
 import csv
@@ -12,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,7 @@ def _read(
     workers: int,
     output: Output,
 ) -> Found:
-    """Stream the members into shards: this thread reads, ``workers`` threads examine, one thread writes."""
+    """Stream the members into shards: this thread lists, ``workers`` threads read and examine, one thread writes."""
     found = Found()
     with (
         one_opencv_thread(),
@@ -155,12 +157,12 @@ def _read(
     ):
         shards = (images, masks)
         waiting: deque[Future[None]] = deque()
-        batch: list[tuple[Place, bytes]] = []
+        batch: list[tuple[Place, Callable[[], bytes]]] = []
         held = 0
 
         def submit() -> None:
             examined = examiners.submit(_examine, batch, bands)
-            waiting.append(writer.submit(_store, examined, batch, found, shards, output))
+            waiting.append(writer.submit(_store, examined, found, shards, output))
             while len(waiting) > AHEAD:
                 waiting.popleft().result()
 
@@ -177,9 +179,8 @@ def _read(
                 elif spot.role == "other":
                     found.other.append(spot.key)
                 else:
-                    data = member.read()
-                    batch.append((spot, data))
-                    held += len(data)
+                    batch.append((spot, member.read if member.lasting else partial(bytes, member.read())))
+                    held += member.size
                     if held >= BATCH_BYTES or len(batch) >= BATCH_FILES:
                         submit()
                         batch, held = [], 0
@@ -202,28 +203,27 @@ def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
 _Facts = tuple[Header, str] | Mask | DamagedError
 
 
-def _examine(batch: list[tuple[Place, bytes]], bands: int) -> list[_Facts]:
-    facts: list[_Facts] = []
-    for spot, data in batch:
-        try:
-            if spot.role == "image":
-                facts.append((read_header(data), hashlib.sha256(data).hexdigest()))
-            else:
-                facts.append(read_mask(data, bands))
-        except DamagedError as error:
-            facts.append(error)
-    return facts
+def _examine(batch: list[tuple[Place, Callable[[], bytes]]], bands: int) -> list[tuple[Place, bytes, _Facts]]:
+    return [(spot, data := read(), _facts(spot, data, bands)) for spot, read in batch]
+
+
+def _facts(spot: Place, data: bytes, bands: int) -> _Facts:
+    try:
+        if spot.role == "image":
+            return read_header(data), hashlib.sha256(data).hexdigest()
+        return read_mask(data, bands)
+    except DamagedError as error:
+        return error
 
 
 def _store(
-    examined: Future[list[_Facts]],
-    batch: list[tuple[Place, bytes]],
+    examined: Future[list[tuple[Place, bytes, _Facts]]],
     found: Found,
     shards: tuple[ShardWriter, ShardWriter],
     output: Output,
 ) -> None:
     images, masks = shards
-    for (spot, data), facts in zip(batch, examined.result(), strict=True):
+    for spot, data, facts in examined.result():
         key = spot.key
         if isinstance(facts, DamagedError):
             (found.damaged_images if spot.role == "image" else found.damaged_masks).add(key)
@@ -382,13 +382,11 @@ def _tell(name: str, benchmark: Benchmark, output: Output) -> None:
     wanted = counts["published"]
     have = {key: counts["by_split_label"].get(key, 0) for key in wanted}
     if wanted and have != wanted:
-        share = 100 * sum(have.values()) / sum(wanted.values())
+        share = 100 * sum(min(have[key], wanted[key]) for key in wanted) / sum(wanted.values())
         cells = ", ".join(f"{key} {have[key]} of {wanted[key]}" for key in wanted)
         known = len(set(counts["by_category"]) & set(benchmark.categories))
-        lines.append(
-            f"a partial copy, {share:.1f} % of {benchmark.title}: {cells}; "
-            f"{known} of {len(benchmark.categories)} categories"
-        )
+        copy = f"a partial copy, {share:.1f} %" if share < 100 else "more than all"
+        lines.append(f"{copy} of {benchmark.title}: {cells}; {known} of {len(benchmark.categories)} categories")
     lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
     twins = counts["duplicates"]
     if twins["groups"]:

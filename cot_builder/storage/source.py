@@ -65,7 +65,9 @@ class Member:
     """``/``-separated, NFC; begins with the name of the folder or archive it comes from."""
     size: int
     read: Callable[[], bytes]
-    """To be called before the next member is drawn."""
+    """To be called before the next member is drawn, unless it is lasting."""
+    lasting: bool = False
+    """Whether ``read`` may be called at any time, by any thread."""
 
 
 @dataclass
@@ -185,9 +187,13 @@ def _hidden(path: str) -> bool:
 
 
 def local_files(root: Path) -> Iterator[Path]:
-    """Every file below ``root`` that is not hidden, in one order; links are followed, each folder entered once."""
+    """Every file below ``root`` that is not hidden, in one order; links are followed, each folder entered once.
+
+    Raises:
+        IndusCotError: a folder cannot be read.
+    """
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -199,6 +205,14 @@ def local_files(root: Path) -> Iterator[Path]:
                 yield Path(folder) / file
 
 
+def _unreadable(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return  # Nothing is there to be read; whoever asked says so.
+    raise IndusCotError(
+        f"{error.filename}: the folder cannot be read ({error.strerror}); mend its permissions or remove it"
+    ) from error
+
+
 def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
     for full in local_files(root):
         inside = full.relative_to(root).as_posix()
@@ -208,7 +222,7 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
                 continue
             yield from _open_archive(full, path.rpartition("/")[0], full.name, checksums)
         else:
-            yield Member(path, _size(full), functools.partial(_read_file, full))
+            yield Member(path, _size(full), functools.partial(_read_file, full), lasting=True)
 
 
 def _size(path: Path) -> int:
@@ -247,7 +261,7 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
             for member in members:
                 if not _hidden(member.path):
                     inside = f"{prefix}/{member.path}" if prefix else member.path
-                    yield Member(inside, member.size, _guarded(member.read, name))
+                    yield Member(inside, member.size, _guarded(member.read, name), member.lasting)
         except DAMAGED as error:
             raise _damaged(name, error) from error
         if known := expected or (digest and digest.result()):
@@ -327,10 +341,25 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
                     raise IndusCotError(f"{name}: member {info.name!r} is {what}; the archive is refused")
                 total += info.size
                 _check_sizes(name, info.name, info.size, total, packed)
-                yield Member(clean_path(info.name, name), info.size, _tar_reader(tar, info))
+                inside = clean_path(info.name, name)
+                if kind == "tar":
+                    read = functools.partial(_read_part, path, info.name, info.offset_data, info.size)
+                    yield Member(inside, info.size, read, lasting=True)
+                else:
+                    yield Member(inside, info.size, _tar_reader(tar, info))
             while kind != "tar" and stream.read(STREAM_BYTES):
                 # To the end, where the compressed file's own checksum is.
                 pass
+
+
+def _read_part(path: Path, member: str, start: int, size: int) -> bytes:
+    """What a plain .tar holds from byte ``start``."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f"member {member!r} is cut short")
+    return data
 
 
 def _tar_reader(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], bytes]:
