@@ -12,6 +12,7 @@ from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.corpus import Place, read_index, read_rows
 from cot_builder.storage.output import write_text
+from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
@@ -95,7 +96,7 @@ def report(params: Params, workspace: Workspace) -> None:
     absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
-    gallery = _gallery(workspace, figures.choose(index, params.report.gallery))
+    gallery = _gallery(workspace, figures.choose(index, params.report.gallery), params.compute.workers)
     items = write_items(workspace) if context["results"] else clear_items(workspace)
     if context["results"]:
         write_overview(workspace.results)
@@ -318,13 +319,14 @@ def _tiles(context: dict[str, Any]) -> list[Tile]:
     ]
 
 
-def _gallery(workspace: Workspace, chosen: pl.DataFrame) -> list[View]:
+def _gallery(workspace: Workspace, chosen: pl.DataFrame, workers: int) -> list[View]:
     places = {Place(shard, row): order for order, (shard, row) in enumerate(chosen.select("shard", "row").iter_rows())}
     room = PAGE_BYTES * 3 / 4 - THUMBNAIL_BYTES * len(chosen)
     unit = room / (QUERY_WEIGHT * len(chosen) + int(chosen["images"].sum()))
     limits = [int(min(MOST_BYTES, max(unit * weight, 3000))) for weight in (QUERY_WEIGHT, 1)]
-    rows = track(read_rows(workspace.indus_cot, places.keys()), "report", len(chosen))
-    views = {row.id: view_of(row, *limits) for row in rows}
+    rows = read_rows(workspace.indus_cot, places.keys())
+    shown = thread_map(lambda row: (row.id, view_of(row, *limits)), rows, workers)
+    views = dict(track(shown, "report", len(chosen)))
     return [views[name] for name in chosen["id"]]
 
 
