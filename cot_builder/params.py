@@ -87,6 +87,12 @@ class PullSet(Section):
     """Own folders only: whom to name with the images."""
 
     @model_validator(mode="after")
+    def _only_real_iad_has_resolutions(self) -> "PullSet":
+        if self.benchmark != "real_iad" and self.resolution != PullSet.model_fields["resolution"].default:
+            raise ValueError(f"resolution is for real_iad; {self.benchmark} has one only")
+        return self
+
+    @model_validator(mode="after")
     def _only_an_owner_states_a_licence(self) -> "PullSet":
         if self.benchmark != "folder" and (self.licence or self.redistribution or self.attribution):
             raise ValueError(
@@ -99,7 +105,8 @@ class PullSet(Section):
 
 
 class Select(Section):
-    samples: Positive
+    samples: Annotated[int, Field(ge=2)]
+    """At least one normal and one anomalous one."""
     validation_fraction: Fraction
     keep_categories: list[str]
     drop_categories: list[str]
@@ -402,6 +409,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise IndusCotError(f"{path.absolute()}: not found; run indus-cot in the project's folder")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise IndusCotError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise IndusCotError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):

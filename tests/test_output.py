@@ -1,5 +1,6 @@
 """Stage output appears whole or not at all, whatever stops the run."""
 
+import errno
 import gc
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cot_builder.storage import shards
-from cot_builder.storage.output import read_manifest, stage_output
+from cot_builder.storage.output import read_manifest, stage_output, write_text
 from cot_builder.storage.shards import ShardReader, ShardWriter
 from schemas.errors import IndusCotError
 
@@ -110,6 +111,30 @@ def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
 def test_two_runs_at_once_are_refused(tmp_path):
     with stage_output(tmp_path / "out", **FACTS), pytest.raises(IndusCotError, match="another run is writing it"):
         write(tmp_path / "out", "two")
+
+
+def test_a_stage_does_not_replace_what_another_one_wrote(tmp_path):
+    write(tmp_path / "out", "one")
+    with pytest.raises(IndusCotError, match=r"out: holds what select wrote, and evaluate would delete it"):
+        write(tmp_path / "out", "two", stage="evaluate")
+    assert (tmp_path / "out/table").read_text() == "one"
+    # A verb and its first, empty output have not always the same name.
+    for verb in ("review", "review pull", "prior_review", "review pull"):
+        write(tmp_path / "reviews", verb, stage=verb)
+    assert (tmp_path / "reviews/table").read_text() == "review pull"
+
+
+def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+    write_text(tmp_path / "a.md", "old")
+
+    def full(path, text, **_):
+        path.write_bytes(text.encode()[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "a.md", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.md", "old")]
 
 
 def test_a_folder_without_manifest_is_no_output(tmp_path):

@@ -46,7 +46,7 @@ def test_a_setting_reaches_nested_keys_and_takes_yaml_values(project: Path) -> N
     assert params.pull["sdd"].benchmark == "sdd"
 
 
-@given(st.integers(1, 10**6), st.floats(0, 1))
+@given(st.integers(2, 10**6), st.floats(0, 1))
 def test_numbers_arrive_as_they_were_given(samples: int, fraction: float) -> None:
     params = load_params(
         settings=[f"select.samples={samples}", f"select.validation_fraction={fraction:.17f}"], root=REPOSITORY
@@ -167,3 +167,13 @@ def test_parameters_cannot_be_changed_afterwards() -> None:
     params = load_params(root=REPOSITORY)
     with pytest.raises(ValidationError):
         params.select.samples = 3
+
+
+def test_values_that_no_run_could_use_are_refused(project: Path) -> None:
+    (project / "profiles" / "latin.yaml").write_bytes(b"review: {project: Pr\xfcfung}\n")
+    with pytest.raises(IndusCotError, match=r"latin\.yaml: is not UTF-8 .*save it as UTF-8"):
+        load_params("latin", root=project)
+    with pytest.raises(IndusCotError, match=r"select\.samples: Input should be greater than or equal to 2"):
+        load_params(settings=["select.samples=1"], root=project)
+    with pytest.raises(IndusCotError, match=r"pull\.visa: resolution is for real_iad; visa has one only"):
+        load_params(settings=["pull.visa.resolution='512'"], root=project)

@@ -378,6 +378,15 @@ def test_a_damaged_image_costs_that_image(many: Workspace, tmp_path: Path) -> No
     assert written(other.patch) == written(many.patch)
 
 
+def test_a_missing_shard_is_no_damaged_image(many: Workspace, tmp_path: Path) -> None:
+    other = again(many, tmp_path)
+    name = SAMPLE.records(SAMPLE.read(other.select / "sample.parquet"))[0].shard
+    (other.pull("real_iad") / name).unlink()
+    with pytest.raises(IndusCotError, match=r"missing or damaged shard .*run `indus-cot pull real_iad` again"):
+        patch(with_settings(), other)
+    assert not other.patch.exists()
+
+
 def test_samples_without_a_patch_leave_no_file_behind(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(4)})
     patch(with_settings(patch__proposals=0, patch__hard_normal=0), workspace)

@@ -21,7 +21,6 @@ from cot_builder.stages.prior import MACHINE, reviewed
 from cot_builder.stages.prior_reviews import read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace
-from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
 from tests.expert import CHROMIUM, SMALL, Expert, chromium
@@ -307,8 +306,12 @@ def test_a_rejected_text_of_a_model_gives_way_to_the_measured_one_as_the_experts
         assert (found.text, found.author) == (text, author)
         assert (found.facts, found.image_sha256) == (worded.facts, worded.image_sha256)
     assert output.counts["reviews_of_changed_texts"] == 1, "of another set's prior of the same words"
-    with pytest.raises(IndusCotError, match="rejected by an expert"):
-        reviewed([worded], [measured], [no], Output(Path(), strict=True))
+    # A decision, not a loss: a strict run goes on, and names it.
+    strict = Output(Path(), strict=True)
+    reviewed([worded], [measured], [no], strict)
+    assert [reason for reason, _, _ in strict.left_out] == [
+        "text rejected by an expert, the measured one takes its place"
+    ]
 
 
 @pytest.mark.parametrize(

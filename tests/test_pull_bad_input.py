@@ -277,6 +277,7 @@ def test_records_that_the_labels_depend_on_must_be_there(tmp_path: Path) -> None
     ("record", "message"),
     [
         (b"{", "toy.json is no readable JSON"),
+        (b'{"train": null, "test": []}', "toy.json: train is None, no list of rows"),
         (b'{"train": [{"category": "toy"}], "test": []}', r"toy.json train\[0\] is no row of Real-IAD"),
         (
             json.dumps(

@@ -206,9 +206,9 @@ def _csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, 
             for row in reader:
                 # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
                 read = reader.line_num
-                surplus = [cell for cell in row.pop(None, None) or () if cell.strip()]  # type: ignore[call-overload]
-                named = {name.strip(): value for name, value in row.items()}
-                rows.append((read, named | ({SURPLUS: surplus} if surplus else {})))
+                surplus = [cell for cell in row.pop(None, None) or () if cell.strip()]
+                cells = {name.strip(): value for name, value in row.items()}
+                rows.append((read, cells | ({SURPLUS: surplus} if surplus else {})))
     except csv.Error as error:
         rest = "".join(io.StringIO(text, newline="").readlines()[read:])
         column = _broken_column(rest, delimiter)

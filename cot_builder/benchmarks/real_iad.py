@@ -148,6 +148,9 @@ def _parse(name: str, data: bytes) -> dict[str, list[dict[str, Any]]] | None:
         raise IndusCotError(f"real_iad: {name} is no readable JSON ({error}); fetch it again") from error
     if not isinstance(rows, dict) or "train" not in rows or "test" not in rows:
         return None
+    for split in ("train", "test"):
+        if not isinstance(rows[split], list):
+            raise IndusCotError(f"real_iad: {name}: {split} is {rows[split]!r:.40}, no list of rows; fetch it again")
     return rows
 
 

@@ -19,6 +19,7 @@ from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.endpoint import DamagedImageError, Estimate, SharedImages, estimate, run_through_door
+from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader, ShardWriter
@@ -231,7 +232,7 @@ def _draft_one(task: Task) -> _Result:
     sample, supervision = task
     try:
         image = _worker.images.pixels(sample)
-    except IndusCotError as error:
+    except UndecodableError as error:
         return _Result(sample.sample_id, [], {}, str(error))
     drafts: list[Draft] = []
     shown: dict[str, bytes] = {}

@@ -19,6 +19,7 @@ from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.request import Request
 from cot_builder.params import Params
 from cot_builder.progress import console
+from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.workspace import SampleImages, Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE
 from schemas.errors import IndusCotError
@@ -65,7 +66,7 @@ class SharedImages:
         with self._one_reader:
             try:
                 return self._images.pixels(sample)
-            except IndusCotError as error:
+            except UndecodableError as error:
                 raise DamagedImageError(str(error)) from error
 
 

@@ -10,8 +10,8 @@ SHORTEST_SHARED_WORD = 3
 def words(category: str) -> list[set[str]]:
     """A category's name as words, lower case, singular, without digits and separators: each in all its readings.
 
-    ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``, ``MetalNuts`` is ``[{'metal'}, {'nut'}]``. A plural on -es does
-    not tell whether its singular ends in e: ``boxes`` is ``[{'box', 'boxe'}]``, ``caches`` ``[{'cach', 'cache'}]``.
+    ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``. A plural does not tell what its singular ends in: ``boxes`` is
+    ``[{'box', 'boxe'}]``, ``ties`` ``[{'ty', 'tie'}]``, and ``lens`` ``[{'lens', 'len'}]`` since it may be none.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category)
     found = re.findall(r"[^\W\d_]+", spaced)
@@ -58,12 +58,20 @@ def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[s
 
 
 def _singulars(word: str) -> set[str]:
-    if len(word) <= 3 or word.endswith(("ss", "us", "is")):
+    """What a word may be the plural of; a reading too many costs nothing but a match with another such word."""
+    if len(word) <= 3 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return {word}
-    if word.endswith("ies"):
-        return {f"{word[:-3]}y"}
-    if word.endswith("sses"):
-        return {word[:-2]}
-    if word.endswith(("ses", "xes", "ches", "shes", "zes")):
-        return {word[:-1], word[:-2]}
-    return {word.removesuffix("s")}
+    found = {word[:-1]}
+    if word.endswith("ies"):  # batteries, ties
+        found.add(f"{word[:-3]}y")
+    elif word.endswith("ves"):  # shelves, knives, valves
+        found |= {f"{word[:-3]}f", f"{word[:-3]}fe"}
+    elif word.endswith("ices"):  # matrices, vertices, devices
+        found |= {f"{word[:-4]}ix", f"{word[:-4]}ex"}
+    elif word.endswith("sses"):
+        found = {word[:-2]}
+    elif word.endswith(("ses", "xes", "ches", "shes", "zes", "oes")):  # lenses, boxes, potatoes
+        found.add(word[:-2])
+    elif not word.endswith("es"):  # lens is no plural, nuts is one
+        found.add(word)
+    return found

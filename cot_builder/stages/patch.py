@@ -18,7 +18,7 @@ from cot_builder.inspection.proposals import Proposal, propose
 from cot_builder.params import Params
 from cot_builder.params import Patch as PatchParams
 from cot_builder.progress import track
-from cot_builder.storage.images import encode_png
+from cot_builder.storage.images import UndecodableError, encode_png
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardWriter
@@ -67,7 +67,7 @@ def patch(params: Params, workspace: Workspace) -> None:
 
     Raises:
         IndusCotError: an earlier stage has not run; ``compute.executor`` is ray and Ray is not installed; the run
-            is strict and an image is damaged; the system ended a worker.
+            is strict and an image is damaged; a shard of pulled images is missing; the system ended a worker.
     """
     paths = {name: workspace.select / f"{name}.parquet" for name in ("sample", "supervision")}
     inputs = {name: file_hash(path) for name, path in paths.items()}
@@ -191,7 +191,7 @@ class _Work:
             for sample, truth in zip(chunk["samples"], chunk["truths"], strict=True):
                 try:
                     image = images.pixels(sample)
-                except IndusCotError as error:
+                except UndecodableError as error:
                     damaged.append((sample.sample_id, str(error)))
                     continue
                 rows += self._write(image, sample, truth, writer)

@@ -15,6 +15,7 @@ from cot_builder.progress import track
 from cot_builder.stages.endpoint import Estimate, SharedImages, estimate, run_through_door
 from cot_builder.stages.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
 from cot_builder.stages.prior_reviews import TABLE as REVIEWS
+from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
 from cot_builder.teacher.endpoint import query_image, word_prior
@@ -124,7 +125,8 @@ def normal_images(params: Params, workspace: Workspace, output: Output) -> Group
         for (category, view), rows in table.group_by("category", "view", maintain_order=True):
             chosen = rows.filter(usable).select(list(SAMPLE.dtypes))
             if chosen.is_empty():
-                output.leave_out("no normal image in the training split", f"{name}/{category}/{view}")
+                # Of the benchmark, or of the draw: nothing is damaged, and a strict run goes on.
+                output.left_out.append(("no normal image in the training split", f"{name}/{category}/{view}", ""))
             else:
                 groups[name, str(category), str(view)] = SAMPLE.records(chosen)
     return groups
@@ -145,7 +147,7 @@ def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, outp
         for sample in drawn:
             try:
                 image = images.pixels(sample)
-            except IndusCotError as error:
+            except UndecodableError as error:
                 output.leave_out("damaged image", sample.sample_id, str(error))
                 continue
             measured.append(sample.image_sha256)
@@ -257,9 +259,14 @@ def _as_reviewed(
     if review.verdict == "accepted":
         return row
     if row.text == measured.text:
-        output.leave_out("measured text rejected by an expert, kept until it is corrected", row.prior_id, review.reason)
+        output.left_out.append(
+            ("measured text rejected by an expert, kept until it is corrected", row.prior_id, review.reason)
+        )
         return row
-    output.leave_out("text rejected by an expert, the measured one takes its place", row.prior_id, review.reason)
+    # A decision, not a loss: a strict run goes on.
+    output.left_out.append(
+        ("text rejected by an expert, the measured one takes its place", row.prior_id, review.reason)
+    )
     return _as_reviewed(measured, measured, last, used, output)
 
 

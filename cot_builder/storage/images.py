@@ -9,16 +9,20 @@ from schemas.errors import IndusCotError
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+class UndecodableError(IndusCotError):
+    """One image's file does not decode: that image may be left out. A shard that is not there is another matter."""
+
+
 def decode(data: bytes, region: tuple[int, int, int, int] | None = None, name: str = "image") -> np.ndarray:
     """Image file to uint8 (height, width, 3) BGR; EXIF orientation ignored, so that masks and boxes keep fitting.
 
     Raises:
-        IndusCotError: the bytes are no image that OpenCV reads.
+        UndecodableError: the bytes are no image that OpenCV reads.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
-        raise IndusCotError(f"{name}: the image does not decode; the file is damaged")
+        raise UndecodableError(f"{name}: the image does not decode; the file is damaged")
     if region is not None:
         x1, y1, x2, y2 = region
         pixels = pixels[y1:y2, x1:x2]

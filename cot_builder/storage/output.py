@@ -69,7 +69,8 @@ def stage_output(
             run with equal ``params``, ``inputs`` and versions of the libraries and the project.
 
     Raises:
-        IndusCotError: ``target`` holds files that no stage wrote; another run is writing it; the disk is full.
+        IndusCotError: ``target`` holds files that no stage, or another one, wrote; another run is writing it; the
+            disk is full.
     """
     target = target.absolute()
     _spare(target, stage)
@@ -137,17 +138,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _spare(target: Path, stage: str) -> None:
-    """Refuse a folder that would be replaced and that no stage wrote: a person may have named it by mistake."""
+    """Refuse a folder that would be replaced and that this stage did not write: it may have been named by mistake."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        if "stage" in read_manifest(target):
-            return
-    except (ValueError, TypeError, OSError, IndusCotError):
-        pass
+        wrote = str(read_manifest(target)["stage"])
+    except (ValueError, TypeError, KeyError, OSError, IndusCotError):
+        wrote = ""
+    if wrote and _kind(wrote) != _kind(stage):
+        raise IndusCotError(
+            f"{target}: holds what {wrote} wrote, and {stage} would delete it; name another folder, or delete it"
+        )
+    if wrote:
+        return
     raise IndusCotError(
         f"{target}: holds files that no stage wrote, and {stage} would delete them; name a new folder, or delete it"
     )
+
+
+def _kind(stage: str) -> str:
+    """``review`` for ``review pull`` and ``prior_review`` too: they write the same folders."""
+    return stage.split(maxsplit=1)[0].removeprefix("prior_")
 
 
 def _disk_is_full(error: Exception) -> bool:
@@ -186,5 +197,10 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        # Of a full disk: what half was written would take up room, too.
+        partial.unlink(missing_ok=True)
+        raise

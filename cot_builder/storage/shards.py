@@ -114,11 +114,13 @@ def _array(kind: pa.DataType, data: bytes) -> pa.Array:
 class ShardReader:
     """Reads files of a folder of shards by shard and row, one row group (4 MiB) at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, made_by: str = "its stage") -> None:
+        """``made_by`` is what to run again where a shard is missing or damaged."""
         self._folder = folder
+        self._made_by = made_by
         # Caches of functions, not of methods: a cache that holds its reader keeps maps until garbage is collected.
-        self._open = lru_cache(maxsize=8)(partial(_open_file, folder))
-        self._group = lru_cache(maxsize=2)(partial(_read_group, self._open))
+        self._open = lru_cache(maxsize=8)(partial(_open_file, folder, made_by))
+        self._group = lru_cache(maxsize=2)(partial(_read_group, self._open, folder, made_by))
 
     def get(self, shard: str, row: int) -> bytes:
         """The file stored at ``row`` of ``shard``.
@@ -128,7 +130,9 @@ class ShardReader:
         """
         _, starts = self._open(shard)
         if not 0 <= row < starts[-1]:
-            raise IndusCotError(f"{self._folder / shard}: has {starts[-1]} rows, not row {row}; run its stage again")
+            raise IndusCotError(
+                f"{self._folder / shard}: has {starts[-1]} rows, not row {row}; run {self._made_by} again"
+            )
         group = next(index for index, start in enumerate(starts[1:]) if row < start)
         return self._group(shard, group).column("bytes")[row - starts[group]].as_py()
 
@@ -139,18 +143,23 @@ class ShardReader:
             yield from zip(batch.column("key").to_pylist(), batch.column("bytes").to_pylist(), strict=True)
 
 
-def _open_file(folder: Path, shard: str) -> tuple[pq.ParquetFile, list[int]]:
+def _open_file(folder: Path, made_by: str, shard: str) -> tuple[pq.ParquetFile, list[int]]:
     """A shard, and at which row each of its row groups starts and the last one ends."""
     path = folder / shard
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (OSError, pa.ArrowInvalid) as error:
-        raise IndusCotError(f"{path}: missing or damaged shard ({error}); run its stage again") from error
+        raise IndusCotError(f"{path}: missing or damaged shard ({error}); run {made_by} again") from error
     starts = [0]
     for index in range(file.metadata.num_row_groups):
         starts.append(starts[-1] + file.metadata.row_group(index).num_rows)
     return file, starts
 
 
-def _read_group(opened: Callable[[str], tuple[pq.ParquetFile, list[int]]], shard: str, group: int) -> pa.Table:
-    return opened(shard)[0].read_row_group(group)
+def _read_group(
+    opened: Callable[[str], tuple[pq.ParquetFile, list[int]]], folder: Path, made_by: str, shard: str, group: int
+) -> pa.Table:
+    try:
+        return opened(shard)[0].read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise IndusCotError(f"{folder / shard}: damaged shard ({error}); run {made_by} again") from error

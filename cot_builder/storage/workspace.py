@@ -99,15 +99,21 @@ class SampleImages:
         self._readers: dict[str, ShardReader] = {}
 
     def original(self, sample: Sample) -> bytes:
-        """The published file, byte for byte."""
-        reader = self._readers.setdefault(sample.source_set, ShardReader(self._workspace.pull(sample.source_set)))
+        """The published file, byte for byte.
+
+        Raises:
+            IndusCotError: its shard is missing or damaged; the text says which stage to run again.
+        """
+        name = sample.source_set
+        reader = self._readers.setdefault(name, ShardReader(self._workspace.pull(name), f"`indus-cot pull {name}`"))
         return reader.get(sample.shard, sample.row)
 
     def pixels(self, sample: Sample) -> np.ndarray:
         """The sample as uint8 (height, width, 3) BGR, its region cut out where it has one.
 
         Raises:
-            IndusCotError: the file does not decode.
+            UndecodableError: the file does not decode.
+            IndusCotError: its shard is missing or damaged.
         """
         return decode(self.original(sample), sample.region, sample.sample_id)
 
