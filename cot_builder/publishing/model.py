@@ -27,6 +27,7 @@ from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import trained_on
 from eval.evaluate import weights_sha256
+from eval.metrics import METRICS_FILE, sets_in
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
@@ -234,11 +235,14 @@ def _results(workspace: Workspace, folder: Path) -> list[Metrics]:
     """Evaluations of these very weights."""
     weights = weights_sha256(folder)
     found = []
-    for path in sorted(workspace.results.glob("*/metrics.json")):
+    for result in sets_in(workspace.results, METRICS_FILE):
+        path = result / METRICS_FILE
         try:
             metrics = Metrics.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
-            raise IndusCotError(f"{path}: is no metrics file ({error.errors()[0]['msg']}); evaluate again") from None
+            raise IndusCotError(
+                f"{path}: is no metrics file ({error.errors()[0]['msg']}); run `indus-cot rescore`"
+            ) from None
         if metrics.run.model_sha256 == weights:
             found.append(metrics)
     return found

@@ -124,7 +124,8 @@ def plan(
     if not before or moved or gone or differing(texts, there):
         version = changes.next_version(before, differences)
         today = datetime.now(UTC).date().isoformat()
-        note_of = "" if not before or (differences and differences.any) else "the same rows; card or making changed"
+        same = "the same rows; card, making, or reviews of drafts that are no row changed"
+        note_of = "" if not before or (differences and differences.any) else same
         entry = changes.entry(version, today, len(index), differences, note_of)
         state = _manifest(params, workspace, shown, index, before, entry)
         texts = _texts(repo, params, workspace, shown, state)
