@@ -1,58 +1,111 @@
 """What `make learn` stands on: the set is what it says, lessons are Indus-CoT, and examinations count right."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from cot_builder.inspection import tools
 from cot_builder.inspection.rendering import system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
+from schemas.errors import IndusCotError
 from schemas.geometry import area, intersection
-from train import corpus, examine, learn, tiny
+from train import corpus, examine, learn, pretrain, surfaces, tiny
 from train.examine import Grade
 from train.lessons import lessons, vocabulary, write_corpus
 from train.model import load_processor
-from train.surfaces import LARGE, SIDE, SMALL, coarse, draw
+from train.surfaces import SMALL, coarse, draw
 
 CATEGORIES = range(9000, 9012)
+CLOSED = ["</answer>"]
 
 
-def contrast(kind: str, scale: int) -> float:
-    """Root mean square of what a defect changes, scaled down, over the pixels it touches."""
-    import cv2
-
-    found = []
-    for category in CATEGORIES:
-        for seed in range(40):
-            with_defect = draw(category, "small" if kind in SMALL else "large", np.random.default_rng([seed, category]))
-            if with_defect.defect_type != kind:
-                continue
-            found.append(_changed(with_defect.pixels, with_defect.mask, scale, cv2))
-            break
-    return float(np.mean(found))
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.build(folder, vocabulary(lessons(CATEGORIES, 6, {"none": 0.5, "large": 0.5}, (1,))), 0, tiny.systems(), CLOSED)
+    return load_processor(str(folder))
 
 
-def _changed(pixels: np.ndarray, mask: np.ndarray, scale: int, cv2) -> float:
-    side = SIDE // scale
-    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY).astype(np.float32)
-    small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
-    touched = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA) > 100
-    around = cv2.dilate(touched.astype(np.uint8), np.ones((9, 9))) > 0
-    return float(np.sqrt(np.mean((small[touched] - small[around & ~touched].mean()) ** 2)))
+def drawn(size: str, count: int = 48) -> list[surfaces.Surface]:
+    return [draw(CATEGORIES[seed % len(CATEGORIES)], size, np.random.default_rng(seed)) for seed in range(count)]
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_a_small_defect_fades_in_the_global_view(kind):
-    assert contrast(kind, 1) > 4 * contrast(kind, 4)
+@pytest.fixture(scope="module")
+def small_and_twins():
+    """Surfaces with a small defect, and the same ones without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surfaces, "CONTRAST", (0, 0))
+        twins = drawn("small")
+    return drawn("small"), twins
 
 
-@pytest.mark.parametrize("kind", LARGE)
-def test_a_large_defect_stays(kind):
-    assert contrast(kind, 4) > 0.7 * contrast(kind, 1)
+def policy_sees(processor, pixels: np.ndarray) -> np.ndarray:
+    """Grey levels of an image as the policy is given it, out of the very values that go into the model."""
+    inputs = processor(text="<|image_pad|>", images=[Image.fromarray(pixels[..., ::-1])], return_tensors="np")
+    _, height, width = inputs["image_grid_thw"][0]
+    blocks = inputs["pixel_values"].reshape(height // 2, width // 2, 2, 2, 3, 2, 8, 8)[:, :, :, :, :, 0]
+    return (blocks.transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, height * 8, width * 8) * 0.5 + 0.5) * 255
+
+
+def roughness(shown: np.ndarray) -> float:
+    """Energy of what is finer than its surroundings, where there is the most of it."""
+    grey = shown.mean(0)
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), 0.8)
+    return float(cv2.GaussianBlur(fine * fine, (0, 0), 2.0)[4:-4, 4:-4].max())
+
+
+def test_a_small_defect_is_not_in_what_the_policy_sees_of_the_whole(processor, small_and_twins):
+    for surface, twin in zip(*small_and_twins, strict=True):
+        assert np.abs(surface.pixels.astype(int) - twin.pixels).max() > 60
+        left = np.abs(policy_sees(processor, surface.pixels) - policy_sees(processor, twin.pixels))
+        # Rounding to eight bits moves a value by one now and then.
+        assert left.max() < 1.5 and left.mean() < 0.01
+
+
+def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(processor, small_and_twins):
+    """On the path of training and exams; scaled down otherwise than here, small defects once told themselves so."""
+    small, clean = small_and_twins[0], drawn("none")
+    answers = [0] * len(clean) + [1] * len(small)
+
+    def told(look) -> float:
+        return roc_auc_score(answers, [roughness(policy_sees(processor, look(one.pixels))) for one in [*clean, *small]])
+
+    assert abs(told(lambda pixels: pixels) - 0.5) < 0.15
+    assert told(lambda pixels: tools.crop(pixels).image) > 0.95
+
+
+def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
+    for surface in drawn("large", 20):
+        grey = policy_sees(processor, surface.pixels).mean(0)
+        inside = cv2.resize(surface.mask, grey.shape, interpolation=cv2.INTER_AREA) > 100
+        around = (cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))) > 0) & ~inside
+        assert abs(grey[inside].mean() - grey[around].mean()) > 12
+
+
+def test_the_backbone_is_shown_what_the_policy_sees(processor):
+    surface = drawn("small", 1)[0]
+    for pixels in (surface.pixels, tools.crop(surface.pixels).image):
+        shown = pretrain.shown(processor, pixels)
+        assert np.abs(shown.transpose(2, 0, 1) - policy_sees(processor, pixels)).max() < 0.01
+        again = pretrain.shown(processor, np.ascontiguousarray(shown[..., ::-1]))
+        assert np.array_equal(again, shown), "scaled once"
+
+
+def test_the_tower_is_not_taught_to_overlook_a_small_defect(processor):
+    looks = list(pretrain.views(processor, CATEGORIES, 12, np.random.default_rng(3)))
+    small = [look for look in looks if look.whole is None and look.word in SMALL]
+    assert small and all(pretrain.targets(look.mask).any() for look in small)
+    # What cannot be known is not to be said either.
+    assert not any(pretrain.speakable(look) for look in small)
 
 
 def test_crop_without_a_region_shows_the_small_defect():
@@ -88,16 +141,15 @@ def test_lessons_are_a_corpus_that_training_reads(tmp_path):
         assert len(row["images"]) == 1 + looked
 
 
-def test_a_system_turn_and_phrases_are_a_token_each(tmp_path):
-    texts = vocabulary(lessons(CATEGORIES, 6, {"none": 0.5, "large": 0.5}, (1,)))
-    tiny.build(tmp_path / "tiny", texts, 0, [(system_prompt(), tool_schemas())], ["</answer>"])
-    processor = load_processor(str(tmp_path / "tiny"))
-    chat = [{"role": "system", "content": [{"type": "text", "text": system_prompt()}]}]
-    whole = processor.apply_chat_template(chat, tools=tool_schemas(), tokenize=False)
+@pytest.mark.parametrize("told_of_tools", [True, False])
+def test_a_system_turn_and_phrases_are_a_token_each(processor, told_of_tools):
+    said, schemas = system_prompt(told_of_tools), tool_schemas() if told_of_tools else None
+    chat = [{"role": "system", "content": [{"type": "text", "text": said}]}]
+    whole = processor.apply_chat_template(chat, tools=schemas, tokenize=False)
     ids = processor.tokenizer.encode(whole, add_special_tokens=False)
     assert len(ids) < 14
     assert processor.tokenizer.decode(ids) == whole
-    assert len(processor.tokenizer.encode("</answer>", add_special_tokens=False)) == 1
+    assert len(processor.tokenizer.encode(CLOSED[0], add_special_tokens=False)) == 1
 
 
 def graded(size: str, said: str | None, reward: float = 0.0) -> Grade:
@@ -167,3 +219,51 @@ def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
     )
     assert ran.returncode == 1
     assert "begun with other settings" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, monkeypatch):
+    for name in ("params.yaml", "profiles/learn.yaml", "train/learn.py", "cot_builder/inspection/tools.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    folder, trained = Path("models/learn"), []
+
+    def backbone(target: Path, threads: int) -> None:
+        (target / "backbone/seen.json").write_text("{}")
+
+    class Child:
+        """Stands for the process that trains a seed."""
+
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            trained.append(int(command[command.index("--only") + 1]))
+            (folder / f"seed-{trained[-1]}/result.json").write_text("{}")
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(learn, "backbone", backbone)
+    monkeypatch.setattr(learn.subprocess, "Popen", Child)
+    # Figures are another test's; a thousand resamples of each take their time.
+    monkeypatch.setattr(learn, "report", lambda _: {})
+    monkeypatch.setattr(learn, "page", lambda _: "")
+
+    def again() -> list[int]:
+        trained.clear()
+        learn.learn(folder, 2, 1, Path("reports"))
+        return trained
+
+    assert again() == [0, 1]
+    assert again() == []
+    (folder / "seed-1/result.json").unlink()
+    assert again() == [1]
+    with Path("cot_builder/inspection/tools.py").open("a") as file:
+        file.write("# edited\n")
+    assert again() == [0, 1]
+    profile = Path("profiles/learn.yaml")
+    profile.write_text(profile.read_text().replace("steps: 32", "steps: 33"))
+    assert again() == [0, 1]
+    assert again() == []
+    with Path("train/learn.py").open("a") as file:
+        file.write("# edited while a run is under way\n")
+    with pytest.raises(IndusCotError, match="changed since the run began"):
+        learn.one(folder, 0)

@@ -2,26 +2,28 @@
 
 It learns to see and to point on categories of its own (:mod:`train.pretrain`), as real backbones can;
 `sft` teaches it the form of an inspection from Indus-CoT trajectories, `grpo` when to look and what to say. Each is
-measured on categories that none of them saw, over several seeds. A control arm learns the verdicts alone, without
-tools. What a seed found is kept: a run that was stopped goes on with the next one.
+measured on categories that none of them saw, over several seeds. Of two control arms, one learns the verdicts alone,
+without tools; the other is practised by `grpo` just as long, from the same SFT, but none of its calls is answered. What
+a seed found is kept, until code or parameters change: a run that was stopped goes on with the next one.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from cot_builder.inspection.rendering import prompt, system_prompt
-from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.inspection.rendering import prompt
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console, track
 from cot_builder.storage.output import write_text
@@ -39,9 +41,11 @@ PRETRAINING, TAUGHT, PRACTISED, TESTED = range(1000, 1060), range(2000, 2040), r
 TAUGHT_MIX: dict[Size, float] = {"none": 0.5, "small": 0.2, "large": 0.3}
 MIX: dict[Size, float] = {"none": 0.5, "small": 0.25, "large": 0.25}
 LESSONS, PROMPTS, TESTS = 640, 480, 240
-IMAGES, WHOLES, BATCH, LOOKED_AT = 800, 1000, 32, 100
+IMAGES, WHOLES, BATCH, LOOKED_AT = 800, 1000, 32, 200
 SEE_STEPS, SEE_RATE, SPEAK_STEPS, SPEAK_RATE = 160, 0.001, 160, 0.003
-BACKBONE, SEEN = "backbone", "seen.json"
+BACKBONE, SEEN, MADE_BY = "backbone", "seen.json", "made_by.json"
+CODE = ("train", "cot_builder/inspection", "schemas")
+"""What learning depends on: where any of it changes, everything is made anew."""
 PHRASES = (
     "<location>[[", "]]</location>", "<type>", "</type>", "<answer>", "</answer>", ", ",
     '\n{"name": "crop", "arguments": {}}\n', CLOSER, ENOUGH,
@@ -53,6 +57,7 @@ ARMS = {
     "untrained": "not trained",
     "labels": "labels only, without tools",
     "sft": "SFT",
+    "grpo_unanswered": "SFT, then GRPO without tools (calls unanswered)",
     "grpo": "SFT, then GRPO",
     "sft_sampled": "SFT, sampled",
     "grpo_sampled": "SFT, then GRPO, sampled",
@@ -74,13 +79,27 @@ CLAIMS = (
     ("GRPO beats SFT", "balanced_accuracy", "grpo", "sft"),
     ("GRPO beats SFT when sampled", "reward", "grpo_sampled", "sft_sampled"),
     ("GRPO beats SFT when sampled", "balanced_accuracy", "grpo_sampled", "sft_sampled"),
-    ("tools beat none on small defects", "balanced_accuracy_small", "grpo", "labels"),
+    ("GRPO with tools beats GRPO without, on small defects", "balanced_accuracy_small", "grpo", "grpo_unanswered"),
+    ("GRPO with tools beats GRPO without", "balanced_accuracy", "grpo", "grpo_unanswered"),
 )
 """What must hold: the statistic of the first arm above that of the second, with its whole interval."""
 
 
+class Policy(NamedTuple):
+    """A model, and how it is examined."""
+
+    folder: Path
+    tools: bool = True
+    """Whether it is told of tools."""
+    answered: bool = True
+    """Whether its calls are."""
+    temperature: float = 0.0
+
+
 def learn(folder: Path, seeds: int, processes: int, reports: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Train and examine every seed that has not been, and write ``learn.json`` and ``learn.html``.
+
+    What other parameters or other code made is made anew.
 
     Args:
         folder: Keeps what each seed trained and found.
@@ -91,6 +110,9 @@ def learn(folder: Path, seeds: int, processes: int, reports: Path, settings: Seq
     """
     started = time.monotonic()
     _begin(folder, settings)
+    made_by = recipe(settings)
+    for place in (folder / BACKBONE, *(_result(folder, seed).parent for seed in range(seeds))):
+        _keep_apart(place, made_by)
     backbone(folder, processes)
     waiting = [seed for seed in range(seeds) if not _result(folder, seed).is_file()]
     running: list[subprocess.Popen[bytes]] = []
@@ -130,6 +152,27 @@ def _begin(folder: Path, settings: Sequence[str]) -> None:
     write_text(kept, json.dumps(list(settings)) + "\n")
 
 
+def recipe(settings: Sequence[str]) -> str:
+    """What decides on what is learned, as JSON: the parameters, and a hash of the code."""
+    code = sha256()
+    for path in sorted(path for part in CODE for path in Path(part).rglob("*") if path.suffix in (".py", ".yaml")):
+        code.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    params = load_params("learn", settings).model_dump(mode="json", include={"draft", "train", "sft", "grpo"})
+    return json.dumps({"code": code.hexdigest(), "params": params})
+
+
+def _keep_apart(place: Path, made_by: str) -> None:
+    """Empty a folder that was made by another recipe, and say so."""
+    kept = place / MADE_BY
+    if kept.is_file() and kept.read_text("utf-8") == made_by:
+        return
+    if place.is_dir():
+        console.print(f"{place}: made by other code or parameters; made anew", highlight=False)
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    write_text(kept, made_by)
+
+
 def backbone(folder: Path, threads: int) -> None:
     """Pre-train the model that every seed begins with, once, and measure what its tower sees at all."""
     import torch
@@ -138,32 +181,38 @@ def backbone(folder: Path, threads: int) -> None:
     if (target / SEEN).is_file():
         return
     torch.set_num_threads(threads)
-    systems = [(system_prompt(), tool_schemas()), (system_prompt(tools=False), None)]
     # A word is a token only if it is frequent where the vocabulary is learned.
     known = [*vocabulary(lessons(TAUGHT, 80, TAUGHT_MIX, (0, 0))), *pretrain.vocabulary() * 50]
-    tiny.build(target, known, 0, systems, PHRASES)
+    tiny.build(target, known, 0, tiny.systems(), PHRASES)
     model, processor = load_model(str(target)), load_processor(str(target))
     pretrain.lay_out(model, processor)
     rng = np.random.default_rng(0)
-    views = list(track(pretrain.views(PRETRAINING, IMAGES, rng), "views", 3 * IMAGES))
-    views += track(pretrain.wholes(PRETRAINING, WHOLES, rng), "whole views", WHOLES)
+    views = list(track(pretrain.views(processor, PRETRAINING, IMAGES, rng), "views", 3 * IMAGES))
+    views += track(pretrain.wholes(processor, PRETRAINING, WHOLES, rng), "whole views", WHOLES)
     reader = pretrain.new_reader(model, 0)
     for _ in track(pretrain.see(model, processor, reader, views, SEE_STEPS, BATCH, SEE_RATE, 0), "see", SEE_STEPS):
         pass
     seen = pretrain.visibility(model, processor, reader, TESTED, LOOKED_AT)
-    for _ in track(pretrain.speak(model, processor, views, SPEAK_STEPS, BATCH, SPEAK_RATE, 0), "speak", SPEAK_STEPS):
+    told = [view for view in views if pretrain.speakable(view)]
+    for _ in track(pretrain.speak(model, processor, told, SPEAK_STEPS, BATCH, SPEAK_RATE, 0), "speak", SPEAK_STEPS):
         pass
     model.save_pretrained(target)
     write_text(target / SEEN, json.dumps(seen) + "\n")
 
 
 def one(folder: Path, seed: int, settings: Sequence[str] = ()) -> None:
-    """Train and examine one seed."""
+    """Train and examine one seed.
+
+    Raises:
+        IndusCotError: the code was changed since the run began.
+    """
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    place = folder / f"seed-{seed}"
+    place = _result(folder, seed).parent
+    if (place / MADE_BY).is_file() and (place / MADE_BY).read_text("utf-8") != recipe(settings):
+        raise IndusCotError(f"{place}: code or parameters were changed since the run began; start `make learn` again")
     own = (f"run.seed={seed}", f"train.model={(folder / BACKBONE).absolute()}")
     params = load_params("learn", [*settings, *own])
     workspace = Workspace(place)
@@ -175,17 +224,21 @@ def one(folder: Path, seed: int, settings: Sequence[str] = ()) -> None:
         labels.data.mkdir(parents=True)
         labels.indus_cot.symlink_to(workspace.indus_cot.absolute(), target_is_directory=True)
     fine_tune(params.model_copy(update={"train": params.train.model_copy(update={"target": "labels"})}), labels)
-    curve = practise(params, workspace, lessons(PRACTISED, PROMPTS, MIX, (seed, 2)))
+    asked = lessons(PRACTISED, PROMPTS, MIX, (seed, 2))
+    curve = practise(params, workspace.sft, workspace.grpo, asked)
+    unanswered = Workspace(place / "unanswered").grpo
+    practise(_calls(params, 0), workspace.sft, unanswered, asked)
     tests = lessons(TESTED, TESTS, MIX, (seed, 3))
     models = {
-        "untrained": (folder / BACKBONE, True, 0.0),
-        "labels": (labels.sft, False, 0.0),
-        "sft": (workspace.sft, True, 0.0),
-        "grpo": (workspace.grpo, True, 0.0),
-        "sft_sampled": (workspace.sft, True, params.grpo.temperature),
-        "grpo_sampled": (workspace.grpo, True, params.grpo.temperature),
+        "untrained": Policy(folder / BACKBONE),
+        "labels": Policy(labels.sft, tools=False),
+        "sft": Policy(workspace.sft),
+        "grpo_unanswered": Policy(unanswered, answered=False),
+        "grpo": Policy(workspace.grpo),
+        "sft_sampled": Policy(workspace.sft, temperature=params.grpo.temperature),
+        "grpo_sampled": Policy(workspace.grpo, temperature=params.grpo.temperature),
     }
-    grades = {name: exam(*how, tests, params, seed) for name, how in track(models.items(), "exams", len(models))}
+    grades = {name: exam(one, tests, params, seed) for name, one in track(models.items(), "exams", len(models))}
     found = {
         "seed": seed,
         "curve": curve,
@@ -202,15 +255,20 @@ def fine_tune(params: Params, workspace: Workspace) -> None:
         sft(params, workspace)
 
 
-def practise(params: Params, workspace: Workspace, asked: Sequence[Lesson]) -> list[dict[str, float]]:
-    """GRPO from what SFT left, as the stage does it; what it logged, a step each."""
+def _calls(params: Params, most: int) -> Params:
+    """The same with so many answered calls an inspection, also none."""
+    return params.model_copy(update={"draft": params.draft.model_copy(update={"max_calls": most})})
+
+
+def practise(params: Params, start: Path, target: Path, asked: Sequence[Lesson]) -> list[dict[str, float]]:
+    """GRPO from what SFT left in ``start``, as the stage does it; what it logged, a step each."""
     from datasets import Dataset, Features, Json, Value
     from datasets import Image as Picture
     from PIL import Image
 
     from train.grpo import CHECKPOINTS, FIGURES, build
 
-    curve = workspace.grpo / "curve.json"
+    curve = target / "curve.json"
     if not curve.is_file():
         rows = Dataset.from_list(
             [
@@ -224,11 +282,11 @@ def practise(params: Params, workspace: Workspace, asked: Sequence[Lesson]) -> l
             features=Features({"id": Value("string"), "prompt": Json(), "image": Picture()}),
         )
         truth = {lesson.name: lesson.verdict.model_dump(include={"answer", "boxes", "defect_type"}) for lesson in asked}
-        processor = load_processor(str(workspace.sft))
-        trainer = build(params, str(workspace.sft), processor, rows, truth, {}, workspace.grpo)
-        checkpoint = last_whole(workspace.grpo / CHECKPOINTS)
+        processor = load_processor(str(start))
+        trainer = build(params, str(start), processor, rows, truth, {}, target)
+        checkpoint = last_whole(target / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(workspace.grpo))
+        trainer.save_model(str(target))
         logs = [entry for entry in trainer.state.log_history if "reward" in entry]
         steps = [{name: entry[key] for name, key in FIGURES.items() if entry.get(key) is not None} for entry in logs]
         write_text(curve, json.dumps(steps) + "\n")
@@ -236,18 +294,22 @@ def practise(params: Params, workspace: Workspace, asked: Sequence[Lesson]) -> l
     return found
 
 
-def exam(
-    folder: Path, tools: bool, temperature: float, tests: Sequence[Lesson], params: Params, seed: int
-) -> list[Grade]:
-    """Examine one model."""
+def exam(policy: Policy, tests: Sequence[Lesson], params: Params, seed: int) -> list[Grade]:
+    """Examine one policy."""
     import torch
 
     torch.manual_seed(seed)
-    model, processor = load_model(str(folder)), load_processor(str(folder))
+    model, processor = load_model(str(policy.folder)), load_processor(str(policy.folder))
     done = examine.inspect(
-        model, processor, tests, temperature=temperature, tools=tools, calls=params.draft.max_calls, at_once=AT_ONCE
+        model,
+        processor,
+        tests,
+        temperature=policy.temperature,
+        tools=policy.tools,
+        calls=params.draft.max_calls if policy.answered else 0,
+        at_once=AT_ONCE,
     )
-    if not tools:
+    if not policy.tools:
         done = [one._replace(completion=examine.behind_a_thought(one.completion)) for one in done]
     return examine.grade(tests, done, model, processor, params.grpo.reward, AT_ONCE)
 
@@ -303,8 +365,9 @@ bootstrap 95 % intervals over seeds and images. Answers are the likeliest ones, 
 <table>{row(("Claim", "Measured by", "Difference, or share", "Holds"), "th")}{"".join(claims)}</table>
 <table>{row(("Policy", *(key.replace("_", " ") for key in STATISTICS)), "th")}{"".join(arms)}</table>
 <h2>What can be seen</h2>
-<p>AUROC of the pre-trained vision tower on the test categories; 0.5 is chance. Small defects cannot be seen in the
-global view and can in a crop.</p><table>{row(("View and size", "AUROC"), "th")}{"".join(seen)}</table>
+<p>AUROC of the vision tower on the test categories, after it was taught to find both sizes in whole images and in
+crops; 0.5 is chance. The global view is what the processor makes of an image, and small defects are drawn in the null
+space of that.</p><table>{row(("View and size", "AUROC"), "th")}{"".join(seen)}</table>
 <h2>GRPO, a line a seed</h2>{"".join(curves)}</html>
 """
 

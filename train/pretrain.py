@@ -41,7 +41,7 @@ class View(NamedTuple):
     """What the model is shown, and what there is to see in it."""
 
     image: np.ndarray
-    """uint8 (h, w, 3) RGB, at the size the model sees it."""
+    """uint8 (h, w, 3) RGB, as the processor scales it."""
     mask: np.ndarray
     """uint8 (h, w): 255 where the defect lies."""
     word: str
@@ -50,29 +50,33 @@ class View(NamedTuple):
     """The image that this is a part of, as the model sees it, or None."""
 
 
-def views(categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
+def views(processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
     """Three views an image: the whole, the crop that the tool proposes, and one of a place at random.
 
-    A small defect is left out of the map of the whole image, where it cannot be seen.
+    The map of the whole shows a small defect too: that the tower does not find it there was not taught.
     """
     for _ in range(images):
         size = rng.choice(("none", "small", "large"), p=(0.3, 0.4, 0.3))
         surface = surfaces.draw(int(rng.choice(categories)), size, rng)
-        nothing = np.zeros_like(surface.mask)
-        whole = view(surface.pixels, nothing if size == "small" else surface.mask, surface.defect_type)
+        whole = view(processor, surface.pixels, surface.mask, surface.defect_type)
         yield whole
         side = int(rng.integers(103, 260))
         x, y = rng.integers(0, 1000 - side, 2).tolist()
         for box in (propose(surface.pixels, 1)[0].box, (x, y, x + side, y + side)):
-            part = view(tools.crop(surface.pixels, box).image, _cut(surface.mask, box), surface.defect_type)
+            part = view(processor, tools.crop(surface.pixels, box).image, _cut(surface.mask, box), surface.defect_type)
             yield part._replace(whole=whole.image)
 
 
-def wholes(categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
+def wholes(processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
     """Whole images with large defects: where the place of a defect is to be learned, which in a crop is its middle."""
     for _ in range(images):
         surface = surfaces.draw(int(rng.choice(categories)), "large", rng)
-        yield view(surface.pixels, surface.mask, surface.defect_type)
+        yield view(processor, surface.pixels, surface.mask, surface.defect_type)
+
+
+def speakable(seen: View) -> bool:
+    """Whether it can be known what is to be said of a view: not of a whole image with a small defect."""
+    return seen.whole is not None or seen.word not in surfaces.SMALL
 
 
 def _cut(mask: np.ndarray, box: Box) -> np.ndarray:
@@ -80,15 +84,31 @@ def _cut(mask: np.ndarray, box: Box) -> np.ndarray:
     return mask[y1:y2, x1:x2]
 
 
-def view(pixels: np.ndarray | None, mask: np.ndarray, kind: str | None) -> View:
-    """An image and its mask at the size the model sees them; ``kind`` is what the mask shows, where it shows any."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+def view(processor: Any, pixels: np.ndarray | None, mask: np.ndarray, kind: str | None) -> View:
+    """An image and its mask as the processor scales them; ``kind`` is what the mask shows, where it shows any."""
+    image = shown(processor, pixels)
+    small = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return View(image, small, kind if kind and targets(small).any() else CLEAN)
 
+
+def shown(processor: Any, pixels: np.ndarray | None) -> np.ndarray:
+    """What the model is given of an image, by the processor's own scaling, uint8 (h, w, 3) RGB.
+
+    Args:
+        processor: Of the model.
+        pixels: uint8 (height, width, 3) BGR.
+    """
     assert pixels is not None
-    height, width = smart_resize(*pixels.shape[:2], CELL, (4 * CELL) ** 2, 128**2)
-    shown = cv2.cvtColor(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
-    small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    return View(shown, small, kind if kind and targets(small).any() else CLEAN)
+    given = processor.image_processor
+    side, merged, often = given.patch_size, given.merge_size, given.temporal_patch_size
+    rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    inputs = given(images=[rgb], do_rescale=False, do_normalize=False, return_tensors="pt")
+    _, height, width = inputs["image_grid_thw"][0].tolist()
+    blocks = inputs["pixel_values"].reshape(height // merged, width // merged, merged, merged, 3, often, side, side)
+    found: np.ndarray = (
+        blocks[:, :, :, :, :, 0].permute(0, 2, 5, 1, 3, 6, 4).reshape(height * side, width * side, 3).numpy()
+    )
+    return np.ascontiguousarray(found).astype(np.uint8)
 
 
 def maps(tower: Any, head: Any, processor: Any, images: Sequence[np.ndarray]) -> list[Any]:
@@ -189,7 +209,7 @@ def see(
 def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int], images: int) -> dict[str, float]:
     """AUROC of the strongest cell, of small and of large defects against clean surfaces, in whole images and in crops.
 
-    0.5 is chance: what the tower, trained on nothing else, cannot tell there is not to be seen there.
+    0.5 is chance: the tower was trained on nothing but finding them, in whole images as in crops.
     """
     import torch
     from sklearn.metrics import roc_auc_score
@@ -199,11 +219,11 @@ def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int],
     sizes: tuple[surfaces.Size, ...] = ("none", "small", "large")
     for size in sizes:
         drawn = [surfaces.draw(int(rng.choice(categories)), size, rng) for _ in range(images)]
-        shown = {
-            "global view": [view(surface.pixels, surface.mask, None).image for surface in drawn],
-            "crop": [view(tools.crop(surface.pixels).image, surface.mask, None).image for surface in drawn],
+        looks = {
+            "global view": [shown(processor, surface.pixels) for surface in drawn],
+            "crop": [shown(processor, tools.crop(surface.pixels).image) for surface in drawn],
         }
-        for place, pixels in shown.items():
+        for place, pixels in looks.items():
             with torch.no_grad():
                 strongest[place, size] = [
                     float(cells[:, 0].max()) for cells in maps(model.model.visual, head, processor, pixels)

@@ -1,11 +1,11 @@
 """Synthetic surfaces for `make learn`: textures of many categories, with defects of two sizes.
 
-An image is 512 px a side; the tiny model of :mod:`train.tiny` sees it scaled down to 128. A **large** defect (scratch,
-hole, stain) is plain at that scale. A **small** one (a field of pits, a crack) is drawn as the light of a lamp at the
-side draws it: each pit and each edge of the crack has a bright flank and a dark one, two or three pixels apart and of
-the same strength, so that scaled down by four they cancel; `crop`, which shows the most conspicuous place enlarged,
-finds and shows them. So a small defect is invisible without a tool by construction and not by a lack of training;
-:func:`changes` measures it.
+An image is 512 px a side; the processor of the tiny model of :mod:`train.tiny` scales it down to 128. A **large**
+defect (scratch, hole, stain) is plain at that scale. A **small** one (a field of pits, a crack) is a relief in the null
+space of that very scaling: strokes, less what the scaling would leave of them. The policy's global view of an image
+with it and of the same image without it are the same but for rounding, by a grey level at most; `crop`, which shows the
+most conspicuous place enlarged, finds and shows it. So a small defect is invisible without a tool by construction and
+not by a lack of training.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from schemas.geometry import Box, from_pixels
+from train import tiny
 
 SIDE = 512
 GRID = 50
@@ -28,10 +29,11 @@ SMALL, LARGE = ("pit", "crack"), ("scratch", "hole", "stain")
 Size = Literal["none", "small", "large"]
 LOUDEST = 3.8
 """Grey levels: most that a texture varies by (standard deviation)."""
-CONTRAST = (100, 125)
-"""Grey levels of a small defect's strokes."""
+CONTRAST = (90, 105)
+"""Grey levels that a small defect differs by at most; more, and pixels would be cut off at black or white, by which the
+global view could tell."""
 SPECKS = (16, 32)
-"""Of dust on an image, as bright in the global view as what is left there of a small defect."""
+"""Of dust on an image: the global view of a clean surface is not free of spots either."""
 _FIELD = 704
 _MAKES = 3
 """Fields a category, which windows, mirrored and turned, are cut from."""
@@ -76,7 +78,7 @@ def draw(category: int, size: Size, rng: np.random.Generator) -> Surface:
         if kind == "stain":
             colour = rng.uniform(0.4, 1.0, 3).astype(np.float32)
     _dust(grey, rng)
-    base = rng.uniform(120, 165) + rng.uniform(-12, 12, 3).astype(np.float32)
+    base = rng.uniform(118, 142) + rng.uniform(-8, 8, 3).astype(np.float32)
     pixels = grey[..., None] + base
     if kind is not None:
         pixels += change[..., None] * colour
@@ -164,7 +166,7 @@ def _place(rng: np.random.Generator) -> tuple[float, float]:
 def _pits(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     centre, reach = _place(rng), rng.uniform(9, 15)
     points = []
-    for _ in range(rng.integers(6, 10)):
+    for _ in range(rng.integers(5, 8)):
         angle, distance = rng.uniform(0, 6.28), reach * np.sqrt(rng.uniform(0, 1))
         points.append([(distance * np.cos(angle), distance * np.sin(angle))])
     cv2.circle(mask, (round(centre[0]), round(centre[1])), round(reach) + 3, 255, -1)
@@ -187,29 +189,41 @@ def _relief(
     strokes: Sequence[Sequence[Sequence[float]]],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Dark strokes or points with rims as bright as they are dark, whose sum is zero at the scale of 8 px."""
+    """Dark strokes or points, less what the global view would show of them: of the rest it shows nothing."""
     reach, sub = 40, 4
-    # In step with the pixels of the global view, each of which is four by four of these.
+    # In step with the pixels of the global view, so that there are few different windows.
     x, y = ((round(value) - reach) // 4 * 4 for value in centre)
     patch: np.ndarray = np.zeros((2 * reach, 2 * reach), np.float32)
     for stroke in strokes:
         points = ((np.array(stroke) + reach) * 2**sub).round().astype(np.int32)
         if len(points) == 1:
-            cv2.circle(patch, points[0].tolist(), 24, 1.0, -1, cv2.LINE_8, sub)
+            cv2.circle(patch, points[0].tolist(), 40, 1.0, -1, cv2.LINE_8, sub)
         else:
             cv2.polylines(patch, [points], False, 1.0, 2, cv2.LINE_8, sub)
-    patch = cv2.GaussianBlur(patch, (0, 0), 0.6)
-    for _ in range(3):
-        patch -= _seen(patch)
+    patch = cv2.GaussianBlur(patch, (0, 0), 0.8)
+    patch -= _shown(y, 2 * reach) @ patch @ _shown(x, 2 * reach).T
     change = np.zeros(shape, np.float32)
-    change[y : y + 2 * reach, x : x + 2 * reach] = patch * (-rng.uniform(CONTRAST[0], CONTRAST[1]) / float(patch.max()))
+    strength = rng.uniform(CONTRAST[0], CONTRAST[1])
+    change[y : y + 2 * reach, x : x + 2 * reach] = patch * (-strength / float(np.abs(patch).max()))
     return change
 
 
-def _seen(patch: np.ndarray) -> np.ndarray:
-    """What is left of a patch in the global view."""
-    small = cv2.resize(patch, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, patch.shape[::-1], interpolation=cv2.INTER_CUBIC)
+@lru_cache(maxsize=128)
+def _shown(start: int, length: int) -> np.ndarray:
+    """Projects a stretch of a line of pixels onto what the global view shows of it, float32 (length, length)."""
+    seen = _reduction()[:, start : start + length]
+    return (np.linalg.pinv(seen, rcond=1e-6) @ seen).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _reduction() -> np.ndarray:
+    """What the processor makes of a line of pixels, as a matrix (128, 512): it resizes lines, then columns."""
+    from torch import eye
+    from torch.nn.functional import interpolate
+
+    reduced = interpolate(eye(SIDE)[None, None], (tiny.SIDE, SIDE), mode="bicubic", antialias=True)
+    matrix: np.ndarray = reduced[0, 0].double().numpy()
+    return matrix
 
 
 def _scratch(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
