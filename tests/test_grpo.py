@@ -527,7 +527,7 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
         read_truth(Workspace(policy), found),
     )
     chosen = params(
-        model, steps=5, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0005, temperature=1.0,
+        model, steps=8, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0005, temperature=1.0,
         max_completion=80, reward=params(model).grpo.reward.model_copy(update={"gamma": 0.0}),
     )  # fmt: skip
     trainer = build(chosen, str(model), processor, rows, truth, {}, tmp_path)

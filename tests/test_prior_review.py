@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from annotation import prior_page
 from annotation.priors import text_problems
-from cot_builder.inspection.normalcy import measure_normalcy
+from cot_builder.inspection.normalcy import NORMALCY_VERSION, measure_normalcy
 from cot_builder.stages.prior import MACHINE, reviewed
 from cot_builder.stages.prior_reviews import read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, read_manifest
@@ -138,7 +138,9 @@ def test_an_experts_text_takes_the_place_of_the_measured_one_and_nothing_else_ch
     done = project.run("repro", "prior")
     assert done.returncode == 0, done.stderr
     after = priors(project)
-    assert after.pop(uid) == before[uid].model_copy(update={"text": words, "author": "expert", "version": "measured 1"})
+    assert after.pop(uid) == before[uid].model_copy(
+        update={"text": words, "author": "expert", "version": f"measured {NORMALCY_VERSION}"}
+    )
     assert after == {name: other for name, other in before.items() if name != uid}
     assert counts(project)["fixed_by_experts"] == 1
     assert "expert" in (project.folder / "data/prior/priors.md").read_text()
@@ -246,7 +248,11 @@ def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
         assert expert.text("text").inner_text().strip() == shown.text, "HTML is shown as text"
         assert page.title() != "owned" and not expert.complaints
         told = page.locator(".prior-provenance").inner_text()
-        assert "real_iad, training pool" in told and "measured, version 1" in told and "mean grey" in told
+        assert (
+            "real_iad, training pool" in told
+            and f"measured, version {NORMALCY_VERSION}" in told
+            and "mean grey" in told
+        )
         small = images.nth(1).bounding_box()
         images.nth(1).click()
         large = images.nth(1).bounding_box()
