@@ -18,7 +18,13 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="cyan")
 
 
-def track(items: Iterable[T], description: str, total: int | None = None, tell: Callable[[], str] = str) -> Iterator[T]:
+def track(
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    tell: Callable[[], str] = str,
+    share: Callable[[T], float] | None = None,
+) -> Iterator[T]:
     """Yield ``items``, showing done/total, rate and remaining time on standard error.
 
     Args:
@@ -26,7 +32,9 @@ def track(items: Iterable[T], description: str, total: int | None = None, tell: 
         description: Shown in front.
         total: Number of items, where it is known.
         tell: What else there is to say at the moment.
+        share: Of all the work, in [0, 1], what is behind once an item is done: the total is estimated from it.
     """
+    done, about = 0, ""
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
@@ -39,10 +47,14 @@ def track(items: Iterable[T], description: str, total: int | None = None, tell: 
             task = progress.add_task(description, total=total)
             for item in items:
                 yield item
-                progress.update(task, advance=1, description=f"{description} {tell()}".rstrip())
+                done += 1
+                if share and (behind := share(item)) > 0:
+                    total = round(done / behind)
+                progress.update(task, total=total, completed=done, description=f"{description} {tell()}".rstrip())
+            if share:
+                progress.update(task, total=done)
         return
     started = last = time.monotonic()
-    done = 0
     for item in items:
         yield item
         done += 1
@@ -50,7 +62,9 @@ def track(items: Iterable[T], description: str, total: int | None = None, tell: 
         if now - last >= LINE_EVERY_S:
             last = now
             rate = done / (now - started)
-            of = f"/{total}, {max(total - done, 0) / rate:.0f} s left" if total else ""
+            if share and (behind := share(item)) > 0:
+                total, about = round(done / behind), "about "
+            of = f"/{about}{total}, {max(total - done, 0) / rate:.0f} s left" if total else ""
             console.print(f"{description}: {done}{of}, {rate:.1f}/s{_also(tell)}", highlight=False)
     seconds = time.monotonic() - started
     console.print(f"{description}: {done} in {seconds:.1f} s{_also(tell)}", highlight=False)

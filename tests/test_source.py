@@ -51,6 +51,21 @@ def test_every_packing_gives_the_same_members(tmp_path: Path, kind: str) -> None
     assert read(pack(tmp_path, kind), tmp_path / "cache") == FILES
 
 
+def test_every_member_tells_how_much_of_the_source_is_behind(tmp_path: Path) -> None:
+    many = {f"part/{number:03}.png": random.Random(number).randbytes(20_000) for number in range(100)}
+    sources = [str(pack(tmp_path, kind, many)) for kind in ("folder", "tar", "tar.gz", "tar.xz", "zip")]
+    # And a folder that holds archives.
+    (tmp_path / "all").mkdir()
+    for path in sources[1:]:
+        (tmp_path / "all" / Path(path).name).symlink_to(path)
+    for source in (*[[one] for one in sources], [str(tmp_path / "all")], sources):
+        shares = [member.share for member in open_members(source, tmp_path)]
+        assert shares == sorted(shares) and shares[-1] == pytest.approx(1, abs=0.02), source
+        # Compressed files are read in blocks, a quarter of a megabyte each.
+        for number, share in enumerate(shares, start=1):
+            assert share == pytest.approx(number / len(shares), abs=0.14), source
+
+
 def test_an_archive_is_known_by_its_content_not_its_suffix(tmp_path: Path) -> None:
     path = pack(tmp_path, "tar.xz").rename(tmp_path / "data.zip")
     assert read(path, tmp_path) == FILES

@@ -182,7 +182,7 @@ class _Files:
     def __init__(self, copy: str, wanted: set[str], scratch: Path, name: str) -> None:
         self._places: dict[str, tuple[str, int]] = {}
         with ShardWriter(scratch) as writer:
-            for data in track(_images_of(copy, scratch / "downloads"), f"search {name}"):
+            for data in _images_of(copy, scratch / "downloads", f"search {name}"):
                 digest = hashlib.sha256(data).hexdigest()
                 if digest in wanted and digest not in self._places:
                     self._places[digest] = writer.add(digest, data)
@@ -198,15 +198,17 @@ class _Files:
         return self._reader.get(*self._places[digest])
 
 
-def _images_of(copy: str, downloads: Path) -> Iterator[bytes]:
-    """Every image file of a user's copy, which may be what `pull` has made of it."""
+def _images_of(copy: str, downloads: Path, description: str) -> Iterator[bytes]:
+    """Every image file of a user's copy, which may be what `pull` has made of it; shows how far the search is."""
     folder = Path(copy)
     if (folder / "manifest.json").is_file() and read_manifest(folder).get("stage") == "pull":
         reader = ShardReader(folder)
-        for shard in sorted(folder.glob("images-*.parquet")):
-            yield from (data for _, data in reader.items(shard.name))
+        shards = sorted(folder.glob("images-*.parquet"))
+        images = sum(reader.rows(shard.name) for shard in shards)
+        items = (data for shard in shards for _, data in reader.items(shard.name))
+        yield from track(items, description, images)
         return
-    for member in open_members(copy, downloads):
+    for member in track(open_members(copy, downloads), description, share=lambda member: member.share):
         if member.path.lower().endswith(IMAGE_SUFFIXES):
             yield bytes(member.read())
 

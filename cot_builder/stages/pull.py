@@ -91,7 +91,8 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
 
         tables = _read_tables(members(), module.place) if benchmark.records_first else {}
         layout = module.layout(settings, tables)
-        found = _read(track(members(), f"pull {name}"), layout.place, benchmark.bands, params.compute.workers, output)
+        drawn = track(members(), f"pull {name}", share=lambda member: member.share)
+        found = _read(drawn, layout.place, benchmark.bands, params.compute.workers, output)
         if not (found.images or found.damaged_images or found.other):
             raise _wrong_layout(source, name, settings.benchmark, found.strangers)
         _check_family(name, settings.benchmark, found)

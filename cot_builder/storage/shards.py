@@ -136,6 +136,10 @@ class ShardReader:
         group = next(index for index, start in enumerate(starts[1:]) if row < start)
         return self._group(shard, group).column("bytes")[row - starts[group]].as_py()
 
+    def rows(self, shard: str) -> int:
+        """How many files one shard holds."""
+        return self._open(shard)[1][-1]
+
     def items(self, shard: str) -> Iterator[tuple[str, bytes]]:
         """Every (key, file) of one shard, in order."""
         file, _ = self._open(shard)

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
@@ -68,6 +68,8 @@ class Member:
     """To be called before the next member is drawn, unless it is lasting."""
     lasting: bool = False
     """Whether ``read`` may be called at any time, by any thread."""
+    share: float = 0.0
+    """What of the source, in [0, 1], is behind with this file, as far as bytes tell; 0 where nothing does."""
 
 
 @dataclass
@@ -112,12 +114,17 @@ def open_members(
     if checksums.wanted and (len(sources) > 1 or not _is_archive(sources[0])):
         raise IndusCotError(f"{sources[0]}: sha256 is given, which needs a single archive as the source")
     found = False
-    for one in sources:
+    for number, one in enumerate(sources):
         for member in _open_one(one, cache, checksums, ignore):
             found = True
-            yield member
+            yield member if len(sources) == 1 else _within(member, number / len(sources), 1 / len(sources))
     if not found:
         raise IndusCotError(f"{', '.join(sources)}: holds no file; give the folder or archive that holds the data")
+
+
+def _within(member: Member, before: float, part: float) -> Member:
+    """The file, where what it comes from is ``part`` of the source and begins at ``before``."""
+    return replace(member, share=before + part * member.share)
 
 
 def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
@@ -152,7 +159,7 @@ def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Memb
 
     try:
         for member in _open_archive(path, _stem(name), name, checksums):
-            yield Member(member.path, member.size, functools.partial(kept_if_readable, member.read))
+            yield replace(member, read=functools.partial(kept_if_readable, member.read), lasting=False)
     except IndusCotError:
         path.unlink(missing_ok=True)
         raise
@@ -214,25 +221,32 @@ def _unreadable(error: OSError) -> None:
 
 
 def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) -> Iterator[Member]:
-    for full in local_files(root):
-        inside = full.relative_to(root).as_posix()
-        path = clean_path(f"{name.strip('/')}/{inside}", str(root))
-        if full.name.lower().endswith(ARCHIVE_SUFFIXES):
-            if any(fnmatchcase(inside, pattern) for pattern in ignore):
-                continue
-            yield from _open_archive(full, path.rpartition("/")[0], full.name, checksums)
+    def files() -> Iterator[tuple[Path, str, bool]]:
+        for full in local_files(root):
+            inside = full.relative_to(root).as_posix()
+            packed = full.name.lower().endswith(ARCHIVE_SUFFIXES)
+            if not (packed and any(fnmatchcase(inside, pattern) for pattern in ignore)):
+                yield full, clean_path(f"{name.strip('/')}/{inside}", str(root)), packed
+
+    # Walked twice: a list of a million files would be held as long as they are read.
+    total, before = sum(_bytes(full) for full, _, _ in files()) or 1, 0
+    for full, path, packed in files():
+        size = _bytes(full)
+        if packed:
+            for member in _open_archive(full, path.rpartition("/")[0], full.name, checksums):
+                yield _within(member, before / total, size / total)
         else:
-            yield Member(path, _size(full), functools.partial(_read_file, full), lasting=True)
+            if size > MAX_MEMBER_BYTES:
+                raise IndusCotError(f"{full}: {size} bytes is absurd for an image; remove it from the source")
+            yield Member(path, size, functools.partial(_read_file, full), True, (before + size) / total)
+        before += size
 
 
-def _size(path: Path) -> int:
+def _bytes(path: Path) -> int:
     try:
-        size = path.stat().st_size
+        return path.stat().st_size
     except OSError as error:
         raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
-    if size > MAX_MEMBER_BYTES:
-        raise IndusCotError(f"{path}: {size} bytes is absurd for an image; remove it from the source")
-    return size
 
 
 def _read_file(path: Path) -> bytes:
@@ -261,7 +275,7 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
             for member in members:
                 if not _hidden(member.path):
                     inside = f"{prefix}/{member.path}" if prefix else member.path
-                    yield Member(inside, member.size, _guarded(member.read, name), member.lasting)
+                    yield replace(member, path=inside, read=_guarded(member.read, name))
         except DAMAGED as error:
             raise _damaged(name, error) from error
         if known := expected or (digest and digest.result()):
@@ -344,9 +358,9 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
                 inside = clean_path(info.name, name)
                 if kind == "tar":
                     read = functools.partial(_read_part, path, info.name, info.offset_data, info.size)
-                    yield Member(inside, info.size, read, lasting=True)
+                    yield Member(inside, info.size, read, True, (info.offset_data + info.size) / packed)
                 else:
-                    yield Member(inside, info.size, _tar_reader(tar, info))
+                    yield Member(inside, info.size, _tar_reader(tar, info), share=raw.tell() / packed)
             while kind != "tar" and stream.read(STREAM_BYTES):
                 # To the end, where the compressed file's own checksum is.
                 pass
@@ -376,7 +390,7 @@ def _zip_members(path: Path, name: str) -> Iterator[Member]:
     packed = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
-        total = sum(info.file_size for info in infos)
+        total, done = sum(info.file_size for info in infos), 0
         for info in infos:
             inside = clean_path(info.filename, name)
             if info.is_dir():
@@ -387,7 +401,9 @@ def _zip_members(path: Path, name: str) -> Iterator[Member]:
             if info.flag_bits & 1:
                 raise IndusCotError(f"{name}: member {info.filename!r} is encrypted; unpack it and give the folder")
             _check_sizes(name, info.filename, info.file_size, total, packed)
-            yield Member(inside, info.file_size, lambda info=info: archive.read(info))  # type: ignore[misc]
+            read: Callable[[], bytes] = functools.partial(archive.read, info)
+            done += info.file_size
+            yield Member(inside, info.file_size, read, share=done / max(total, 1))
 
 
 def _url_name(url: str) -> str:

@@ -1,0 +1,29 @@
+"""What long work says of itself where nobody sits at a terminal."""
+
+import re
+
+import pytest
+
+from cot_builder import progress
+
+
+@pytest.mark.parametrize("share", [None, lambda number: (number + 1) / 8])
+def test_a_line_tells_done_total_rate_and_remaining_time(
+    share: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    total = None if share else 8
+    assert list(progress.track(range(8), "pull", total, lambda: "well", share)) == list(range(8))  # type: ignore[arg-type]
+    *lines, last = capsys.readouterr().err.splitlines()
+    of = "about 8" if share else "8"
+    for number, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"pull: {number}/{of}, \d+ s left, \d+\.\d/s, well", line)
+    assert len(lines) == 8 and re.fullmatch(r"pull: 8 in \d+\.\d s, well", last)
+
+
+def test_nothing_is_said_of_a_total_that_nobody_knows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    list(progress.track(iter("ab"), "pull"))
+    assert "left" not in capsys.readouterr().err
