@@ -26,7 +26,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.geometry import Box
 from schemas.review import REVIEW, Change, Review
-from schemas.trajectory import Draft, Trajectory, Turn, Verdict
+from schemas.trajectory import DRAFT, Draft, Trajectory, Turn, Verdict
 from tests.pulled import REPOSITORY
 from tests.review_project import Project, Result, judged, put
 from tests.test_reviews import draft, review
@@ -262,8 +262,8 @@ def test_drift_is_seen_on_planted_mistakes(tmp_path: Path) -> None:
 class Expert:
     """Somebody with an account of their own, who signed up by the link that push gives."""
 
-    def __init__(self, project: Project, name: str, link: str) -> None:
-        self.email = f"{name}.{secrets.token_hex(3)}@x.org"
+    def __init__(self, project: Project, email: str, link: str) -> None:
+        self.email = email
         self.project = project
         self.http = httpx.Client(base_url=project.server.url, follow_redirects=True)
         self.http.get(link)
@@ -284,6 +284,19 @@ class Expert:
         self.http.post(f"/api/tasks/{task}/annotations", json=body, headers=headers).raise_for_status()
 
 
+def addresses(project: Project, *names: str) -> list[str]:
+    """New ones, by which the chance of assignment plants at least two mistakes for each of ``names``."""
+    rows: list[Draft] = DRAFT.records(project.drafts())
+    while True:
+        emails = [f"{name}.{secrets.token_hex(3)}@x.org" for name in names]
+        chosen = load_params(
+            settings=[*project.settings, f"review.annotators={json.dumps(emails)}"], root=project.folder
+        )
+        given = assign(rows, chosen.review, chosen.seed)
+        if min(sum(item.shown is not item.draft for item in items) for items in given.values()) >= 2:
+            return emails
+
+
 def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     def named(*emails: str) -> tuple[str, ...]:
         shares = ("review.overlap_share=0.4", "review.gold_share=1", "review.audit_share=0")
@@ -298,7 +311,8 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
         project.ok("review", "push")
     assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, "more was made than the priors'"
     (link,) = re.findall(r"http\S+signup\S+(?=,)", str(refused.value))
-    ada, bo, cy = (Expert(project, name, link) for name in ("ada", "bo", "cy"))
+    emails = (*addresses(project, "ada", "bo"), f"cy.{secrets.token_hex(3)}@x.org")
+    ada, bo, cy = (Expert(project, email, link) for email in emails)
     project.settings = plain
     project.settings = named(ada.email, bo.email)
     titles = [f"{project.title[-10:]} · {expert.email}" for expert in (ada, bo)]
