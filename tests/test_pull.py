@@ -107,6 +107,8 @@ def test_single_channel_and_other_formats(tmp_path: Path) -> None:
         "colour.tif": picture(1, suffix=".tiff"),
         "colour.webp": picture(1, suffix=".webp"),
         "colour.bmp": picture(1, suffix=".bmp"),
+        "restarts.jpg": cv2.imencode(".jpg", noise[..., :3], [cv2.IMWRITE_JPEG_RST_INTERVAL, 1])[1].tobytes(),
+        "trailing.jpg": picture(1, suffix=".jpg") + b"\xff\x37 what a camera puts behind the picture",
         "progressive.jpg": cv2.imencode(".jpg", noise[..., :3], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
     }
     files = {f"flange/train/good/{name}": data for name, data in images.items()}
@@ -124,6 +126,8 @@ def test_single_channel_and_other_formats(tmp_path: Path) -> None:
         "colour.tif": ("TIFF", 3),
         "colour.webp": ("WEBP", 3),
         "colour.bmp": ("BMP", 3),
+        "restarts.jpg": ("JPEG", 3),
+        "trailing.jpg": ("JPEG", 3),
         "progressive.jpg": ("JPEG", 3),
     }
     assert set(pulled.samples["width"]) == {64}

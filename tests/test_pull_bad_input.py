@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
@@ -51,6 +53,18 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
+def overwritten(data: bytes) -> bytes:
+    """With a sector of another file in the middle, as a damaged file system leaves it."""
+    middle = len(data) // 2
+    sector = np.random.default_rng(0).integers(0, 256, 512, dtype=np.uint8).tobytes()
+    return data[:middle] + sector + data[middle + len(sector) :]
+
+
+def jpeg(*options: int) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", noise, options)[1].tobytes()
+
+
 def no_trace(root: Path) -> None:
     folder = root / "data" / "pull"
     assert [path.name for path in folder.glob("*") if not path.name.endswith(".lock")] == []
@@ -62,6 +76,17 @@ DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "cut PNG header": (".png", lambda: picture(4)[:20], "truncated"),
     "cut JPEG": (".jpg", lambda: picture(4, suffix=".jpg")[:-40], "truncated: the JPEG has no end"),
     "JPEG without markers": (".jpg", lambda: picture(4, suffix=".jpg")[:20] + bytes(200), "corrupt at byte"),
+    "overwritten JPEG": (".jpg", lambda: overwritten(jpeg()), "no JPEG marker where one must be"),
+    "overwritten progressive JPEG": (
+        ".jpg",
+        lambda: overwritten(jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+        "no JPEG marker where one must be",
+    ),
+    "cut progressive JPEG": (
+        ".jpg",
+        lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)[:-2000],
+        "truncated: the JPEG has no end",
+    ),
     "cut BMP": (".bmp", lambda: picture(4, suffix=".bmp")[:-1], "shorter than its pixels"),
     "cut WebP": (".webp", lambda: picture(4, suffix=".webp")[:-100], "not a readable"),
     "cut TIFF": (".tif", lambda: picture(4, suffix=".tiff")[: -len(picture(4, suffix=".tiff")) // 2], ""),

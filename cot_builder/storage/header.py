@@ -4,6 +4,7 @@ import io
 import struct
 from typing import NamedTuple
 
+import numpy as np
 from isal import isal_zlib
 from PIL import ExifTags, Image
 
@@ -15,13 +16,18 @@ CHANNELS = {"1": 1, "L": 1, "LA": 1, "I": 1, "I;16": 1, "I;16B": 1, "P": 3, "RGB
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 4}
 """By colour type: grey, RGB, palette, grey with alpha, RGBA."""
-JPEG_TAIL = 4096
-"""Where the end mark is looked for first, in bytes from the end."""
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_END = 0xD9
+JPEG_SCAN = 0xDA
+SCAN_BLOCK = 2**17
+IN_A_SCAN = np.isin(np.arange(256), (0x00, 0xFF, *range(0xD0, 0xD8)))
+"""What follows FF within a scan: a stuffed zero, a fill byte, a restart marker."""
+JPEG_MARKERS = JPEG_FRAMES | {0xC4, 0xCC, *range(0xD9, 0xF0), 0xFE, 0xFF}
+"""Fill bytes, the end, and whatever a length follows."""
 TURNED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class DamagedError(ValueError):
@@ -44,7 +50,8 @@ class Header(NamedTuple):
 def read_header(data: bytes) -> Header:
     """Header of an image file whose structure is complete.
 
-    PNG: every chunk's CRC and the end chunk. JPEG: the end mark after the scan. BMP: the length of the pixel
+    PNG: every chunk's CRC and the end chunk. JPEG: every marker, up to the end mark; most damage within a scan makes
+    one that cannot be. BMP: the length of the pixel
     array. TIFF, WebP and rare kinds of the others have no such mark and are decoded, by Pillow.
 
     Raises:
@@ -140,29 +147,44 @@ def _jpeg(data: bytes) -> Header:
     header = None
     tagged = False
     position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            raise DamagedError(f"corrupt at byte {position}: no JPEG marker where one must be")
+    while position + 1 < len(data):
         marker = data[position + 1]
+        if data[position] != 0xFF or marker not in JPEG_MARKERS:
+            raise DamagedError(f"corrupt at byte {position}: no JPEG marker where one must be")
         if marker == 0xFF:
             position += 1
             continue
-        if marker in JPEG_FRAMES:
+        if marker == JPEG_END:
+            break
+        if marker in JPEG_FRAMES and header is None:
             height, width, channels = struct.unpack_from(">HHB", data, position + 5)
             if channels not in (1, 3, 4):
                 raise DamagedError(f"corrupt: a JPEG of {channels} channels")
             header = Header(width, height, channels, "JPEG")
         tagged |= marker == 0xE1
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:
-            # Within a scan FF is always followed by 00, so FF D9 can only be the end.
-            tail = max(position, len(data) - JPEG_TAIL)
-            if header and (b"\xff\xd9" in bytes(data[tail:]) or b"\xff\xd9" in bytes(data[position:])):
-                if tagged:
-                    _check_upright(open_image(data))
-                return header
-            break
-    raise DamagedError("truncated: the JPEG has no end")
+        if marker == JPEG_SCAN:
+            position = _after_scan(data, position)
+    if header is None or position + 1 >= len(data):
+        raise DamagedError("truncated: the JPEG has no end")
+    if tagged:
+        _check_upright(open_image(data))
+    return header
+
+
+def _after_scan(data: bytes, start: int) -> int:
+    """Where the marker is that ends the scan, or the end of ``data``."""
+    values = np.frombuffer(data, np.uint8)
+    for begin in range(start, len(data) - 1, SCAN_BLOCK):
+        block = values[begin : begin + SCAN_BLOCK + 1]
+        marks = (block[:-1] == 0xFF) & (block[1:] != 0)
+        # Rarely any: looking for their places would cost more than all the rest.
+        if marks.any():
+            places = np.flatnonzero(marks)
+            ends = places[~IN_A_SCAN[block[places + 1]]]
+            if ends.size:
+                return begin + int(ends[0])
+    return len(data)
 
 
 def _bmp(data: bytes) -> Header:
