@@ -16,11 +16,12 @@ from rich.table import Table
 from cot_builder.endpoint.answers import Answers, store
 from cot_builder.endpoint.prices import read_price
 from cot_builder.params import Params, load_params
-from cot_builder.storage.output import read_manifest
+from cot_builder.storage.output import damaged_tables, read_manifest
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
 FREE_GIB = 5
+SHOWN = 5
 LOCK = Path("requirements.lock")
 
 
@@ -161,8 +162,12 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
             continue
         try:
             manifest = read_manifest(folder)
+            faults = damaged_tables(folder)
         except (IndusCotError, ValueError) as error:
-            yield Finding("fault", stage, str(error), f"run it again: `indus-cot {stage}`")
+            faults = [str(error)]
+        if faults:
+            more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+            yield Finding("fault", stage, f"{'; '.join(faults[:SHOWN])}{more}", f"run it again: `indus-cot {stage}`")
             continue
         counts = ", ".join(
             f"{value} {name.replace('_', ' ')}" for name, value in manifest["counts"].items() if isinstance(value, int)

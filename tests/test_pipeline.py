@@ -301,6 +301,25 @@ def test_doctor_finds_a_sound_project_sound_and_names_a_missing_source(project):
     assert "nowhere/visa does not exist" in done.stdout and "set pull.visa.source" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("harm", "told"), [("cut", "is damaged or cut short"), ("gone", "is gone"), ("rows", "has 1 rows")]
+)
+def test_doctor_names_a_damaged_table(project, harm, told):
+    table = project / "data/pull/sdd/images-00000.parquet"
+    aside = table.with_suffix(".aside")
+    table.rename(aside)
+    try:
+        if harm == "cut":
+            table.write_bytes(aside.read_bytes()[:-1000])
+        elif harm == "rows":
+            pl.read_parquet(aside).head(1).write_parquet(table)
+        done = run(project, "doctor", COLUMNS="500")
+    finally:
+        aside.replace(table)
+    assert done.returncode == 1 and "indus-cot pull sdd" in done.stdout
+    assert f"data/pull/sdd/images-00000.parquet {told}" in done.stdout
+
+
 def test_help_appears_without_a_heavy_import(project):
     code = (
         "import sys; sys.argv=['indus-cot', '--help']\n"

@@ -104,6 +104,7 @@ def stage_output(
             "inputs": dict(inputs),
             "params": dict(params),
             "counts": output.counts,
+            "rows": dict(_rows(staging)),
             **({"outputs": output.outputs} if output.outputs else {}),
             "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
             "versions": used,
@@ -123,6 +124,35 @@ def stage_output(
         raise
     finally:
         lock.release()
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, int]]:
+    from pyarrow import parquet
+
+    for path in sorted(folder.rglob("*.parquet")):
+        yield path.relative_to(folder).as_posix(), parquet.read_metadata(path).num_rows
+
+
+def damaged_tables(folder: Path) -> list[str]:
+    """What is wrong with the parquet files of a stage's output, by their footers and the rows its manifest counted.
+
+    Raises:
+        IndusCotError: the folder has no manifest.
+    """
+    from pyarrow import ArrowException, parquet
+
+    faults = []
+    for name, rows in read_manifest(folder).get("rows", {}).items():
+        try:
+            found = parquet.read_metadata(folder / name).num_rows
+        except FileNotFoundError:
+            faults.append(f"{folder / name} is gone")
+        except (OSError, ArrowException) as error:
+            faults.append(f"{folder / name} is damaged or cut short ({error})")
+        else:
+            if found != rows:
+                faults.append(f"{folder / name} has {found} rows, not {rows}")
+    return faults
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
