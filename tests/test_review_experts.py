@@ -284,11 +284,15 @@ class Expert:
         self.http.post(f"/api/tasks/{task}/annotations", json=body, headers=headers).raise_for_status()
 
 
+def new_address(name: str) -> str:
+    return f"{name}.{secrets.token_hex(3)}@x.org"
+
+
 def addresses(project: Project, *names: str) -> list[str]:
     """New ones, by which the chance of assignment plants at least two mistakes for each of ``names``."""
     rows: list[Draft] = DRAFT.records(project.drafts())
     while True:
-        emails = [f"{name}.{secrets.token_hex(3)}@x.org" for name in names]
+        emails = [new_address(name) for name in names]
         chosen = load_params(
             settings=[*project.settings, f"review.annotators={json.dumps(emails)}"], root=project.folder
         )
@@ -311,8 +315,7 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
         project.ok("review", "push")
     assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, "more was made than the priors'"
     (link,) = re.findall(r"http\S+signup\S+(?=,)", str(refused.value))
-    emails = (*addresses(project, "ada", "bo"), f"cy.{secrets.token_hex(3)}@x.org")
-    ada, bo, cy = (Expert(project, email, link) for email in emails)
+    ada, bo, cy = (Expert(project, email, link) for email in (*addresses(project, "ada", "bo"), new_address("cy")))
     project.settings = plain
     project.settings = named(ada.email, bo.email)
     titles = [f"{project.title[-10:]} · {expert.email}" for expert in (ada, bo)]
