@@ -31,7 +31,7 @@ from cot_builder.stages.prior import MACHINE, draw, normal_images
 from cot_builder.stages.prior_reviews import TABLE, read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.leaks import leaks
+from cot_builder.teacher.leaks import leaks, without_name
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
@@ -258,7 +258,8 @@ def _read(
     elif after == " ".join(before.split()):
         verdict, after = "accepted", before
     else:
-        verdict, problems = "fixed", text_problems(after)
+        category = str(data.get("uid")).partition("/")[2].rpartition("/")[0]
+        verdict, problems = "fixed", text_problems(after, category)
     return PriorReview(
         review_id=f"{project}/{annotation['id']}",
         prior_id=str(data.get("uid")),
@@ -276,8 +277,8 @@ def _read(
     )
 
 
-def text_problems(text: str) -> list[str]:
-    """Why a text cannot be a prior; empty if it can."""
+def text_problems(text: str, category: str) -> list[str]:
+    """Why a text cannot be the prior of ``category``; empty if it can."""
     found = []
     if not LEAST <= len(text) <= MOST:
         found.append(f"the text has {len(text)} characters, {LEAST} to {MOST} are due")
@@ -285,7 +286,7 @@ def text_problems(text: str) -> list[str]:
         found.append(f"the text says {tag[0]!r}, which is a tag of the trajectories")
     if control := re.search(r"[\x00-\x1f]", text):
         found.append(f"the text holds the control character {control[0]!r}")
-    if said := leaks(text):
+    if said := leaks(without_name(text, category)):
         found.append(f"the text says {said[0]!r}, which speaks of the truth of a sample")
     return found
 

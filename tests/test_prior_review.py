@@ -332,8 +332,13 @@ def test_a_rejected_text_of_a_model_gives_way_to_the_measured_one_as_the_experts
     ],
 )
 def test_what_a_prior_may_say(text: str, problem: str) -> None:
-    found = text_problems(text)
+    found = text_problems(text, "flange")
     assert problem in found[0] if problem else found == []
+
+
+def test_a_prior_may_name_its_own_object() -> None:
+    text = f"{row().text} As the mask shows, it lies flat."
+    assert text_problems(text, "mask") == [] and "'the mask shows'" in text_problems(text, "flange")[0]
 
 
 # The page
