@@ -931,6 +931,9 @@ def test_a_dry_run_of_a_model(hub: HubServer, client: Client, published: Done, c
     # What is not known is not said.
     hub.fail("owner/unsure", 403, times=99)
     refused(client.run(*asked, folder=copy), "owner/unsure", "(403)")
+    for damaged in ('{"stage": "sf', "[]"):
+        (trained / "manifest.json").write_text(damaged)
+        refused(client.run(*asked, folder=copy), "models/sft/manifest.json: damaged")
 
 
 def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Path, trained: Path) -> None:

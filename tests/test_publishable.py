@@ -15,7 +15,9 @@ import pytest
 from cot_builder.params import Params, load_params
 from cot_builder.publishing import card, changes, publishable
 from cot_builder.publishing.configs import CONFIGS, features, schema
+from cot_builder.publishing.publish import plan
 from cot_builder.publishing.publishable import INDEX, build, shard_bits, sources, write_shard
+from cot_builder.publishing.report import told
 from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.storage.images import encode_png
@@ -156,7 +158,7 @@ def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.Mo
 # --- reviews ----------------------------------------------------------------------------------------
 
 
-def test_gold_pages_and_rejections_are_decisions_too(copy: Path) -> None:
+def test_gold_pages_and_rejections_are_decisions_too(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drafts: list[Draft] = DRAFT.records(DRAFT.read(copy / "data/draft/trajectory.parquet"))
     turned_down, planted = drafts[3], drafts[5]
 
@@ -187,6 +189,10 @@ def test_gold_pages_and_rejections_are_decisions_too(copy: Path) -> None:
     found = changes.compare(index, changes.read(str(copy / "data/publish")))
     assert found.removed == [row_id(turned_down.draft_id)] and found.rereviewed == [row_id(planted.draft_id)]
     assert "reviews left out: of earlier drafts: 1" in card_of(copy)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    planned, _ = plan(load_params(root=copy), Workspace(copy), "owner/name", offline=True)
+    for line in ("reviews left out: of earlier drafts: 1", "reviews of drafts that are no row: 1"):
+        assert f"\n  {line}\n" in told(planned)
 
 
 def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None:

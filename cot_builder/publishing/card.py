@@ -150,7 +150,7 @@ def write(
         about={
             name: text.format(min_iou=params.draft.min_iou) if name == "rl" else text for name, text in ABOUT.items()
         },
-        left_out=_left_out(folder),
+        left_out=left_out(folder),
         kept=params.select.keep_categories,
         example=_example(example) if example else None,
         by_reference=[name for name, source in shown.items() if not source.embedded],
@@ -181,8 +181,8 @@ def _config(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:
     return {"config_name": config, "data_files": files} | ({"default": True} if config == "sft" else {})
 
 
-def _left_out(folder: Path) -> list[str]:
-    """What `preference` and `review` do not hold, or hold of no row, with its number."""
+def left_out(folder: Path) -> list[str]:
+    """What `preference` and `review` of ``data/publish`` do not hold, or hold of no row, with its number."""
     counts = read_manifest(folder)["counts"]
     return [f"{name}: {count}" for name, count in sorted(counts.items()) if name.startswith(("reviews ", "pairs "))]
 

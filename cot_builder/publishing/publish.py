@@ -36,8 +36,8 @@ class Plan(NamedTuple):
     shapes: Mapping[Config, Mapping[str, tuple[int, int, int]]]
     sources: Mapping[str, Source]
     licence: str
-    left_out: int
-    """Pairs of a preference that are left out since they leak supervision."""
+    left_out: list[str]
+    """Pairs and reviews that are left out, or are of no row, by reason with their number."""
     files: Mapping[str, Path | bytes]
     """Everything that is to be there."""
     changed: Mapping[str, Path | bytes]
@@ -143,7 +143,7 @@ def plan(
         shapes=card.shapes(folder),
         sources=shown,
         licence=state["licence"],
-        left_out=json.loads((folder / "manifest.json").read_text())["counts"].get("pairs left out: leak", 0),
+        left_out=card.left_out(folder),
         files=files,
         changed={**moved, **differing(texts, there)},
         gone=gone,

@@ -17,8 +17,7 @@ def told(plan: Plan, done: Published | None = None) -> str:
         how = "within the rows" if source.embedded else "by reference"
         facts = source.facts
         lines.append(f"  {name}: {facts.licence}; redistribution {facts.redistribution} ({facts.clause}): {how}")
-    if plan.left_out:
-        lines.append(f"  {plan.left_out} rejected drafts leak supervision and are in no preference pair")
+    lines += [f"  {line}" for line in plan.left_out]
     lines.append(_where(plan.remote, plan.note))
     if plan.changes:
         lines.append(f"  {plan.changes}")

@@ -159,12 +159,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a stage's output.
 
     Raises:
-        IndusCotError: the folder has none: the stage has not run.
+        IndusCotError: the folder has none, since the stage has not run, or a damaged one.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         raise IndusCotError(f"{folder}: no manifest.json; the stage has not finished. Run `indus-cot repro`")
-    return json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise IndusCotError(f"{path}: damaged or cut short ({error}); run its stage again") from error
+    if not isinstance(found, dict):
+        raise IndusCotError(f"{path}: damaged, it holds no manifest; run its stage again")
+    return found
 
 
 def _spare(target: Path, stage: str) -> None:
@@ -173,7 +179,7 @@ def _spare(target: Path, stage: str) -> None:
         return
     try:
         wrote = str(read_manifest(target)["stage"])
-    except (ValueError, TypeError, KeyError, OSError, IndusCotError):
+    except (KeyError, OSError, IndusCotError):
         wrote = ""
     if wrote and _kind(wrote) != _kind(stage):
         raise IndusCotError(
