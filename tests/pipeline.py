@@ -1,10 +1,20 @@
 """A project folder of its own to run the real command in, as a user would."""
 
+import contextlib
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import traceback
+from io import StringIO
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
+
+from cot_builder.cli import main
+
+PRELOADED = ("tests.pipeline", "cot_builder.stages.draft", "cot_builder.stages.endpoint", "openai")
 
 ROOT = Path(__file__).resolve().parent.parent
 UNTRAINED = (
@@ -47,12 +57,45 @@ def command(*arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "
 def run(
     project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `indus-cot` in ``project`` and capture what it prints."""
-    return subprocess.run(
-        command(*arguments, settings=settings, profile=profile),
-        cwd=project,
-        env=os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """`indus-cot` in ``project``, and what it prints; in this process where it starts none of its own.
+
+    A process takes seconds to import what it needs.
+    """
+    line = command(*arguments, settings=settings, profile=profile)
+    environment = os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | environment
+    if "repro" in arguments:
+        return subprocess.run(line, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    out, err = StringIO(), StringIO()
+    with (
+        contextlib.chdir(project),
+        mock.patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = main(line[3:])
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+            code = 1
+    return subprocess.CompletedProcess(line, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def forked(project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, **environment: str) -> BaseProcess:
+    """`indus-cot` in a process of its own, to be killed; forked of one that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    line = command(*arguments, settings=settings)[3:]
+    process = context.Process(target=_started, args=(project, line, os.environ | ENVIRONMENT | environment))
+    process.start()
+    return process
+
+
+def _started(project: Path, line: list[str], environment: dict[str, str]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.chdir(project)
+    os.environ.update(environment)
+    main(line)

@@ -13,6 +13,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.chat_server import (
     status,
     text_of,
 )
-from tests.pipeline import SMALL, command, new_project, run
+from tests.pipeline import SMALL, command, forked, new_project, run
 from tests.scripted_teacher import answer, finding
 
 KEY = "sk-not-a-real-key-0123456789"
@@ -294,7 +295,7 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
         assert draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
         whole = len(server.requests)
     dice = random.Random(5)
-    running: subprocess.Popen[str] | None = None
+    running: BaseProcess | None = None
     countdown = 0
 
     def killing(body: dict[str, Any]) -> dict[str, Any]:
@@ -311,11 +312,12 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
             before, answered = len(server.requests), len(server.answered)
             stored = kept_keys(project, server.requests)
             countdown = dice.randint(1, max(2, whole // KILLS))
-            running = start(project, server)
-            running.communicate()
-            if running.returncode == 0:
+            judged = settings(server, "teacher.judge_readings=1")
+            running = forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
+            running.join()
+            if running.exitcode == 0:
                 break
-            assert running.returncode == -signal.SIGKILL
+            assert running.exitcode == -signal.SIGKILL
             kills += 1
             new = server.requests[before:]
             assert not {key_of(body) for body in new} & stored

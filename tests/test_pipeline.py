@@ -251,6 +251,28 @@ def test_kill_9_leaves_the_last_whole_output_and_the_next_run_ends_well(project,
     assert sorted(tables) == sorted(path.relative_to(reference) for path in reference.rglob("*.parquet"))
 
 
+def test_kill_9_of_the_report_leaves_the_last_pages(project):
+    folder = project / "reports"
+    staging = folder / ".items.partial"
+
+    def pages() -> dict[str, bytes]:
+        found = [folder / "index.html", *sorted((folder / "items").iterdir())]
+        return {path.name: path.read_bytes() for path in found if path.name != "manifest.json"}
+
+    before = pages()
+    process = subprocess.Popen(command("report"), cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (staging.exists() and any(staging.iterdir())) and process.poll() is None:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert staging.exists(), "it ended before it was killed"
+    assert pages() == before
+    done = run(project, "report")
+    assert done.returncode == 0 and not staging.exists(), done.stderr
+    assert pages() == before
+
+
 def test_two_runs_at_once_end_with_one_message(project, tmp_path):
     from filelock import FileLock
 
