@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from annotation.project import MODEL_VERSION
 from cot_builder.cli import app
+from cot_builder.params import load_params
 from cot_builder.stages.draft import columns
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
@@ -27,8 +28,10 @@ Result = list[dict[str, Any]]
 def new_drafts(folder: Path) -> Path:
     """A project with drafts in ``folder``."""
     project = new_project(folder)
-    done = run(project, "repro", "assemble", settings=FEW)
-    assert done.returncode == 0, done.stderr
+    pulls = [("pull", name) for name in load_params(root=project).pull]
+    for verb in (*pulls, ("select",), ("patch",), ("prior",), ("draft",), ("assemble",)):
+        done = run(project, *verb, settings=FEW)
+        assert done.returncode == 0, done.stderr
     return project
 
 
