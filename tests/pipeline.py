@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 from cot_builder.cli import main
+from cot_builder.params import load_params
 
 PRELOADED = ("tests.pipeline", "cot_builder.stages.draft", "cot_builder.stages.endpoint", "openai")
 
@@ -80,6 +81,18 @@ def run(
             traceback.print_exc()
             code = 1
     return subprocess.CompletedProcess(line, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def make(
+    project: Path, *verbs: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
+) -> None:
+    """Run what `repro` runs, one verb after the other and without DVC, which starts a process for each."""
+    sets = list(load_params(root=project).pull)
+    of = {"pull": sets, "evaluate": [name for name in sets if name != "real_iad"]}
+    for verb in verbs:
+        for name in of.get(verb, [""]):
+            done = run(project, *filter(None, (verb, name)), settings=settings, profile=profile, **environment)
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 def forked(project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, **environment: str) -> BaseProcess:

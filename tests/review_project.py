@@ -12,14 +12,13 @@ from typer.testing import CliRunner
 
 from annotation.project import MODEL_VERSION
 from cot_builder.cli import app
-from cot_builder.params import load_params
 from cot_builder.stages.draft import columns
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.review import Review
 from schemas.trajectory import DRAFT, Trajectory
 from tests.label_studio_server import Server
-from tests.pipeline import new_project, run
+from tests.pipeline import make, new_project, run
 
 FEW = ("synthetic.categories=3", "synthetic.parts=6", "synthetic.views=1", "synthetic.size=256", "select.samples=12")
 Result = list[dict[str, Any]]
@@ -28,10 +27,7 @@ Result = list[dict[str, Any]]
 def new_drafts(folder: Path) -> Path:
     """A project with drafts in ``folder``."""
     project = new_project(folder)
-    pulls = [("pull", name) for name in load_params(root=project).pull]
-    for verb in (*pulls, ("select",), ("patch",), ("prior",), ("draft",), ("assemble",)):
-        done = run(project, *verb, settings=FEW)
-        assert done.returncode == 0, done.stderr
+    make(project, "pull", "select", "patch", "prior", "draft", "assemble", settings=FEW)
     return project
 
 

@@ -17,7 +17,7 @@ import pytest
 from cot_builder.stages.verify import verify
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT
-from tests.pipeline import REAL, SMALL, UNTRAINED, command, new_project, run
+from tests.pipeline import REAL, SMALL, UNTRAINED, command, make, new_project, run
 
 STAGES = ("select", "patch", "prior", "draft", "assemble")
 TRAININGS = ("sft", "grpo")
@@ -373,9 +373,7 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
         pytest.skip(f"no real photographs at {REAL}; set INDUS_COT_REAL_DATA")
     folder = new_project(tmp_path)
     real = {"profile": "real-mini", "INDUS_COT_REAL_DATA": os.fspath(REAL.resolve())}
-    tiny = (*UNTRAINED, "evaluate.policy=transformers", "evaluate.limit=2", "evaluate.max_tokens=32")
-    done = run(folder, "repro", settings=tiny, **real)
-    assert done.returncode == 0, done.stdout + done.stderr
+    make(folder, "pull", *STAGES, *TRAININGS, "evaluate", "report", settings=UNTRAINED, **real)
     tables = [pl.read_parquet(path) for path in sorted((folder / "data/pull").glob("*/supervision.parquet"))]
     sets = {path.parent.name: pl.read_parquet(path) for path in (folder / "data/pull").glob("*/supervision.parquet")}
     assert len(tables) == 6
@@ -392,11 +390,11 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
     assert set(rows["category"]) == {"ball_screw"} and rows.height > 40
     assert run(folder, "verify", settings=(), profile="real-mini").returncode == 0
     assert (folder / "models/grpo/model.safetensors").is_file()
-    heuristic = (*UNTRAINED, "evaluate.limit=null")
+    tiny = (*UNTRAINED, "evaluate.policy=transformers", "evaluate.limit=2", "evaluate.max_tokens=32")
     for name, images in {"mvtec_ad": 16, "visa": 14, "mpdd": 18, "dtd": 37, "sdd": 17}.items():
-        done = run(folder, "evaluate", name, "--results", "heuristic", settings=heuristic, **real)
+        done = run(folder, "evaluate", name, "--results", "tiny", settings=tiny, **real)
         assert done.returncode == 0, done.stderr
-        for results, count, policy in (("results", 2, "transformers"), ("heuristic", images, "residual")):
+        for results, count, policy in (("tiny", 2, "transformers"), ("results", images, "residual")):
             metrics = json.loads((folder / results / name / "metrics.json").read_text())
             assert (metrics["run"]["policy"], metrics["listing"]["evaluated"]) == (policy, count)
             assert metrics["listing"]["same_list"] is False
