@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from io import StringIO
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,10 +63,10 @@ def run(
 
     A process takes seconds to import what it needs.
     """
-    line = command(*arguments, settings=settings, profile=profile)
-    environment = os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | environment
     if "repro" in arguments:
-        return subprocess.run(line, cwd=project, env=environment, capture_output=True, text=True, check=False)
+        return apart(project, *arguments, settings=settings, profile=profile, **environment)
+    line = command(*arguments, settings=settings, profile=profile)
+    environment = _environment(project, environment)
     out, err = StringIO(), StringIO()
     with (
         contextlib.chdir(project),
@@ -81,6 +82,20 @@ def run(
             traceback.print_exc()
             code = 1
     return subprocess.CompletedProcess(line, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def apart(
+    project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own: beside another command, or by a thread."""
+    line = command(*arguments, settings=settings, profile=profile)
+    return subprocess.run(
+        line, cwd=project, env=_environment(project, environment), capture_output=True, text=True, check=False
+    )
+
+
+def _environment(project: Path, more: Mapping[str, str]) -> dict[str, str]:
+    return os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | more
 
 
 def make(

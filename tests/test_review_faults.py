@@ -24,7 +24,7 @@ from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from tests.bad_weather import Fault, Proxy, proxy
 from tests.label_studio_server import STOP_S, Server
-from tests.pipeline import command
+from tests.pipeline import apart, command
 from tests.review_project import Project, Result, change_draft, put, uids
 
 BATCH = 3
@@ -281,9 +281,10 @@ def test_two_checkouts_that_push_at_once_make_one_project(
 ) -> None:
     other = Project(Path(shutil.copytree(drafted, tmp_path / "other", symlinks=True)), project.server)
     pushed: list[subprocess.CompletedProcess[str]] = []
+    token = project.server.token
 
     def push_too() -> None:
-        pushed.append(other.run("review", "push"))
+        pushed.append(apart(other.folder, "review", "push", settings=other.settings, LABEL_STUDIO_API_KEY=token))
 
     weather.at("POST", "/projects/$", push_too)
     works(project, "review", "push")
