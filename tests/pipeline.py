@@ -95,7 +95,7 @@ def apart(
 
 
 def _environment(project: Path, more: Mapping[str, str]) -> dict[str, str]:
-    return os.environ | ENVIRONMENT | {"HF_DATASETS_CACHE": str(project / "hf")} | more
+    return {**os.environ, **ENVIRONMENT, "HF_DATASETS_CACHE": str(project / "hf"), **more}
 
 
 def make(
