@@ -163,7 +163,7 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
         try:
             manifest = read_manifest(folder)
             faults = damaged_tables(folder)
-        except (IndusCotError, ValueError) as error:
+        except IndusCotError as error:
             faults = [str(error)]
         if faults:
             more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""

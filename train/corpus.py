@@ -61,10 +61,7 @@ def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
     Raises:
         IndusCotError: as :func:`read`.
     """
-    try:
-        manifest = read_manifest(folder)
-    except ValueError as error:
-        raise IndusCotError(f"{folder / 'manifest.json'}: is no JSON ({error}); {AGAIN}") from error
+    manifest = read_manifest(folder)
     if manifest.get("stage") != "assemble":
         raise IndusCotError(
             f"{folder}: its manifest is of {manifest.get('stage')!r}, not of assemble, which validates a corpus; "
