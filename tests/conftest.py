@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["label_studio"]
 
 LONGEST = (
-    "test_pipeline", "test_review_faults", "test_review_round_trip", "test_endpoint_draft", "test_review_experts",
-    "test_grpo", "test_review_browser", "test_label_studio_server", "test_prior_review", "test_sft", "test_review_s3",
-    "test_launch", "test_learn", "test_report", "test_batch", "test_card", "test_review_page", "test_pull",
+    "test_review_faults", "test_pipeline", "test_grpo", "test_label_studio_server", "test_publish",
+    "test_review_browser", "test_prior_review", "test_review_round_trip", "test_endpoint_draft", "test_learn",
+    "test_evaluate", "test_review_s3", "test_patching", "test_sft", "test_teacher", "test_synthetic", "test_report",
+    "test_review_experts", "test_launch", "test_batch",
 )  # fmt: skip
 """Files of minutes, the longest first."""
 

@@ -296,7 +296,7 @@ def addresses(project: Project, *names: str) -> list[str]:
         chosen = load_params(
             settings=[*project.settings, f"review.annotators={json.dumps(emails)}"], root=project.folder
         )
-        given = assign(rows, chosen.review, chosen.seed)
+        given = assign(rows, chosen.review, chosen.run.seed)
         if min(sum(item.shown is not item.draft for item in items) for items in given.values()) >= 2:
             return emails
 
