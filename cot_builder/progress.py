@@ -49,10 +49,11 @@ def track(
                 yield item
                 done += 1
                 if share and (behind := share(item)) > 0:
-                    total = round(done / behind)
-                progress.update(task, total=total, completed=done, description=f"{description} {tell()}".rstrip())
+                    # Not by `update`, which begins to measure the speed anew with every other total.
+                    progress.tasks[0].total = round(done / behind)
+                progress.update(task, completed=done, description=f"{description} {tell()}".rstrip())
             if share:
-                progress.update(task, total=done)
+                progress.tasks[0].total = done
         return
     started = last = time.monotonic()
     for item in items:

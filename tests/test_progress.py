@@ -1,8 +1,10 @@
-"""What long work says of itself where nobody sits at a terminal."""
+"""What long work says of itself, at a terminal and elsewhere."""
 
 import re
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from cot_builder import progress
 
@@ -27,3 +29,13 @@ def test_nothing_is_said_of_a_total_that_nobody_knows(
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     list(progress.track(iter("ab"), "pull"))
     assert "left" not in capsys.readouterr().err
+
+
+def test_at_a_terminal_an_estimated_total_leaves_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(progress, "console", console)
+    # Every item gives another estimate of the total.
+    list(progress.track(range(50), "pull", share=lambda number: (number + 1) ** 2 / 2500))
+    *_, last = (line for line in shown.getvalue().splitlines() if "pull" in line)
+    assert re.search(r"50/50 \d+\.\d/s 0:00:00", last), last
