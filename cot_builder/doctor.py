@@ -162,7 +162,7 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
             continue
         try:
             manifest = read_manifest(folder)
-            faults = damaged_tables(folder)
+            faults = damaged_tables(folder, manifest.get("rows", {}))
         except IndusCotError as error:
             faults = [str(error)]
         if faults:

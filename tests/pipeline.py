@@ -102,8 +102,8 @@ def make(
     project: Path, *verbs: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> None:
     """Run what `repro` runs, one verb after the other and without DVC, which starts a process for each."""
-    sets = list(load_params(root=project).pull)
-    of = {"pull": sets, "evaluate": [name for name in sets if name != "real_iad"]}
+    sets = load_params(root=project).pull
+    of = {"pull": list(sets), "evaluate": [name for name, source in sets.items() if source.role == "evaluate"]}
     for verb in verbs:
         for name in of.get(verb, [""]):
             done = run(project, *filter(None, (verb, name)), settings=settings, profile=profile, **environment)

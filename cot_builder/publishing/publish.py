@@ -20,7 +20,7 @@ from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
 from cot_builder.publishing.hub import Commit, Hub, Remote, UnreachableError, differing, size_of
 from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
-from cot_builder.storage.output import versions, write_text
+from cot_builder.storage.output import read_manifest, versions, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
@@ -223,7 +223,7 @@ def _manifest(
     before: Mapping[str, Any] | None,
     entry: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    built = json.loads((workspace.publish / "manifest.json").read_text())
+    built = read_manifest(workspace.publish)
     log = [*(before["changelog"] if before else []), *([entry] if entry else [])]
     chosen = {
         "run": params.run.model_dump(),

@@ -133,16 +133,12 @@ def _rows(folder: Path) -> Iterator[tuple[str, int]]:
         yield path.relative_to(folder).as_posix(), parquet.read_metadata(path).num_rows
 
 
-def damaged_tables(folder: Path) -> list[str]:
-    """What is wrong with the parquet files of a stage's output, by their footers and the rows its manifest counted.
-
-    Raises:
-        IndusCotError: the folder has no manifest.
-    """
+def damaged_tables(folder: Path, due: Mapping[str, int]) -> list[str]:
+    """What is wrong with the parquet files of a stage's output, by their footers and the ``rows`` of its manifest."""
     from pyarrow import ArrowException, parquet
 
     faults = []
-    for name, rows in read_manifest(folder).get("rows", {}).items():
+    for name, rows in due.items():
         try:
             found = parquet.read_metadata(folder / name).num_rows
         except FileNotFoundError:
