@@ -16,7 +16,8 @@ from cot_builder.params import Review
 from cot_builder.progress import track
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.sample import Sample
 

@@ -25,7 +25,8 @@ from cot_builder.progress import track
 from cot_builder.stages.draft import read_priors, read_trajectory
 from cot_builder.stages.reviews import TABLE, read_reviews
 from cot_builder.storage.output import stage_output, write_text
-from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.workspace import Workspace, file_hash
 from cot_builder.teacher.gates import Case, run_gates
 from schemas.errors import IndusCotError
 from schemas.review import REVIEW, Change, Review, ReviewVerdict

@@ -21,7 +21,8 @@ from cot_builder.params import Params, PullSet, load_params
 from cot_builder.stages.endpoint import SharedImages
 from cot_builder.stages.pull import pull
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.workspace import Workspace, read_samples
+from cot_builder.storage.samples import read_samples
+from cot_builder.storage.workspace import Workspace
 from eval.policies import Exam, Said, begin, told
 from schemas.sample import SAMPLE, Sample
 

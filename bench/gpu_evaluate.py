@@ -24,7 +24,8 @@ from cot_builder.inspection.rendering import question, system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params, load_params
 from cot_builder.stages.endpoint import SharedImages
-from cot_builder.storage.workspace import Workspace, read_samples
+from cot_builder.storage.samples import read_samples
+from cot_builder.storage.workspace import Workspace
 from eval.local import local
 from eval.policies import Exam
 from schemas.sample import SAMPLE

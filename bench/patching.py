@@ -13,8 +13,9 @@ from cot_builder.params import Params, load_params
 from cot_builder.progress import console
 from cot_builder.stages.patch import patch
 from cot_builder.stages.pull import pull
+from cot_builder.storage.samples import read_samples
 from cot_builder.storage.shards import ShardReader
-from cot_builder.storage.workspace import Workspace, read_samples
+from cot_builder.storage.workspace import Workspace
 from schemas.geometry import to_pixels
 from schemas.patch import PATCH
 from schemas.sample import SAMPLE

@@ -18,7 +18,8 @@ from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.stages.overlap import overlaps
 from cot_builder.stages.pull import SYNTHETIC
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace, file_hash, read_samples
+from cot_builder.storage.samples import read_samples
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing
 from schemas.sample import Sample

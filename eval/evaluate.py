@@ -21,7 +21,8 @@ from cot_builder.progress import console, track
 from cot_builder.stages.draft import read_priors
 from cot_builder.stages.endpoint import SharedImages
 from cot_builder.storage.output import stage_output, versions
-from cot_builder.storage.workspace import Workspace, file_hash, read_samples
+from cot_builder.storage.samples import read_samples
+from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
 from eval.journal import Journal
 from eval.metrics import PREDICTIONS_FILE, metrics, write_metrics

@@ -19,8 +19,9 @@ from cot_builder.stages.pull import pull
 from cot_builder.stages.select import select
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import stage_output, write_text
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import ShardWriter
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from schemas.patch import PATCH, PatchPair
 from schemas.prior import PRIOR, NormalcyPrior

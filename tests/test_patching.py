@@ -25,8 +25,9 @@ from cot_builder.params import Params
 from cot_builder.stages.patch import CHUNK, PATCH_VERSION, patch, patch_sample
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import ShardReader
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.geometry import Box, check_box, from_pixels, intersection, to_pixels
 from schemas.patch import PATCH, PatchPair

@@ -22,7 +22,8 @@ from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import REVIEW, Review
 from schemas.trajectory import DRAFT, Draft

@@ -13,7 +13,8 @@ from playwright.sync_api import Page, expect
 from small_corpus import HOSTILE, build, params
 
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.workspace import Workspace
 from eval.items import ITEMS_A_SCRIPT, write_items
 from eval.metrics import PREDICTIONS_FILE, metrics, read_metrics, write_metrics
 from eval.report import report

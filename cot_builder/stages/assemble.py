@@ -21,8 +21,9 @@ from cot_builder.stages.draft import ObservationImages, columns, read_priors, re
 from cot_builder.stages.reviews import TABLE, Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import Output, stage_output, write_text
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import image_options
-from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
 from schemas.patch import PATCH

@@ -22,8 +22,9 @@ from cot_builder.stages.endpoint import DamagedImageError, Estimate, SharedImage
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.parallel import process_map
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import ShardReader, ShardWriter
-from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.storage.workspace import Workspace, file_hash
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, Attempt, Lesson, draft_with_endpoint, in_a_row
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
 from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline

@@ -20,7 +20,8 @@ from cot_builder.endpoint.request import Request
 from cot_builder.params import Params
 from cot_builder.progress import console
 from cot_builder.storage.images import UndecodableError
-from cot_builder.storage.workspace import SampleImages, Workspace
+from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE
 from schemas.errors import IndusCotError
 from schemas.sample import Sample

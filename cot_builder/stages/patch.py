@@ -21,8 +21,9 @@ from cot_builder.progress import track
 from cot_builder.storage.images import UndecodableError, encode_png
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.parallel import process_map
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import ShardWriter
-from cot_builder.storage.workspace import SampleImages, Workspace, file_hash
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.geometry import SCALE, Box, expand, intersection, to_pixels
 from schemas.patch import PATCH, PatchPair

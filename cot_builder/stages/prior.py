@@ -17,7 +17,8 @@ from cot_builder.stages.prior_reviews import EXPERT, Key, key, last_words, read_
 from cot_builder.stages.prior_reviews import TABLE as REVIEWS
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
-from cot_builder.storage.workspace import SampleImages, Workspace, file_hash, read_samples
+from cot_builder.storage.samples import SampleImages, read_samples
+from cot_builder.storage.workspace import Workspace, file_hash
 from cot_builder.teacher.endpoint import query_image, word_prior
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError

@@ -17,7 +17,8 @@ from cot_builder.stages.leakage import write_leakage
 from cot_builder.stages.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
 from cot_builder.stages.overlap import overlaps, share_a_word
 from cot_builder.storage.output import Output, stage_output
-from cot_builder.storage.workspace import Workspace, file_hash, read_samples
+from cot_builder.storage.samples import read_samples
+from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.selection import SPLIT, Selection
