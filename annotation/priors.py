@@ -28,7 +28,7 @@ from annotation.pull import CHANGED_MEANWHILE, STATE, VERDICTS, Pulled, exported
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.prior import MACHINE, draw, normal_images
-from cot_builder.stages.prior_reviews import TABLE, read_prior_reviews, text_sha256
+from cot_builder.stages.prior_reviews import read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.leaks import leaks, without_name
@@ -309,7 +309,7 @@ def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows:
     with stage_output(
         workspace.prior_review, stage="review pull", params=params.review.model_dump(), inputs={}
     ) as output:
-        PRIOR_REVIEW.write(PRIOR_REVIEW.frame(ordered), output.path / TABLE)
+        PRIOR_REVIEW.write(PRIOR_REVIEW.frame(ordered), output.path / workspace.prior_reviews.name)
         write_text(output.path / STATE, json.dumps({"until": until}) + "\n")
         output.counts |= {"reviews": len(ordered)} | {
             name: sum(row.verdict == name for row in ordered) for name in VERDICTS.values()

@@ -23,7 +23,7 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.draft import read_priors, read_trajectory
-from cot_builder.stages.reviews import TABLE, read_reviews
+from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.output import stage_output, write_text
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -161,7 +161,7 @@ def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows:
         params=params.review.model_dump(),
         inputs={"trajectory": file_hash(workspace.draft / "trajectory.parquet")},
     ) as output:
-        REVIEW.write(REVIEW.frame(ordered), output.path / TABLE)
+        REVIEW.write(REVIEW.frame(ordered), output.path / workspace.reviews.name)
         write_text(output.path / STATE, json.dumps({"until": until}) + "\n")
         output.counts |= {"reviews": len(ordered)} | {
             name: sum(row.verdict == name for row in ordered) for name in VERDICTS.values()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GC_OBJECTS = 50_000
 """New objects between two looks for garbage; Python's own number is 700."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
 SETTINGS_VARIABLE = "INDUS_COT_SET"
 PROFILE_VARIABLE = "INDUS_COT_PROFILE"
 
@@ -302,14 +304,14 @@ def pull_reviews(context: typer.Context, priors: PriorsOnly = False) -> None:
     params, workspace = _load(context)
     said = fetch_priors(params, workspace)
     typer.echo(
-        f"review pull of priors: {said.new} new, {said.total} in all → {workspace.prior_review / 'priors.parquet'}; "
+        f"review pull of priors: {said.new} new, {said.total} in all → {workspace.prior_reviews}; "
         f"{said.returned} returned to the reviewer with the reason, {said.skipped} not answered"
     )
     if priors:
         return
     brought = fetch(params, workspace)
     typer.echo(
-        f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.review / 'reviews.parquet'}; "
+        f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.reviews}; "
         f"{brought.returned} sent back to the reviewer with the reason, {brought.skipped} skipped"
     )
 
@@ -716,7 +718,7 @@ def repro(
 
 @app.command(rich_help_panel=PIPELINE)
 def params(context: typer.Context) -> None:
-    """Write the parameters in force to data/params.yaml, which the DVC stages depend on."""
+    """Write the parameters in force to data/params.json, which the DVC stages depend on."""
     from cot_builder.stages.resolve import resolve
 
     resolve(*_load(context))
@@ -838,7 +840,9 @@ def main(arguments: list[str] | None = None) -> Any:
         typer.secho(message + "`pip install -e '.[train]'`", fg="red", err=True)
     except OSError as error:
         typer.secho(f"error: {error.strerror or error}: {error.filename or 'no file named'}", fg="red", err=True)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing half-written was left behind", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer's own answer to Ctrl-C says nothing.
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; nothing half-written was left behind", err=True)
+        raise
     sys.exit(1)

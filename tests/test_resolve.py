@@ -1,10 +1,10 @@
 """What changes in a local source changes its fingerprint, and nothing else does."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cot_builder.doctor import doctor
 from cot_builder.params import load_params
@@ -75,7 +75,7 @@ def test_what_is_not_local_is_its_text(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> None:
     params = load_params("default", settings("folder", str(photos)), REPOSITORY)
     resolve(params, Workspace(tmp_path))
-    written = yaml.safe_load(Workspace(tmp_path).params.read_text())
+    written = json.loads(Workspace(tmp_path).params.read_text())
     assert written["pull"]["mine"]["fingerprint"] == [fingerprint(str(photos))]
     assert "compute" not in written
 

@@ -21,7 +21,7 @@ from annotation.assignment import assign, golds
 from annotation.gold import caught, plant
 from cot_builder.params import Params, load_params
 from cot_builder.stages.draft import columns
-from cot_builder.stages.reviews import TABLE, decisions, read_reviews
+from cot_builder.stages.reviews import decisions, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.geometry import Box
@@ -182,7 +182,7 @@ def test_an_adjudication_wins_and_a_planted_page_decides_nothing() -> None:
 def agreement(folder: Path, rows: Sequence[Review]) -> Any:
     workspace = Workspace(folder)
     workspace.review.mkdir(parents=True)
-    REVIEW.write(REVIEW.frame(list(rows)), workspace.review / TABLE)
+    REVIEW.write(REVIEW.frame(list(rows)), workspace.reviews)
     found = agree(params(), workspace)
     assert json.loads((workspace.reports / "agreement.json").read_text())["shared"] == found.shared
     return found

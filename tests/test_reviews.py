@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from annotation.queue import place
 from cot_builder.params import load_params
-from cot_builder.stages.reviews import TABLE, decisions, ensure_table, read_reviews
+from cot_builder.stages.reviews import decisions, ensure_table, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import Review
@@ -105,16 +105,16 @@ def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_
     workspace = Workspace(tmp_path)
     ensure_table(workspace)
     assert read_reviews(workspace) == []
-    (workspace.review / TABLE).unlink()
+    workspace.reviews.unlink()
     (tmp_path / "dvc.lock").write_text("stages:\n  review:\n    outs: []\n")
     ensure_table(workspace)
-    assert not (workspace.review / TABLE).exists()
+    assert not workspace.reviews.exists()
 
 
 def test_a_damaged_table_is_one_message(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     ensure_table(workspace)
-    path = workspace.review / TABLE
+    path = workspace.reviews
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(IndusCotError, match="not a readable parquet"):
         read_reviews(workspace)

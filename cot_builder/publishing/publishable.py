@@ -35,7 +35,7 @@ from cot_builder.publishing import secrets
 from cot_builder.publishing.configs import TRUTH, Config, combined, row_hash, schema
 from cot_builder.stages.assemble import SPLITS, row_id
 from cot_builder.stages.draft import ObservationImages
-from cot_builder.stages.reviews import TABLE, read_reviews
+from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.images import decode
 from cot_builder.storage.output import read_manifest, stage_output, versions, write_text
 from cot_builder.storage.shards import image_options
@@ -300,7 +300,7 @@ def _inputs(workspace: Workspace) -> dict[str, str]:
         "supervision": workspace.select / "supervision.parquet",
         "drafts": workspace.draft / "trajectory.parquet",
         "rejected": workspace.draft / "rejected.parquet",
-        "reviews": workspace.review / TABLE,
+        "reviews": workspace.reviews,
     }.items():
         if path.is_file():
             inputs[name] = file_hash(path)

@@ -18,7 +18,7 @@ from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.draft import ObservationImages, columns, read_priors, read_trajectory
-from cot_builder.stages.reviews import TABLE, Decision, decisions, read_reviews
+from cot_builder.stages.reviews import Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.samples import SampleImages
@@ -68,8 +68,8 @@ def assemble(params: Params, workspace: Workspace) -> None:
             f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
         )
     images, observations = SampleImages(workspace), ObservationImages(workspace.draft)
-    if (workspace.review / TABLE).is_file():
-        inputs["reviews"] = file_hash(workspace.review / TABLE)
+    if workspace.reviews.is_file():
+        inputs["reviews"] = file_hash(workspace.reviews)
     reviews = read_reviews(workspace)
     decided = decisions(reviews)
     current = set(drafts["draft_sha256"])

@@ -14,7 +14,6 @@ from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.stages.endpoint import Estimate, SharedImages, estimate, run_through_door
 from cot_builder.stages.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
-from cot_builder.stages.prior_reviews import TABLE as REVIEWS
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.samples import SampleImages, read_samples
@@ -61,8 +60,8 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     """
     inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
     inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
-    if (workspace.prior_review / REVIEWS).is_file():
-        inputs["reviews"] = file_hash(workspace.prior_review / REVIEWS)
+    if (workspace.prior_reviews).is_file():
+        inputs["reviews"] = file_hash(workspace.prior_reviews)
     settings = params.prior.model_dump() | {"seed": params.run.seed, "teacher": params.teacher.model_dump()}
     with stage_output(
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict

@@ -8,7 +8,6 @@ from cot_builder.storage.workspace import Workspace
 from schemas.prior import NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
 
-TABLE = "priors.parquet"
 STAGE = "prior_review"
 EXPERT = "expert"
 """Author of a text that an expert edited: the corpus names no account."""
@@ -18,7 +17,7 @@ Key = tuple[str, str]
 
 def read_prior_reviews(workspace: Workspace) -> list[PriorReview]:
     """The reviews pulled so far; none where there is no table yet."""
-    path = workspace.prior_review / TABLE
+    path = workspace.prior_reviews
     return PRIOR_REVIEW.records(PRIOR_REVIEW.read(path)) if path.is_file() else []
 
 
@@ -40,4 +39,4 @@ def text_sha256(text: str) -> str:
 
 def ensure_prior_table(workspace: Workspace) -> None:
     """Make the empty table where nobody has reviewed a prior yet, as :func:`ensure_empty` says."""
-    ensure_empty(workspace, workspace.prior_review, STAGE, TABLE, PRIOR_REVIEW)
+    ensure_empty(workspace, workspace.prior_reviews, STAGE, PRIOR_REVIEW)

@@ -1,21 +1,18 @@
 """The parameters in force, written where DVC can watch them, with a fingerprint of each local source."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cot_builder.params import Params
-from cot_builder.stages.prior_reviews import ensure_prior_table
-from cot_builder.stages.reviews import ensure_table
 from cot_builder.storage.output import write_text
 from cot_builder.storage.source import TABLE_SUFFIXES, local_files
 from cot_builder.storage.workspace import Workspace
 
 
 def resolve(params: Params, workspace: Workspace) -> None:
-    """Write ``data/params.yaml``; make empty tables of reviews where there are none.
+    """Write ``data/params.json``; make empty tables of reviews where there are none.
 
     ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
     ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
@@ -29,9 +26,14 @@ def resolve(params: Params, workspace: Workspace) -> None:
         if settings["source"] == "synthetic":
             settings["synthetic"] = values["synthetic"] | {"seed": params.run.seed}
     del values["synthetic"]
-    write_text(workspace.params, yaml.safe_dump(values, sort_keys=False))
-    ensure_table(workspace)
-    ensure_prior_table(workspace)
+    write_text(workspace.params, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    # DVC runs this each time, and importing what makes the tables takes longer than all the rest.
+    if not (workspace.reviews.is_file() and workspace.prior_reviews.is_file()):
+        from cot_builder.stages.prior_reviews import ensure_prior_table
+        from cot_builder.stages.reviews import ensure_table
+
+        ensure_table(workspace)
+        ensure_prior_table(workspace)
 
 
 def fingerprint(source: str) -> str:

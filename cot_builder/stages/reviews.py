@@ -11,8 +11,6 @@ from cot_builder.storage.workspace import Workspace
 from schemas.review import REVIEW, Review, ReviewRole
 from schemas.table import Table
 
-TABLE = "reviews.parquet"
-
 
 class Decision(NamedTuple):
     """What becomes of one draft."""
@@ -27,7 +25,7 @@ class Decision(NamedTuple):
 
 def read_reviews(workspace: Workspace) -> list[Review]:
     """The reviews pulled so far; none where there is no table yet."""
-    path = workspace.review / TABLE
+    path = workspace.reviews
     return REVIEW.records(REVIEW.read(path)) if path.is_file() else []
 
 
@@ -69,19 +67,19 @@ def _decide(reviews: Sequence[Review], reviewers: int) -> Decision:
 
 def ensure_table(workspace: Workspace) -> None:
     """Make the empty table where nobody has reviewed yet, as :func:`ensure_empty` says."""
-    ensure_empty(workspace, workspace.review, "review", TABLE, REVIEW)
+    ensure_empty(workspace, workspace.reviews, "review", REVIEW)
 
 
-def ensure_empty(workspace: Workspace, folder: Path, stage: str, name: str, table: Table) -> None:
+def ensure_empty(workspace: Workspace, path: Path, stage: str, table: Table) -> None:
     """Make the empty ``table`` where a frozen stage has brought nothing yet: DVC asks it for its output.
 
     Where dvc.lock knows of reviews that are not here, none is made: DVC then says that they are missing, and
     `dvc pull` or `dvc checkout` brings them.
     """
-    if (folder / name).is_file() or _locked(workspace, stage):
+    if path.is_file() or _locked(workspace, stage):
         return
-    with stage_output(folder, stage=stage, params={}, inputs={}) as output:
-        table.write(table.frame([]), output.path / name)
+    with stage_output(path.parent, stage=stage, params={}, inputs={}) as output:
+        table.write(table.frame([]), output.path / path.name)
 
 
 def _locked(workspace: Workspace, stage: str) -> bool:

@@ -19,7 +19,7 @@ class Workspace:
 
     @property
     def params(self) -> Path:
-        return self.data / "params.yaml"
+        return self.data / "params.json"
 
     def pull(self, name: str) -> Path:
         return self.data / "pull" / name
@@ -47,6 +47,16 @@ class Workspace:
     @property
     def review(self) -> Path:
         return self.data / "review"
+
+    @property
+    def reviews(self) -> Path:
+        """The table of `review pull`."""
+        return self.review / "reviews.parquet"
+
+    @property
+    def prior_reviews(self) -> Path:
+        """The table of `review pull --priors`."""
+        return self.prior_review / "priors.parquet"
 
     @property
     def label_studio(self) -> Path:
