@@ -40,7 +40,7 @@ PRETRAINING, TAUGHT, PRACTISED, TESTED = range(1000, 1060), range(2000, 2040), r
 """Categories: of the backbone, of SFT, of GRPO, of the test. No two have one in common."""
 TAUGHT_MIX: dict[Size, float] = {"none": 0.5, "small": 0.2, "large": 0.3}
 MIX: dict[Size, float] = {"none": 0.5, "small": 0.25, "large": 0.25}
-LESSONS, PROMPTS, TESTS = 640, 480, 240
+LESSONS, PROMPTS, TESTS = 640, 480, 160
 IMAGES, WHOLES, BATCH, LOOKED_AT = 800, 1000, 32, 200
 SEE_STEPS, SEE_RATE, SPEAK_STEPS, SPEAK_RATE = 160, 0.001, 160, 0.003
 BACKBONE, SEEN, MADE_BY = "backbone", "seen.json", "made_by.json"
