@@ -1,10 +1,12 @@
 """Real Label Studio servers for tests, run as a user runs them.
 
 The server's environment and a folder after its first start are made once and kept in ``.label-studio`` of the
-checkout; a test's server begins with a copy of that folder, which is ready in seconds instead of half a minute.
+checkout; a test's server begins with a copy of that folder, which is ready in seconds instead of half a minute. That
+first start was interrupted once, since a second one for the test of that would take as long again.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -30,6 +33,9 @@ KEPT = ROOT / ".label-studio"
 START_S = 300.0
 STOP_S = 40.0
 RUNS = "Label Studio runs at"
+DATABASE = Path("data/label_studio.sqlite3")
+INTERRUPTED = "interrupted.json"
+"""Exit code, processes left, output and account of the first start of the folder that every test's server copies."""
 
 
 class Server:
@@ -155,15 +161,35 @@ def environment() -> Path:
 
 
 def _template() -> Path:
-    code = LOCK.read_bytes() + Path(product.__file__).read_bytes()
+    code = b"".join(Path(file).read_bytes() for file in (LOCK, product.__file__, __file__))
     template = KEPT / "templates" / hashlib.sha256(code).hexdigest()[:16]
     if not template.exists():
         shutil.rmtree(template.parent, ignore_errors=True)
         first = Server(template.with_name("partial"))
+        _interrupt(first)
         first.start()
         assert first.stop() == 0
         os.replace(first.folder, template)
     return template
+
+
+def _interrupt(first: Server) -> None:
+    """A first start that ends while it creates the database; what it left is kept for the test of that."""
+    first.launch()
+    deadline = time.monotonic() + START_S
+    while not (first.folder / DATABASE).exists() or not (first.folder / DATABASE).stat().st_size:
+        assert first.process is not None and first.process.poll() is None, first.printed
+        assert time.monotonic() < deadline, first.printed
+        time.sleep(0.05)
+    alive = psutil.Process(first.process.pid).children(recursive=True) if first.process else []
+    code = first.stop()
+    left = {
+        "code": code,
+        "processes": len(psutil.wait_procs(alive, timeout=5)[1]),
+        "printed": first.printed,
+        "account": first.account._asdict(),
+    }
+    (first.folder / INTERRUPTED).write_text(json.dumps(left))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
-from label_studio_server import Server, environment, free_port, new_server, serve_command
+from label_studio_server import DATABASE, INTERRUPTED, Server, environment, free_port, new_server, serve_command
 
 from annotation import server as product
 from annotation.server import admin, install, serve, wait_until_ready
@@ -130,23 +130,13 @@ def test_a_second_server_in_the_same_folder_is_refused(label_studio):
     assert second.returncode == 1 and "a Label Studio is running there" in second.stderr
 
 
-def test_a_first_start_that_was_interrupted_is_made_good(tmp_path):
-    environment()
-    server = Server(tmp_path / "server")
-    server.launch()
-    database = server.folder / "data" / "label_studio.sqlite3"
-    poll(lambda: database.exists() and database.stat().st_size > 0)
-    alive = family(server)
-    assert server.stop() == 0
-    assert not psutil.wait_procs(alive, timeout=5)[1]
-    token = server.token
-    assert "first time" in server.printed and server.url not in server.printed
-    server.start()
-    try:
-        assert server.token == token and server.client().users.whoami().email == server.email
-        assert (database.parent / f"unfinished-{database.name}").exists()
-    finally:
-        assert server.stop() == 0
+def test_a_first_start_that_was_interrupted_is_made_good(label_studio):
+    left = json.loads((label_studio.folder / INTERRUPTED).read_text())
+    assert (left["code"], left["processes"]) == (0, 0)
+    assert "first time" in left["printed"] and "Label Studio runs at" not in left["printed"]
+    assert left["account"] == label_studio.account._asdict()
+    assert label_studio.client().users.whoami().email == label_studio.email
+    assert (label_studio.folder / DATABASE).with_name(f"unfinished-{DATABASE.name}").exists()
 
 
 def test_a_server_that_ends_by_itself_is_told_with_the_end_of_its_log(tmp_path):
