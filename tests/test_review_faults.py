@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import annotation.push
-from annotation.project import QUEUE
+from annotation.project import MODEL_VERSION, QUEUE
 from cot_builder.cli import main
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
@@ -77,7 +77,7 @@ def whole(project: Project) -> None:
     tasks = project.tasks()
     assert sorted(tasks) == project.drafts()["draft_id"].to_list()
     for task in tasks.values():
-        project.prefilled(task["id"])
+        assert [prediction["model_version"] for prediction in task["predictions"]] == [MODEL_VERSION]
     views = project.client.views.list(project=project.number)
     assert [dict(view.data)["title"] for view in views] == [QUEUE]
     assert len(project.client.import_storage.local.list(project=project.number)) == 1

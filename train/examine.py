@@ -1,7 +1,8 @@
 """Examines a policy: it inspects with the real tools, and every answer is read and rewarded as in training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -129,6 +130,8 @@ def _filled(message: Message, lesson: Lesson) -> Message:
     return {**message, "content": parts}
 
 
+Pick = tuple[int, Sequence[int]]
+"""A seed, and places among its grades."""
 Statistic = Callable[[Sequence[Grade]], float]
 
 
@@ -180,9 +183,8 @@ def interval(
         before: Of the same images by another policy.
         draws: Resamples.
     """
-    rng = np.random.default_rng(0)
 
-    def once(picks: Sequence[tuple[int, Sequence[int]]]) -> float:
+    def once(picks: Iterable[Pick]) -> float:
         values = []
         for seed, items in picks:
             value = statistic([after[seed][item] for item in items])
@@ -192,19 +194,21 @@ def interval(
         return sum(values) / len(values)
 
     whole = once([(seed, range(len(grades))) for seed, grades in enumerate(after)])
-    resampled = [
-        once([(seed, _within_sizes(after[seed], rng)) for seed in rng.integers(0, len(after), len(after)).tolist()])
-        for _ in range(draws)
-    ]
+    sizes = tuple(tuple(grade.size for grade in grades) for grades in after)
+    resampled = [once(picks) for picks in _resamples(sizes, draws)]
     low, high = np.quantile(resampled, (0.025, 0.975))
     return whole, float(low), float(high)
 
 
-def _within_sizes(grades: Sequence[Grade], rng: np.random.Generator) -> list[int]:
-    """Places drawn with replacement, as many of each size of defect as there are."""
-    sizes = np.array([grade.size for grade in grades])
+@cache
+def _resamples(sizes: tuple[tuple[str, ...], ...], draws: int) -> list[list[Pick]]:
+    """So often, seeds drawn with replacement, then places within each: as many of each size of defect as there are."""
+    rng = np.random.default_rng(0)
+    groups = [[np.flatnonzero(np.array(own) == size) for size in np.unique(own)] for own in sizes]
     return [
-        int(place)
-        for size in np.unique(sizes)
-        for place in rng.choice(np.flatnonzero(sizes == size), (sizes == size).sum())
+        [
+            (seed, [place for group in groups[seed] for place in rng.choice(group, len(group)).tolist()])
+            for seed in rng.integers(0, len(sizes), len(sizes)).tolist()
+        ]
+        for _ in range(draws)
     ]
