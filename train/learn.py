@@ -113,7 +113,7 @@ def learn(folder: Path, seeds: int, processes: int, reports: Path, settings: Seq
     made_by = recipe(settings)
     for place in (folder / BACKBONE, *(_result(folder, seed).parent for seed in range(seeds))):
         _keep_apart(place, made_by)
-    backbone(folder, processes)
+    backbone(folder, min(processes, os.cpu_count() or 1))
     waiting = [seed for seed in range(seeds) if not _result(folder, seed).is_file()]
     running: list[subprocess.Popen[bytes]] = []
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -402,8 +402,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train.learn", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("models/learn"), help="keeps what each seed trained")
     parser.add_argument("--reports", type=Path, default=Path("reports"))
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--processes", type=int, default=2, help="seeds at a time, each on one thread")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=3, help="seeds at a time, each on one thread")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, over profiles/learn.yaml")
     parser.add_argument("--only", type=int, help="train and examine this seed alone, without a report")
     given = parser.parse_args()
