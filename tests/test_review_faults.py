@@ -76,8 +76,9 @@ def whole(project: Project) -> None:
     assert sorted(titles) == [project.title, f"{project.title} · priors"]
     tasks = project.tasks()
     assert sorted(tasks) == project.drafts()["draft_id"].to_list()
-    for task in tasks.values():
-        assert [prediction["model_version"] for prediction in task["predictions"]] == [MODEL_VERSION]
+    predictions = project.client.predictions.list(project=project.number)
+    assert sorted(prediction.task for prediction in predictions) == sorted(task["id"] for task in tasks.values())
+    assert {prediction.model_version for prediction in predictions} == {MODEL_VERSION}
     views = project.client.views.list(project=project.number)
     assert [dict(view.data)["title"] for view in views] == [QUEUE]
     assert len(project.client.import_storage.local.list(project=project.number)) == 1
