@@ -38,7 +38,12 @@ STREAMS = (0, 1, 2)
 
 
 def start() -> str:
-    """Start the server of this process, which ends soon after it; the path of its socket, there once it is warm."""
+    """Start the server of this process, which ends soon after it; the path of its socket, there once it is warm.
+
+    Only on Linux, where a process may fork after it has imported such libraries; elsewhere the path is empty.
+    """
+    if sys.platform != "linux":
+        return ""
     path = str(Path(tempfile.mkdtemp(prefix="indus-cot-warm-")) / "socket")
     nowhere = subprocess.DEVNULL
     command = [sys.executable, "-m", "cot_builder.warm", path, str(os.getpid())]
@@ -57,15 +62,17 @@ def ask(arguments: list[str]) -> int | None:
     path = os.environ.get(VARIABLE)
     if not path:
         return None
+    told = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(path)
+            socket.send_fds(connection, [b"\n"], STREAMS)
+            connection.sendall(told)
         except OSError:
+            # No stage begins before it was told all of it.
             return None
         # Ctrl-C reaches the stage too: it says what became of its work, and this process waits for that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        socket.send_fds(connection, [b"\n"], STREAMS)
-        connection.sendall(json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode() + b"\n")
         code = connection.makefile().readline()
     return int(code) if code else 1
 

@@ -56,11 +56,11 @@ def served(
         started, reason = time.perf_counter(), ""
         try:
             # Images, tools and encoding take a core for milliseconds: other inspections go on meanwhile.
-            inspection = await asyncio.to_thread(_Inspection, exam, sample)
-            while not inspection.episode.done:
-                answer = await door.ask(await asyncio.to_thread(inspection.request))
+            inspection, request = await asyncio.to_thread(_begin, exam, sample)
+            while request is not None:
+                answer = await door.ask(request)
                 reason = answer.finish_reason
-                await asyncio.to_thread(inspection.episode.take, _written(answer))
+                request = await asyncio.to_thread(inspection.go_on, answer)
         except (DamagedImageError, NotAnsweredError) as error:
             take(sample, failed(str(error)))
             return
@@ -98,6 +98,11 @@ def _door_params(params: Params) -> Params:
     return params.model_copy(update={"teacher": params.teacher.model_copy(update=changed)})
 
 
+def _begin(exam: Exam, sample: Sample) -> tuple["_Inspection", Request | None]:
+    inspection = _Inspection(exam, sample)
+    return inspection, inspection.request()
+
+
 class _Inspection:
     """An episode, with its images as they are sent: each is read and encoded once."""
 
@@ -106,14 +111,21 @@ class _Inspection:
         self._exam = exam
         self._files = [query_image(sample, exam.images)]
 
-    def request(self) -> Request:
-        """What is to be asked next."""
+    def go_on(self, answer: Answer) -> Request | None:
+        """Take an answer; what is to be asked next, None at the end."""
+        self.episode.take(_written(answer))
+        return self.request()
+
+    def request(self) -> Request | None:
+        """What is to be asked next, None at the end."""
+        if self.episode.done:
+            return None
         settings = self._exam.params.evaluate
         seen = list(_observed(self.episode))
         self._files += [_png(*shown) for shown in seen[len(self._files) - 1 :]]
         for file in self._files:
             # Made here, in a thread, and not where the request is sent.
-            _ = file.url
+            _ = file.encoded
         left = iter(self._files)
         return Request(
             step=STEP,

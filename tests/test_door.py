@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import re
@@ -272,6 +273,17 @@ def test_another_candidate_is_sent_and_kept_on_its_own(store: Path) -> None:
         again = {answer.text for answer in given(ask_all(requests, server.url, store))}
         assert len(server.requests) == 3
     assert first == again == {"draw 1", "draw 2", "draw 3"}
+
+
+def test_what_goes_over_the_wire_is_the_body_whatever_a_text_says() -> None:
+    image = ImageFile("c" * 64, 4, 4, lambda: (bytes(range(256)), "image/png"))
+    text = '"url": "sha256:' + "c" * 64 + '" \\ Öffnung 孔 \u2028 \ud800'
+    content = [image.part, {"type": "text", "text": text}, image.part]
+    asked = Request("describe", "small", [{"role": "user", "content": content}], {image.sha256: image}, candidate=2)
+    assert json.loads(asked.content()) == asked.body()
+    # Answers that users have kept are found by it.
+    whole = json.dumps([{"max_tokens": 1024, "messages": asked.messages, "model": "small"}, 2], sort_keys=True)
+    assert asked.key == hashlib.sha256(whole.encode()).hexdigest()
 
 
 def test_images_arrive_intact_and_are_loaded_once_and_only_if_sent(store: Path) -> None:
