@@ -1,6 +1,7 @@
 """The server that `indus-cot repro` starts its stages from: a stage behaves as if DVC had started it itself."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ def server() -> Iterator[psutil.Process]:
     del os.environ[warm.VARIABLE]
     process.kill()
     process.wait()
+    shutil.rmtree(path.parent)
 
 
 def _until(holds: Callable[[], bool]) -> None:
