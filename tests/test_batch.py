@@ -176,7 +176,12 @@ def test_a_line_is_the_request_as_it_would_be_sent(server: BatchServer, store: P
     server.answer = lambda body: "a hinge"
     submit_and_leave([request], server, store)
     line = json.loads(server.files["file-1"])
-    assert line == {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": request.body()}
+    body = json.loads(request.content())
+    assert line == {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    assert body["messages"][0]["content"][1] == {"type": "text", "text": "what?"}
+    assert {name: body[name] for name in ("model", "max_tokens", "temperature")} == {
+        "model": "small", "max_tokens": 20, "temperature": 0.5,
+    }  # fmt: skip
     url = line["body"]["messages"][0]["content"][0]["image_url"]["url"]
     assert base64.b64decode(url.removeprefix("data:image/png;base64,")) == b"\x89PNG pixels"
 
@@ -186,7 +191,7 @@ def test_a_spooled_image_is_not_held_in_memory(server: BatchServer, store: Path)
     request = Request("describe", "small", [{"role": "user", "content": [image.part]}], {image.sha256: image}, 20)
     server.answer = lambda body: "a hinge"
     ask_all([request], server.url, store)
-    assert not [value for value in vars(image).values() if isinstance(value, str) and value.startswith("data:")]
+    assert not [value for value in vars(image).values() if "data:" in str(value)]
 
 
 def test_each_model_and_step_has_a_file_of_its_own(server: BatchServer, store: Path) -> None:

@@ -217,10 +217,11 @@ class Batches:
 
     def _spool(self, request: Request, price: Price) -> None:
         self._door.answers.check_space()
-        line = json.dumps({"custom_id": request.key, "method": "POST", "url": PATH, "body": request.body()}).encode()
+        head = json.dumps({"custom_id": request.key, "method": "POST", "url": PATH}).encode()
+        line = head.removesuffix(b"}") + b', "body": ' + request.content() + b"}"
         for image in request.images.values():
             # Thousands of requests wait at a time: their data URLs are on the disk now.
-            image.__dict__.pop("url", None)
+            image.forget()
         name = (request.model, request.step)
         if name not in self._spools:
             self._spools[name] = _Spool(self._scratch())

@@ -33,10 +33,9 @@ class ImageFile:
         data, media_type = self.load()
         return b"data:" + media_type.encode() + b";base64," + base64.b64encode(data)
 
-    @property
-    def url(self) -> str:
-        """As a data URL."""
-        return self.encoded.decode()
+    def forget(self) -> None:
+        """Hold it no longer; it is read and encoded again should it be sent again."""
+        self.__dict__.pop("encoded", None)
 
     @property
     def part(self) -> Message:
@@ -90,12 +89,8 @@ class Request:
             return len(self._json)
         return len(json.dumps(self._body, ensure_ascii=False).encode(errors="replace"))
 
-    def body(self) -> dict[str, Any]:
-        """What goes over the wire, images as data URLs."""
-        return self._body | {"messages": [self._filled(message) for message in self.messages]}
-
     def content(self) -> bytes:
-        """The same as JSON.
+        """What goes over the wire: JSON, images as data URLs.
 
         Images go in as the bytes they are: to encode a megabyte of base64 takes milliseconds, of the one loop that all
         requests share.
@@ -107,16 +102,3 @@ class Request:
             sha256, quote, after = other.partition(b'"')
             parts += [URL_MARK, self.images[sha256.decode()].encoded, quote, after]
         return b"".join(parts)
-
-    def _filled(self, message: Message) -> Message:
-        if isinstance(message["content"], str):
-            return message
-        return message | {"content": [self._filled_part(part) for part in message["content"]]}
-
-    def _filled_part(self, part: Message) -> Message:
-        if part["type"] != "image_url":
-            return part
-        return {
-            "type": "image_url",
-            "image_url": {"url": self.images[part["image_url"]["url"][len(IMAGE_SCHEME) :]].url},
-        }

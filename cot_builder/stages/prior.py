@@ -60,7 +60,7 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     """
     inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
     inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
-    if (workspace.prior_reviews).is_file():
+    if workspace.prior_reviews.is_file():
         inputs["reviews"] = file_hash(workspace.prior_reviews)
     settings = params.prior.model_dump() | {"seed": params.run.seed, "teacher": params.teacher.model_dump()}
     with stage_output(
