@@ -1,7 +1,6 @@
 """Evaluation: what the agent loop adds to bare generation, and how near an endpoint comes to its ideal rate."""
 
 import csv
-import gc
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ import numpy as np
 
 from bench.latency_server import latency_server
 from bench.paired import Row, paired, seconds
-from cot_builder.cli import GC_OBJECTS
 from cot_builder.endpoint.prices import PRICES_FILE
 from cot_builder.inspection.episode import Written, inspect
 from cot_builder.inspection.rendering import Message
@@ -97,8 +95,6 @@ def evaluate_endpoint() -> Row:
         samples = SAMPLE.records(read_samples(workspace, "parts"))
         said: list[Said] = []
         exam = _exam(params, workspace)
-        # As `indus-cot` sets it.
-        gc.set_threshold(GC_OBJECTS)
         spent = seconds(
             lambda: served(
                 exam, samples, lambda _, one: said.append(one), "bench", str, refresh=False, allow_unpriced=True

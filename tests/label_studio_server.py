@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,12 +176,9 @@ def _template() -> Path:
 def _interrupt(first: Server) -> None:
     """A first start that ends while it creates the database; what it left is kept for the test of that."""
     first.launch()
-    deadline = time.monotonic() + START_S
-    while not (first.folder / DATABASE).exists() or not (first.folder / DATABASE).stat().st_size:
-        assert first.process is not None and first.process.poll() is None, first.printed
-        assert time.monotonic() < deadline, first.printed
-        time.sleep(0.05)
-    alive = psutil.Process(first.process.pid).children(recursive=True) if first.process else []
+    database = first.folder / DATABASE
+    poll(lambda: database.exists() and database.stat().st_size > 0, START_S)
+    alive = family(first)
     code = first.stop()
     left = {
         "code": code,
@@ -190,6 +187,21 @@ def _interrupt(first: Server) -> None:
         "account": first.account._asdict(),
     }
     (first.folder / INTERRUPTED).write_text(json.dumps(left))
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """The process that was started, and every one below it."""
+    assert server.process is not None
+    parent = psutil.Process(server.process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def poll(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,7 +18,17 @@ import psutil
 import pytest
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
-from label_studio_server import DATABASE, INTERRUPTED, Server, environment, free_port, new_server, serve_command
+from label_studio_server import (
+    DATABASE,
+    INTERRUPTED,
+    Server,
+    environment,
+    family,
+    free_port,
+    new_server,
+    poll,
+    serve_command,
+)
 
 from annotation import server as product
 from annotation.server import admin, install, serve, wait_until_ready
@@ -31,23 +40,10 @@ CONFIG = (
 PNG = bytes.fromhex("89504e470d0a1a0a") + b"not decoded by anything here"
 
 
-def poll(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def run(folder: Path, port: int, database: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         serve_command(folder, port, database), capture_output=True, text=True, timeout=120, check=False
     )
-
-
-def family(server: Server) -> list[psutil.Process]:
-    assert server.process is not None
-    parent = psutil.Process(server.process.pid)
-    return [parent, *parent.children(recursive=True)]
 
 
 def listens(port: int) -> bool:

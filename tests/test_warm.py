@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from label_studio_server import poll
 
 from cot_builder import warm
 
@@ -29,21 +29,13 @@ def server() -> Iterator[psutil.Process]:
     """It listens, and every command of a test is told of it."""
     path = Path(warm.start())
     (process,) = (child for child in psutil.Process().children() if str(path) in child.cmdline())
-    _until(path.exists)
+    poll(path.exists)
     os.environ[warm.VARIABLE] = str(path)
     yield process
     del os.environ[warm.VARIABLE]
     process.kill()
     process.wait()
     shutil.rmtree(path.parent)
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise TimeoutError(holds)
 
 
 def _command(*arguments: str) -> list[str]:
@@ -136,4 +128,4 @@ def test_repro_hands_its_stages_over_and_its_server_ends_with_it(project):
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"seed": 12' in (project / "data/params.json").read_text()
     path = Path((project / "socket").read_text().strip())
-    _until(lambda: not path.parent.exists())
+    poll(lambda: not path.parent.exists())
