@@ -54,6 +54,11 @@ def test_the_corpus_loads_with_datasets_and_holds_its_contract(project):
     assert set(priors["train"]["source_set"]) == {"real_iad"}
 
 
+def test_a_frozen_stage_may_come_first(tmp_path):
+    done = run(new_project(tmp_path), "repro", "prior_review")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_images_are_the_published_bytes(project):
     import hashlib
 
