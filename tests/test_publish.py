@@ -820,14 +820,16 @@ def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) 
 
 
 FULL = """
-import errno, os
 from pathlib import Path
-kept, opened = os.posix_fallocate, Path.open
-def full(*arguments):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+import pyarrow
+kept = pyarrow.OSFile, Path.open
+# Shards and downloads are written to a device that has no room.
+def shard(path, mode):
+    return kept[0]("/dev/full", mode)
 def incomplete(path, *arguments, **named):
-    # A download is written to a device that has no room.
-    return opened(Path("/dev/full") if path.name.endswith(".incomplete") else path, *arguments, **named)
+    return kept[1](Path("/dev/full") if path.name.endswith(".incomplete") else path, *arguments, **named)
+pyarrow.full = kept
+pyarrow.OSFile, Path.open = shard, incomplete
 """
 
 
@@ -837,13 +839,13 @@ def test_a_full_disk_changes_nothing(hub: HubServer, client: Client, published: 
     change(copy, lambda rows: reworded(rows[2]))
     hub.make("owner/unread")
     hub.put("owner/unread", "sft/train/0.parquet", b"never read")
-    client.python(FULL + "os.full = (kept, opened)\nos.posix_fallocate, Path.open = full, incomplete")
+    client.python(FULL)
     try:
         refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full", "data/publish")
         assert client.run("rehydrate", str(copy / "data/publish"), "--to", "whole", folder=copy).code == 1
         refused(client.run("rehydrate", "owner/unread", "--to", "whole", folder=copy), "disk is full", "HF_HOME")
     finally:
-        client.python("import os; from pathlib import Path; os.posix_fallocate, Path.open = os.full")
+        client.python("import pyarrow; from pathlib import Path; pyarrow.OSFile, Path.open = pyarrow.full")
     assert ("datasets", "owner/full") not in hub.repositories and not (copy / "whole").exists()
     assert {path: path.read_bytes() for path in (copy / "data/publish").rglob("*") if path.is_file()} == before
 

@@ -32,6 +32,8 @@ class Output:
     counts: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     """sha256 of files that a later reader checks, by path in the folder."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Of the tables whose writer knows it, by path in the folder; the footers of all others are read."""
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
 
     def leave_out(self, reason: str, item: str, detail: str = "") -> None:
@@ -104,7 +106,7 @@ def stage_output(
             "inputs": dict(inputs),
             "params": dict(params),
             "counts": output.counts,
-            "rows": dict(_rows(staging)),
+            "rows": dict(_rows(output)),
             **({"outputs": output.outputs} if output.outputs else {}),
             "left_out": dict(Counter(reason for reason, _, _ in output.left_out)),
             "versions": used,
@@ -126,11 +128,12 @@ def stage_output(
         lock.release()
 
 
-def _rows(folder: Path) -> Iterator[tuple[str, int]]:
+def _rows(output: Output) -> Iterator[tuple[str, int]]:
     from pyarrow import parquet
 
-    for path in sorted(folder.rglob("*.parquet")):
-        yield path.relative_to(folder).as_posix(), parquet.read_metadata(path).num_rows
+    for path in sorted(output.path.rglob("*.parquet")):
+        name = path.relative_to(output.path).as_posix()
+        yield name, output.rows[name] if name in output.rows else parquet.read_metadata(path).num_rows
 
 
 def damaged_tables(folder: Path, due: Mapping[str, int]) -> list[str]:
