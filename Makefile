@@ -30,14 +30,13 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
 	@echo "  $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/indus_cot'))\""
 
-# Three workers for two cores: a third of the suite waits for servers.
 test: $(VENV)/.installed-dev
 	@tests/system_packages.sh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 label-studio: $(VENV)/.installed
 	$(BIN)/indus-cot review serve
