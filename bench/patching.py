@@ -13,6 +13,7 @@ from cot_builder.params import Params, load_params
 from cot_builder.progress import console
 from cot_builder.stages.patch import patch
 from cot_builder.stages.pull import pull
+from cot_builder.storage.images import PNG
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
@@ -85,4 +86,4 @@ def _encode(pixels: np.ndarray, longest: int) -> bytes:
     if scale < 1:
         size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return cv2.imencode(".png", pixels, PNG)[1].tobytes()

@@ -26,6 +26,7 @@ from cot_builder.benchmarks.synthetic_defects import SURFACE_HARMS, WallMark, cr
 from cot_builder.benchmarks.synthetic_parts import PARTS, commutator
 from cot_builder.benchmarks.synthetic_surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
+from cot_builder.storage.images import encode_png
 from cot_builder.storage.parallel import thread_map
 from schemas.errors import IndusCotError
 
@@ -234,7 +235,7 @@ def _real_iad_files(category: str, settings: Synthetic, seed: int) -> list[File]
     for shot in shots:
         files.append((shot.path, _jpg(shot.pixels)))
         if shot.labels:
-            files.append((shot.path.replace(".jpg", ".png"), _png(_binary(shot.mask))))
+            files.append((shot.path.replace(".jpg", ".png"), encode_png(_binary(shot.mask))))
     return files
 
 
@@ -274,11 +275,11 @@ def _real_iad_record(category: str, shots: list[Rendered]) -> bytes:
 def _mvtec_files(benchmark: str, category: str, settings: Synthetic, seed: int) -> list[File]:
     files = []
     for shot in _mvtec_category(benchmark, category, settings, seed):
-        files.append((shot.path, _png(shot.pixels)))
+        files.append((shot.path, encode_png(shot.pixels)))
         if shot.labels:
             _, _, label, name = shot.path.split("/")
             mask = f"{category}/ground_truth/{label}/{name.replace('.png', '_mask.png')}"
-            files.append((mask, _png(_binary(shot.mask))))
+            files.append((mask, encode_png(_binary(shot.mask))))
     return files
 
 
@@ -323,7 +324,7 @@ def _visa_files(category: str, settings: Synthetic, seed: int) -> tuple[list[Fil
         if shot.labels:
             ids = np.array([0, *(VISA[category].ids.index(label) + 1 for label in shot.labels)], np.uint8)
             mask = shot.path.replace("/Images/", "/Masks/").replace(".JPG", ".png")
-            files.append((mask, _png(ids[shot.mask])))
+            files.append((mask, encode_png(ids[shot.mask])))
         rows.append((shot.path, ",".join(shot.labels) or "normal", mask))
         train = "train" if not shot.labels and _trains(index, settings.parts) else "test"
         split.append((category, train, "anomaly" if shot.labels else "normal", shot.path, mask))
@@ -615,10 +616,6 @@ def _binary(mask: np.ndarray) -> np.ndarray:
 
 def _jpg(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])[1].tobytes()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def _label_bmp(mask: np.ndarray) -> bytes:

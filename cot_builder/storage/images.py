@@ -8,6 +8,13 @@ from schemas.errors import IndusCotError
 # A damaged file is reported by whoever decodes it, by name; OpenCV's own line names nothing.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+PNG = (
+    cv2.IMWRITE_PNG_COMPRESSION, 1,
+    cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
+    cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP,
+)  # fmt: skip
+"""On photographs, half the time of trying every filter on each row, two thirds of it to decode, for 5 % more bytes."""
+
 
 class UndecodableError(IndusCotError):
     """One image's file does not decode: that image may be left out. A shard that is not there is another matter."""
@@ -31,4 +38,4 @@ def decode(data: bytes, region: tuple[int, int, int, int] | None = None, name: s
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 (height, width) or (height, width, 3) BGR to PNG bytes; the same pixels give the same bytes."""
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return cv2.imencode(".png", pixels, PNG)[1].tobytes()
