@@ -356,9 +356,12 @@ def page(found: Mapping[str, Any]) -> str:
         for name in ("reward", "accuracy", "tool_calls", "valid")
     ]
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>make learn</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}}
-table{{border-collapse:collapse;margin:1rem 0}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}}
-small{{color:#555}}figure{{display:inline-block;margin:0 1rem 1rem 0}}</style>
+table{{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}}
+td,th{{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}}
+small{{color:#555;white-space:nowrap}}figure{{display:inline-block;margin:0 1rem 1rem 0;max-width:100%}}
+svg{{max-width:100%}}</style>
 <h1>Does training teach?</h1>
 <p>A tiny Qwen3-VL on synthetic categories it never saw, {found["seeds"]} seeds, {TESTS} images each; brackets are
 bootstrap 95 % intervals over seeds and images. Answers are the likeliest ones, unless marked sampled.</p>
