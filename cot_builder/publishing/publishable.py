@@ -432,12 +432,13 @@ class _Build:
             return
         ids = batch.column("id").to_pylist()
         for name, written in columns.items():
-            for identity, text in zip(ids, written.to_pylist(), strict=True):
-                secrets.check(text, f"{split}, row {identity}, column {name}", self.expression)
-        raise IndusCotError(
-            f"{split}, one of the rows {ids[0]} to {ids[-1]}: holds something that must not leave; nothing was "
-            "published. Reject their drafts in review, then run again"
-        )
+            if secrets.matches(written, self.expression):
+                for identity, text in zip(ids, written.to_pylist(), strict=True):
+                    secrets.check(text, f"{split}, row {identity}, column {name}", self.expression)
+                raise IndusCotError(
+                    f"{split}, one of the rows {ids[0]} to {ids[-1]}, column {name}: holds something that must not "
+                    "leave; nothing was published. Reject their drafts in review, then run again"
+                )
 
     def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
         """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
