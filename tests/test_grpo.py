@@ -506,7 +506,7 @@ def test_a_lack_of_memory_is_told_with_what_to_lower(
 
 
 def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Workspace, policy: Path) -> None:
-    grpo(params(policy / "fitted", {"lora_rank": 4}, steps=2, learning_rate=0.01, temperature=1.0), workspace)
+    grpo(params(policy / "fitted", {"lora_rank": 4}, steps=2, learning_rate=0.01, temperature=0.8), workspace)
     before, after = (load_file(path / "model.safetensors") for path in (policy / "fitted", workspace.grpo))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -516,7 +516,7 @@ def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Works
 
 
 def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
-    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 48 at the end."""
+    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 96 at the end."""
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     place = found.with_format(None)["answer"].index("No")
     model = tmp_path / UNDECIDED
@@ -527,7 +527,7 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
         read_truth(Workspace(policy), found),
     )
     chosen = params(
-        model, steps=8, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0005, temperature=1.0,
+        model, steps=12, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0004, temperature=1.0,
         max_completion=80, reward=params(model).grpo.reward.model_copy(update={"gamma": 0.0}),
     )  # fmt: skip
     trainer = build(chosen, str(model), processor, rows, truth, {}, tmp_path)
@@ -535,7 +535,7 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     share = [entry["rewards/accuracy_reward/mean"] for entry in logs]
     # Three standard deviations of the difference of two such shares of 0.5.
-    assert sum(share[-2:]) / 2 > share[0] + 0.37
+    assert sum(share[-4:]) / 4 > share[0] + 0.34
     assert logs[-1]["reward"] > logs[0]["reward"] + 0.5
 
 

@@ -107,18 +107,22 @@ def test_an_image_is_served_to_a_person_once_a_storage_covers_it(label_studio):
     assert outside.is_error and label_studio.token not in outside.text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_every_process_and_the_next_start_has_everything(label_studio, number):
-    account = label_studio.account
-    project = label_studio.client().projects.create(title=f"kept over {number.name}", label_config=CONFIG)
-    alive = family(label_studio)
+def stops_whole(server: Server, number: int) -> None:
+    """The signal ends every process, and the command says so."""
+    alive = family(server)
     assert len(alive) > 1
-    assert label_studio.stop(number) == 0
-    assert "has stopped" in label_studio.printed
-    assert not psutil.wait_procs(alive, timeout=5)[1] and not listens(label_studio.port)
+    assert server.stop(number) == 0
+    assert "has stopped" in server.printed
+    assert not psutil.wait_procs(alive, timeout=5)[1] and not listens(server.port)
+
+
+def test_a_signal_ends_every_process_and_the_next_start_has_everything(label_studio):
+    account = label_studio.account
+    project = label_studio.client().projects.create(title="kept", label_config=CONFIG)
+    stops_whole(label_studio, signal.SIGHUP)
     label_studio.start()
     assert label_studio.account == account and "first time" not in label_studio.printed
-    assert label_studio.client().projects.get(project.id).title == f"kept over {number.name}"
+    assert label_studio.client().projects.get(project.id).title == "kept"
 
 
 def test_a_second_server_in_the_same_folder_is_refused(label_studio):
@@ -221,7 +225,7 @@ def test_a_token_that_the_server_does_not_know_is_told(tmp_path):
     (server.folder / "admin.json").write_text(json.dumps(account._replace(token="0" * 40)._asdict()))
     server.start()
     poll(lambda: "does not accept the token" in server.printed)
-    assert server.stop() == 0
+    stops_whole(server, signal.SIGTERM)
 
 
 def test_waiting_ends_at_the_deadline_or_when_there_is_nothing_to_wait_for():
@@ -240,16 +244,9 @@ def small_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return lock
 
 
-@pytest.mark.parametrize("uv", [True, False], ids=["uv", "pip"])
-def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_lock, monkeypatch, uv):
-    if not uv:
-        # An interpreter with no uv beside it.
-        (tmp_path / "bin").mkdir()
-        alone = tmp_path / "bin" / "python"
-        alone.symlink_to(Path(sys.executable).resolve())
-        monkeypatch.setattr(sys, "executable", str(alone))
+def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_lock):
     python = install(tmp_path / "env")
-    assert subprocess.run([python, "-c", "import wrapt"], check=False).returncode == 0
+    assert imports_wrapt(python)
     kept = tmp_path / "env" / "kept"
     kept.touch()
     install(tmp_path / "env")
@@ -257,6 +254,19 @@ def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_
     small_lock.write_text("# another\nwrapt==2.5.2\n")
     install(tmp_path / "env")
     assert not kept.exists()
+
+
+def imports_wrapt(python: Path) -> bool:
+    return subprocess.run([python, "-c", "import wrapt"], check=False).returncode == 0
+
+
+def test_pip_makes_the_environment_where_there_is_no_uv(tmp_path, small_lock, monkeypatch):
+    # An interpreter with no uv beside it.
+    (tmp_path / "bin").mkdir()
+    alone = tmp_path / "bin" / "python"
+    alone.symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(alone))
+    assert imports_wrapt(install(tmp_path / "env"))
 
 
 def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path, small_lock):
@@ -268,7 +278,7 @@ def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path, small_loc
     python = install(tmp_path / "env", lambda: True)
     assert not (tmp_path / "env" / ".installed").exists()
     assert install(tmp_path / "env") == python
-    assert subprocess.run([python, "-c", "import wrapt"], check=False).returncode == 0
+    assert imports_wrapt(python)
 
 
 def postgres_programs() -> Path | None:
@@ -324,6 +334,6 @@ def test_postgresql_holds_the_projects_in_place_of_sqlite(tmp_path, postgres):
                 client.projects.create(title="in PostgreSQL", label_config=CONFIG)
             assert [project.title for project in client.projects.list()] == ["in PostgreSQL"]
         finally:
-            assert server.stop() == 0
+            stops_whole(server, signal.SIGINT)
     assert not list(server.folder.rglob("*.sqlite3"))
     assert "p@ss" not in server.printed + (server.folder / "server.log").read_text()

@@ -86,12 +86,13 @@ def whole(project: Project) -> None:
     assert f"0 tasks new, 0 updated, 0 repaired, {drafts} unchanged, 0 withdrawn" in works(project, "review", "push")
 
 
-@pytest.mark.parametrize("fault", ["lost", "cut", 502])
 def test_what_was_perhaps_done_is_not_sent_again_and_not_done_twice(
-    project: Project, weather: Proxy, fault: Fault, monkeypatch: pytest.MonkeyPatch
+    project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(annotation.push, "AT_ONCE", BATCH)
-    for path, passed in (("/projects/$", 0), ("/views", 0), ("/localfiles", 0), ("/import", 0), ("/import", 1)):
+    requests = [("/projects/$", 0), ("/views", 0), ("/localfiles", 0), *(("/import", batch) for batch in range(3))]
+    faults: tuple[Fault, ...] = ("lost", "cut", 502)
+    for (path, passed), fault in zip(requests, faults * 2, strict=True):
         weather.clear()
         plan = weather.at("POST", path, fault, after=passed, times=9)
         assert "Run the same command again" in fails(project, "review", "push")
@@ -120,19 +121,17 @@ def test_what_can_be_sent_twice_is(project: Project, weather: Proxy) -> None:
     whole(project)
 
 
-@pytest.mark.parametrize("verb", ["push", "pull"])
-@pytest.mark.parametrize(("status", "words"), [(500, "answers 500"), (401, "refuses the token"), (403, "answers 403")])
-def test_what_the_server_refuses_in_the_middle_is_one_message(
-    project: Project, weather: Proxy, verb: str, status: int, words: str
-) -> None:
-    if verb == "pull":
-        works(project, "review", "push")
-        project.review(uids(project)[0])
-    weather.at("POST|GET", "/import|/export", status, times=9)
-    assert words in fails(project, "review", verb)
-    weather.clear()
-    works(project, "review", verb)
-    assert len(project.reviews()) == (verb == "pull")
+def test_what_the_server_refuses_in_the_middle_is_one_message(project: Project, weather: Proxy) -> None:
+    refusals = {500: "answers 500", 401: "refuses the token", 403: "answers 403"}
+    for verb, method, path in (("push", "POST", "/import"), ("pull", "GET", "/export")):
+        for status, words in refusals.items():
+            weather.at(method, path, status, times=9)
+            assert words in fails(project, "review", verb)
+            weather.clear()
+        works(project, "review", verb)
+        assert len(project.reviews()) == (verb == "pull")
+        if verb == "push":
+            project.review(uids(project)[0])
     whole(project)
 
 

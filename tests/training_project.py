@@ -33,7 +33,8 @@ def build_model(folder: Path, texts: Any, seed: int = 0) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, size in SIZES.items():
             patch.setattr(tiny, name, size)
-        tiny.build(folder, texts, seed)
+        # Reading the system prompt, most of a chat, would be most of the work.
+        tiny.build(folder, texts, seed, tiny.systems())
 
 
 def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any) -> Params:
