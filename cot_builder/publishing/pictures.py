@@ -71,5 +71,5 @@ def bars(title: str, groups: Sequence[tuple[str, int, int]], legend: tuple[str, 
 
 def _png(picture: Image.Image) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, "PNG", optimize=True)
+    picture.save(sink, "PNG")
     return sink.getvalue()
