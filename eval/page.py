@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from io import BytesIO
 from typing import Any
 
 import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from PIL import Image
 from pydantic import ValidationError
 
 from cot_builder.storage.images import decode
@@ -115,7 +117,10 @@ def _webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
     if factor < 1:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    sink = BytesIO()
+    # OpenCV knows the slowest method alone: three times the time of this one for a twentieth of the bytes.
+    Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).save(sink, "WEBP", quality=quality, method=1)
+    return sink.getvalue()
 
 
 def view_of(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
