@@ -180,7 +180,7 @@ def test_an_interval_of_a_difference_pairs_the_images():
 FEW = {
     "LESSONS": 12,
     "PROMPTS": 4,
-    "TESTS": 16,
+    "TESTS": 8,
     "IMAGES": 4,
     "WHOLES": 2,
     "BATCH": 4,

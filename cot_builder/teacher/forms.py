@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import json_repair
@@ -89,14 +90,20 @@ class PriorText(_Form):
 def response_format(form: type[BaseModel], structured: str) -> dict[str, Any] | None:
     """``response_format`` of a request: a strict JSON schema, JSON mode, or None."""
     if structured == "schema":
-        schema = {"name": form.__name__.lower(), "strict": True, "schema": form.model_json_schema()}
+        schema = {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}
         return {"type": "json_schema", "json_schema": schema}
     return {"type": "json_object"} if structured == "json" else None
 
 
+@cache
+def _schema(form: type[BaseModel]) -> dict[str, Any]:
+    # pydantic makes it anew at every call, in as long as the rest of a request takes.
+    return form.model_json_schema()
+
+
 def in_words(form: type[BaseModel]) -> str:
     """The form's shape as a sentence, for endpoints without structured output."""
-    schema = json.dumps(form.model_json_schema(), separators=(",", ":"))
+    schema = json.dumps(_schema(form), separators=(",", ":"))
     return f"as one JSON object, and nothing else, that fits this JSON schema: {schema}"
 
 
