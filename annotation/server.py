@@ -37,7 +37,7 @@ START = (
     "import gc; gc.set_threshold(200_000, 20, 100); "
     "import sys; sys.argv[0] = 'label-studio'; from label_studio.server import main; sys.exit(main())"
 )
-"""Looking for cycles of garbage less often takes a fifth off the first start, whose migrations make lasting objects, and
+"""Looking for cycles of garbage less often takes a fifth off the first start, whose objects mostly stay, and
 a tenth off the others."""
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE")
 """Variables of our environment that would lead the server's Python astray."""
