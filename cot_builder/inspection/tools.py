@@ -18,7 +18,7 @@ from cot_builder.inspection.proposals import propose
 from schemas.geometry import SCALE, Box, from_pixels, to_pixels
 from schemas.sample import category_name, spelled
 
-TOOLBOX_VERSION = "3"
+TOOLBOX_VERSION = "4"
 MIN_SIDE = 28
 """Pixels: one merged visual token of Qwen-VL models; a smaller image tells them nothing."""
 TARGET_SIDE = 448

@@ -30,7 +30,7 @@ from schemas.patch import PATCH, PatchPair
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
-PATCH_VERSION = "1"
+PATCH_VERSION = "2"
 """Of what a patch is: raised with every change of it, so that no resumed run mixes two kinds."""
 CHUNK = 16
 """Samples a chunk: what a killed run loses at most, a worker."""
