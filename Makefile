@@ -30,13 +30,14 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
 	@echo "  $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/indus_cot'))\""
 
+# Three workers for two cores: tests of the review server wait for it a good part of their time.
 test: $(VENV)/.installed-dev
 	@tests/system_packages.sh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 label-studio: $(VENV)/.installed
 	$(BIN)/indus-cot review serve

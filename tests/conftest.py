@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["label_studio"]
 
 LONGEST = (
-    "test_review_faults", "test_pipeline", "test_grpo", "test_label_studio_server", "test_publish",
-    "test_review_browser", "test_prior_review", "test_review_round_trip", "test_endpoint_draft", "test_learn",
-    "test_evaluate", "test_review_s3", "test_patching", "test_sft", "test_teacher", "test_synthetic", "test_report",
-    "test_review_experts", "test_launch", "test_batch",
+    "test_review_faults", "test_pipeline", "test_publish", "test_review_browser", "test_review_round_trip",
+    "test_label_studio_server", "test_grpo", "test_prior_review", "test_evaluate", "test_endpoint_draft",
+    "test_review_experts", "test_review_s3", "test_patching", "test_learn", "test_teacher", "test_sft",
+    "test_synthetic", "test_warm", "test_door", "test_parse", "test_report", "test_batch",
 )  # fmt: skip
 """Files of minutes, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: a file stays on one worker, and a long one at the end would leave the other idle."""
+    """Begin with what takes longest: a file stays on one worker, and a long one at the end would leave the others idle."""
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
