@@ -8,7 +8,7 @@ local mean, so that what stands out from its surroundings is found and not the p
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -165,9 +165,10 @@ def _each(plane: np.ndarray, small: np.ndarray) -> np.ndarray:
 
 
 def _distance(small: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Mean absolute difference over channels, float32 (height, width)."""
-    difference = np.abs(small - other.astype(np.float32))
+    """Mean absolute difference over channels, float32 (height, width); ``other`` is such an image or one colour."""
+    against: Any = other.astype(np.float32) if other.ndim == small.ndim else tuple(other.tolist())
     channels = small.shape[2]
+    difference = cv2.absdiff(small, against).reshape(small.shape)
     return cv2.transform(difference, np.full((1, channels), 1 / channels, np.float32)).reshape(small.shape[:2])
 
 
