@@ -298,9 +298,7 @@ def _run(
     # A prefixed variable wins over a plain one of the same name that somebody may have set.
     prefixed = {f"LABEL_STUDIO_{name}": value for name, value in variables.items()}
     first = own_database and not _sqlite(folder).exists()
-    console.print(
-        f"starting Label Studio{' for the first time: a minute, two on a busy machine' if first else ''}"
-    )
+    console.print(f"starting Label Studio{' for the first time: a minute, two on a busy machine' if first else ''}")
     with log.open("wb") as output, _group(command, prefixed, output, folder / "data") as process:
         if wait_until_ready(url, START_S, lambda: process.poll() is None and not asked()):
             if own_database:
