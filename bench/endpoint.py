@@ -120,7 +120,7 @@ def endpoint_rate() -> Row:
     """Ideal time over ours; beside it what bare sockets reach, so that the server and the machine are known."""
     with tempfile.TemporaryDirectory() as name, latency_server(LATENCY_S) as server:
         write_samples(Path(name), 1)
-        body = _request(json.loads((Path(name) / "samples.jsonl").read_text())).content
+        body = _request(json.loads((Path(name) / "samples.jsonl").read_text())).content()
         bare = _ideal(BARE) / asyncio.run(_bare(server.port, body))
     ratio = statistics.median(_ideal(SAMPLES) / first.seconds for first, _ in _first_and_cached())
     against = f"the ideal {_ideal(SAMPLES):g} s (bare sockets: {bare:.2f})"

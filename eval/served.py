@@ -123,6 +123,9 @@ class _Inspection:
         settings = self._exam.params.evaluate
         seen = list(_observed(self.episode))
         self._files += [_png(*shown) for shown in seen[len(self._files) - 1 :]]
+        for file in self._files:
+            # Made here, in a thread, and not where the request is sent.
+            _ = file.encoded
         left = iter(self._files)
         return Request(
             step=STEP,
@@ -132,7 +135,7 @@ class _Inspection:
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             candidate=_apart(self._exam),
-        ).prepare()
+        )
 
 
 def _apart(exam: Exam) -> int:

@@ -176,7 +176,7 @@ def test_a_line_is_the_request_as_it_would_be_sent(server: BatchServer, store: P
     server.answer = lambda body: "a hinge"
     submit_and_leave([request], server, store)
     line = json.loads(server.files["file-1"])
-    body = json.loads(request.content)
+    body = json.loads(request.content())
     assert line == {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
     assert body["messages"][0]["content"][1] == {"type": "text", "text": "what?"}
     assert {name: body[name] for name in ("model", "max_tokens", "temperature")} == {

@@ -285,7 +285,7 @@ def test_what_goes_over_the_wire_is_the_body_whatever_a_text_says() -> None:
         "image_url": {"url": f"data:image/png;base64,{base64.b64encode(image.load()[0]).decode()}"},
     }
     messages = [{"role": "user", "content": [shown, {"type": "text", "text": text}, shown]}]
-    assert json.loads(asked.content) == {"model": "small", "messages": messages, "max_tokens": 1024}
+    assert json.loads(asked.content()) == {"model": "small", "messages": messages, "max_tokens": 1024}
     # Answers that users have kept are found by it.
     whole = json.dumps([{"max_tokens": 1024, "messages": asked.messages, "model": "small"}, 2], sort_keys=True)
     assert asked.key == hashlib.sha256(whole.encode()).hexdigest()

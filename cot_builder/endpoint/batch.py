@@ -218,7 +218,7 @@ class Batches:
     def _spool(self, request: Request, price: Price) -> None:
         self._door.answers.check_space()
         head = json.dumps({"custom_id": request.key, "method": "POST", "url": PATH}).encode()
-        line = head.removesuffix(b"}") + b', "body": ' + request.content + b"}"
+        line = head.removesuffix(b"}") + b', "body": ' + request.content() + b"}"
         for image in request.images.values():
             # Thousands of requests wait at a time: their data URLs are on the disk now.
             image.forget()

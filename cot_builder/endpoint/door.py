@@ -303,7 +303,7 @@ class Door:
             async with asyncio.timeout(self._pace.timeout_s):
                 # The typed method walks every message first, images included, and encodes all of it: more than half
                 # of the client's time.
-                raw = await self.client.post("/chat/completions", cast_to=httpx2.Response, content=request.content)
+                raw = await self.client.post("/chat/completions", cast_to=httpx2.Response, content=request.content())
                 content = raw.text
         except openai.APIStatusError as error:
             self._heard = True

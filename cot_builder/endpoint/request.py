@@ -61,11 +61,6 @@ class Request:
     candidate: int = 0
     """Tells apart several answers to one and the same question."""
 
-    def prepare(self) -> "Request":
-        """Work out what sending it takes, in a thread, since the loop that sends is shared by all requests."""
-        _ = self.key, self.text_bytes, self.content
-        return self
-
     @cached_property
     def key(self) -> str:
         """sha256 of everything that shapes the answer, images by their own sha256."""
@@ -94,10 +89,12 @@ class Request:
             return len(self._json)
         return len(json.dumps(self._body, ensure_ascii=False).encode(errors="replace"))
 
-    @cached_property
     def content(self) -> bytes:
-        """What goes over the wire: JSON, images as data URLs."""
-        # Images go in as the bytes they are: to encode a megabyte of base64 takes milliseconds.
+        """What goes over the wire: JSON, images as data URLs.
+
+        Images go in as the bytes they are: to encode a megabyte of base64 takes milliseconds, of the one loop that all
+        requests share.
+        """
         # No text can hold the mark: its quotes would be escaped.
         first, *others = self._json.encode().split(IMAGE_MARK)
         parts = [first]
