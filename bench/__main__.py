@@ -1,6 +1,5 @@
 """`make bench`: prints the table and writes bench/results.json; `ONLY=name` measures one row anew."""
 
-import gc
 import importlib
 import json
 import math
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.paired import Row
-from cot_builder.cli import GC_OBJECTS
+from cot_builder.runtime import settle
 from cot_builder.storage.output import versions
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -55,7 +54,7 @@ def main() -> None:
     """Run the rows named on the command line, or all."""
     console = Console()
     # As `indus-cot` sets it, for every row alike.
-    gc.set_threshold(GC_OBJECTS)
+    settle()
     wanted = sys.argv[1:] or list(ROWS)
     if unknown := [name for name in wanted if name not in ROWS]:
         console.print(f"[red]no row {', '.join(unknown)}; there are: {', '.join(ROWS)}[/red]")

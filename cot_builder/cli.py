@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cot_builder.runtime import settle
 from schemas.errors import IndusCotError
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
     from train.plan import Plan
 
-GC_OBJECTS = 50_000
-"""New objects between two looks for garbage; Python's own number is 700."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell gives it."""
 SETTINGS_VARIABLE = "INDUS_COT_SET"
@@ -832,9 +831,8 @@ def main(arguments: list[str] | None = None) -> Any:
     code = warm.ask(sys.argv[1:] if arguments is None else arguments)
     if code is not None:
         sys.exit(code)
-    # Imports make thousands of objects that stay: looking for garbage among them is an eighth of a stage's start, and
-    # a second or two of its end.
-    gc.set_threshold(GC_OBJECTS)
+    settle()
+    # Else looking for garbage is a second or two of a stage's end.
     atexit.register(gc.freeze)
     try:
         return app(arguments)

@@ -15,8 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from cot_builder.storage.header import DamagedError, Header, read_header
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from tests.layouts import (
@@ -543,3 +546,27 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "the disk is full; nothing was changed. Free some space and run `indus-cot pull` again" in run.stdout
     assert "Traceback" not in run.stderr
     assert run.stdout.splitlines()[1:] in ([], [".mine.lock"])
+
+
+NOISE = np.random.default_rng(1).bytes(6 * 64)
+PIXELS = zlib.compress(NOISE)
+
+
+def chunked(size: int) -> bytes:
+    """A PNG whose pixels lie in chunks of ``size`` bytes, as libpng writes them; the last is shorter."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 63, 6, 8, 0, 0, 0, 0))
+    pixels = b"".join(chunk(b"IDAT", PIXELS[start : start + size]) for start in range(0, len(PIXELS), size))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+@given(st.integers(10, 500), st.data())
+def test_any_byte_of_any_chunk_is_covered_by_a_checksum(size: int, data: st.DataObject) -> None:
+    whole = chunked(size)
+    assert read_header(whole) == Header(63, 6, 1, "PNG")
+    damaged = bytearray(whole)
+    place = data.draw(st.integers(33, len(whole) - 13))
+    for offset, change in enumerate(data.draw(st.lists(st.integers(1, 255), min_size=1, max_size=8))):
+        damaged[min(place + offset, len(whole) - 13)] ^= change
+    assume(damaged != whole)
+    with pytest.raises(DamagedError):
+        read_header(bytes(damaged))

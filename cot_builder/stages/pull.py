@@ -47,9 +47,9 @@ from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.supervision import SUPERVISION
 
-BATCH_BYTES = 2**20
+BATCH_BYTES = 2 * 2**20
 BATCH_FILES = 32
-AHEAD = 16
+AHEAD = 10
 """Batches in flight."""
 SHOWN = 20
 SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")

@@ -26,6 +26,8 @@ JPEG_MARKERS = JPEG_FRAMES | {0xC4, 0xCC, *range(0xD9, 0xF0), 0xFE, 0xFF}
 """Fill bytes, the end, and whatever a length follows."""
 TURNED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
+RUN_CHUNKS = 512
+"""Checked at once: were it all that are left, chunks of changing lengths would be looked at over and over."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 
@@ -138,8 +140,28 @@ def _png(data: bytes) -> Header:
             return Header(width, height, PNG_CHANNELS[colour], "PNG")
         if position == 8 and (kind != b"IHDR" or length != 13 or data[25] not in PNG_CHANNELS):
             raise DamagedError("corrupt: the PNG does not begin with a header")
-        position = end + 4
+        position = _after_sound_run(data, end + 4)
     raise DamagedError("truncated: the PNG has no end")
+
+
+def _after_sound_run(data: bytes, start: int) -> int:
+    """Where pixel chunks of one length end that begin at ``start`` and have the right checksums, else ``start``.
+
+    CRC-32 is affine: for an odd number of messages of one length, the exclusive or of their checksums is the checksum
+    of their exclusive or. One call in place of one for each 8 KiB, after which threads would pass on the lock.
+    Blind only to one and the same change at the same place of two chunks.
+    """
+    size = int.from_bytes(data[start : start + 4], "big") + 12
+    most = min((len(data) - start) // size, RUN_CHUNKS)
+    if data[start + 4 : start + 8] != b"IDAT" or most < 3:
+        return start
+    chunks = np.frombuffer(data, np.uint8, most * size, start).reshape(most, size)
+    alike = (chunks[:, :8] == chunks[0, :8]).all(axis=1)
+    count = most if alike.all() else int(alike.argmin())
+    count -= 1 - count % 2
+    folded = np.bitwise_xor.reduce(chunks[:count], axis=0)
+    sound = isal_zlib.crc32(folded[4:-4]) == int.from_bytes(folded[-4:].tobytes(), "big")
+    return start + count * size if sound else start
 
 
 def _jpeg(data: bytes) -> Header:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from schemas.errors import IndusCotError
 
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("bytes", pa.binary(), nullable=False)])
-ROW_GROUP_BYTES = 4 * 2**20
+ROW_GROUP_BYTES = 8 * 2**20
 PAGE_BYTES = 2**26
 SHARD_BYTES = 512 * 2**20
 
@@ -34,7 +34,7 @@ def image_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (4 MiB) in memory.
+    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (8 MiB) in memory.
 
     The bytes are stored as they are: uncompressed, since image files do not compress.
     """
@@ -112,7 +112,7 @@ def _array(kind: pa.DataType, data: bytes) -> pa.Array:
 
 
 class ShardReader:
-    """Reads files of a folder of shards by shard and row, one row group (4 MiB) at a time."""
+    """Reads files of a folder of shards by shard and row, one row group (8 MiB) at a time."""
 
     def __init__(self, folder: Path, made_by: str = "its stage") -> None:
         """``made_by`` is what to run again where a shard is missing or damaged."""

@@ -342,7 +342,8 @@ class _StrictInfo(tarfile.TarInfo):
 
 def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
     total, packed = 0, path.stat().st_size
-    with path.open("rb", buffering=STREAM_BYTES) as raw:
+    # Of a plain .tar only the headers are read here, 512 bytes a member.
+    with path.open("rb", buffering=-1 if kind == "tar" else STREAM_BYTES) as raw:
         # Mode "r:" seeks one byte back now and then, which would decompress everything again.
         stream: Any = raw if kind == "tar" else _DECOMPRESS[kind](raw)
         mode: Any = "r:" if kind == "tar" else "r|"
