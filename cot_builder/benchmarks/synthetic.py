@@ -10,11 +10,11 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from cot_builder.benchmarks.synthetic_defects import SURFACE_HARMS, WallMark, cr
 from cot_builder.benchmarks.synthetic_parts import PARTS, commutator
 from cot_builder.benchmarks.synthetic_surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
+from cot_builder.progress import track
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.parallel import thread_map
 from schemas.errors import IndusCotError
@@ -39,6 +40,7 @@ VISIBLE_PIXELS = 10
 ATTEMPTS = 12
 STAMP = "20231021130716"
 File = tuple[str, bytes]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -183,22 +185,27 @@ def members(benchmark: str, settings: Synthetic, seed: int, workers: int = 1) ->
     Raises:
         IndusCotError: there is no such benchmark to render.
     """
+
+    def each(work: Callable[[str], Made], names: Collection[str]) -> Iterator[Made]:
+        what = "commutators" if benchmark == "sdd" else "categories"
+        return track(thread_map(work, names, workers), f"render {benchmark} ({what})", len(names))
+
     if benchmark == "real_iad":
         chosen = list(REAL_IAD)[: settings.categories]
-        for files in thread_map(lambda category: _real_iad_files(category, settings, seed), chosen, workers):
+        for files in each(lambda category: _real_iad_files(category, settings, seed), chosen):
             yield from files
     elif benchmark == "visa":
         split: list[tuple[str, ...]] = []
-        for files, rows in thread_map(lambda category: _visa_files(category, settings, seed), VISA, workers):
+        for files, rows in each(lambda category: _visa_files(category, settings, seed), VISA):
             yield from files
             split += rows
         yield "split_csv/1cls.csv", _csv(("object", "split", "label", "image", "mask"), split)
     elif benchmark == "sdd":
-        for files in thread_map(lambda name: _sdd_files(name, settings, seed), _commutators(settings), workers):
+        for files in each(lambda name: _sdd_files(name, settings, seed), _commutators(settings)):
             yield from files
     else:
         like = _mvtec_like(benchmark)
-        for files in thread_map(lambda category: _mvtec_files(benchmark, category, settings, seed), like, workers):
+        for files in each(lambda category: _mvtec_files(benchmark, category, settings, seed), like):
             yield from files
 
 

@@ -129,7 +129,7 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
         path = Path(folder) / f"{SYNTHETIC}.tar"
         with tarfile.open(path, "w") as tar:
             rendered = synthetic.members(settings.benchmark, params.synthetic, params.run.seed, params.compute.workers)
-            for name, data in track(rendered, f"render {settings.benchmark}"):
+            for name, data in rendered:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, BytesIO(data))
