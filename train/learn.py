@@ -26,6 +26,7 @@ import numpy as np
 from cot_builder.inspection.rendering import prompt
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console, track
+from cot_builder.runtime import settle
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -412,6 +413,7 @@ def main() -> None:
     given = parser.parse_args()
     # Read when torch is loaded: threads that spin while they wait would take the other processes' time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
     try:
         if given.only is not None:
             one(given.folder, given.only, given.set)
