@@ -34,7 +34,10 @@ REAL = Path(os.environ.get("INDUS_COT_REAL_DATA", ROOT.parent / "shared" / "real
 
 
 def new_project(folder: Path) -> Path:
-    """Copy the checkout's files (not its data) into ``folder`` and make it a git repository, which DVC asks for."""
+    """Copy the checkout's files (not its data) into ``folder`` and make it a git repository, which DVC asks for.
+
+    Nor dvc.lock, which `make demo` leaves: it names data that is not there.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -42,7 +45,7 @@ def new_project(folder: Path) -> Path:
         check=True,
     )
     for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).is_file() and not name.startswith("tests/"):
+        if name and name != "dvc.lock" and (ROOT / name).is_file() and not name.startswith("tests/"):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
