@@ -82,11 +82,14 @@ def grade(
     truths = [lesson.verdict for lesson in asked]
 
     def dconf(**_: Any) -> list[float]:
-        before = margins(model, processor, [one.prompt for one in done], at_once)
-        after = margins(model, processor, [until_observed(one.prompt, one.heard) for one in done], at_once)
-        looked = [any(message["role"] == "tool" for message in completion) for completion in completions]
-        steps = zip(truths, before, after, looked, strict=True)
-        return [gain(truth.answer, low, high) if seen else 0.0 for truth, low, high, seen in steps]
+        gains = [0.0] * len(done)
+        looked = [place for place, one in enumerate(done) if any(said["role"] == "tool" for said in one.completion)]
+        before = margins(model, processor, [done[place].prompt for place in looked], at_once)
+        seen = [until_observed(done[place].prompt, done[place].heard) for place in looked]
+        after = margins(model, processor, seen, at_once)
+        for place, low, high in zip(looked, before, after, strict=True):
+            gains[place] = gain(truths[place].answer, low, high)
+        return gains
 
     functions, shares = reward_functions(weights, dconf)
     columns = {

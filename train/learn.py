@@ -27,6 +27,7 @@ from cot_builder.inspection.rendering import prompt
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console, track
 from cot_builder.runtime import settle
+from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -43,7 +44,7 @@ TAUGHT_MIX: dict[Size, float] = {"none": 0.5, "small": 0.2, "large": 0.3}
 MIX: dict[Size, float] = {"none": 0.5, "small": 0.25, "large": 0.25}
 LESSONS, PROMPTS, TESTS = 640, 480, 160
 IMAGES, WHOLES, BATCH, LOOKED_AT = 800, 1000, 32, 200
-SEE_STEPS, SEE_RATE, SPEAK_STEPS, SPEAK_RATE = 160, 0.001, 160, 0.003
+SEE_STEPS, SEE_RATE, SPEAK_STEPS, SPEAK_RATE = 150, 0.001, 150, 0.003
 BACKBONE, SEEN, MADE_BY = "backbone", "seen.json", "made_by.json"
 CODE = ("train", "cot_builder/inspection", "schemas")
 """What learning depends on: where any of it changes, everything is made anew."""
@@ -226,15 +227,15 @@ def one(folder: Path, seed: int, settings: Sequence[str] = ()) -> None:
         labels.indus_cot.symlink_to(workspace.indus_cot.absolute(), target_is_directory=True)
     fine_tune(params.model_copy(update={"train": params.train.model_copy(update={"target": "labels"})}), labels)
     asked = lessons(PRACTISED, PROMPTS, MIX, (seed, 2))
-    curve = practise(params, workspace.sft, workspace.grpo, asked)
-    unanswered = Workspace(place / "unanswered").grpo
+    curve = practise(params, workspace.sft, workspace, asked)
+    unanswered = Workspace(place / "unanswered")
     practise(_calls(params, 0), workspace.sft, unanswered, asked)
     tests = lessons(TESTED, TESTS, MIX, (seed, 3))
     models = {
         "untrained": Policy(folder / BACKBONE),
         "labels": Policy(labels.sft, tools=False),
         "sft": Policy(workspace.sft),
-        "grpo_unanswered": Policy(unanswered, answered=False),
+        "grpo_unanswered": Policy(unanswered.grpo, answered=False),
         "grpo": Policy(workspace.grpo),
         "sft_sampled": Policy(workspace.sft, temperature=params.grpo.temperature),
         "grpo_sampled": Policy(workspace.grpo, temperature=params.grpo.temperature),
@@ -261,14 +262,15 @@ def _calls(params: Params, most: int) -> Params:
     return params.model_copy(update={"draft": params.draft.model_copy(update={"max_calls": most})})
 
 
-def practise(params: Params, start: Path, target: Path, asked: Sequence[Lesson]) -> list[dict[str, float]]:
+def practise(params: Params, start: Path, workspace: Workspace, asked: Sequence[Lesson]) -> list[dict[str, float]]:
     """GRPO from what SFT left in ``start``, as the stage does it; what it logged, a step each."""
     from datasets import Dataset, Features, Json, Value
     from datasets import Image as Picture
-    from PIL import Image
 
     from train.grpo import CHECKPOINTS, FIGURES, build
+    from train.record import recorder
 
+    target = workspace.grpo
     curve = target / "curve.json"
     if not curve.is_file():
         rows = Dataset.from_list(
@@ -276,7 +278,7 @@ def practise(params: Params, start: Path, target: Path, asked: Sequence[Lesson])
                 {
                     "id": lesson.name,
                     "prompt": prompt(lesson.category, VIEW),
-                    "image": Image.fromarray(np.ascontiguousarray(lesson.surface.pixels[..., ::-1])),
+                    "image": {"bytes": encode_png(lesson.surface.pixels), "path": None},
                 }
                 for lesson in asked
             ],
@@ -285,6 +287,7 @@ def practise(params: Params, start: Path, target: Path, asked: Sequence[Lesson])
         truth = {lesson.name: lesson.verdict.model_dump(include={"answer", "boxes", "defect_type"}) for lesson in asked}
         processor = load_processor(str(start))
         trainer = build(params, str(start), processor, rows, truth, {}, target)
+        trainer.add_callback(recorder("grpo", workspace.reports))
         checkpoint = last_whole(target / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(target))
