@@ -83,15 +83,19 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert (tmp_path / "out/table").read_text() == "one"
 
 
-def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_path):
+def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:
             (output.path / "chunk").touch()
             raise ZeroDivisionError
+    assert not capsys.readouterr().err
     with stage_output(tmp_path / "out", resumable=True, **(FACTS | {"params": {"a": 2}})) as output:
         assert not (output.path / "chunk").exists(), "other parameters must not reuse it"
+        told = " ".join(capsys.readouterr().err.split())
+        assert "begun with other values (params.a 1 -> 2); begins anew" in told and ".out.aside" in told
+        assert (tmp_path / ".out.aside/chunk").exists(), "hours may be in it"
         (output.path / "chunk").touch()
-    assert (tmp_path / "out/chunk").exists()
+    assert (tmp_path / "out/chunk").exists() and not (tmp_path / ".out.aside").exists()
 
 
 def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
@@ -152,7 +156,8 @@ def tiny_disk(tmp_path):
     if mounted.returncode:
         pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: PyTorch holds the file that it could not write for as long as its error is kept.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("how", ["text", "shards", "table"])
@@ -172,6 +177,24 @@ def test_a_full_disk_is_one_message_and_changes_nothing(tiny_disk, how):
             pl.DataFrame({"a": [os.urandom(1000) for _ in range(8000)]}).write_parquet(output.path / "a.parquet")
     assert (tiny_disk / "out/table").read_text() == "one"
     assert not (tiny_disk / ".out.partial").exists()
+
+
+@pytest.mark.parametrize("by", ["python", "torch"])
+def test_a_full_disk_leaves_what_a_resumable_stage_has_done(tiny_disk, by):
+    import torch
+
+    other = tiny_disk / "other"
+    other.write_bytes(bytes(1_000_000))
+    kept = pytest.raises(IndusCotError, match=r"the disk is full; nothing was changed, and what was done is kept in")
+    with kept, stage_output(tiny_disk / "out", resumable=True, **FACTS) as output:
+        (output.path / "checkpoint").write_text("hours")
+        if by == "torch":
+            torch.save(torch.zeros(1_000_000), output.path / "next")
+        else:
+            (output.path / "next").write_bytes(bytes(4_000_000))
+    other.unlink()
+    with stage_output(tiny_disk / "out", resumable=True, **FACTS) as output:
+        assert (output.path / "checkpoint").read_text() == "hours"
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,8 +17,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cot_builder.progress import console
 from schemas.errors import IndusCotError
 
+REQUEST = ".request.json"
+MOST_NAMED = 5
+TORCH_WRITES = "inline_container"
+"""Where PyTorch says that it could not write a file; why, it does not say."""
+NO_ROOM = 2**20
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "polars", "pyarrow", "pandera", "datasets")
 
 
@@ -68,7 +74,8 @@ def stage_output(
         inputs: What it was made from: name to hash or path.
         strict: Raise at the first thing left out.
         resumable: Keep the staging folder of a run that was killed or failed, and offer it to the next
-            run with equal ``params``, ``inputs`` and versions of the libraries and the project.
+            run with equal ``params``, ``inputs`` and versions of the libraries and the project. Another run says what
+            differs and begins anew; until it has ended well, what was done lies in ``.NAME.aside``.
 
     Raises:
         IndusCotError: ``target`` holds files that no stage, or another one, wrote; another run is writing it; the
@@ -79,6 +86,7 @@ def stage_output(
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.partial")
     retired = target.with_name(f".{target.name}.retired")
+    aside = target.with_name(f".{target.name}.aside")
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -90,16 +98,21 @@ def stage_output(
     )
     started = time.perf_counter()
     try:
-        _recover(target, staging, retired, request if resumable else None)
+        _restore(target, retired)
+        if resumable:
+            _set_aside(staging, aside, request)
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(exist_ok=True)
         output = Output(staging, strict)
-        (staging / ".request.json").write_text(request)
+        (staging / REQUEST).write_text(request)
         try:
             yield output
         except BaseException:
             if not resumable:
                 shutil.rmtree(staging, ignore_errors=True)
             raise
-        (staging / ".request.json").unlink()
+        (staging / REQUEST).unlink()
         _write_left_out(output)
         manifest = {
             "stage": stage,
@@ -117,11 +130,15 @@ def stage_output(
             os.replace(target, retired)
         os.replace(staging, target)
         shutil.rmtree(retired, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:
-        if _disk_is_full(error):
-            shutil.rmtree(staging, ignore_errors=True)
+        if _disk_is_full(error, staging):
+            kept = f", and what was done is kept in {staging}" if resumable else ""
+            if not resumable:
+                shutil.rmtree(staging, ignore_errors=True)
             raise IndusCotError(
-                f"{target}: the disk is full; nothing was changed. Free some space and run `indus-cot {stage}` again"
+                f"{target}: the disk is full; nothing was changed{kept}. Free some space and run `indus-cot {stage}` "
+                "again"
             ) from error
         raise
     finally:
@@ -196,23 +213,60 @@ def _kind(stage: str) -> str:
     return stage.split(maxsplit=1)[0].removeprefix("prior_")
 
 
-def _disk_is_full(error: Exception) -> bool:
+def _disk_is_full(error: Exception, folder: Path) -> bool:
     # polars and pyarrow wrap the system's error in kinds of their own, with its text inside.
     codes = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)
+    if getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes):
+        return True
+    return TORCH_WRITES in str(error) and shutil.disk_usage(folder).free < NO_ROOM
 
 
-def _recover(target: Path, staging: Path, retired: Path, request: str | None) -> None:
-    if retired.exists():
-        # A run was killed between its two renames: the retired output is the last whole one.
-        if target.exists():
-            shutil.rmtree(retired)
-        else:
-            os.replace(retired, target)
-    marker = staging / ".request.json"
-    if staging.exists() and not (request is not None and marker.is_file() and marker.read_text() == request):
+def _restore(target: Path, retired: Path) -> None:
+    """Put back what was there before a run that was killed between its two renames."""
+    if not retired.exists():
+        return
+    if target.exists():
+        shutil.rmtree(retired)
+    else:
+        os.replace(retired, target)
+
+
+def _set_aside(staging: Path, aside: Path, request: str) -> None:
+    """Keep the work of a run that was begun otherwise, and say in what; hours may be in it."""
+    if not staging.exists():
+        return
+    try:
+        begun = (staging / REQUEST).read_text()
+    except FileNotFoundError:
+        # A run that was killed before it had done anything.
         shutil.rmtree(staging)
-    staging.mkdir(exist_ok=True)
+        return
+    if begun == request:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(staging, aside)
+    console.print(
+        f"{staging}: was begun with other values ({_differences(begun, request)}); begins anew. What was done is kept "
+        f"in {aside} until this run has ended well",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _differences(before: str, after: str) -> str:
+    try:
+        old, new = _leaves(json.loads(before)), _leaves(json.loads(after))
+    except ValueError:
+        return "its record is damaged"
+    found = [f"{name} {old.get(name)} -> {new.get(name)}" for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(found[:MOST_NAMED] + [f"and {len(found) - MOST_NAMED} more"] * (len(found) > MOST_NAMED))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _write_left_out(output: Output) -> None:
