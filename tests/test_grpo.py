@@ -129,7 +129,8 @@ def test_several_gpus_without_a_launcher_are_refused_with_the_command(
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    chosen = params(policy / "fitted", {"model": str(policy / "fitted")})
+    # As in the paper's profile: the groups divide what four processes ask for, and not what one does.
+    chosen = params(policy / "fitted", {"model": str(policy / "fitted")}, batch=1, accumulation=2, group=4)
     for stage in (sft, grpo):
         told = rf"{stage.__name__}: 4 GPUs are visible .*accelerate launch .* --profile paper {stage.__name__}`"
         with pytest.raises(IndusCotError, match=told):

@@ -49,8 +49,9 @@ def grpo(params: Params, workspace: Workspace) -> None:
             prompt is short enough, or too few are; memory ran out; the loss is not a number.
     """
     settings = params.grpo
-    check(params, world_size())
+    # First: started without a launcher, groups would be counted of one process.
     processes.check_launch("grpo")
+    check(params, world_size())
     # TRL says that environments are experimental at every start.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trained = {name for name, source in params.pull.items() if source.role == "train"}
