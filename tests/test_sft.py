@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from faults import before_a_pass, no_memory, not_a_number
 from safetensors.torch import load_file
 from training_project import params, with_manifest
@@ -21,13 +23,14 @@ from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from train import corpus, guard
-from train.model import load_model, load_processor
+from train.model import load_model, load_policy, load_processor
 from train.sft import print_plan, sft
 
 REPOSITORY = Path(__file__).parent.parent
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 sys.path[:0] = {paths!r}
 import torch
 from training_project import params
@@ -208,11 +211,36 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
 
 
-def test_gradients_that_are_no_numbers_are_not_applied(workspace: Workspace) -> None:
-    # At such a rate the loss is finite for a while, and its gradients are not.
-    settings = params(workspace, {"steps": 30, "save_steps": 30, "learning_rate": 1e4})
-    with pytest.raises(IndusCotError, match=r"step \d+: the (gradients are|loss is) not a number"):
-        sft(settings, workspace)
+def test_gradients_that_are_no_numbers_are_not_applied(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, steps = load_policy, 0
+
+    def spoilt(*arguments: Any) -> Any:
+        model = before(*arguments)
+
+        def third(gradient: torch.Tensor) -> torch.Tensor:
+            nonlocal steps
+            steps += 1
+            return gradient * float("nan") if steps == 3 else gradient
+
+        next(weight for weight in model.parameters() if weight.requires_grad).register_hook(third)
+        return model
+
+    monkeypatch.setattr("train.sft.load_policy", spoilt)
+    with pytest.raises(IndusCotError, match=r"step 3: the gradients are not a number .*checkpoint-2\. Lower"):
+        sft(params(workspace, {"save_steps": 1}), workspace)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = AcceleratedOptimizer.step
+
+    def overflows(self: Any, *arguments: Any) -> None:
+        step(self, *arguments)
+        if next(iter(self.optimizer.state.values()))["step"] == 2:
+            self.param_groups[0]["params"][0].data.fill_(float("inf"))
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step", overflows)
+    with pytest.raises(IndusCotError, match=r"step 2: the weights are not a number .*checkpoint-1\. Lower"):
+        sft(params(workspace, {"save_steps": 1}), workspace)
 
 
 def test_a_lack_of_memory_is_told_with_what_to_lower(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
