@@ -568,6 +568,8 @@ def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
         assert (left / "manifest.json").is_file()
         assert not (workspace.models / f".{stage}.partial").exists()
         assert torch.equal(next(load_model(str(left)).parameters()), torch.tensor(one[stage]["first"]))
+    # Else at every update both would wait for the one with the longer trajectories.
+    assert one["sft"]["sampler"] == two["sft"]["sampler"] == "BatchRebalanceSampler"
     assert one["margin_passes"] == two["margin_passes"] > 0
     assert one["generations"] == two["generations"]
     # One of them deletes what a killed run left half-written, and both go on from the same checkpoint.

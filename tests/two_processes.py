@@ -94,6 +94,7 @@ def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
             "weights": _digest(self),
             "moved": _digest(self) != before,
             "first": first.tolist(),
+            "sampler": type(self._get_train_sampler()).__name__,
         }
         return done
 

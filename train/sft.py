@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -190,7 +190,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         ddp_find_unused_parameters=False,
         report_to=[],
     )
-    trainer = guard.stops_at_nan(SFTTrainer)(
+    trainer = guard.stops_at_nan(_balances_processes(SFTTrainer, data.lengths))(
         load_policy(base, train),
         args=config,
         train_dataset=data.rows,
@@ -227,6 +227,31 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         for name in ("checkpoints", "adapters", "base"):
             shutil.rmtree(folder / name, ignore_errors=True)
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
+
+
+def _balances_processes(trainer: type, tokens: Sequence[int]) -> type:
+    """A trainer class that deals the trajectories of an update among processes so that they take about as long.
+
+    At every update all wait for the one with the longest; which trajectories an update is made of stays as random.
+    """
+    from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+    class BalancesProcesses(trainer):
+        def _get_train_sampler(self, *arguments: Any) -> Any:
+            given = self.args
+            if given.world_size == 1:
+                return super()._get_train_sampler(*arguments)
+            return BatchRebalanceSampler(
+                list(tokens),
+                given.world_size * given.train_batch_size * given.gradient_accumulation_steps,
+                dp_size=given.world_size,
+                grad_accum=given.gradient_accumulation_steps,
+                seed=given.seed,
+                rank=given.process_index,
+                drop_last=False,
+            )
+
+    return BalancesProcesses
 
 
 def _finish(trainer: Any, params: Params, base: str, folder: Path) -> None:
