@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -227,12 +228,15 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
 # --- shards -----------------------------------------------------------------------------------------
 
 
-def test_shards_are_small_and_no_more_than_the_hub_recommends() -> None:
-    for rows in (1, 5, 300, 3_000, 10_000, 30_000):
-        assert rows / 2 ** shard_bits(rows) <= 4
-    for rows in (100_000, 1_000_000):
-        assert 2 ** shard_bits(rows) < 10_000 and 2 ** shard_bits(rows) * len(CONFIGS) * 2 < 100_000
-        assert shard_bits(rows, 13) == 13 and shard_bits(rows, 20) == 13
+def test_shards_are_small_and_no_more_than_a_commit_takes() -> None:
+    for rows in (1, 5, 300, 3_000, 12_000):
+        assert rows / 2 ** shard_bits({"train": rows}) <= 4
+    for rows, share in product((30_000, 100_000, 1_000_000), (0.01, 0.1, 0.5)):
+        split = {"train": round(rows * (1 - share)), "validation": round(rows * share)}
+        bits = shard_bits(split)
+        assert len(CONFIGS) * sum(min(2**bits, count) for count in split.values()) <= 24_000
+        assert shard_bits(split, bits) == bits and shard_bits(split, 20) == bits
+    assert shard_bits({"train": 30_000}, 13) == 13, "another number would move every row"
 
 
 def test_row_groups_are_within_what_the_viewer_scans(

@@ -32,7 +32,7 @@ from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
-from cot_builder.publishing.configs import TRUTH, Config, combined, row_hash, schema
+from cot_builder.publishing.configs import CONFIGS, TRUTH, Config, combined, row_hash, schema
 from cot_builder.stages.assemble import SPLITS, row_id
 from cot_builder.stages.draft import ObservationImages
 from cot_builder.stages.reviews import read_reviews
@@ -58,9 +58,9 @@ INDEX_SCHEMA = pa.schema(
 ``reviews_sha256`` and ``pairs_sha256`` are of its rows of `review` and `preference`, null where they are not known."""
 ROWS_A_SHARD = 3
 MOST_ROWS_A_SHARD = 4
-MOST_BITS = 13
-"""8,192 shards a folder and 65,536 in all: the Hub recommends fewer than 10,000 and 100,000
-(huggingface.co/docs/hub/repositories-recommendations)."""
+MOST_FILES = 24_000
+"""Shards in all: the Hub takes 25,000 large files in a commit (`HfApi.create_commit`), and recommends fewer than 10,000
+in a folder (huggingface.co/docs/hub/repositories-recommendations), of which there are at least four."""
 MOST_ROW_GROUP = 128 * 2**20
 """Bytes of images in a row group of several rows: the Hub's viewer scans 300 MB of one at most."""
 BATCH = 16
@@ -118,7 +118,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
     """
     counts = _validated(workspace.indus_cot)
     shown = sources(params, workspace.indus_cot)
-    bits = shard_bits(sum(counts.values()), bits_before)
+    bits = shard_bits(counts, bits_before)
     reviews, salt = read_reviews(workspace), _salt(workspace)
     expression = secrets.pattern(workspace.root, params)
     request = {
@@ -195,17 +195,26 @@ def _obtain(name: str, facts: Benchmark) -> str:
     return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
 
 
-def shard_bits(rows: int, before: int | None = None) -> int:
+def shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
     """Leading bits of an id that name its shard: about three rows a shard, four at most; more in a large corpus.
 
     Where something is published, its number stays as long as it keeps shards small: another one moves every row.
+
+    Args:
+        rows: By split.
+        before: The number of what is published.
     """
-    if before is not None and rows <= MOST_ROWS_A_SHARD * 2**before and 2**before <= max(rows, 1):
+    count = sum(rows.values())
+    if before is not None and count <= MOST_ROWS_A_SHARD * 2**before and 2**before <= max(count, 1):
         return before
     bits = 0
-    while ROWS_A_SHARD * 2**bits < rows and bits < MOST_BITS:
+    while ROWS_A_SHARD * 2**bits < count and _most_files(rows, bits + 1) <= MOST_FILES:
         bits += 1
     return bits
+
+
+def _most_files(rows: Mapping[str, int], bits: int) -> int:
+    return len(CONFIGS) * sum(min(2**bits, count) for count in rows.values())
 
 
 def shard_name(config: str, split: str, bucket: int, bits: int) -> str:
@@ -509,12 +518,16 @@ class _Build:
             )
         if row["tools"] != self._tools and json.loads(row["tools"]) != json.loads(self._tools):
             raise IndusCotError(f"{where}, tools: are not the tools of this version; run `indus-cot repro assemble`")
-        if (path := self._paths.get(row["sample_id"])) and path in row["messages"]:
-            raise IndusCotError(
-                f"{where}, messages: hold the supervision field source_path, which students must not see; reject the "
-                "draft in review"
-            )
+        self._without_path(row, row["messages"], f"{where}, messages")
         return trajectory
+
+    def _without_path(self, row: Mapping[str, Any], text: str, where: str) -> None:
+        """The path of a benchmark's image says what is wrong with it."""
+        if (path := self._paths.get(row["sample_id"])) and path in text:
+            raise IndusCotError(
+                f"{where}: hold the supervision field source_path, which students must not see; reject the draft in "
+                "review"
+            )
 
     def _describe(
         self, row: Mapping[str, Any], split: str, trajectory: Trajectory, pairs: Sequence[Mapping[str, Any]]
@@ -570,12 +583,14 @@ class _Build:
         shown = (chosen[:1], chosen[1:], refused) if source.embedded else ([], [], [])
         chat = partial(messages, category=row["category"], view=row["view"])
         asked = len(prompt(row["category"], row["view"]))
+        turned_down = json.dumps(chat(pair.trajectory)[asked:], ensure_ascii=False)
+        self._without_path(row, turned_down, f"preference of row {row['id']}, messages that were turned down")
         return {
             "id": f"{row['id']}-{number}",
             "row": row["id"],
             "prompt": _prompt(row["category"], row["view"]),
             "chosen": json.dumps(chat(taken)[asked:], ensure_ascii=False),
-            "rejected": json.dumps(chat(pair.trajectory)[asked:], ensure_ascii=False),
+            "rejected": turned_down,
             "images": shown[0],
             "chosen_images": shown[1],
             "rejected_images": shown[2],
