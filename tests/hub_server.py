@@ -85,6 +85,7 @@ class HubServer:
         self.seen: list[str] = []
         """Method and path of every request."""
         self.faults: list[Fault] = []
+        self.before_create: Callable[[], object] = lambda: None
         self.before_commit: Callable[[], object] = lambda: None
         self.after_commit: Callable[[], object] = lambda: None
         self.card_fault = ""
@@ -259,6 +260,7 @@ class HubServer:
         return _error(404, "EntryNotFound", f"the stand-in knows no {what}")
 
     def _create(self, user: str, role: str) -> Any:
+        self.before_create()
         asked = request.json
         owner = asked.get("organization") or user
         if role != "write" or owner != user:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cot_builder.storage.workspace import Workspace
 from eval.evaluate import weights_sha256
 from eval.metrics import metrics, write_metrics
 from schemas.review import REVIEW, Change, Review
+from schemas.supervision import SUPERVISION
 from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
 from tests import predictions, small_corpus, training_project
 from tests.hub_client import ROOT, Client, Done
@@ -113,7 +115,7 @@ def published(hub: HubServer, client: Client) -> Done:
 def _no_faults(hub: HubServer) -> Iterator[None]:
     yield
     hub.faults.clear()
-    hub.before_commit = hub.after_commit = lambda: None
+    hub.before_create = hub.before_commit = hub.after_commit = lambda: None
     hub.card_fault = ""
 
 
@@ -363,6 +365,8 @@ for row in (corpus[0], next(row for row in corpus if len(row["images"]) > 1)):
 def test_of_a_change_only_its_shards_travel(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
     name = "owner/changes"
     assert client.run("publish", "--repo", name, folder=copy).code == 0
+    first = hub.repository(name).refs["main"]
+    hub.put(name, "assets/logo.png", b"of a co-owner")
     before, sent = hub.files(name), len(hub.uploads)
     change(copy, lambda rows: reworded(rows[2]))
     done = client.run("publish", "--repo", name, folder=copy)
@@ -374,10 +378,10 @@ def test_of_a_change_only_its_shards_travel(hub: HubServer, client: Client, publ
     assert len(hub.uploads) - sent == len([path for path in moved if path.endswith((".parquet", ".png"))])
     assert "0 rows added, 0 removed, 1 changed, 0 reviewed again" in done.out and "Indus-CoT 1.0.1" in done.out
     assert "1.0.1" in after["CHANGELOG.md"].decode() and "1 changed" in after["CHANGELOG.md"].decode()
-    said = client.run(
-        "diff", f"{name}@{next(iter(list(hub.repository(name).commits)[1:]))}", str(copy / "data/indus_cot")
-    )
-    assert said.code == 0 and "1 changed" in said.out and "mine/" in said.out
+    assert after["assets/logo.png"] == b"of a co-owner"
+    for other in (str(copy / "data/indus_cot"), name):
+        said = client.run("diff", f"{name}@{first}", other)
+        assert said.code == 0 and "1 changed" in said.out and "mine/" in said.out, said.out
 
 
 def test_rows_that_go_take_their_shards_along(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
@@ -405,7 +409,8 @@ def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, publis
     assert hub.faults[0].times == 0 and hub.repository(REPO).refs["main"] == main
     assert hub.files(REPO, revision="refs/pr/1") != hub.files(REPO)
     # Neither a lost answer nor a second run makes a second one.
-    assert f"{REPO}/discussions/1" in client.run("publish", "--repo", REPO, "--pr", folder=copy).out
+    again = client.run("publish", "--repo", REPO, "--pr", folder=copy).out
+    assert f"{REPO}/discussions/1; compared before" in again, again
     assert len(hub.repository(REPO).proposals) == 1
     refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "no version yet", "--tag")
 
@@ -469,6 +474,25 @@ def test_somebody_elses_commit_is_not_overwritten(hub: HubServer, client: Client
     refused(client.run("publish", "--repo", name, folder=copy), "somebody else has committed since")
     assert hub.files(name)["notes.txt"] == b"mine" and "1.0.1" not in hub.files(name)["CHANGELOG.md"].decode()
     refused(client.run("publish", "--repo", name, "--parent", "0" * 40, folder=copy), "somebody has committed since")
+
+
+def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(
+    hub: HubServer, client: Client, published: Done
+) -> None:
+    def made(path: str, data: bytes) -> None:
+        if ("datasets", "owner/meanwhile") not in hub.repositories:
+            hub.make("owner/meanwhile")
+            hub.put("owner/meanwhile", path, data)
+
+    manifest = hub.files(REPO)["indus-cot.json"]
+    for path, data, told in (
+        ("notes.txt", b"mine", "holds notes.txt"),
+        ("indus-cot.json", manifest, "somebody else has published to it"),
+    ):
+        hub.repositories.pop(("datasets", "owner/meanwhile"), None)
+        hub.before_create = partial(made, path, data)
+        refused(client.run("publish", "--repo", "owner/meanwhile"), told)
+        assert hub.files("owner/meanwhile") == {path: data}
 
 
 def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: Client, copy: Path) -> None:
@@ -642,6 +666,24 @@ def test_all_by_reference_is_made_whole_to_the_byte(
         assert made.code == 0, made.out
         for path in shards:
             assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
+    refused(
+        client.run("rehydrate", REPO, "--source", "mine=mine/parts.csv", "--to", "again", folder=copy),
+        "has no image of mine to make; every image is in its rows",
+    )
+    looked = next(
+        path for path in shards if path.startswith("sft/") and '"crop"' in _text(copy / "data/publish" / path)
+    )
+    altered = copy / "altered" / looked
+    altered.parent.mkdir(parents=True)
+    for spoil, words in (
+        (lambda row: row.update(toolbox_version="0"), ("made with tools of version 0",)),
+        (lambda row: row["references"][-1].update(sha256="0" * 64), ("the observation", "has another sha256 than")),
+    ):
+        table = pq.read_table(copy / "data/publish" / looked)
+        rows = table.to_pylist()
+        spoil(next(row for row in rows if len(row["references"]) > 1))
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), altered)
+        refused(client.run("rehydrate", "altered", "--source", "mine=mine/parts.csv", folder=copy), looked, *words)
     (copy / "other").mkdir()
     mine = copy / "other" / "mine.txt"
     mine.write_text("of a person")
@@ -652,6 +694,10 @@ def test_all_by_reference_is_made_whole_to_the_byte(
     refused(
         client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are not there", "sha256"
     )
+
+
+def _text(shard: Path) -> str:
+    return "".join(map(str, pq.read_table(shard, columns=["messages"]).to_pylist()))
 
 
 def test_a_refusal_names_set_and_clause(client: Client, guarded: Path) -> None:
@@ -714,6 +760,46 @@ def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
 
     change(copy, tell)
     refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field defect_type", "row ")
+
+
+def test_tools_of_another_version_stop_it(client: Client, copy: Path) -> None:
+    change(copy, lambda rows: rows[1].update(tools="[]"))
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "tools: are not the tools of this version")
+
+
+@pytest.mark.parametrize("where", ["taken", "turned down"])
+def test_the_path_of_an_image_in_a_chat_stops_it(client: Client, copy: Path, where: str) -> None:
+    """A benchmark's folders say what is wrong with the part."""
+    paths = dict(
+        SUPERVISION.read(copy / "data/select/supervision.parquet").select("sample_id", "source_path").iter_rows()
+    )
+
+    def tell(text: str, sample: str) -> str:
+        assert "it ends for" in text or "Something is, at length, off" in text
+        told = f"it ends, see {paths[sample]}, for"
+        return text.replace("it ends for", told).replace("Something is, at length, off", f"As {paths[sample]} says")
+
+    if where == "taken":
+        change(
+            copy,
+            lambda rows: rows[2].update(
+                {name: tell(rows[2][name], rows[2]["sample_id"]) for name in ("messages", "trajectory", "tagged")}
+            ),
+        )
+    else:
+        draft = copy / "data/draft"
+        source = draft.resolve()
+        draft.unlink()
+        shutil.copytree(source, draft)
+        path = draft / "rejected.parquet"
+        told = [
+            item.model_copy(update={"trajectory": tell(item.trajectory, item.sample_id)})
+            if "Something is, at length, off" in item.trajectory
+            else item
+            for item in DRAFT.records(DRAFT.read(path))
+        ]
+        DRAFT.write(DRAFT.frame(told), path)
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field source_path", "row ")
 
 
 def test_a_column_of_supervision_is_no_column_of_a_students(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -925,7 +1011,9 @@ def test_a_dry_run_of_a_model(hub: HubServer, client: Client, published: Done, c
     hub.repositories.pop(("models", "owner/model"), None)
     asked = ("--set", "publish.repo=owner/unsure", *MODEL, "--dry-run")
     done = client.run(*asked, folder=copy)
-    assert done.code == 0 and "nothing was sent" in done.out and "corpus that is not published" in done.out, done.out
+    assert done.code == 0 and "nothing was sent" in done.out, done.out
+    assert "corpus that is not the one in owner/unsure" in done.out
+    assert "publish.repo names no dataset" in client.run(*MODEL, "--dry-run", folder=copy).out
     assert ("models", "owner/model") not in hub.repositories
     done = client.run(*asked, token="", folder=copy)
     assert done.code == 0 and "not compared with the Hub" in done.out and "was not asked" in done.out, done.out

@@ -192,11 +192,16 @@ class Hub:
         """Make the repository; one of the same kind that is there already is taken as it is.
 
         Raises:
-            IndusCotError: it was made by somebody else meanwhile, and is public.
+            IndusCotError: it was made by somebody else meanwhile, and is public or holds something.
         """
         self._do(lambda: self._api.create_repo(**self._named, private=private or None, exist_ok=True))
         made = self.look()
         self.agree(made, private, False, "")
+        if self.state(made) is not None:
+            raise IndusCotError(
+                f"{self.repo}: somebody else has published to it since it was looked at; nothing was overwritten. Look "
+                "at what is there, then publish again"
+            )
         return made
 
     def fetch(self, path: str, revision: str) -> Path:
@@ -382,7 +387,7 @@ def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
             elif isinstance(error, broken()):
                 reason, refusal = f"the connection broke ({type(error).__name__})", UnreachableError
             elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _full(repo) from None
+                raise _full(repo, kept) from None
             else:
                 raise
         if wait > LONGEST_WAIT_S:
@@ -409,12 +414,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
 
 
-def _full(repo: str) -> IndusCotError:
+def _full(repo: str, kept: str) -> IndusCotError:
     from huggingface_hub.constants import HF_HOME
 
     return IndusCotError(
-        f"{repo}: the disk is full; nothing was changed. Free some space, or set HF_HOME, where downloads are kept "
-        f"(now {HF_HOME}), to a disk that has some"
+        f"{repo}: the disk is full. Free some space, or set HF_HOME, where downloads are kept (now {HF_HOME}), to a "
+        f"disk that has some; {kept}"
     )
 
 

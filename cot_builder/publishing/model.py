@@ -217,18 +217,20 @@ def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> 
     named, here = trained_on(folder, workspace)
     if not here:
         return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", {}
-    if (repo := params.publish.repo) and not asked:
+    repo = params.publish.repo
+    if not repo:
+        return f"an Indus-CoT corpus (manifest sha256 `{named}`); publish.repo names no dataset that it would be", {}
+    if not asked:
         return f"an Indus-CoT corpus (manifest sha256 `{named}`); whether {repo} is it was not asked", {}
-    if repo:
-        try:
-            published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
-        except NotThereError:
-            published = {}
-        made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
-        if published.get("corpus_sha256") == made:
-            link = {"repo": repo, "version": published["version"], "sha256": made}
-            return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link
-    return f"an Indus-CoT corpus that is not published (manifest sha256 `{named}`)", {}
+    try:
+        published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
+    except NotThereError:
+        published = {}
+    made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
+    if published.get("corpus_sha256") == made:
+        link = {"repo": repo, "version": published["version"], "sha256": made}
+        return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link
+    return f"an Indus-CoT corpus that is not the one in {repo} (manifest sha256 `{named}`)", {}
 
 
 def _results(workspace: Workspace, folder: Path) -> list[Metrics]:

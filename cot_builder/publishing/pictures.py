@@ -13,6 +13,7 @@ SIDE = 360
 ROW, LEFT, WIDTH = 26, 190, 720
 INK, BAR, QUIET, PAPER = (31, 41, 55), (37, 99, 235), (147, 197, 253), (255, 255, 255)
 SHOWN_IMAGES = 4
+EXAMPLES = "assets/example-*.png"
 
 
 class Example(NamedTuple):
@@ -36,7 +37,9 @@ def example(folder: Path) -> Example | None:
 
 def _example(row: dict[str, Any]) -> Example:
     shown = row["images"][:SHOWN_IMAGES]
-    return Example(row, {f"assets/example-{number}.png": _small(item["bytes"]) for number, item in enumerate(shown)})
+    return Example(
+        row, {EXAMPLES.replace("*", str(number)): _small(item["bytes"]) for number, item in enumerate(shown)}
+    )
 
 
 def _small(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
 from cot_builder.publishing.hub import Commit, Hub, Remote, UnreachableError, differing, size_of
+from cot_builder.publishing.pictures import EXAMPLES
 from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
 from cot_builder.storage.output import read_manifest, versions, write_text
 from cot_builder.storage.workspace import Workspace
@@ -129,7 +131,7 @@ def plan(
         entry = changes.entry(version, today, len(index), differences, note_of)
         state = _manifest(params, workspace, shown, index, before, entry)
         texts = _texts(repo, params, workspace, shown, state)
-    gone += sorted(path for path in there if path.startswith("assets/") and path not in texts)
+    gone += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
     for path, content in texts.items():
         if path.endswith(TEXTS):
             write_text(folder / path, content.decode())

@@ -69,7 +69,8 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         )
     if unknown := sorted(copies.keys() - needed.keys()):
         raise IndusCotError(
-            f"{place}: has no image of {', '.join(unknown)} to make; its sets are {', '.join(sorted(needed))}"
+            f"{place}: has no image of {', '.join(unknown)} to make; "
+            + (f"by reference are those of {', '.join(sorted(needed))}" if needed else "every image is in its rows")
         )
     with (
         stage_output(target, stage=STAGE, params={"sets": sorted(needed)}, inputs={"corpus": place}) as output,

@@ -5,6 +5,7 @@ from cot_builder.publishing.model import ModelPlan, PublishedModel
 from cot_builder.publishing.publish import Plan, Published
 
 MEGABYTE = 1e6
+SHOWN = 3
 
 
 def told(plan: Plan, done: Published | None = None) -> str:
@@ -24,6 +25,7 @@ def told(plan: Plan, done: Published | None = None) -> str:
     lines.append(
         f"  {len(plan.changed)} of {len(plan.files)} files differ, {plan.upload_bytes / MEGABYTE:.1f} MB; "
         f"{len(plan.gone)} go"
+        + (f" ({', '.join(plan.gone[:SHOWN])}{' …' * (len(plan.gone) > SHOWN)})" if plan.gone else "")
     )
     if done is None:
         lines.append("nothing was sent (dry run); the files are in data/publish")
@@ -31,8 +33,10 @@ def told(plan: Plan, done: Published | None = None) -> str:
         again = f"; {done.rows_compared} rows loaded back, every hash as written" if done.rows_compared else ""
         lines.append(f"nothing changed: no commit{again}")
     else:
+        compared = f"{done.rows_compared} rows loaded back, every hash as written"
+        # Proposed again, it is the pull request that an earlier run made and compared.
         lines.append(
-            f"{_what(done.commit)}: {done.commit.url}; {done.rows_compared} rows loaded back, every hash as written"
+            f"{_what(done.commit)}: {done.commit.url}; {compared if done.rows_compared else 'compared before'}"
         )
     if done and done.tag:
         lines.append(f"tag: {done.tag}")
