@@ -30,7 +30,6 @@ REPOSITORY = Path(__file__).parent.parent
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
-from typing import Any
 sys.path[:0] = {paths!r}
 import torch
 from training_project import params

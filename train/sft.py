@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -229,7 +229,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
 
 
-def _balances_processes(trainer: type, tokens: Sequence[int]) -> type:
+def _balances_processes(trainer: type, tokens: list[int]) -> type:
     """A trainer class that deals the trajectories of an update among processes so that they take about as long.
 
     At every update all wait for the one with the longest; which trajectories an update is made of stays as random.
@@ -242,7 +242,7 @@ def _balances_processes(trainer: type, tokens: Sequence[int]) -> type:
             if given.world_size == 1:
                 return super()._get_train_sampler(*arguments)
             return BatchRebalanceSampler(
-                list(tokens),
+                tokens,
                 given.world_size * given.train_batch_size * given.gradient_accumulation_steps,
                 dp_size=given.world_size,
                 grad_accum=given.gradient_accumulation_steps,

@@ -101,8 +101,8 @@ def stage_output(
         _restore(target, retired)
         if resumable:
             _set_aside(staging, aside, request)
-        else:
-            shutil.rmtree(staging, ignore_errors=True)
+        elif staging.exists():
+            shutil.rmtree(staging)
         staging.mkdir(exist_ok=True)
         output = Output(staging, strict)
         (staging / REQUEST).write_text(request)
