@@ -178,6 +178,13 @@ def test_everything_arrives_and_is_compared(hub: HubServer, published: Done, pro
     rows = sum(pq.read_metadata(path).num_rows for path in shards)
     assert rows > 2 * _rows_of_corpus(project) and f"{rows} rows loaded back, every hash as written" in published.out
     assert hub.repository(REPO).tags == {"v1.0.0": hub.repository(REPO).refs["main"]}
+    for step in (
+        "check the corpus (shards): 2 in ",
+        "publishable train (batches): ",
+        f"upload to {REPO} ",
+        "compare sft train: ",
+    ):
+        assert step in published.out, published.out
 
 
 def _rows_of_corpus(project: Path) -> int:
@@ -514,14 +521,26 @@ def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: C
     assert [path for path in hub.files("owner/cut") if path.startswith("sft/")]
 
 
-def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(hub: HubServer, client: Client, copy: Path) -> None:
-    words = ("publish", "--repo", "owner/unseen")
-    hub.fail("/resolve/", 404, times=999)
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
+    hub: HubServer, client: Client, copy: Path, status: int
+) -> None:
+    words = ("publish", "--repo", f"owner/unseen-{status}")
+    hub.fail("/resolve/", status, times=999)
     refused(client.run(*words, folder=copy), "is committed as", "run the same command again")
     hub.faults.clear()
     done = client.run(*words, folder=copy)
     assert "nothing changed: no commit" in done.out and "rows loaded back, every hash as written" in done.out
     assert "loaded back" not in client.run(*words, folder=copy).out
+
+
+def test_a_commit_that_could_not_be_tagged_is_said_to_stand(hub: HubServer, client: Client, copy: Path) -> None:
+    words = ("publish", "--repo", "owner/untagged", "--tag")
+    hub.fail("POST /api/datasets/owner/untagged/tag", 403)
+    refused(client.run(*words, folder=copy), "no right to write there (403)", "is committed, without the tag v1.0.0")
+    assert not hub.repository("owner/untagged").tags
+    assert client.run(*words, folder=copy).code == 0
+    assert hub.repository("owner/untagged").tags == {"v1.0.0": hub.repository("owner/untagged").refs["main"]}
 
 
 def test_the_same_rows_assembled_again_are_no_new_version(hub: HubServer, client: Client, copy: Path) -> None:
@@ -908,14 +927,14 @@ def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) 
 FULL = """
 from pathlib import Path
 import pyarrow
-kept = pyarrow.OSFile, Path.open
+kept = pyarrow.output_stream, Path.open
 # Shards and downloads are written to a device that has no room.
-def shard(path, mode):
-    return kept[0]("/dev/full", mode)
+def shard(path, **named):
+    return kept[0]("/dev/full", **named)
 def incomplete(path, *arguments, **named):
     return kept[1](Path("/dev/full") if path.name.endswith(".incomplete") else path, *arguments, **named)
 pyarrow.full = kept
-pyarrow.OSFile, Path.open = shard, incomplete
+pyarrow.output_stream, Path.open = shard, incomplete
 """
 
 
@@ -931,7 +950,7 @@ def test_a_full_disk_changes_nothing(hub: HubServer, client: Client, published: 
         assert client.run("rehydrate", str(copy / "data/publish"), "--to", "whole", folder=copy).code == 1
         refused(client.run("rehydrate", "owner/unread", "--to", "whole", folder=copy), "disk is full", "HF_HOME")
     finally:
-        client.python("import pyarrow; from pathlib import Path; pyarrow.OSFile, Path.open = pyarrow.full")
+        client.python("import pyarrow; from pathlib import Path; pyarrow.output_stream, Path.open = pyarrow.full")
     assert ("datasets", "owner/full") not in hub.repositories and not (copy / "whole").exists()
     assert {path: path.read_bytes() for path in (copy / "data/publish").rglob("*") if path.is_file()} == before
 

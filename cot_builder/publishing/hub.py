@@ -335,8 +335,8 @@ class Hub:
                 "first, or leave --tag out"
             )
 
-    def _tagged(self, name: str) -> str | None:
-        refs = self._do(lambda: self._api.list_repo_refs(**self._named))
+    def _tagged(self, name: str, kept: str = "") -> str | None:
+        refs = self._do(lambda: self._api.list_repo_refs(**self._named), kept)
         return next((item.target_commit for item in refs.tags if item.name == name), None)
 
     def tag(self, name: str, revision: str) -> bool:
@@ -345,11 +345,12 @@ class Hub:
         Raises:
             IndusCotError: another commit has it.
         """
-        if found := self._tagged(name):
+        kept = f"{short(revision)} is committed, without the tag {name}: run the same command again, which sets it"
+        if found := self._tagged(name, kept):
             if found == revision:
                 return False
             raise IndusCotError(f"{self.repo}: another commit, {found[:8]}, has the tag {name}; delete it there first")
-        self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision))
+        self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision), kept)
         return True
 
     def _do(self, action: Callable[[], T], kept: str = "") -> T:
@@ -367,7 +368,7 @@ def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    kept = kept or "nothing was committed. What arrived is kept: run the same command again to go on"
+    left = kept or "nothing was committed. What arrived is kept: run the same command again to go on"
     reason, refusal = "", IndusCotError
     for attempt in range(ATTEMPTS):
         wait = BACKOFF_S * 2**attempt
@@ -380,22 +381,22 @@ def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
                 if status in (404, 412):
                     raise error from None
                 if status != 429 and status < 500:
-                    raise _refusal(status, repo, error) from None
+                    raise _refusal(status, repo, error, kept) from None
                 reason, refusal = f"the Hub answers {status}", IndusCotError
                 said = _retry_after(error.response.headers)
                 wait = wait if said is None else said
             elif isinstance(error, broken()):
                 reason, refusal = f"the connection broke ({type(error).__name__})", UnreachableError
             elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _full(repo, kept) from None
+                raise _full(repo, left) from None
             else:
                 raise
         if wait > LONGEST_WAIT_S:
-            raise IndusCotError(f"{repo}: {reason}, and says to come back in {wait / 60:.0f} minutes; {kept}")
+            raise IndusCotError(f"{repo}: {reason}, and says to come back in {wait / 60:.0f} minutes; {left}")
         if attempt + 1 < ATTEMPTS:
             console.print(f"{repo}: {reason}; trying again in {wait:.0f} s", highlight=False, markup=False)
             time.sleep(wait)
-    raise refusal(f"{repo}: {reason}, after {ATTEMPTS} attempts; {kept}")
+    raise refusal(f"{repo}: {reason}, after {ATTEMPTS} attempts; {left}")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -442,25 +443,26 @@ def _cause(error: BaseException) -> BaseException:
     return inner or error
 
 
-def _refusal(status: int, repo: str, error: Any) -> IndusCotError:
+def _refusal(status: int, repo: str, error: Any, kept: str) -> IndusCotError:
     from huggingface_hub import get_token
 
+    told = (error.server_message or "").splitlines()
+    said = f"{repo}: the Hub refuses ({status}){': ' + told[0] if told else ''}"
     if status == 401 and not get_token():
-        return IndusCotError(
+        said = (
             f"{repo}: is not there, or is private or gated, and nobody is logged in (401). Run `hf auth login`, or set "
             "HF_TOKEN, and look at the name"
         )
-    if status == 401:
-        return IndusCotError(
+    elif status == 401:
+        said = (
             "the Hub does not know the token (401): it is wrong, or was revoked. Run `hf auth login`, or set HF_TOKEN"
         )
-    if status == 403:
-        return IndusCotError(
-            f"{repo}: the token has no right to write there (403). Use a token with write access to it "
+    elif status == 403:
+        said = (
+            f"{repo}: the token has no right to write there (403), or to read it. Use a token with write access to it "
             "(huggingface.co/settings/tokens), or publish under your own name with --repo"
         )
-    told = (error.server_message or "").splitlines()
-    return IndusCotError(f"{repo}: the Hub refuses ({status}){': ' + told[0] if told else ''}")
+    return IndusCotError(f"{said}; {kept}" if kept else said)
 
 
 def read_state(text: bytes, where: str) -> dict[str, Any]:
