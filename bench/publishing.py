@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.paired import Row, own_memory, paired
+from bench.paired import Row, own_memory, paired, set_aside
 from cot_builder.params import Params
-from cot_builder.progress import console
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -38,18 +34,8 @@ MANY_ROWS, SMALL_IMAGE = 600, 30_000
 CHANGED = 0.01
 MEMORY_ROWS = (40, 400)
 RUNS = 3
-CHILD = """
-import sys
-from pathlib import Path
-from bench.publishing import params
-from cot_builder.progress import console
-from cot_builder.storage.images import encode_png
-from cot_builder.storage.shards import image_options
-from cot_builder.storage.workspace import Workspace
-from cot_builder.publishing.publishable import build
-console.quiet = True
-build(params(), Workspace(Path(sys.argv[1])))
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+PEAK = """
+value = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
@@ -126,7 +112,7 @@ def publish_writing() -> Row:
 
         def clear() -> None:
             for folder in (workspace.publish, copy):
-                shutil.rmtree(folder, ignore_errors=True)
+                set_aside(folder)
             own_memory(workspace.root / "scratch", size)
 
         known = params()
@@ -173,7 +159,7 @@ def publish_preparation() -> Row:
             lambda: build(params(), workspace),
             theirs,
             RUNS,
-            before=lambda: shutil.rmtree(workspace.publish, ignore_errors=True),
+            before=lambda: set_aside(workspace.publish),
         )
     what = "publishable shards"
     return Row("publish_preparation", what, "Dataset.push_to_hub's own preparation", ratio, 3.0, "higher")
@@ -181,31 +167,36 @@ def publish_preparation() -> Row:
 
 def publish_change() -> Row:
     """600 trajectories, of which 6, drawn at random, get another thought; bytes as the server counts them."""
-    hub = HubServer()
-    with _corpus(MANY_ROWS, SMALL_IMAGE, SMALL_IMAGE) as workspace:
-        root = workspace.root
-        shutil.copytree(Path(__file__).parent.parent / "profiles", root / "profiles")
-        write_params(root, mine=STATED)
-        client = Client(root, hub.url, OWNER)
-        try:
-            _publish(client)
-            first = sum(hub.uploads)
-            shard = workspace.indus_cot / "data/train-00000.parquet"
-            table = pq.read_table(shard)
-            rows: list[dict[str, Any]] = table.to_pylist()
-            drawn = np.random.default_rng(1).choice(len(rows), int(CHANGED * len(rows)), replace=False)
-            for number in drawn.tolist():
-                for name in ("messages", "trajectory", "tagged"):
-                    rows[number][name] = rows[number][name].replace(" it ends for", " it comes to its end for")
-            pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-            _validated(workspace.indus_cot)
-            _publish(client)
-            share = (sum(hub.uploads) - first) / first
-        finally:
-            client.close()
-            hub.close()
+    with _corpus(MANY_ROWS, SMALL_IMAGE, SMALL_IMAGE) as workspace, _hub(workspace) as (hub, client):
+        _publish(client)
+        first = sum(hub.uploads)
+        shard = workspace.indus_cot / "data/train-00000.parquet"
+        table = pq.read_table(shard)
+        rows: list[dict[str, Any]] = table.to_pylist()
+        drawn = np.random.default_rng(1).choice(len(rows), int(CHANGED * len(rows)), replace=False)
+        for number in drawn.tolist():
+            for name in ("messages", "trajectory", "tagged"):
+                rows[number][name] = rows[number][name].replace(" it ends for", " it comes to its end for")
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
+        _validated(workspace.indus_cot)
+        _publish(client)
+        share = (sum(hub.uploads) - first) / first
     what = "bytes uploaded after 1 % of the rows changed"
     return Row("publish_change", what, "the first upload", share, 0.05, "lower")
+
+
+@contextmanager
+def _hub(workspace: Workspace) -> Iterator[tuple[HubServer, Client]]:
+    """The stand-in, and a process that publishes the corpus to it."""
+    shutil.copytree(Path(__file__).parent.parent / "profiles", workspace.root / "profiles")
+    write_params(workspace.root, mine=STATED)
+    hub = HubServer()
+    client = Client(workspace.root, hub.url, OWNER)
+    try:
+        yield hub, client
+    finally:
+        client.close()
+        hub.close()
 
 
 def _publish(client: Client) -> None:
@@ -215,11 +206,11 @@ def _publish(client: Client) -> None:
 
 
 def memory_publish() -> Row:
-    """40 and 400 trajectories."""
+    """40 and 400 trajectories: written, uploaded, loaded back and compared."""
     return Row(
         "memory_publish",
-        "peak memory of writing publishable shards at 10x the rows",
-        "at 1x",
+        "peak memory of publishing 10x the rows",
+        "1x",
         statistics.median(_peaks() for _ in range(RUNS)),
         1.2,
         "lower",
@@ -227,16 +218,9 @@ def memory_publish() -> Row:
 
 
 def _peaks() -> float:
-    console.quiet = True
     found = []
     for rows in MEMORY_ROWS:
-        with _corpus(rows, IMAGE, OBSERVATION) as workspace:
-            done = subprocess.run(
-                [sys.executable, "-c", CHILD, str(workspace.root)],
-                capture_output=True,
-                text=True,
-                check=True,
-                env=os.environ,
-            )
-            found.append(int(done.stdout.split()[-1]))
+        with _corpus(rows, IMAGE, OBSERVATION) as workspace, _hub(workspace) as (_, client):
+            _publish(client)
+            found.append(client.python(PEAK))
     return found[1] / found[0]
