@@ -67,6 +67,44 @@ class Commit(NamedTuple):
     pull_request: bool
 
 
+class Seen(NamedTuple):
+    """What a publication finds before it sends anything."""
+
+    hub: "Hub | None"
+    remote: Remote | None
+    """None where the Hub was not asked."""
+    state: dict[str, Any] | None
+    """The manifest of what is there; None where nothing is, or nobody asked."""
+    note: str
+    """Why the Hub was not asked."""
+
+
+def see(repo: str, kind: Kind, *, pull_request: bool, private: bool, parent: str, offline: bool) -> Seen:
+    """Look at a repository that is to be published to.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        kind: Of the repository.
+        pull_request: It is to be proposed to, so it must be there.
+        private: It is to be private; one that is there must be.
+        parent: Commit that must still be its head, where one is given.
+        offline: Go on without a token or a connection, for a dry run.
+
+    Raises:
+        UnreachableError: there is no token, or no connection, and ``offline`` is not set.
+        IndusCotError: the Hub refuses; the repository is somebody else's, or not as it is asked for.
+    """
+    try:
+        hub = Hub(repo, kind)
+        remote = hub.look()
+    except UnreachableError as error:
+        if not offline:
+            raise
+        return Seen(None, None, None, str(error))
+    hub.agree(remote, private, pull_request, parent)
+    return Seen(hub, remote, hub.state(remote), "")
+
+
 class Hub:
     """One repository, seen with one account.
 
@@ -188,7 +226,7 @@ class Hub:
                 "private in its settings on the Hub, or leave --private out"
             )
 
-    def create(self, private: bool) -> Remote:
+    def _create(self, private: bool) -> Remote:
         """Make the repository; one of the same kind that is there already is taken as it is.
 
         Raises:
@@ -223,7 +261,7 @@ class Hub:
                 "earlier commit"
             ) from None
 
-    def validate(self, card: str) -> None:
+    def _validate(self, card: str) -> None:
         """Let the Hub check the metadata of a card.
 
         Raises:
@@ -241,6 +279,44 @@ class Hub:
         # Asked inside: what comes out of `again` is no more than the 400 behind it.
         if found := self._do(faults):
             raise IndusCotError(f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_messages(found)}")
+
+    def commit(
+        self,
+        files: Mapping[str, Path | bytes],
+        changed: Mapping[str, Path | bytes],
+        gone: list[str],
+        remote: Remote,
+        title: str,
+        *,
+        private: bool,
+        pull_request: bool,
+        tag: str,
+    ) -> Commit:
+        """Make the repository where it is not there, and push what differs from ``remote``, what was looked at.
+
+        Args:
+            files: Everything that is to be there, the card among them.
+            changed: What of it differs.
+            gone: What is there and is not to be.
+            remote: What was looked at.
+            title: Of the commit.
+            private: As :func:`see`, for a repository that is made.
+            pull_request: Propose it.
+            tag: What the commit is to be named afterwards, where it is.
+
+        Raises:
+            IndusCotError: the Hub finds a fault in the card, or refuses; another commit has the tag; somebody else has
+                committed, or has made the repository, since it was looked at.
+        """
+        card = files[README]
+        assert isinstance(card, bytes)
+        self._validate(card.decode())
+        if remote.head is None:
+            remote = self._create(private)
+            changed = differing(files, remote.files)
+        elif tag:
+            self._spare_tag(tag)
+        return self.push(changed, gone, remote, title, pull_request)
 
     def push(
         self, changed: Mapping[str, Path | bytes], gone: list[str], remote: Remote, message: str, pull_request: bool
@@ -323,15 +399,15 @@ class Hub:
                     return Commit(revision, f"{self._url}/discussions/{item.num}", True)
         return None
 
-    def spare_tag(self, version: str) -> None:
-        """Before a commit that is to have the tag of a version.
+    def _spare_tag(self, name: str) -> None:
+        """Before a commit that is to have it.
 
         Raises:
             IndusCotError: there is one already.
         """
-        if found := self._tagged(f"v{version}"):
+        if found := self._tagged(name):
             raise IndusCotError(
-                f"{self.repo}: another commit, {found[:8]}, has the tag v{version}; nothing was sent. Delete it there "
+                f"{self.repo}: another commit, {found[:8]}, has the tag {name}; nothing was sent. Delete it there "
                 "first, or leave --tag out"
             )
 

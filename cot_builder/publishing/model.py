@@ -17,9 +17,9 @@ from cot_builder.publishing.hub import (
     Hub,
     NotThereError,
     Remote,
-    UnreachableError,
     differing,
     read_state,
+    see,
     short,
 )
 from cot_builder.publishing.publishable import read_corpus_index
@@ -65,7 +65,8 @@ class PublishedModel(NamedTuple):
     plan: ModelPlan
     commit: Commit | None
     """None where nothing changed."""
-    tag: str | None
+    tag: str
+    """What the commit is named; empty where it is not."""
 
 
 def plan_model(
@@ -99,20 +100,9 @@ def plan_model(
     if stage not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
         raise IndusCotError(f"{folder}: is no trained model; give models/sft or models/grpo (`indus-cot repro`)")
     parts = {path.name: path for part in PARTS for path in sorted(folder.glob(part)) if path.name not in STAY}
-    hub: Hub | None = None
-    remote: Remote | None = None
-    note = ""
-    try:
-        hub = Hub(repo, "model")
-        remote = hub.look()
-    except UnreachableError as error:
-        if not offline:
-            raise
-        note = str(error)
-    before = None
-    if hub and remote:
-        hub.agree(remote, private, pull_request, parent)
-        before = hub.state(remote)
+    hub, remote, before, note = see(
+        repo, "model", pull_request=pull_request, private=private, parent=parent, offline=offline
+    )
     there = remote.files if remote else {}
     earlier = set(before["files"]) if before else set()
     if strangers := sorted(there.keys() - parts.keys() - earlier - OF_THE_HUB - {MANIFEST}):
@@ -176,15 +166,12 @@ def publish_model(
     made, hub = plan_model(params, workspace, folder, repo, pull_request=pull_request, private=private, parent=parent)
     assert hub is not None and made.remote is not None
     remote, commit = made.remote, None
+    name = f"v{made.version}" if tag else ""
     if not made.nothing:
-        hub.validate(made.files[README].decode())  # type: ignore[union-attr]
-        if remote.head is None:
-            remote = hub.create(private)
-            made = made._replace(changed=differing(made.files, remote.files))
-        elif tag:
-            hub.spare_tag(made.version)
         title = f"Indus-CoT model {made.version} from {folder.name}"
-        commit = hub.push(made.changed, made.gone, remote, title, pull_request)
+        commit = hub.commit(
+            made.files, made.changed, made.gone, remote, title, private=private, pull_request=pull_request, tag=name
+        )
         kept = (
             f"it is committed as {short(commit.revision)}, but was not compared: run the same command again, which does"
         )
@@ -194,9 +181,8 @@ def publish_model(
                 f"{repo}: what is there as {short(commit.revision)} differs from what was sent: {', '.join(wrong)}; "
                 "look at it there, and publish again"
             )
-    name = None
-    if tag:
-        hub.tag(name := f"v{made.version}", commit.revision if commit else (remote.head or "main"))
+    if name:
+        hub.tag(name, commit.revision if commit else (remote.head or "main"))
     return PublishedModel(made, commit, name)
 
 

@@ -19,7 +19,7 @@ from cot_builder.publishing.changes import FORMAT, MANIFEST, Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
-from cot_builder.publishing.hub import Commit, Hub, Remote, UnreachableError, differing, size_of
+from cot_builder.publishing.hub import Commit, Hub, Remote, differing, see, size_of
 from cot_builder.publishing.pictures import EXAMPLES
 from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
 from cot_builder.storage.output import read_manifest, versions, write_text
@@ -67,7 +67,8 @@ class Published(NamedTuple):
     commit: Commit | None
     """None where nothing changed."""
     rows_compared: int
-    tag: str | None
+    tag: str
+    """What the commit is named; empty where it is not."""
 
 
 def plan(
@@ -96,20 +97,9 @@ def plan(
             as it is asked for.
     """
     check(params, workspace)
-    hub: Hub | None = None
-    remote: Remote | None = None
-    note = ""
-    try:
-        hub = Hub(repo, "dataset")
-        remote = hub.look()
-    except UnreachableError as error:
-        if not offline:
-            raise
-        note = str(error)
-    before = None
-    if hub and remote:
-        hub.agree(remote, private, pull_request, parent)
-        before = hub.state(remote)
+    hub, remote, before, note = see(
+        repo, "dataset", pull_request=pull_request, private=private, parent=parent, offline=offline
+    )
     folder = build(params, workspace, before["bits"] if before else None)
     index = pl.read_parquet(folder / INDEX)
     differences = changes.compare(_index(hub, remote), index) if before else None
@@ -183,17 +173,13 @@ def publish(
     """
     made, hub = plan(params, workspace, repo, pull_request=pull_request, private=private, parent=parent)
     assert hub is not None and made.remote is not None
-    remote = made.remote
-    commit = None
+    remote, commit = made.remote, None
+    name = f"v{made.version}" if tag else ""
     if not made.nothing:
-        hub.validate(made.files[card.README].decode())  # type: ignore[union-attr]
-        if remote.head is None:
-            remote = hub.create(private)
-            made = made._replace(changed=differing(made.files, remote.files))
-        elif tag:
-            hub.spare_tag(made.version)
         title = f"Indus-CoT {made.version}" + (f": {made.changes}" if made.changes else "")
-        commit = hub.push(made.changed, made.gone, remote, title, pull_request)
+        commit = hub.commit(
+            made.files, made.changed, made.gone, remote, title, private=private, pull_request=pull_request, tag=name
+        )
     revision = commit.revision if commit else (remote.head or "main")
     # Whatever ended the comparison of an earlier run, it is made up for.
     compared = workspace.root / ".indus-cot" / "published.json"
@@ -202,9 +188,8 @@ def publish(
     if known.get(repo) != revision:
         rows = _read_back(repo, revision, workspace.publish)
         write_text(compared, json.dumps({**known, repo: revision}, indent=1) + "\n")
-    name = None
-    if tag:
-        hub.tag(name := f"v{made.version}", revision)
+    if name:
+        hub.tag(name, revision)
     return Published(made, commit, rows, name)
 
 
