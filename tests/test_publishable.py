@@ -264,6 +264,9 @@ def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: 
     text = card_of(copy)
     assert "Experts, 1 in all, reviewed drafts" in text and "category-disjoint from the evaluation" in text
     assert f"an IoU of at least {params.draft.min_iou:g}" in text and "datasets 4.7 or newer" in text
+    assert (
+        "preference learning and\nresearch on how experts correct such reasoning" in text and "\n- preference\n" in text
+    )
     with_reviews(copy, lambda reviews: [])
     select = params.select.model_copy(update={"keep_categories": ["widget", "nut"]})
     text = card_of(copy, params.model_copy(update={"select": select}))
@@ -273,6 +276,10 @@ def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: 
         and "category-disjoint" not in text
         and "widget, nut, kept by hand" in text
     )
+    (copy / "data/draft/rejected.parquet").unlink()
+    text = card_of(copy)
+    assert "supervised fine-tuning and\nreinforcement learning with verifiable rewards." in text
+    assert "preference" not in text and "correct such reasoning" not in text
 
 
 def test_the_card_is_shown_with_its_pictures_and_tables(copy: Path) -> None:

@@ -33,7 +33,7 @@ SUMMARY = (
     "Tool-integrated inspections of industrial parts: a photograph, what an inspector thought, which tool it called, "
     "what the tool really returned, and a verdict with boxes and a defect type."
 )
-TAGS = ["indus-cot", "industrial-inspection", "anomaly-detection", "chain-of-thought", "tool-use", "preference", "grpo"]
+TAGS = ["indus-cot", "industrial-inspection", "anomaly-detection", "chain-of-thought", "tool-use", "grpo"]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 ABOUT: Mapping[Config, str] = {
     "sft": '`messages` (chat with native tool calls; each `{"type": "image"}` is the next of `images`), `images`, '
@@ -131,7 +131,7 @@ def write(
         task_categories=["image-text-to-text", "visual-question-answering", "reinforcement-learning"],
         size_categories=[next((name for most, name in SIZES if len(index) < most), "n>1M")],
         annotations_creators=["machine-generated", *(["expert-generated"] if _looked(index) else [])],
-        tags=TAGS,
+        tags=[*TAGS, *(["preference"] if "preference" in found else [])],
         configs=[_config(config, splits) for config, splits in found.items()],
         dataset_info=dataset_info(folder),
         version=manifest["version"],
