@@ -68,7 +68,7 @@ INDEX_BATCH = 4096
 WRITING = 12
 """Shards that are left to the writers while the next batch is read: with fewer, they have nothing to do meanwhile."""
 WRITE_BUFFER = 2**16
-"""Bytes: what is smaller, as nearly all of a footer's parts are, is gathered; images go to the file as they are."""
+"""Bytes: what is smaller, as pages of texts are, is gathered before it is written; images go to the file at once."""
 LEAK = "leak"
 JUDGE = "judge"
 SMALL = (
