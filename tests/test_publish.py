@@ -534,6 +534,13 @@ def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
     assert "loaded back" not in client.run(*words, folder=copy).out
 
 
+def test_a_refused_commit_leaves_no_doubt(hub: HubServer, client: Client, copy: Path) -> None:
+    hub.fail("POST /api/datasets/owner/forbidden/commit", 403)
+    done = client.run("publish", "--repo", "owner/forbidden", folder=copy)
+    refused(done, "no right to write there (403)")
+    assert "not known" not in done.out and "is committed" not in done.out, done.out
+
+
 def test_a_commit_that_could_not_be_tagged_is_said_to_stand(hub: HubServer, client: Client, copy: Path) -> None:
     words = ("publish", "--repo", "owner/untagged", "--tag")
     hub.fail("POST /api/datasets/owner/untagged/tag", 403)

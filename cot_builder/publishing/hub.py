@@ -159,8 +159,8 @@ class Hub:
                 ) from None
             return Remote(None, {})
 
-    def files(self, revision: str, kept: str = "") -> dict[str, Held]:
-        """Every file at a revision.
+    def files(self, revision: str, stands: str = "") -> dict[str, Held]:
+        """Every file at a revision; ``stands`` as :func:`again`.
 
         Raises:
             NotThereError: there is no such revision.
@@ -177,9 +177,9 @@ class Hub:
             }
 
         try:
-            return self._do(listed, kept)
+            return self._do(listed, stands)
         except RevisionNotFoundError:
-            raise NotThereError(f"{self.repo}: has no revision {short(revision)}; {kept or 'run again'}") from None
+            raise NotThereError(f"{self.repo}: has no revision {short(revision)}; {stands or 'run again'}") from None
 
     def state(self, remote: Remote) -> dict[str, Any] | None:
         """The manifest of what is there, which says that it is this command's to change; None where nothing is.
@@ -362,7 +362,7 @@ class Hub:
             try:
                 return self._do(
                     commit,
-                    "whether it was committed is not known: run the same command again, which looks and goes on",
+                    unsure="whether it was committed is not known: run the same command again, which looks and goes on",
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
@@ -411,8 +411,8 @@ class Hub:
                 "first, or leave --tag out"
             )
 
-    def _tagged(self, name: str, kept: str = "") -> str | None:
-        refs = self._do(lambda: self._api.list_repo_refs(**self._named), kept)
+    def _tagged(self, name: str, stands: str = "") -> str | None:
+        refs = self._do(lambda: self._api.list_repo_refs(**self._named), stands)
         return next((item.target_commit for item in refs.tags if item.name == name), None)
 
     def tag(self, name: str, revision: str) -> bool:
@@ -421,20 +421,26 @@ class Hub:
         Raises:
             IndusCotError: another commit has it.
         """
-        kept = f"{short(revision)} is committed, without the tag {name}: run the same command again, which sets it"
-        if found := self._tagged(name, kept):
+        stands = f"{short(revision)} is committed, without the tag {name}: run the same command again, which sets it"
+        if found := self._tagged(name, stands):
             if found == revision:
                 return False
             raise IndusCotError(f"{self.repo}: another commit, {found[:8]}, has the tag {name}; delete it there first")
-        self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision), kept)
+        self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision), stands)
         return True
 
-    def _do(self, action: Callable[[], T], kept: str = "") -> T:
-        return again(action, self.repo, kept)
+    def _do(self, action: Callable[[], T], stands: str = "", unsure: str = "") -> T:
+        return again(action, self.repo, stands, unsure)
 
 
-def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
+def again(action: Callable[[], T], repo: str, stands: str = "", unsure: str = "") -> T:
     """Do something on the Hub, again where that can help: 429 (as long as it says), 5xx, broken connections.
+
+    Args:
+        action: Done until it ends well, or ``ATTEMPTS`` times.
+        repo: For messages.
+        stands: What was done before and holds whatever becomes of this, for every message; nothing where it is empty.
+        unsure: What to say where nobody knows whether this was done, which a refusal leaves no doubt about.
 
     Raises:
         IndusCotError: it refuses, is down or says to wait too long, or the disk is full. Its text never has a header
@@ -444,7 +450,7 @@ def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    left = kept or "nothing was committed. What arrived is kept: run the same command again to go on"
+    left = unsure or stands or "nothing was committed. What arrived is kept: run the same command again to go on"
     reason, refusal = "", IndusCotError
     for attempt in range(ATTEMPTS):
         wait = BACKOFF_S * 2**attempt
@@ -457,7 +463,7 @@ def again(action: Callable[[], T], repo: str, kept: str = "") -> T:
                 if status in (404, 412):
                     raise error from None
                 if status != 429 and status < 500:
-                    raise _refusal(status, repo, error, kept) from None
+                    raise _refusal(status, repo, error, stands) from None
                 reason, refusal = f"the Hub answers {status}", IndusCotError
                 said = _retry_after(error.response.headers)
                 wait = wait if said is None else said
@@ -491,12 +497,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
 
 
-def _full(repo: str, kept: str) -> IndusCotError:
+def _full(repo: str, left: str) -> IndusCotError:
     from huggingface_hub.constants import HF_HOME
 
     return IndusCotError(
         f"{repo}: the disk is full. Free some space, or set HF_HOME, where downloads are kept (now {HF_HOME}), to a "
-        f"disk that has some; {kept}"
+        f"disk that has some; {left}"
     )
 
 
@@ -519,7 +525,7 @@ def _cause(error: BaseException) -> BaseException:
     return inner or error
 
 
-def _refusal(status: int, repo: str, error: Any, kept: str) -> IndusCotError:
+def _refusal(status: int, repo: str, error: Any, stands: str) -> IndusCotError:
     from huggingface_hub import get_token
 
     told = (error.server_message or "").splitlines()
@@ -538,7 +544,7 @@ def _refusal(status: int, repo: str, error: Any, kept: str) -> IndusCotError:
             f"{repo}: the token has no right to write there (403), or to read it. Use a token with write access to it "
             "(huggingface.co/settings/tokens), or publish under your own name with --repo"
         )
-    return IndusCotError(f"{said}; {kept}" if kept else said)
+    return IndusCotError(f"{said}; {stands}" if stands else said)
 
 
 def read_state(text: bytes, where: str) -> dict[str, Any]:
@@ -558,6 +564,11 @@ def read_state(text: bytes, where: str) -> dict[str, Any]:
     raise IndusCotError(
         f"{where}: its {MANIFEST} is damaged, or not what indus-cot wrote. Put back the one of an earlier commit there"
     )
+
+
+def not_compared(revision: str) -> str:
+    """What stands where a commit was made and could not be compared."""
+    return f"it is committed as {short(revision)}, but was not compared: run the same command again, which does"
 
 
 def short(revision: str) -> str:

@@ -18,6 +18,7 @@ from cot_builder.publishing.hub import (
     NotThereError,
     Remote,
     differing,
+    not_compared,
     read_state,
     see,
     short,
@@ -172,10 +173,7 @@ def publish_model(
         commit = hub.commit(
             made.files, made.changed, made.gone, remote, title, private=private, pull_request=pull_request, tag=name
         )
-        kept = (
-            f"it is committed as {short(commit.revision)}, but was not compared: run the same command again, which does"
-        )
-        there = hub.files(commit.revision, kept)
+        there = hub.files(commit.revision, not_compared(commit.revision))
         if wrong := sorted([*differing(made.files, there), *(path for path in made.gone if path in there)]):
             raise IndusCotError(
                 f"{repo}: what is there as {short(commit.revision)} differs from what was sent: {', '.join(wrong)}; "

@@ -279,13 +279,11 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import again, broken, quiet, short
+    from cot_builder.publishing.hub import again, broken, not_compared, quiet, short
 
     compared = 0
     datasets.disable_progress_bars()
-    again_compares = (
-        f"it is committed as {short(revision)}, but was not compared: run the same command again, which does"
-    )
+    stands = not_compared(revision)
     try:
         for config, splits in card.shapes(folder).items():
             for split, (rows, _, _) in splits.items():
@@ -298,7 +296,7 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                 with quiet():
                     theirs = (
                         row
-                        for table in again(load, repo, again_compares).with_format("arrow").iter(BATCH)
+                        for table in again(load, repo, stands).with_format("arrow").iter(BATCH)
                         for row in table.to_pylist()
                     )
                     pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
@@ -318,7 +316,7 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
         pa.ArrowException,
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {again_compares}") from None
+        raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {stands}") from None
     finally:
         datasets.enable_progress_bars()
     return compared
