@@ -47,7 +47,7 @@ def killed_in_the_second_checkpoint(value, file, *arguments, **options):
 
 torch.save = killed_in_the_second_checkpoint
 workspace = Workspace(Path({root!r}))
-sft(params(workspace, {settings!r}), workspace)
+sft(params(workspace, {settings!r}, lora_rank={rank}), workspace)
 """
 
 
@@ -160,12 +160,13 @@ def test_tiny_is_made_from_the_corpus_by_the_stage_itself(workspace: Workspace) 
     assert sum(weight.numel() for weight in load_model(str(workspace.sft)).parameters()) < 3e6
 
 
+@pytest.mark.parametrize("rank", [0, 4], ids=["every weight", "adapters"])
 def test_a_run_killed_while_saving_goes_on_from_the_last_whole_checkpoint_with_the_same_losses(
-    workspace: Workspace, trainable: Workspace, tmp_path: Path
+    workspace: Workspace, trainable: Workspace, tmp_path: Path, rank: int
 ) -> None:
     settings = {"steps": 3, "save_steps": 1}
     script = KILLED_WHILE_SAVING.format(
-        paths=[str(REPOSITORY), str(REPOSITORY / "tests")], root=str(workspace.root), settings=settings
+        paths=[str(REPOSITORY), str(REPOSITORY / "tests")], root=str(workspace.root), settings=settings, rank=rank
     )
     ended = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False,
@@ -179,14 +180,14 @@ def test_a_run_killed_while_saving_goes_on_from_the_last_whole_checkpoint_with_t
     state = json.loads((checkpoints / "checkpoint-1" / "trainer_state.json").read_text())
     state["log_history"][0]["grad_norm"] = 123.0
     (checkpoints / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
-    sft(params(workspace, settings), workspace)
+    sft(params(workspace, settings, lora_rank=rank), workspace)
     resumed = curve(workspace)
     assert float(resumed[0].pop("grad_norm")) == 123.0
 
     whole = Workspace(tmp_path / "whole")
     (whole.root / "data").mkdir(parents=True)
     (whole.root / "data" / "indus_cot").symlink_to(trainable.indus_cot)
-    sft(params(trainable, settings), whole)
+    sft(params(trainable, settings, lora_rank=rank), whole)
     uninterrupted = curve(whole)
     uninterrupted[0].pop("grad_norm")
     assert [_without_time(row) for row in resumed] == [_without_time(row) for row in uninterrupted]
