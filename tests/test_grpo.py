@@ -542,6 +542,8 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
     workspace = _project(policy, tmp_path)
+    (tmp_path / "stopped").mkdir()
+    _project(policy, tmp_path / "stopped")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
@@ -568,6 +570,10 @@ def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
         assert (left / "manifest.json").is_file()
         assert not (workspace.models / f".{stage}.partial").exists()
         assert torch.equal(next(load_model(str(left)).parameters()), torch.tensor(one[stage]["first"]))
+    # Stopped before the third step, it goes on from the second, to the same weights.
+    assert "checkpoint-2" in one["stopped"][0]
+    assert one["stopped"][1] == two["stopped"][1] == 1
+    assert one["resumed"]["weights"] == two["resumed"]["weights"] == one["sft"]["weights"]
     # Else at every update both would wait for the one with the longer trajectories.
     assert one["sft"]["sampler"] == two["sft"]["sampler"] == "BatchRebalanceSampler"
     assert one["margin_passes"] == two["margin_passes"] > 0

@@ -9,7 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import faults
+import pytest
 import torch
+
+from cot_builder.params import Params
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
 
 torch.set_num_threads(1)
 
@@ -17,7 +23,6 @@ torch.set_num_threads(1)
 def main(model: Path, root: Path) -> None:
     import training_project
 
-    from cot_builder.storage.workspace import Workspace
     from tests import small_policy
     from train.grpo import grpo
     from train.sft import sft
@@ -27,13 +32,31 @@ def main(model: Path, root: Path) -> None:
     found: dict[str, Any] = {}
     found["goes_on"], deleted = _whole(root / "killed", rank)
     _watch(rank, counts, found)
-    sft(training_project.params(workspace, {"steps": 2}, model=str(model)), workspace)
+    chosen = training_project.params(workspace, {"steps": 3, "save_steps": 1}, model=str(model))
+    sft(chosen, workspace)
     found["sft"] = found.pop("trained")
+    found["stopped"] = _stopped(chosen, Workspace(root / "stopped"))
+    found["resumed"] = found.pop("trained")
     counts.clear()
     # One prompt a rank; the second is never allowed a call, so that the ranks turn a different number of times.
     grpo(small_policy.params(model, steps=4, batch=4, save_steps=50, temperature=0.8), workspace)
     found["grpo"] = found.pop("trained")
     (root / f"rank-{rank}.json").write_text(json.dumps({**found, **counts, "deleted": deleted}))
+
+
+def _stopped(chosen: Params, workspace: Workspace) -> tuple[str, int]:
+    """Train what is stopped at its third step, and again; what it was stopped with, and the passes it took to go on."""
+    from train.sft import sft
+
+    passes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        faults.before_a_pass(patch, faults.not_a_number(3))
+        with pytest.raises(IndusCotError) as stopped:
+            sft(chosen, workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        faults.before_a_pass(patch, lambda number, _: passes.append(number))
+        sft(chosen, workspace)
+    return str(stopped.value), len(passes)
 
 
 def _whole(folder: Path, rank: int) -> tuple[str, int]:
