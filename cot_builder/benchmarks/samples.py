@@ -48,7 +48,7 @@ class Found:
     records: dict[str, bytes] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
-    """Paths of some images that the layout has no place for."""
+    """Paths of the images that the layout has no place for."""
 
     def listing(self) -> Listing:
         """Names alone, damaged files among them: they are there, and count where files pair by order."""

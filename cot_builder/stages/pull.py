@@ -96,6 +96,8 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         if not (found.images or found.damaged_images or found.other):
             raise _wrong_layout(source, name, settings.benchmark, found.strangers)
         _check_family(name, settings.benchmark, found)
+        for path in found.strangers:
+            output.leave_out("outside the layout", path, f"{settings.benchmark} has no images there")
         listing, report = found.listing(), Report(output)
         rows = resolve(name, benchmark, layout.entries(listing), found, report)
         if not rows:
@@ -171,7 +173,7 @@ def _read(
             for member in members:
                 spot = place(member.path)
                 if spot is None:
-                    if len(found.strangers) < 2000 and member.path.lower().endswith(IMAGE_SUFFIXES):
+                    if member.path.lower().endswith(IMAGE_SUFFIXES):
                         found.strangers.append(member.path)
                 elif spot.role == "record":
                     _add_record(found.records, spot.key, member)
@@ -242,7 +244,7 @@ def _store(
 def _wrong_layout(source: str, name: str, benchmark: str, strangers: list[str]) -> IndusCotError:
     if not strangers:
         return IndusCotError(f"{source}: holds no image; pull.{name}.source must be the data set's folder or archive")
-    looks_like = _guess(strangers)
+    looks_like = _guess(strangers[:2000])
     advice = (
         f"this looks like {looks_like}: set pull.{name}.benchmark: {looks_like}"
         if looks_like
@@ -388,6 +390,8 @@ def _tell(name: str, benchmark: Benchmark, output: Output) -> None:
         known = len(set(counts["by_category"]) & set(benchmark.categories))
         copy = f"a partial copy, {share:.1f} %" if share < 100 else "more than all"
         lines.append(f"{copy} of {benchmark.title}: {cells}; {known} of {len(benchmark.categories)} categories")
+    if strangers := sum(reason == "outside the layout" for reason, _, _ in output.left_out):
+        lines.append(f"{strangers} images lie where the layout has none and are not taken, named in left_out.csv")
     lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
     twins = counts["duplicates"]
     if twins["groups"]:
