@@ -220,6 +220,19 @@ def test_listed_and_absent_present_and_unlisted(tmp_path: Path) -> None:
         pull_set(tmp_path / "strict", "visa", source, strict=True)
 
 
+def test_images_where_the_layout_has_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = mvtec_files()
+    strays = ["bottle/test/loose.png", "bottle/validation/good/000.png"]
+    source = write_folder(tmp_path / "own", files | {name: picture(91) for name in strays} | {"readme.txt": b"-"})
+    pulled = pull_set(tmp_path, "folder", source)
+    assert [(row["reason"], row["item"]) for row in pulled.left_out] == [
+        ("outside the layout", f"own/{name}") for name in strays
+    ]
+    assert "2 images lie where the layout has none" in "".join(capsys.readouterr()).replace("\n", " ")
+    with pytest.raises(IndusCotError, match="outside the layout"):
+        pull_set(tmp_path / "strict", "folder", source, strict=True)
+
+
 def test_a_category_that_is_listed_and_wholly_absent_is_one_line(tmp_path: Path) -> None:
     files = real_iad_files()
     files["realiad_jsons/usb.json"] = real_iad_files("usb")["realiad_jsons/usb.json"]
@@ -342,6 +355,7 @@ def test_a_malformed_visa_split_is_named(tmp_path: Path) -> None:
         ({"image": "/etc/secret.png"}, r"parts\.csv row 3, column image: '/etc/secret.png' must be relative"),
         ({"image": "a.png"}, r"parts\.csv row 3, column image: 'a.png' is in row 2 already"),
         ({"boxes": "1 2 3"}, r"parts\.csv row 3, column boxes: '1 2 3' is no list of boxes"),
+        ({"boxes": "0.1 0.2 0.6 0.9"}, r"parts\.csv row 3, column boxes: '0.1 0.2 0.6 0.9' has shares of the image"),
         ({"boxes": "9 9 3 3"}, r"parts\.csv row 3, column boxes: box 9 9 3 3 must have"),
         ({"boxes": "0 0 900 3"}, r"parts\.csv row 3, column boxes: pixel box .* does not fit an image of 64 x 48"),
         ({"split": "val"}, r"parts\.csv row 3, column split: 'val' is neither train nor test"),

@@ -428,9 +428,12 @@ def _boxes(value: Any) -> tuple[tuple[int, int, int, int], ...]:
     result = []
     for box in boxes:
         try:
-            x1, y1, x2, y2 = (round(float(number)) for number in box)
+            edges = [float(number) for number in box]
+            x1, y1, x2, y2 = map(round, edges)
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{value!r} is no list of boxes; write pixels as x1 y1 x2 y2; x1 y1 x2 y2") from None
+        if max(edges) <= 1 and edges != [x1, y1, x2, y2]:
+            raise ValueError(f"{value!r} has shares of the image; write pixels as x1 y1 x2 y2; x1 y1 x2 y2")
         if not (0 <= x1 < x2 and 0 <= y1 < y2):
             raise ValueError(f"box {x1} {y1} {x2} {y2} must have 0 <= x1 < x2 and 0 <= y1 < y2")
         result.append((x1, y1, x2, y2))
