@@ -33,7 +33,11 @@ def write_overview(root: Path) -> Overview:
 
 def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
     """How to average one run over its sets below ``root``: those of the paper where it has any, else all."""
-    folders = {read_metrics(folder).run.set: folder for folder in sets_in(root, METRICS_FILE)}
+    read = [(read_metrics(folder), folder) for folder in sets_in(root, METRICS_FILE)]
+
+    def predictions(of: Metrics) -> pl.DataFrame:
+        # Several runs may lie side by side, each with a folder of the same set.
+        return read_predictions(next(folder for found, folder in read if found == of))
 
     def mean(run: Sequence[Metrics]) -> OverSets | None:
         facts = {item.run.set: item for item in run if item.overall.balanced_accuracy}
@@ -46,7 +50,7 @@ def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
             sets=names,
             missing=[name for name in SETS if name not in names],
             balanced_accuracy=mean_over(
-                {name: read_predictions(folders[name]) for name in names}, first.draws, first.run.seed or 0
+                {name: predictions(facts[name]) for name in names}, first.draws, first.run.seed or 0
             ),
         )
 

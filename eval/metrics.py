@@ -169,8 +169,16 @@ def folders(root: Path) -> list[Path]:
 
 
 def sets_in(root: Path, file: str) -> list[Path]:
-    """Folders below ``root`` that hold ``file``; not the hidden ones that a killed run leaves."""
-    return sorted(path.parent for path in root.glob(f"*/{file}") if not path.parent.name.startswith("."))
+    """Folders below ``root`` that hold ``file``.
+
+    Not the hidden ones that a killed run leaves, nor results of another run that lie there: their metrics are a mean.
+    """
+    return sorted(
+        folder
+        for folder in (path.parent for path in root.glob(f"*/{file}"))
+        if not folder.name.startswith(".")
+        and ((folder / PREDICTIONS_FILE).is_file() or not any(folder.glob(f"*/{PREDICTIONS_FILE}")))
+    )
 
 
 def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:
@@ -544,7 +552,7 @@ def _flags(images: _Images, overall: Scores, run: Run, listing: Listing, contami
     """What to know before believing a figure."""
     found = []
     if overall.balanced_accuracy and f"{100 * overall.balanced_accuracy.value:.1f}" == "50.0":
-        found.append("balanced accuracy is exactly 50.0: one answer for everything, or verdicts that were not parsed")
+        found.append("balanced accuracy is exactly 50.0, which one answer for everything would get")
     answers = images.frame["answer"].drop_nulls().unique().to_list()
     if len(answers) == 1 and images.frame.height > 1:
         score = "recall 100, specificity 0" if answers == ["Yes"] else "recall 0, specificity 100"

@@ -334,6 +334,16 @@ def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -
     assert mean.high - mean.low == pytest.approx(np.hypot(*widths) / 2, rel=0.15)
     (line, *_) = scoreboard([read_metrics(tmp_path / name) for name in ("mpdd", "visa", "my_own")], over(tmp_path))
     assert line.over == found and line.mean is None
+    # Beside it a set of another run, and below it a run of its own with a mean of its own.
+    other = table([False, True] * 60, answer=["Yes", "No"] * 60, source_set="visa")
+    for folder in ("visa-other", "other/visa"):
+        results(tmp_path / folder, other, run=run(set="visa", model_sha256="b" * 64))
+    assert CliRunner().invoke(app, ["rescore", str(tmp_path / "other")]).exit_code == 0
+    assert CliRunner().invoke(app, ["rescore", str(tmp_path)]).exit_code == 0
+    again = Overview.model_validate_json((tmp_path / "metrics.json").read_bytes()).runs
+    assert [(item.sets, item.balanced_accuracy.value) for item in again] == [
+        (["visa", "mpdd"], mean.value), (["visa"], 0.0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
