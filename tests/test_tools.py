@@ -48,6 +48,13 @@ def test_crop_shows_the_original_pixels_where_it_does_not_enlarge():
     assert image[200:900, 100:700].any(), "a tool must not hand out the inspected image itself"
 
 
+def test_a_region_that_was_widened_has_as_many_pixels_as_it_says():
+    """Above 1000 px a side the box that is named is wider than the pixels that are shown."""
+    result = tools.crop(picture(3648, 5472), [233, 428, 235, 429])
+    found = re.fullmatch(r"Crop of \[.*\]: (\d+) x (\d+) px shown at 8\.0x\.", result.text)
+    assert (int(found[1]) * 8, int(found[2]) * 8) == result.image.shape[1::-1]
+
+
 def test_crop_enlarges_small_regions_up_to_8x():
     image = picture(1000, 1000)
     assert tools.crop(image, [0, 0, 224, 112]).image.shape[:2] == (224, 448)

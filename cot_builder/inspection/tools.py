@@ -18,7 +18,7 @@ from cot_builder.inspection.proposals import propose
 from schemas.geometry import SCALE, Box, from_pixels, to_pixels
 from schemas.sample import category_name, spelled
 
-TOOLBOX_VERSION = "4"
+TOOLBOX_VERSION = "5"
 MIN_SIDE = 28
 """Pixels: one merged visual token of Qwen-VL models; a smaller image tells them nothing."""
 TARGET_SIDE = 448
@@ -60,8 +60,8 @@ def crop(image: np.ndarray, region: Sequence[int] | None = None) -> ToolResult:
         box, found = proposal.box, f" (found by {proposal.method} proposal)"
     else:
         box, found = _check_region(region), ""
-    pixels, shown, zoom = _view(image, box)
-    return ToolResult(f"Crop of {list(shown)}{found}: {_extent(image, shown)} shown at {zoom:.1f}x.", pixels)
+    pixels, shown, size = _view(image, box)
+    return ToolResult(f"Crop of {list(shown)}{found}: {size}.", pixels)
 
 
 def enhance(image: np.ndarray, operator: str, region: Sequence[int] | None = None) -> ToolResult:
@@ -78,8 +78,8 @@ def enhance(image: np.ndarray, operator: str, region: Sequence[int] | None = Non
     if operator not in get_args(Operator):
         raise ToolError(f"operator must be one of {', '.join(get_args(Operator))}; got {operator!r}")
     box = (0, 0, SCALE, SCALE) if region is None else _check_region(region)
-    pixels, shown, zoom = _view(image, box)
-    where = f"of {list(shown)}, {_extent(image, shown)} shown at {zoom:.1f}x"
+    pixels, shown, size = _view(image, box)
+    where = f"of {list(shown)}, {size}"
     if operator == "clahe":
         return _clahe(pixels, where)
     grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
@@ -163,8 +163,8 @@ def _check_points(points: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     return checked
 
 
-def _view(image: np.ndarray, box: Box) -> tuple[np.ndarray, Box, float]:
-    """The region's pixels, enlarged; the box really shown; the zoom."""
+def _view(image: np.ndarray, box: Box) -> tuple[np.ndarray, Box, str]:
+    """The region's pixels, enlarged; the box really shown; how many pixels of the image that is, and the zoom."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = to_pixels(box, width, height)
     longest = max(x2 - x1, y2 - y1)
@@ -176,10 +176,12 @@ def _view(image: np.ndarray, box: Box) -> tuple[np.ndarray, Box, float]:
     pixels = image[y1:y2, x1:x2]
     # Only an image that is itself narrower than MIN_SIDE needs more than MAX_ZOOM allows.
     zoom = max(zoom, MIN_SIDE / min(pixels.shape[:2]))
+    # Not what the box says: above 1000 px a side its integers are coarser than pixels.
+    told = f"{x2 - x1} x {y2 - y1} px shown at {zoom:.1f}x"
     if zoom == 1:
-        return pixels.copy(), shown, zoom
+        return pixels.copy(), shown, told
     size = (max(MIN_SIDE, round((x2 - x1) * zoom)), max(MIN_SIDE, round((y2 - y1) * zoom)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if zoom > 1 else cv2.INTER_AREA), shown, zoom
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC if zoom > 1 else cv2.INTER_AREA), shown, told
 
 
 def _widen(low: int, high: int, least: int, size: int) -> tuple[int, int]:
@@ -188,11 +190,6 @@ def _widen(low: int, high: int, least: int, size: int) -> tuple[int, int]:
     least = min(least, size)
     start = min(max((low + high - least) // 2, 0), size - least)
     return start, start + least
-
-
-def _extent(image: np.ndarray, box: Box) -> str:
-    x1, y1, x2, y2 = to_pixels(box, image.shape[1], image.shape[0])
-    return f"{x2 - x1} x {y2 - y1} px"
 
 
 def _clahe(pixels: np.ndarray, where: str) -> ToolResult:
