@@ -43,7 +43,7 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     strict: bool
 
 

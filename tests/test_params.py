@@ -88,6 +88,12 @@ def test_an_empty_setting_is_the_empty_text_where_a_text_is_due_and_nothing_else
         load_params(settings=["select.samples="], root=REPOSITORY)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused_before_anything_is_asked(seed: int) -> None:
+    with pytest.raises(IndusCotError, match=r"run\.seed: "):
+        load_params(settings=[f"run.seed={seed}"], root=REPOSITORY)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "https://", "http:///v1", "ftp://here/v1", "/v1"])
 def test_an_address_that_is_none_is_named_with_its_parameter(url: str) -> None:
     with pytest.raises(IndusCotError, match=r"teacher\.base_url: must begin with http:// or https://"):
