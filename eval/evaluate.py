@@ -20,7 +20,7 @@ from cot_builder.params import Params
 from cot_builder.progress import console, track
 from cot_builder.stages.draft import read_priors
 from cot_builder.stages.endpoint import SharedImages
-from cot_builder.storage.output import stage_output, versions
+from cot_builder.storage.output import read_manifest, stage_output, versions
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
@@ -174,7 +174,12 @@ def _exam(params: Params, workspace: Workspace) -> Exam:
             "evaluate.temperature: null leaves it to a server (evaluate.policy=endpoint); in this process set a number"
         )
     told = "prior" in exam.tools and not settings.scripted
-    return replace(exam, priors=_priors(params, workspace) if told else {}, weights=_weights(exam))
+    return replace(
+        exam,
+        priors=_priors(params, workspace) if told else {},
+        weights=_weights(exam),
+        verdict_alone=_verdict_alone(exam),
+    )
 
 
 def _priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], str]:
@@ -182,6 +187,24 @@ def _priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], st
     if not (workspace.prior / "prior.parquet").is_file():
         return {}
     return read_priors(workspace, {key for key, item in params.pull.items() if item.role == "train"})
+
+
+def _verdict_alone(exam: Exam) -> bool:
+    """Whether the model is one of this project that was trained on verdicts alone.
+
+    Raises:
+        IndusCotError: it is, and the mode asks for what it never learned.
+    """
+    folder = exam.named_folder
+    if folder is None or not (folder / "manifest.json").is_file():
+        return False
+    settings, target = exam.params.evaluate, read_manifest(folder).get("params", {}).get("train", {}).get("target")
+    if target == "labels" and settings.mode not in ("agent-no-tools", "direct"):
+        raise IndusCotError(
+            f"evaluate.mode: {settings.model} learned the verdict alone (train.target: labels) and calls no tools; set "
+            "evaluate.mode=agent-no-tools, which asks as it was taught"
+        )
+    return bool(target == "labels")
 
 
 def _weights(exam: Exam) -> str | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from cot_builder.inspection.episode import Episode, schemas_of
+from cot_builder.inspection.parsing import behind_a_thought
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
@@ -58,6 +59,8 @@ class Exam:
     priors: Mapping[tuple[str, str], str]
     weights: str | None = None
     """Hash of the model's files, where they are here."""
+    verdict_alone: bool = False
+    """Whether the model learned to write no thought: the control arm of SFT, whose verdict is read without one."""
 
     @property
     def direct(self) -> bool:
@@ -160,7 +163,8 @@ def told(
         # What was cut off had not come to its conclusion. The grammar, for its part, takes nothing that ends too soon.
         parsed = Parsed(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
     else:
-        parsed = parse_strict(episode.completion)
+        said = behind_a_thought(episode.completion) if exam.verdict_alone else episode.completion
+        parsed = parse_strict(said)
     answer_before: Answer | None = None
     if before is not None:
         answer_before = "Yes" if before > 0 else "No"

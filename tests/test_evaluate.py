@@ -575,6 +575,23 @@ def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
     assert rows().height == 16 and set(rows()["answer"]) == {"No"}
 
 
+def test_the_control_arm_is_read_as_it_was_taught_and_asked_nothing_else(run: Any) -> None:
+    """It learned the verdict without a thought, which the grammar of an agent's verdict has."""
+    Path("models/sft").mkdir(parents=True)
+    trained = {"stage": "sft", "params": {"train": {"target": "labels"}}, "inputs": {}}
+    Path("models/sft/manifest.json").write_text(json.dumps(trained))
+    with chat_server(lambda _: "<answer>No</answer>") as server:
+        arm = served(server, "evaluate.model=models/sft")
+        with pytest.raises(AssertionError, match=r"learned the verdict alone .*evaluate\.mode=agent-no-tools"):
+            run(*arm)
+        assert not server.requests
+        run(*arm, "evaluate.mode=agent-no-tools")
+        assert set(rows()["parse"]) == {"strict"} and set(rows()["answer"]) == {"No"}
+        # What a model was not taught, it is not forgiven.
+        run(*served(server, "evaluate.mode=agent-no-tools"), results="other")
+        assert set(rows("other")["parse"]) == {"unparsed"}
+
+
 def test_a_server_of_transformers_says_the_same_as_transformers_here(
     run: Any, policy: Path, trainable: Workspace
 ) -> None:

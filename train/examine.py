@@ -22,7 +22,6 @@ from train.writing import writer
 
 MOST_TOKENS = 72
 """Of one turn; the longest a learner of the lessons writes has 64."""
-_UNSAID = "<think>…</think>"
 
 
 class Inspection(NamedTuple):
@@ -115,12 +114,6 @@ def grade(
             )
         )
     return grades
-
-
-def behind_a_thought(completion: list[Message]) -> list[Message]:
-    """A verdict that was learned without thoughts, as the control arm learns it, in the form that is read."""
-    *before, last = completion
-    return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
 
 
 def _asked(lesson: Lesson, tools: bool) -> list[Message]:

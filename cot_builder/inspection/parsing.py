@@ -39,8 +39,15 @@ guess would cost nothing. Here a turn without calls stays whole. Of a turn with 
 left; it holds no verdict, whatever it says.
 """
 _THOUGHT = re.compile(r"<think>[^<>]+</think>")
+_UNSAID = "<think>…</think>"
 _FAILED = ("error:", "{'error':")
 """How the observation of a failed call begins: refused by the toolbox, or raised and caught by TRL."""
+
+
+def behind_a_thought(completion: Sequence[Message]) -> list[Message]:
+    """A verdict that was learned without thoughts, as the control arm of SFT learns it, in the form that is read."""
+    *before, last = completion
+    return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
 
 
 class GrammarError(ValueError):
