@@ -500,7 +500,7 @@ def test_a_lack_of_memory_is_told_with_what_to_lower(
     workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before_a_pass(monkeypatch, no_memory)
-    told = r"out of memory .*Lower grpo\.batch and raise grpo\.accumulation .* lower grpo\.margin_batch, grpo\.max_comp"
+    told = r"out of memory .*Lower grpo\.batch and raise grpo\.accum.* lower grpo\.margin_batch.*cot grpo --print-plan"
     with pytest.raises(IndusCotError, match=told):
         grpo(params(policy / "fitted"), workspace)
     assert not workspace.grpo.exists()

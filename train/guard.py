@@ -126,5 +126,5 @@ def memory_explained(section: str) -> Iterator[None]:
             f"out of memory ({' '.join(str(error).split())[:160]}). Lower {section}.batch and raise "
             f"{section}.accumulation by as much, which trains the same; lower {SHORTER[section]}; set "
             "train.gradient_checkpointing or train.lora_rank; or shard over more devices (train/configs). "
-            "`indus-cot sft --print-plan` estimates what weights and activations take"
+            f"`indus-cot {section} --print-plan` estimates what weights and activations take"
         ) from error
