@@ -80,6 +80,12 @@ def test_what_must_not_leave_is_found_in_any_text(
         assert kind_of(written, expression), written
 
 
+@pytest.mark.parametrize("before", "?!*&+)]}~@#%^$\\\x00")
+def test_a_home_folder_is_found_behind_any_sign(expression: str, before: str) -> None:
+    for text in (f"{before}~/parts", json.dumps([f"{before}~/parts"])):
+        assert kind_of(text, expression) == "a local path"
+
+
 @pytest.mark.parametrize("what", ANYWHERE)
 @pytest.mark.parametrize(
     "before", ["", "see ", "see\u00a0", "—", "“", "(", '"', "=", "{", "<think>", "\n", "`", "[", "：", "path:"]

@@ -56,7 +56,7 @@ _PATH = "|".join(
         rf"/(?:[A-Za-z0-9_.]|{_NOT_ASCII})",
         rf"{_BEGIN}[A-Za-z]:\\\\+(?:[A-Za-z0-9_.$~-]|{_NOT_ASCII})",
         rf"\\\\\\\\[A-Za-z0-9][A-Za-z0-9_.-]*\\\\(?:[A-Za-z0-9_$]|{_NOT_ASCII})",
-        rf"(?:^|[ \"'(=:\[{{<>|,;`]|{_NOT_ASCII}|{_ESCAPED})~/(?:[A-Za-z0-9_.]|{_NOT_ASCII})",
+        rf"(?:^|[^A-Za-z0-9_./-]|{_ESCAPED})~/(?:[A-Za-z0-9_.]|{_NOT_ASCII})",
     )
 )
 _EMAIL = rf"[A-Za-z0-9_.+-]+@(?:[A-Za-z0-9-]|{_NOT_ASCII})+\.[A-Za-z]{{2,}}"
