@@ -148,15 +148,11 @@ class ChatServer:
                 # The handler is cancelled when the client leaves.
                 await asyncio.Event().wait()
             completion = self._completion(body)
-            response = await self._send(request, fault, completion)
+            return await self._send(request, fault, body, completion)
         finally:
             self._at_once -= 1
-        if fault.answers:
-            self.answered.append(body)
-            self.usages.append(completion["usage"])
-        return response
 
-    async def _send(self, request: web.Request, fault: Fault, completion: Body) -> web.StreamResponse:
+    async def _send(self, request: web.Request, fault: Fault, body: Body, completion: Body) -> web.StreamResponse:
         text = fault.text if fault.text is not None else json.dumps(fault.change(completion))
         whole = text.encode()
         sent = whole[: int(len(whole) * fault.kept_share)]
@@ -167,6 +163,10 @@ class ChatServer:
         step = max(1, -(-len(sent) // DRIPS)) if fault.drip_s else max(1, len(sent))
         for start in range(0, len(sent), step):
             await asyncio.sleep(fault.drip_s / DRIPS)
+            if fault.answers and start + step >= len(sent):
+                # Not after it: who has the whole answer may look here at once.
+                self.answered.append(body)
+                self.usages.append(completion["usage"])
             await response.write(sent[start : start + step])
         if fault.dropped:
             assert request.transport is not None

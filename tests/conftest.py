@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from label_studio_server import Server, label_studio
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from tests.review_project import Project
 
 __all__ = ["label_studio"]
+
+# The same examples in every run, however slow the machine; `pytest -m hypothesis --hypothesis-profile default` looks
+# for new ones.
+hypothesis.settings.load_profile("ci")
 
 LONGEST = (
     "test_review_faults", "test_pipeline", "test_publish", "test_review_browser", "test_review_round_trip",

@@ -14,6 +14,8 @@ from tests.label_studio_server import Server
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
              "--disable-sync", "--no-first-run"]  # fmt: skip
+LONGEST_MS = 180_000
+"""Milliseconds that a page may take while other servers start beside it."""
 LARGE = (1920, 1080)
 SMALL = (1366, 768)
 SHOWN = """() => {
@@ -44,6 +46,7 @@ class Expert:
     def __init__(self, browser: Browser, server: Server, size: tuple[int, int] = LARGE) -> None:
         self.server = server
         self.page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        self.page.set_default_timeout(LONGEST_MS)
         self.complaints: list[str] = []
         self.page.on("dialog", self._refuse)
         self._goto("/user/login/")

@@ -8,6 +8,7 @@ first start was interrupted once, since a second one for the test of that would 
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,10 +140,12 @@ def serve_command(folder: Path, port: int, database: str | None = None) -> list[
 
 
 def free_port() -> int:
-    """A port of loopback on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of loopback on which nothing listens now, below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def new_server(folder: Path) -> Server:

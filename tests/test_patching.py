@@ -487,7 +487,7 @@ def test_ray_writes_the_same_bytes_quietly_and_ends(many: Workspace, tmp_path: P
         said, _ = child.communicate(timeout=300)
         assert child.returncode == 0, said
         left = [item for item in psutil.process_iter(["cmdline"]) if folder in " ".join(item.info["cmdline"] or [])]
-        _, alive = psutil.wait_procs(left, timeout=10)
+        _, alive = psutil.wait_procs(left, timeout=60)
         assert not alive, "Ray ends with the run"
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,11 +13,10 @@ from playwright.sync_api import sync_playwright
 
 from annotation import images
 from schemas.errors import IndusCotError
+from tests.expert import CHROMIUM, LONGEST_MS
 from tests.label_studio_server import Server, new_server
 from tests.review_project import Project
 from tests.s3_server import BUCKET, S3
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +103,7 @@ def test_an_expert_sees_them(on_s3):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.set_default_timeout(LONGEST_MS)
         page.goto(f"{on_s3.server.url}/user/login")
         page.fill("input[name=email]", on_s3.server.email)
         page.fill("input[name=password]", on_s3.server.password)

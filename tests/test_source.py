@@ -313,8 +313,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_header("ETag", state.etag)
             self.send_header("Content-Length", str(len(state.content) - start))
             self.end_headers()
-            self.wfile.write(state.content[start:])
             state.sent.append(len(state.content) - start)
+            self.wfile.write(state.content[start:])
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Keep quiet."""

@@ -29,7 +29,7 @@ def server() -> Iterator[psutil.Process]:
     """It listens, and every command of a test is told of it."""
     path = Path(warm.start())
     (process,) = (child for child in psutil.Process().children() if str(path) in child.cmdline())
-    poll(path.exists)
+    poll(path.exists, 300)
     os.environ[warm.VARIABLE] = str(path)
     yield process
     del os.environ[warm.VARIABLE]

@@ -2,7 +2,6 @@
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -11,15 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.label_studio_server import free_port
 from tests.pipeline import ENVIRONMENT, ROOT
 
 
 @contextmanager
 def transformers_server(model: Path) -> Iterator[str]:
     """A server that knows ``model``; its address, ending in ``/v1``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.transformers_server", str(model), str(port)],
