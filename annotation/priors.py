@@ -19,6 +19,8 @@ from annotation.project import (
     ensure_project,
     filter_time,
     find_project,
+    is_as_exported,
+    last_touched,
     prediction,
     replace_prediction,
     tasks,
@@ -144,7 +146,7 @@ def pull_priors(client: LabelStudio, params: Params, workspace: Workspace) -> Pu
     since = _since(workspace)
     start = since.get(project, "")
     people = {user.id: str(user.email) for user in client.users.list()}
-    until, unread, skipped = start, "", 0
+    before, until, unread, skipped = last_touched(client, project), start, "", 0
     fresh: dict[str, PriorReview] = {}
     refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for task in exported(client, project, changed_since(client, project, start) if start else None):
@@ -162,10 +164,11 @@ def pull_priors(client: LabelStudio, params: Params, workspace: Workspace) -> Pu
                 # Should this run end before they are sent back, the next one reads them again.
                 unread = min(unread or touched, touched)
     table = {**known, **fresh}
-    _write(params, workspace, since | {project: unread or until}, table.values())
-    for name, (task, annotation) in refused.items():
-        _return(client, task, annotation, table[name])
-    return Pulled(new=len(fresh), returned=len(refused), skipped=skipped, total=len(table))
+    # What was touched after the export began may have been exported before: the next pull looks there again.
+    read = unread or max(start, min(until, before))
+    _write(params, workspace, since | {project: read}, table.values())
+    returned = [_return(client, *item, table[name]) for name, item in refused.items()]
+    return Pulled(new=len(fresh), returned=sum(returned), skipped=skipped, total=len(table))
 
 
 class _Pages:
@@ -291,17 +294,21 @@ def text_problems(text: str, category: str) -> list[str]:
     return found
 
 
-def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: PriorReview) -> None:
+def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: PriorReview) -> bool:
     """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
 
-    What was written about a text that is no longer on the page, or on another page, stays in the table.
+    What was written about a text that is no longer on the page, or on another page, stays in the table. What the
+    expert has changed meanwhile stays on the page, and False is returned: the next pull reads it.
     """
+    if not is_as_exported(client, annotation):
+        return False
     kept = [item for item in annotation["result"] if item.get("from_name") not in prior_page.JUDGEMENT]
     ours = any(item.get("from_name") == "prior" for item in kept)
     if ours and CHANGED_MEANWHILE not in review.problems and review.text_sha256 == task["data"].get("prior_sha256"):
         replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])
+    return True
 
 
 def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[PriorReview]) -> None:

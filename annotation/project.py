@@ -184,6 +184,26 @@ def changed_since(client: LabelStudio, project: int, since: str) -> list[int]:
     return _ids(client, project, items)
 
 
+def last_touched(client: LabelStudio, project: int) -> str:
+    """When any task of the project was last touched, as :func:`filter_time` gives it; empty where it has none."""
+    query = json.dumps({"ordering": ["-tasks:updated_at"]})
+    found: Any = client.tasks.list(
+        project=project, fields="task_only", page=1, page_size=1, include="id,updated_at", query=query
+    )
+    return filter_time(found.items[0].updated_at) if found.items else ""
+
+
+def is_as_exported(client: LabelStudio, annotation: Mapping[str, Any]) -> bool:
+    """Whether nobody has changed or deleted an annotation since it was exported."""
+    try:
+        now = client.annotations.get(id=annotation["id"])
+    except ApiError as error:
+        if error.status_code != 404:
+            raise
+        return False
+    return bool(now.updated_at == datetime.fromisoformat(annotation["updated_at"]))
+
+
 def _ids(client: LabelStudio, project: int, items: Sequence[Mapping[str, Any]]) -> list[int]:
     """Ids of the tasks that pass all these filters of the data manager."""
     query = json.dumps({"filters": {"conjunction": "and", "items": items}})

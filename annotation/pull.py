@@ -18,7 +18,14 @@ from annotation import page
 from annotation.assignment import assign, golds
 from annotation.connect import connect
 from annotation.gold import caught
-from annotation.project import changed_since, filter_time, find_project, replace_prediction
+from annotation.project import (
+    changed_since,
+    filter_time,
+    find_project,
+    is_as_exported,
+    last_touched,
+    replace_prediction,
+)
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -39,6 +46,7 @@ STATE = "state.json"
 AT_ONCE = 500
 """Tasks a request of the export."""
 CHANGED_MEANWHILE = "the draft was replaced while it was on the page"
+NOT_SELECTED = "its image is no longer among the selected ones, so that a correction cannot be checked nor used"
 VERDICTS: dict[str | None, ReviewVerdict] = {"accept": "accepted", "fixed": "fixed", "reject": "rejected"}
 """What a choice on the page means."""
 
@@ -118,9 +126,8 @@ def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
     table = {**done.known, **done.fresh}
     # Projects of annotators who are named no more keep their place.
     _write(params, workspace, since | until, table.values())
-    for name, (task, annotation) in done.refused.items():
-        _return(client, task, annotation, table[name])
-    return Pulled(new=len(done.fresh), returned=len(done.refused), skipped=done.skipped, total=len(table))
+    returned = [_return(client, *item, table[name]) for name, item in done.refused.items()]
+    return Pulled(new=len(done.fresh), returned=sum(returned), skipped=done.skipped, total=len(table))
 
 
 def _read(
@@ -134,6 +141,7 @@ def _read(
 ) -> str:
     """Read what was said in one project since then; up to when the next pull need not look again."""
     # The first time everything is new: a listing beforehand would take as long as the export.
+    before = last_touched(client, project)
     numbers = changed_since(client, project, since) if since else None
     until, unread = since, ""
     for task in exported(client, project, numbers):
@@ -150,7 +158,8 @@ def _read(
                 done.refused[review.review_id] = (task, annotation)
                 # Should this run end before they are sent back, the next one reads them again.
                 unread = min(unread or touched, touched)
-    return unread or until
+    # What was touched after the export began may have been exported before: the next pull looks there again.
+    return unread or max(since, min(until, before))
 
 
 def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[Review]) -> None:
@@ -194,17 +203,21 @@ def exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -
         yield from export(numbers[start : start + AT_ONCE])
 
 
-def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> None:
+def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> bool:
     """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
 
-    What was written about a draft that is no longer on the page, or on another page, stays in the table.
+    What was written about a draft that is no longer on the page, or on another page, stays in the table. What the
+    expert has changed meanwhile stays on the page, and False is returned: the next pull reads it.
     """
+    if not is_as_exported(client, annotation):
+        return False
     kept = [item for item in annotation["result"] if item.get("from_name") not in page.JUDGEMENT]
     ours = any(item.get("from_name") == "draft" for item in kept)
     if ours and review.draft_sha256 == task["data"].get("draft_sha256"):
         replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
     client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
     client.annotations.delete(id=annotation["id"])
+    return True
 
 
 class _Reader:
@@ -313,6 +326,8 @@ class _Reader:
                 problems.append(f"step {number}: the last step concludes; it can have no call")
             elif call == turn.call:
                 turns.append(turn.model_copy(update={"thought": thought}))
+            elif sample_id not in self._samples:
+                return before, [NOT_SELECTED]
             else:
                 assert call is not None
                 box = box or self._toolbox(sample_id)
@@ -331,6 +346,8 @@ class _Reader:
             return before, problems
         if after == before or not gated:
             return after, []
+        if sample_id not in self._samples:
+            return before, [NOT_SELECTED]
         case = Case(after, self._samples[sample_id], self._supervision[sample_id], self._params.draft)
         return after, [f"{violation.gate}: {violation.reason}" for violation in run_gates(case)]
 

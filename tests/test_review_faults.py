@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -18,11 +19,13 @@ import polars as pl
 import psutil
 import pytest
 
+import annotation.pull
 import annotation.push
 from annotation.project import MODEL_VERSION, QUEUE
 from cot_builder.cli import main
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
+from schemas.sample import SAMPLE
 from tests.bad_weather import Fault, Proxy, proxy
 from tests.label_studio_server import STOP_S, Server
 from tests.pipeline import apart, command
@@ -154,6 +157,65 @@ def test_a_pull_that_is_cut_off_changes_nothing_and_the_next_one_brings_all(proj
     assert "2 in all" in works(project, "review", "pull")
     sent_back_once(project, leaking)
     whole(project)
+
+
+def test_what_an_expert_corrects_while_it_is_pulled_is_not_deleted(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    leaking = uids(project)[0]
+    said = project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    task = project.tasks()[leaking]
+    better = put("think_0", text=["In better words, look at this."])(task["annotations"][0]["result"])
+    at = weather.at("GET", f"/annotations/{said}", lambda: project.client.annotations.update(id=said, result=better))
+    assert "0 sent back" in works(project, "review", "pull")
+    assert at.met == 1 and project.reviews()[leaking].problems
+    assert [item["id"] for item in project.tasks()[leaking]["annotations"]] == [said]
+    works(project, "review", "pull")
+    assert project.reviews()[leaking].verdict == "fixed" and not project.reviews()[leaking].problems
+
+
+def test_what_is_said_while_an_export_goes_on_is_read_by_the_next(
+    project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(project, "review", "push")
+    both = uids(project)[:2]
+    said = {project.tasks()[uid]["id"]: project.review(uid) for uid in both}
+    works(project, "review", "pull")
+    result = {task["id"]: task["annotations"][0]["result"] for uid, task in project.tasks().items() if uid in both}
+    for number in said.values():
+        project.client.annotations.update(id=number, lead_time=20.0)
+
+    def think_again() -> None:
+        """In the order of the export: what it has read is older than what it is about to read."""
+        for task in [int(found[1]) for path in weather.seen if (found := re.search(r"/export.*=(\d+)$", path))]:
+            reworded = put("think_0", text=["In other words, look at this."])(result[task])
+            project.client.annotations.update(id=said[task], result=reworded)
+
+    # One task an export.
+    monkeypatch.setattr(annotation.pull, "AT_ONCE", 1)
+    plan = weather.at("GET", r"/export.*=\d+$", think_again, after=1)
+    works(project, "review", "pull")
+    assert plan.met == 1 and sum(bool(project.reviews()[uid].changes) for uid in both) == 1, weather.seen
+    works(project, "review", "pull")
+    assert all(project.reviews()[uid].changes for uid in both)
+
+
+def test_a_correction_of_what_is_no_longer_selected_goes_back_and_stops_nothing(
+    project: Project, weather: Proxy
+) -> None:
+    works(project, "review", "push")
+    gone, there = uids(project)[:2]
+    project.review(gone, put("think_0", text=["In better words, look at this."]), "fixed")
+    project.review(there)
+    image = project.drafts().filter(pl.col("draft_id") == gone)["sample_id"][0]
+    folder = project.folder / "data/select"
+    if folder.is_symlink():
+        kept = folder.resolve()
+        folder.unlink()
+        shutil.copytree(kept, folder)
+    SAMPLE.write(SAMPLE.read(folder / "sample.parquet").filter(pl.col("sample_id") != image), folder / "sample.parquet")
+    works(project, "review", "pull")
+    assert "no longer among the selected" in project.reviews()[gone].problems[0]
+    assert project.reviews()[there].verdict == "accepted"
 
 
 def sent_back_once(project: Project, uid: str) -> None:
