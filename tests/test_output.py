@@ -83,6 +83,16 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert (tmp_path / "out/table").read_text() == "one"
 
 
+def test_an_output_that_is_a_link_is_replaced_again_and_again(tmp_path):
+    write(tmp_path / "elsewhere", "one")
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    for text in ("two", "three", "four"):
+        write(tmp_path / "out", text)
+        assert (tmp_path / "out/table").read_text() == text
+    assert (tmp_path / "elsewhere/table").read_text() == "one"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".retired")]
+
+
 def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:

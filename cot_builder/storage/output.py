@@ -129,7 +129,7 @@ def stage_output(
         if target.exists():
             os.replace(target, retired)
         os.replace(staging, target)
-        shutil.rmtree(retired, ignore_errors=True)
+        _delete(retired)
         shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:
         if _disk_is_full(error, staging):
@@ -226,9 +226,17 @@ def _restore(target: Path, retired: Path) -> None:
     if not retired.exists():
         return
     if target.exists():
-        shutil.rmtree(retired)
+        _delete(retired)
     else:
         os.replace(retired, target)
+
+
+def _delete(folder: Path) -> None:
+    """An output that was replaced; where it was a link to one, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_aside(staging: Path, aside: Path, request: str) -> None:
