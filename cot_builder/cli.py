@@ -674,11 +674,13 @@ def rehydrate(
     """Make a corpus whole whose images were published by reference, from your own copies; every hash is checked."""
     from cot_builder.publishing.rehydrate import rehydrate as make
 
-    copies = {}
+    copies: dict[str, str] = {}
     for item in source or []:
         name, equals, path = item.partition("=")
         if not (name and equals and path):
             raise IndusCotError(f"--source {item}: write SET=PATH, such as --source real_iad=downloads/real_iad")
+        if name in copies:
+            raise IndusCotError(f"--source {item}: {name} is {copies[name]} already; name one folder that holds both")
         copies[name] = path
     made = make(corpus, copies, to)
     typer.echo(f"rehydrate: {made.images} images made in {made.rows} rows, every sha256 as published → {made.folder}")

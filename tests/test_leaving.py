@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from cot_builder.params import Params, PullSet
 from cot_builder.publishing import secrets
 from cot_builder.storage.output import stage_output
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
+from schemas.prior_review import PRIOR_REVIEW, PriorReview
 from schemas.review import REVIEW
 from tests import small_corpus
 from tests.test_reviews import review
@@ -41,14 +43,27 @@ def expression(tmp_path_factory: pytest.TempPathFactory) -> str:
     with stage_output(root / "data" / "review", stage="review", params={}, inputs={}) as output:
         table = [review(1, reviewer="Jane.Doe"), review(2, reviewer="Ann")]
         REVIEW.write(REVIEW.frame(table), output.path / "reviews.parquet")
+    workspace = Workspace(root)
+    with stage_output(workspace.prior_review, stage="review", params={}, inputs={}) as output:
+        of_a_prior = PriorReview(
+            review_id="2/1", prior_id="mine/widget/default", text_sha256="a" * 64, reviewer="Priya@localhost",
+            reviewed_at="2026-11-01T00:00:00+00:00", seconds=1.0, verdict="accepted", before="", after="", reason="",
+            comment="", result="[]", problems=[],
+        )  # fmt: skip
+        PRIOR_REVIEW.write(PRIOR_REVIEW.frame([of_a_prior]), output.path / workspace.prior_reviews.name)
     return secrets.pattern(root, _params())
 
 
 def _params() -> Params:
     base = small_corpus.params()
+    experts = base.review.model_copy(update={"annotators": ["Annotator@localhost"]})
     mine = PullSet(benchmark="folder", source="parts of ours/2026", role="train")
     return base.model_copy(
-        update={"pull": {"mine": mine}, "teacher": base.teacher.model_copy(update={"api_key_env": "OUR_DOOR"})}
+        update={
+            "pull": {"mine": mine},
+            "review": experts,
+            "teacher": base.teacher.model_copy(update={"api_key_env": "OUR_DOOR"}),
+        }
     )
 
 
@@ -103,6 +118,8 @@ def test_names_are_found_as_anybody_writes_them(expression: str) -> None:
     for text in ("says jane.doe", "JANE.DOE's", "（Jane.Doe）", "\nJane.Doe", "Ann thinks", "by Ann."):
         assert kind_of(text, expression) == "a reviewer's name", text
         assert kind_of(json.dumps([text]), expression) == "a reviewer's name", text
+    for text in ("by priya@localhost", "Annotator@localhost says"):
+        assert kind_of(text, expression) == "a reviewer's name", text
     for text in ("an annual banner", "Annex", "Mary-Jane.Doerr"):
         assert not kind_of(text, expression), text
 

@@ -23,7 +23,7 @@ from cot_builder.publishing.configs import IMAGES, REFERENCE
 from cot_builder.stages.assemble import assemble, row_id
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import stage_output
-from cot_builder.storage.workspace import Workspace
+from cot_builder.storage.workspace import Workspace, file_hash
 from eval.evaluate import weights_sha256
 from eval.metrics import metrics, write_metrics
 from schemas.review import REVIEW, Change, Review
@@ -143,11 +143,17 @@ def change(project: Path, what: Callable[[Rows], object], split: str = "train") 
 
 
 def validated(project: Path) -> None:
-    """The manifest of the corpus says what its shards are now."""
+    """The manifest of the corpus says what its shards are now, and that they were made from what lies there now."""
     corpus = project / "data/indus_cot"
+    made_from = {
+        "trajectory": project / "data/draft/trajectory.parquet",
+        "reviews": project / "data/review/reviews.parquet",
+    }
     shards = {f"data/{path.name}": path.read_bytes() for path in sorted((corpus / "data").glob("*.parquet"))}
     training_project.with_manifest(
-        corpus, outputs={name: hashlib.sha256(data).hexdigest() for name, data in shards.items()}
+        corpus,
+        outputs={name: hashlib.sha256(data).hexdigest() for name, data in shards.items()},
+        inputs={name: file_hash(path) for name, path in made_from.items() if path.is_file()},
     )
 
 
@@ -219,6 +225,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Cli
     refused(client.run(*dry, "nameless", token=""), "no repository", "OWNER/NAME")
     refused(client.run(*dry, "owner/missing", "--pr"), "is not there", "--pr")
     refused(client.run(*dry, REPO, "--parent", "0" * 40), "somebody has committed since")
+    refused(client.run(*dry, "owner/missing", "--parent", "0" * 40), "is not there, so 00000000 cannot be its head")
     hub.make("owner/a-model", "models")
     refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
     hub.fail("whoami", 0, times=99)
@@ -568,6 +575,8 @@ def test_a_review_of_an_earlier_draft_is_no_decision_on_this_row(hub: HubServer,
     path.mkdir()
     earlier = [review.model_copy(update={"draft_sha256": "0" * 64}) for review in reviews]
     REVIEW.write(REVIEW.frame(earlier), path / "reviews.parquet")
+    refused(client.run("publish", "--repo", "owner/reviews", folder=copy), "another reviews.parquet", "repro assemble")
+    validated(copy)
     assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0
     assert not [path for path in hub.files("owner/reviews") if path.startswith("review/")]
 
@@ -645,6 +654,8 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     assert {bool(images) for name, images in rows if name == "guarded"} == {False}
     assert {bool(images) for name, images in rows if name == "mine"} == {True}
     refused(client.run("rehydrate", "owner/mixed", folder=guarded), "guarded", "--source guarded=PATH")
+    twice = ("--source", "guarded=mine", "--source", "guarded=mine/parts.csv")
+    refused(client.run("rehydrate", "owner/mixed", *twice, folder=guarded), "guarded is mine already")
     made = client.run("rehydrate", "owner/mixed", "--source", "guarded=mine/parts.csv", "--to", "whole", folder=guarded)
     assert made.code == 0 and "every sha256 as published" in made.out, made.out
     (guarded / "params.yaml").unlink()
@@ -731,6 +742,38 @@ def test_a_refusal_names_set_and_clause(client: Client, guarded: Path) -> None:
     refused(done, "guarded", "redistribution is unknown", "the licence is the owner's to state", "publish.images")
 
 
+def test_a_licence_without_changed_copies_takes_images_by_reference(client: Client, copy: Path) -> None:
+    """Crops and enhanced views are changed copies, whoever may pass on the whole image."""
+    (copy / "params.yaml").unlink()
+    write_params(copy, mine=STATED | {"licence": "CC BY-ND 4.0"})
+    change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows])
+    change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows], "validation")
+    embedded = client.run("--set", "publish.images=embed", "publish", "--repo", "owner/nd", "--dry-run", folder=copy)
+    refused(embedded, "mine", "CC BY-ND 4.0", "allows no changed copies")
+    done = client.run("publish", "--repo", "owner/nd", "--dry-run", folder=copy)
+    assert done.code == 0, done.out
+    shards = [pq.read_table(path).to_pylist() for path in (copy / "data/publish/sft").rglob("*.parquet")]
+    assert all(row["references"] and not row["images"] for rows in shards for row in rows)
+
+
+def test_what_must_not_leave_is_found_in_a_chat_that_was_turned_down(client: Client, copy: Path) -> None:
+    """It is JSON within a row: a path with backslashes is written with four of each there."""
+    path = copy / "data/draft"
+    kept = path.resolve()
+    path.unlink()
+    shutil.copytree(kept, path)
+    rejected = DRAFT.records(DRAFT.read(path / "rejected.parquet"))
+    told = [
+        item.model_copy(
+            update={"trajectory": item.trajectory.replace("at length", r"seen in \\\\nas\\share\\x, at length")}
+        )
+        for item in rejected
+    ]
+    assert told != rejected
+    DRAFT.write(DRAFT.frame(told), path / "rejected.parquet")
+    refused(client.run("publish", "--repo", "owner/never", folder=copy), "preference, row", "a local path")
+
+
 def test_a_licence_that_changed_since_is_refused(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[0].update(licence="CC BY-NC-SA 4.0"))
     refused(client.run("publish", "--repo", "owner/refused", folder=copy), "'CC BY-NC-SA 4.0'", "'CC BY 4.0'")
@@ -775,6 +818,7 @@ def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None
     path.unlink()
     path.mkdir()
     REVIEW.write(REVIEW.frame([reviews[0].model_copy(update={"reviewer": "better words"})]), path / "reviews.parquet")
+    validated(copy)
     refused(client.run("publish", "--repo", "owner/never", folder=copy), "holds a reviewer's name")
 
 
@@ -888,6 +932,10 @@ def test_what_somebody_elses_folder_holds(hub: HubServer, client: Client, publis
     (foreign / "sft/train").mkdir(parents=True)
     for path in ("index.parquet", "sft/train/0.parquet"):
         pq.write_table(pa.table({"id": ["1"], "text": ["theirs"]}), foreign / path)
+    other = tmp_path / "other"
+    (other / "data").mkdir(parents=True)
+    pq.write_table(pa.table({"id": ["1"], "text": ["theirs"]}), other / "data/train-00000-of-00001.parquet")
+    refused(client.run("diff", str(other)), "has no column", "is", "a corpus?")
     for folder, index, shard in (
         (clone, "index.parquet: is a pointer of git-lfs", "is a pointer of git-lfs"),
         (damaged, "its index.parquet is damaged", ".parquet: damaged parquet file"),
@@ -987,6 +1035,11 @@ def trained(copy: Path) -> Path:
     folder.mkdir(parents=True)
     save_file({"weight": np.zeros(3, np.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
+    # As a vocabulary of 150,000 pieces holds them: of home folders, of this machine's, of a reviewer's name.
+    pieces = {"Ġ~/.": 0, "/root": 1, "/home/bob/x": 2, REVIEWER: 3}
+    (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [], "model": {"vocab": pieces}}))
+    (folder / "vocab.json").write_text(json.dumps(pieces))
+    (folder / "merges.txt").write_text("/home/bob x\n")
     (folder / "added.txt").write_text("of the first version alone")
     shards = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in copy.glob("data/indus_cot/data/*.parquet")

@@ -30,7 +30,7 @@ from schemas.review import REVIEW, Review
 from schemas.trajectory import DRAFT, Draft
 from tests import small_corpus
 from tests.expert import CHROMIUM, chromium
-from tests.test_publish import STATED, change, copy, project, write_params
+from tests.test_publish import STATED, change, copy, project, validated, write_params
 
 __all__ = ["copy", "project"]
 STATE = {"version": "1.0.0", "changelog": [{"version": "1.0.0", "date": "2026-03-04", "rows": 22, "note": ""}]}
@@ -48,13 +48,14 @@ def built(root: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def with_reviews(root: Path, what: Callable[[list[Review]], list[Review]]) -> None:
-    """Other reviews, in a folder of the copy's own."""
+    """Other reviews, in a folder of the copy's own, as if the corpus had been assembled with them."""
     path = root / "data/review"
     reviews: list[Review] = REVIEW.records(REVIEW.read(path / "reviews.parquet"))
     if path.is_symlink():
         path.unlink()
         path.mkdir()
     REVIEW.write(REVIEW.frame(what(reviews)), path / "reviews.parquet")
+    validated(root)
 
 
 def card_of(root: Path, params: Params | None = None) -> str:

@@ -211,9 +211,13 @@ class Hub:
             IndusCotError: somebody has committed since ``parent``; it is public and was to be private; nothing is there
                 that a pull request could be made to.
         """
+        if parent and remote.head is None:
+            raise IndusCotError(
+                f"{self.repo}: is not there, so {parent[:8]} cannot be its head; publish without --parent first"
+            )
         if parent and not (remote.head or "").startswith(parent):
             raise IndusCotError(
-                f"{self.repo}: its head is {(remote.head or 'not there')[:8]}, not {parent[:8]}: somebody has "
+                f"{self.repo}: its head is {(remote.head or '')[:8]}, not {parent[:8]}: somebody has "
                 "committed since. Look at what is there, then publish on top of the new head"
             )
         if remote.head is None and pull_request:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, benchmark_of, of_row
+from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, benchmark_of, hub_licence, of_row
 from cot_builder.inspection.rendering import messages, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
@@ -118,6 +118,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
             ``publish.images`` asks for; a row holds something that must not leave.
     """
     counts = _validated(workspace.indus_cot)
+    _up_to_date(workspace)
     shown = sources(params, workspace.indus_cot)
     bits = shard_bits(counts, bits_before)
     reviews, salt = read_reviews(workspace), _salt(workspace)
@@ -149,6 +150,7 @@ def check(params: Params, workspace: Workspace) -> None:
         IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
     """
     _validated(workspace.indus_cot)
+    _up_to_date(workspace)
     sources(params, workspace.indus_cot)
 
 
@@ -170,16 +172,19 @@ def sources(params: Params, corpus: Path) -> dict[str, Source]:
                 "either. Run with the profile the corpus was made with"
             )
         facts = benchmark_of(params.pull[name])
+        adapts = "nd" not in CONDITIONS.get(hub_licence(facts.licence), ())
         if facts.licence != licence:
             raise IndusCotError(
                 f"{corpus}: rows of {name} have the licence {licence!r}, params.yaml and its module say "
                 f"{facts.licence!r}; run `indus-cot repro assemble` again"
             )
-        allowed = facts.redistribution == "allowed"
+        allowed = facts.redistribution == "allowed" and adapts
         if params.publish.images == "embed" and not allowed:
             raise IndusCotError(
                 f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be passed on: "
-                f"redistribution is {facts.redistribution}, for {facts.clause}. Set publish.images to auto, which "
+                f"redistribution is {facts.redistribution}, for {facts.clause}"
+                + ("" if adapts else "; and the licence allows no changed copies, such as crops are")
+                + ". Set publish.images to auto, which "
                 "publishes them by reference, or to reference"
             )
         found[name] = Source(facts, allowed and params.publish.images != "reference", _obtain(name, facts))
@@ -259,6 +264,18 @@ def _images_in(value: Any) -> list[dict[str, Any]]:
     return [item for item in images if isinstance(item, dict) and isinstance(item.get("bytes"), bytes)]
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a row, on its own: JSON within JSON would have its signs escaped twice."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
 @cache
 def _options(config: Config) -> dict[str, Any]:
     return image_options(schema(config))
@@ -266,6 +283,17 @@ def _options(config: Config) -> dict[str, Any]:
 
 def _shards(corpus: Path) -> list[Path]:
     return sorted((corpus / "data").glob("*.parquet"))
+
+
+def _missing(shard: Path) -> list[str]:
+    """Columns that a shard of a corpus has and this one does not."""
+    try:
+        names = set(pq.read_schema(shard).names)
+    except (OSError, pa.ArrowException) as error:
+        raise IndusCotError(
+            f"{shard}: damaged parquet file ({error}); run `indus-cot repro assemble`, which writes it again"
+        ) from error
+    return sorted({name.partition(".")[0] for name in (*SMALL, "images")} - names)
 
 
 def _validated(corpus: Path) -> dict[str, int]:
@@ -282,19 +310,26 @@ def _validated(corpus: Path) -> dict[str, int]:
     due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
     found: Counter[str] = Counter()
     for path in _shards(corpus):
-        try:
-            metadata, schema = pq.read_metadata(path), pq.read_schema(path)
-        except (OSError, pa.ArrowException) as error:
-            raise IndusCotError(f"{path}: damaged parquet file ({error}); {again}") from error
-        if missing := {name.partition(".")[0] for name in (*SMALL, "images")} - set(schema.names):
-            raise IndusCotError(f"{path}: has no column {', '.join(sorted(missing))}; {again}")
-        found[path.name.partition("-")[0]] += metadata.num_rows
+        if missing := _missing(path):
+            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; {again}")
+        found[path.name.partition("-")[0]] += pq.read_metadata(path).num_rows
     if dict(+found) != {name: count for name, count in due.items() if count}:
         raise IndusCotError(
             f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; "
             + again
         )
     return due
+
+
+def _up_to_date(workspace: Workspace) -> None:
+    """Refuse a corpus that drafts or reviews have overtaken: what an expert rejected since would leave as unseen."""
+    made_from = read_manifest(workspace.indus_cot).get("inputs", {})
+    for name, path in (("trajectory", workspace.draft / "trajectory.parquet"), ("reviews", workspace.reviews)):
+        if path.is_file() and made_from.get(name) != file_hash(path):
+            raise IndusCotError(
+                f"{workspace.indus_cot}: was assembled from another {path.name} than lies in {path.parent} now; run "
+                "`indus-cot repro assemble`, which takes up what was drafted and reviewed since"
+            )
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
@@ -554,9 +589,10 @@ class _Build:
 
     def _table_of(self, config: Config, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Rows of a small configuration, whose texts are in no batch that was looked through."""
-        for row in rows:
-            text = json.dumps(row, ensure_ascii=False, default=lambda _: "")
-            secrets.check(text, f"{config}, row {row['id']}", self.expression)
+        texts = [(row["id"], text) for row in rows for text in _texts(row)]
+        if secrets.matches(pa.array([secrets.as_json(text) for _, text in texts], pa.string()), self.expression):
+            for name, text in texts:
+                secrets.check(text, f"{config}, row {name}", self.expression)
         return pa.Table.from_pylist(list(rows), schema=schema(config))
 
     def _save(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
@@ -848,10 +884,17 @@ def read_corpus_index(corpus: Path) -> pl.DataFrame:
     if not _shards(corpus):
         raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
     lines = []
+    for path in _shards(corpus):
+        if missing := _missing(path):
+            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; is {corpus} a corpus?")
     for split in SPLITS:
         for batch in _batches(corpus, split, ()):
             for row in batch.to_pylist():
-                lines.append(_line(row, split, Trajectory.model_validate_json(row["trajectory"])))
+                try:
+                    trajectory = Trajectory.model_validate_json(row["trajectory"])
+                except ValidationError as error:
+                    raise IndusCotError(f"{corpus}, row {row['id']}: its trajectory is none ({error})") from None
+                lines.append(_line(row, split, trajectory))
     return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
 
 

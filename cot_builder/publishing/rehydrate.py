@@ -240,8 +240,8 @@ def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: 
 def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) -> Toolbox:
     if row.get("toolbox_version", TOOLBOX_VERSION) != TOOLBOX_VERSION:
         raise IndusCotError(
-            f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; use the version "
-            "of indus-cot that the card names"
+            f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; check out the "
+            f'indus-cot whose cot_builder/inspection/tools.py says TOOLBOX_VERSION = "{row["toolbox_version"]}"'
         )
     first = row["references"][0]
     region = tuple(first["box"]) or None

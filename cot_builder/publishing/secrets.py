@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cot_builder.params import Params
+from cot_builder.stages.prior_reviews import read_prior_reviews
 from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -83,9 +84,11 @@ def pattern(root: Path = Path(), params: Params | None = None) -> str:
         params: Whose keys and sources are looked for too.
     """
     people = {row.reviewer for row in read_reviews(Workspace(root))}
+    people |= {row.reviewer for row in read_prior_reviews(Workspace(root))}
     variables = {name for name in os.environ if VARIABLES.search(name)}
     places = {str(root.resolve()), str(root.absolute()), str(Path.home())}
     if params:
+        people |= set(params.review.annotators)
         variables |= {params.teacher.api_key_env, params.evaluate.api_key_env}
         places |= {place for item in params.pull.values() for place in _places(item.source, root)}
     values = {value for name in variables if len(value := os.environ.get(name, "")) >= SHORTEST}
@@ -113,7 +116,7 @@ def check(text: str, where: str, expression: str) -> None:
     Raises:
         IndusCotError: saying where and what kind of thing, never the thing itself.
     """
-    written = text if _is_json(text) else json.dumps(text, ensure_ascii=False)[1:-1]
+    written = as_json(text)
     if not matches(pa.array([written], pa.string()), expression):
         return
     found = _compiled(expression).search(written)
@@ -126,12 +129,13 @@ def check(text: str, where: str, expression: str) -> None:
     )
 
 
-def _is_json(text: str) -> bool:
+def as_json(text: str) -> str:
+    """A text as JSON writes it, which one that is JSON is already."""
     try:
         json.loads(text)
     except ValueError:
-        return False
-    return True
+        return json.dumps(text, ensure_ascii=False)[1:-1]
+    return text
 
 
 def _places(source: str | list[str], root: Path) -> set[str]:
