@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -204,7 +205,7 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
     with_reviews(copy, lambda reviews: [reviews[0].model_copy(update={"logic_rating": 1})])
     rated = built(copy)["review"][0]["row"]
     again = changes.read(str(copy / "data/publish"))
-    assert changes.compare(index, again)._replace(same=0) == changes.Changes([], [], [], [rated], 0, 0)
+    assert changes.compare(index, again)._replace(same=0) == changes.Changes([], [], [], [rated], 0, 0, 0)
     shutil.copytree(copy / "data/draft", copy / "draft")
     (copy / "data/draft").unlink()
     (copy / "draft").rename(copy / "data/draft")
@@ -224,6 +225,23 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
     index.drop("reviews_sha256", "pairs_sha256").write_parquet(copy / "old" / INDEX)
     for other in (copy / "old", copy / "data/indus_cot"):
         assert not changes.compare(changes.read(str(other)), again).any
+
+
+def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path) -> None:
+    """A model that was trained on it must not be said to come from the corpus in which it was held out."""
+    built(copy)
+    index = changes.read(str(copy / "data/publish"))
+    one = index.filter(pl.col("split") == "validation")["id"][0]
+    other = index.with_columns(split=pl.when(pl.col("id") == one).then(pl.lit("train")).otherwise("split"))
+    found = changes.compare(index, other)
+    assert (found.changed, found.texts, found.moved) == ([one], 0, 1)
+    assert changes.corpus_sha256(index) != changes.corpus_sha256(other)
+    (copy / "other").mkdir()
+    other.write_parquet(copy / "other" / INDEX)
+    assert (
+        "0 have another text or other facts, 1 the same in another split"
+        in changes.diff(str(copy / "data/publish"), str(copy / "other"))[1]
+    )
 
 
 # --- shards -----------------------------------------------------------------------------------------

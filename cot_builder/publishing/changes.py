@@ -24,12 +24,14 @@ class Changes(NamedTuple):
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """Another text, image or verdict."""
+    """Another text, image, verdict or split."""
     rereviewed: list[str]
     """The same, with other reviews, or other drafts that were turned down beside it."""
     same: int
     texts: int
-    """Of the changed, how many have another text, or other facts; the rest have other images alone."""
+    """Of the changed, how many have another text, or other facts."""
+    moved: int
+    """Of the others among them, how many are in another split; the rest have other images alone."""
 
     @property
     def any(self) -> bool:
@@ -62,12 +64,13 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
         again["id"].sort().to_list(),
         len(both) - len(changed) - len(again),
         len(both.filter(text)),
+        len(both.filter(~text & moved)),
     )
 
 
 def corpus_sha256(index: pl.DataFrame) -> str:
     """Of every row: equal corpora have it alike, whenever and wherever they were made."""
-    return combined(map("".join, index.sort("id").select("id", "text_sha256", "images_sha256").iter_rows()))
+    return combined(map("".join, index.sort("id").select("id", "split", "text_sha256", "images_sha256").iter_rows()))
 
 
 def read(place: str) -> pl.DataFrame:
@@ -142,7 +145,10 @@ def diff(before: str, after: str) -> tuple[Changes, str]:
     found = compare(old, new)
     lines = [f"{before} → {after}: {found}"]
     if found.changed:
-        lines.append(f"of the changed, {found.texts} have another text or other facts, the rest other images alone")
+        lines.append(
+            f"of the changed, {found.texts} have another text or other facts, {found.moved} the same in another split, "
+            "the rest other images alone"
+        )
     for name, ids, table in (
         ("added", found.added, new),
         ("removed", found.removed, old),
