@@ -517,7 +517,10 @@ def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Works
 
 
 def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
-    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 96 at the end."""
+    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 96 at the end.
+
+    Which are drawn depends on how a processor rounds, so that every bound is of three standard deviations.
+    """
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     place = found.with_format(None)["answer"].index("No")
     model = tmp_path / UNDECIDED
@@ -535,9 +538,9 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     share = [entry["rewards/accuracy_reward/mean"] for entry in logs]
-    # Three standard deviations of the difference of two such shares of 0.5.
-    assert sum(share[-4:]) / 4 > share[0] + 0.34
-    assert logs[-1]["reward"] > logs[0]["reward"] + 0.5
+    assert share[0] == pytest.approx(0.5, abs=0.31)
+    assert sum(share[-4:]) / 4 > 0.5 + 0.16
+    assert sum(entry["reward"] for entry in logs[-4:]) / 4 > logs[0]["reward"] + 0.3
 
 
 def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
