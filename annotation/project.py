@@ -65,6 +65,22 @@ def find_project(client: LabelStudio, params: Review, title: str) -> int | None:
     return found[0] if found else None
 
 
+def unnamed(client: LabelStudio, params: Review) -> list[tuple[str, int]]:
+    """Titles and numbers of review projects with annotations in which nobody of ``review.annotators`` is asked.
+
+    They are of annotators who are named no more, or of the time before any was named, or after.
+    """
+    known = {*params.projects, params.priors}
+    listed: Iterable[Any] = client.projects.list(title=params.project)
+    return [
+        (item.title, item.id)
+        for item in listed
+        if (item.title == params.project or item.title.startswith(f"{params.project} · "))
+        and item.title not in known
+        and item.total_annotations_number
+    ]
+
+
 def _titled(client: LabelStudio, title: str) -> list[int]:
     listed: Iterable[Any] = client.projects.list(title=title)
     return [item.id for item in listed if item.title == title]

@@ -25,6 +25,7 @@ from annotation.project import (
     is_as_exported,
     last_touched,
     replace_prediction,
+    unnamed,
 )
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
@@ -61,6 +62,8 @@ class Pulled(NamedTuple):
     """Annotations that were skipped or cancelled: nobody said anything."""
     total: int
     """Reviews in the table now."""
+    unread: tuple[str, ...] = ()
+    """Projects in which something was said since they were read last, and which nobody who is named works in."""
 
 
 @contextmanager
@@ -127,7 +130,9 @@ def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
     # Projects of annotators who are named no more keep their place.
     _write(params, workspace, since | until, table.values())
     returned = [_return(client, *item, table[name]) for name, item in done.refused.items()]
-    return Pulled(new=len(done.fresh), returned=sum(returned), skipped=done.skipped, total=len(table))
+    others = unnamed(client, params.review)
+    unread = tuple(title for title, number in others if last_touched(client, number) > since.get(number, ""))
+    return Pulled(len(done.fresh), sum(returned), done.skipped, len(table), unread)
 
 
 def _read(

@@ -313,6 +313,12 @@ def pull_reviews(context: typer.Context, priors: PriorsOnly = False) -> None:
         f"review pull: {brought.new} new or changed, {brought.total} in all → {workspace.reviews}; "
         f"{brought.returned} sent back to the reviewer with the reason, {brought.skipped} skipped"
     )
+    for title in brought.unread:
+        typer.echo(
+            f"review pull: not read: the project {title!r}, where something was said that is not in the table; name "
+            "its annotator in review.annotators (or none, for the project of that time) and pull again",
+            err=True,
+        )
 
 
 @review.command("status")

@@ -199,6 +199,21 @@ def test_what_is_said_while_an_export_goes_on_is_read_by_the_next(
     assert all(project.reviews()[uid].changes for uid in both)
 
 
+def test_what_was_said_in_a_project_that_is_named_no_more_is_told(project: Project, weather: Proxy) -> None:
+    works(project, "review", "push")
+    project.review(uids(project)[0])
+    alone = project.settings
+    project.settings = (*alone, f"review.annotators=[{project.server.email}]")
+    works(project, "review", "push")
+    assert f"not read: the project '{project.title}'" in works(project, "review", "pull")
+    assert not project.reviews()
+    project.settings = alone
+    works(project, "review", "pull")
+    assert len(project.reviews()) == 1
+    project.settings = (*alone, f"review.annotators=[{project.server.email}]")
+    assert "not read" not in works(project, "review", "pull")
+
+
 def test_a_correction_of_what_is_no_longer_selected_goes_back_and_stops_nothing(
     project: Project, weather: Proxy
 ) -> None:
