@@ -63,7 +63,7 @@ class Pulled(NamedTuple):
     total: int
     """Reviews in the table now."""
     unread: tuple[str, ...] = ()
-    """Projects in which something was said since they were read last, and which nobody who is named works in."""
+    """Projects with annotations that were changed since they were read last, in which nobody works who is named."""
 
 
 @contextmanager

@@ -315,8 +315,9 @@ def pull_reviews(context: typer.Context, priors: PriorsOnly = False) -> None:
     )
     for title in brought.unread:
         typer.echo(
-            f"review pull: not read: the project {title!r}, where something was said that is not in the table; name "
-            "its annotator in review.annotators (or none, for the project of that time) and pull again",
+            f"review pull: not read: the project {title!r}, which has annotations and was changed since it was read; "
+            "review.annotators names nobody who works there. To bring what was said, name its annotator (or none, "
+            "for the project of that time) and pull once",
             err=True,
         )
 
