@@ -151,7 +151,8 @@ def pull_priors(client: LabelStudio, params: Params, workspace: Workspace) -> Pu
     refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for task in exported(client, project, changed_since(client, project, start) if start else None):
         touched = filter_time(datetime.fromisoformat(task["updated_at"]))
-        until = max(until, touched)
+        # What was touched after the export began may have been exported before: the next pull looks there again.
+        until = max(until, min(touched, before))
         for annotation in task["annotations"]:
             if annotation["was_cancelled"]:
                 skipped += 1
@@ -164,9 +165,7 @@ def pull_priors(client: LabelStudio, params: Params, workspace: Workspace) -> Pu
                 # Should this run end before they are sent back, the next one reads them again.
                 unread = min(unread or touched, touched)
     table = {**known, **fresh}
-    # What was touched after the export began may have been exported before: the next pull looks there again.
-    read = unread or max(start, min(until, before))
-    _write(params, workspace, since | {project: read}, table.values())
+    _write(params, workspace, since | {project: unread or until}, table.values())
     returned = [_return(client, *item, table[name]) for name, item in refused.items()]
     return Pulled(new=len(fresh), returned=sum(returned), skipped=skipped, total=len(table))
 

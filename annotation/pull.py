@@ -145,13 +145,14 @@ def _read(
     done: _Round,
 ) -> str:
     """Read what was said in one project since then; up to when the next pull need not look again."""
-    # The first time everything is new: a listing beforehand would take as long as the export.
     before = last_touched(client, project)
+    # The first time everything is new: a listing beforehand would take as long as the export.
     numbers = changed_since(client, project, since) if since else None
     until, unread = since, ""
     for task in exported(client, project, numbers):
         touched = filter_time(datetime.fromisoformat(task["updated_at"]))
-        until = max(until, touched)
+        # What was touched after the export began may have been exported before: the next pull looks there again.
+        until = max(until, min(touched, before))
         for annotation in task["annotations"]:
             if annotation["was_cancelled"]:
                 done.skipped += 1
@@ -163,8 +164,7 @@ def _read(
                 done.refused[review.review_id] = (task, annotation)
                 # Should this run end before they are sent back, the next one reads them again.
                 unread = min(unread or touched, touched)
-    # What was touched after the export began may have been exported before: the next pull looks there again.
-    return unread or max(since, min(until, before))
+    return unread or until
 
 
 def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[Review]) -> None:
