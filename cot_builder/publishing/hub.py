@@ -215,9 +215,9 @@ class Hub:
             raise IndusCotError(
                 f"{self.repo}: is not there, so {parent[:8]} cannot be its head; publish without --parent first"
             )
-        if parent and not (remote.head or "").startswith(parent):
+        if parent and remote.head is not None and not remote.head.startswith(parent):
             raise IndusCotError(
-                f"{self.repo}: its head is {(remote.head or '')[:8]}, not {parent[:8]}: somebody has "
+                f"{self.repo}: its head is {remote.head[:8]}, not {parent[:8]}: somebody has "
                 "committed since. Look at what is there, then publish on top of the new head"
             )
         if remote.head is None and pull_request:

@@ -117,8 +117,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         IndusCotError: the corpus is not there, was not validated or was changed since; a licence forbids what
             ``publish.images`` asks for; a row holds something that must not leave.
     """
-    counts = _validated(workspace.indus_cot)
-    _up_to_date(workspace)
+    counts = _validated(workspace)
     shown = sources(params, workspace.indus_cot)
     bits = shard_bits(counts, bits_before)
     reviews, salt = read_reviews(workspace), _salt(workspace)
@@ -149,8 +148,7 @@ def check(params: Params, workspace: Workspace) -> None:
     Raises:
         IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
     """
-    _validated(workspace.indus_cot)
-    _up_to_date(workspace)
+    _validated(workspace)
     sources(params, workspace.indus_cot)
 
 
@@ -296,8 +294,12 @@ def _missing(shard: Path) -> list[str]:
     return sorted({name.partition(".")[0] for name in (*SMALL, "images")} - names)
 
 
-def _validated(corpus: Path) -> dict[str, int]:
-    """Rows by split of a corpus that `assemble` has validated and nobody changed the number of."""
+def _validated(workspace: Workspace) -> dict[str, int]:
+    """Rows by split of a corpus that `assemble` has validated and nobody changed the number of.
+
+    Neither drafts nor reviews have overtaken it: what an expert rejected since would leave as unseen.
+    """
+    corpus = workspace.indus_cot
     again = "run `indus-cot repro assemble`, which validates every row"
     if not _shards(corpus):
         raise IndusCotError(f"{corpus}: no corpus is there; {again}")
@@ -318,18 +320,13 @@ def _validated(corpus: Path) -> dict[str, int]:
             f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; "
             + again
         )
-    return due
-
-
-def _up_to_date(workspace: Workspace) -> None:
-    """Refuse a corpus that drafts or reviews have overtaken: what an expert rejected since would leave as unseen."""
-    made_from = read_manifest(workspace.indus_cot).get("inputs", {})
     for name, path in (("trajectory", workspace.draft / "trajectory.parquet"), ("reviews", workspace.reviews)):
-        if path.is_file() and made_from.get(name) != file_hash(path):
+        if path.is_file() and manifest.get("inputs", {}).get(name) != file_hash(path):
             raise IndusCotError(
-                f"{workspace.indus_cot}: was assembled from another {path.name} than lies in {path.parent} now; run "
+                f"{corpus}: was assembled from another {path.name} than lies in {path.parent} now; run "
                 "`indus-cot repro assemble`, which takes up what was drafted and reviewed since"
             )
+    return due
 
 
 def _inputs(workspace: Workspace) -> dict[str, str]:
