@@ -53,7 +53,7 @@ def contamination(
     """
     described = sorted({category for _, category, _ in overlaps(priors, predictions["category"].unique())})
     named, here = None, False
-    if model_folder is not None and _is_ours(model_folder):
+    if model_folder is not None and is_ours(model_folder):
         named, here = trained_on(model_folder, workspace)
     if not here:
         return Contamination(trained_on=named, categories=[], images=0, prior_categories=described, zero_shot=None)
@@ -138,7 +138,7 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     parameters = manifest["params"]
     began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
     earlier = workspace.root / began
-    if not began or not _is_ours(earlier):
+    if not began or not is_ours(earlier):
         # Weights of this project that have gone since: their manifest's hash was kept.
         gone = _is_digest(inputs.get("model"))
         return named, here and not gone
@@ -147,7 +147,7 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     return named, here and same and trained_on(earlier, workspace)[1]
 
 
-def _is_ours(model: Path) -> bool:
+def is_ours(model: Path) -> bool:
     """Whether a folder holds what a training of this project left there."""
     return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
 

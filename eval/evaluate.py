@@ -23,7 +23,7 @@ from cot_builder.stages.endpoint import SharedImages
 from cot_builder.storage.output import read_manifest, stage_output, versions
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.contamination import contamination, listing
+from eval.contamination import contamination, is_ours, listing
 from eval.journal import Journal
 from eval.metrics import PREDICTIONS_FILE, metrics, write_metrics
 from eval.policies import Exam, Said, direct_prompt
@@ -196,9 +196,9 @@ def _verdict_alone(exam: Exam) -> bool:
         IndusCotError: it is, and the mode asks for what it never learned.
     """
     folder = exam.named_folder
-    if folder is None or not (folder / "manifest.json").is_file():
+    if folder is None or not is_ours(folder):
         return False
-    settings, target = exam.params.evaluate, read_manifest(folder).get("params", {}).get("train", {}).get("target")
+    settings, target = exam.params.evaluate, read_manifest(folder)["params"].get("train", {}).get("target")
     if target == "labels" and settings.mode not in ("agent-no-tools", "direct"):
         raise IndusCotError(
             f"evaluate.mode: {settings.model} learned the verdict alone (train.target: labels) and calls no tools; set "

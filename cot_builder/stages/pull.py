@@ -116,7 +116,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         output.counts.update(_found_counts(rows, found, report, duplicates))
         output.counts.update(_benchmark_facts(benchmark))
         output.counts["archive_sha256"] = dict(sorted(checksums.found.items()))
-        _tell(name, benchmark, output)
+        _tell(name, benchmark, output, len(found.strangers))
 
 
 @contextmanager
@@ -378,7 +378,7 @@ def _content_hash(found: Found) -> str:
     return digest.hexdigest()
 
 
-def _tell(name: str, benchmark: Benchmark, output: Output) -> None:
+def _tell(name: str, benchmark: Benchmark, output: Output, strangers: int) -> None:
     """Say on the console how partial the copy is and what is doubtful."""
     lines = []
     counts = output.counts
@@ -390,7 +390,7 @@ def _tell(name: str, benchmark: Benchmark, output: Output) -> None:
         known = len(set(counts["by_category"]) & set(benchmark.categories))
         copy = f"a partial copy, {share:.1f} %" if share < 100 else "more than all"
         lines.append(f"{copy} of {benchmark.title}: {cells}; {known} of {len(benchmark.categories)} categories")
-    if strangers := sum(reason == "outside the layout" for reason, _, _ in output.left_out):
+    if strangers:
         lines.append(f"{strangers} images lie where the layout has none and are not taken, named in left_out.csv")
     lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
     twins = counts["duplicates"]
