@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cot_builder.stages.reviews import last_words
+from cot_builder.corpus.reviews import last_words
 from schemas.geometry import union_iou
 from schemas.review import Review
 from schemas.trajectory import Trajectory, Verdict

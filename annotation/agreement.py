@@ -16,8 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 from annotation import page
 from annotation.adjudication import disagreements, verdict
 from annotation.assignment import assign
+from cot_builder.corpus.reviews import last_words, read_reviews
 from cot_builder.params import Params
-from cot_builder.stages.reviews import last_words, read_reviews
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError

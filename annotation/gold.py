@@ -7,7 +7,7 @@ the steps above a planted verdict still say what was there.
 import hashlib
 import random
 
-from cot_builder.stages.draft import columns, read_trajectory
+from cot_builder.corpus.drafts import columns, read_trajectory
 from schemas.geometry import SCALE, Box, intersection, union_iou
 from schemas.review import ReviewVerdict
 from schemas.taxonomy import family, leaves

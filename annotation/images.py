@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.params import Review
 from cot_builder.progress import track
-from cot_builder.stages.draft import ObservationImages
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from label_studio_sdk.label_interface import LabelInterface
 
+from cot_builder.inspection.names import category_name
 from cot_builder.inspection.normalcy import describe_normalcy
 from schemas.errors import IndusCotError
 from schemas.prior import NormalcyPrior
-from schemas.sample import category_name
 
 IMAGES = "images"
 JUDGEMENT = ("verdict", "reason")

@@ -27,10 +27,10 @@ from annotation.project import (
     unread,
 )
 from annotation.pull import CHANGED_MEANWHILE, STATE, VERDICTS, Pulled, exported, one_at_a_time, utc
+from cot_builder.corpus.prior_reviews import read_prior_reviews, text_sha256
+from cot_builder.corpus.priors import MACHINE, draw, normal_images
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.prior import MACHINE, draw, normal_images
-from cot_builder.stages.prior_reviews import read_prior_reviews, text_sha256
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.leaks import leaks, without_name

@@ -27,11 +27,12 @@ from annotation.project import (
     replace_prediction,
     unnamed,
 )
+from cot_builder.corpus.drafts import read_trajectory
+from cot_builder.corpus.priors import read_priors
+from cot_builder.corpus.reviews import read_reviews
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.draft import read_priors, read_trajectory
-from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.output import stage_output, write_text
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash

@@ -20,10 +20,10 @@ from annotation.masks import Masks
 from annotation.project import Known, check_accounts, ensure_project, prediction, replace_prediction, tasks, unread
 from annotation.pull import one_at_a_time, pull
 from annotation.queue import Place, place
+from cot_builder.corpus.drafts import read_trajectory
+from cot_builder.corpus.reviews import decisions, read_reviews
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.draft import read_trajectory
-from cot_builder.stages.reviews import decisions, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE, Sample

@@ -2,40 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import NamedTuple
-
-from scipy.stats import binomtest
 
 from annotation.adjudication import disagreements
 from annotation.assignment import Assigned, assign
 from annotation.queue import place
+from cot_builder.corpus.reviews import Decision, Share, decisions, read_reviews
 from cot_builder.params import Params
-from cot_builder.stages.reviews import Decision, decisions, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.review import Review
 from schemas.trajectory import DRAFT, Draft
 
+AUDIT = "drawn at random"
 RECENT = timedelta(days=7)
 """What the rate is taken from."""
-
-
-class Share(NamedTuple):
-    """Drafts an expert took, accepted or fixed, of those reviewed."""
-
-    name: str
-    accepted: int
-    fixed: int
-    reviewed: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the share of accepted and fixed (Wilson 1927); 0 to 1 where nothing is reviewed."""
-        if not self.reviewed:
-            return 0.0, 1.0
-        found = binomtest(self.accepted + self.fixed, self.reviewed).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
 
 
 class Status(NamedTuple):
@@ -95,7 +77,7 @@ def status(params: Params, workspace: Workspace, now: datetime) -> Status:
             groups[f"sent back by {gate}"].append(draft)
     shares = [
         _share("all", drafts, decided),
-        _share("drawn at random", (draft for draft in drafts if places[draft.draft_sha256].audit), decided),
+        _share(AUDIT, (draft for draft in drafts if places[draft.draft_sha256].audit), decided),
         *(_share(name, members, decided) for name, members in sorted(groups.items())),
     ]
     seconds = median([row.seconds for row in reviews] or [0.0])
@@ -152,3 +134,11 @@ def _a_day(reviews: Sequence[Review], now: datetime) -> float:
     # A review that began yesterday has no week behind it; one that began just now has no rate of a day yet.
     days = min(max((now - min(times)) / timedelta(days=1), 1.0), RECENT / timedelta(days=1))
     return len(recent) / days
+
+
+def audit_share(params: Params, workspace: Workspace) -> Share | None:
+    """The share of the drafts drawn at random that experts took; None where nobody has reviewed any."""
+    if not (read_reviews(workspace) and (workspace.draft / "trajectory.parquet").is_file()):
+        return None
+    shares = {share.name: share for share in status(params, workspace, datetime.now(UTC)).shares}
+    return shares.get(AUDIT)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.paired import Row
-from cot_builder.runtime import settle
 from cot_builder.storage.output import versions
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -54,7 +53,6 @@ def main() -> None:
     """Run the rows named on the command line, or all."""
     console = Console()
     # As `indus-cot` sets it, for every row alike.
-    settle()
     wanted = sys.argv[1:] or list(ROWS)
     if unknown := [name for name in wanted if name not in ROWS]:
         console.print(f"[red]no row {', '.join(unknown)}; there are: {', '.join(ROWS)}[/red]")

@@ -20,11 +20,12 @@ from typing import Any
 from bench.latency_server import HOST, latency_server
 from bench.paired import Row
 from bench.rivals.measured import CONCURRENCY, MAX_TOKENS, MODEL, measured
-from cot_builder.endpoint.answers import Answers
-from cot_builder.endpoint.door import Answer, Door
+from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Patches, Price
+from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import ImageFile, Request
+from cot_builder.endpoint.store import Answers
 from cot_builder.params import load_params
 from cot_builder.progress import console
 

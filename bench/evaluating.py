@@ -18,10 +18,9 @@ from cot_builder.endpoint.prices import PRICES_FILE
 from cot_builder.inspection.episode import Written, inspect
 from cot_builder.inspection.rendering import Message
 from cot_builder.params import Params, PullSet, load_params
-from cot_builder.stages.endpoint import SharedImages
 from cot_builder.stages.pull import pull
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.samples import read_samples
+from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace
 from eval.policies import Exam, Said, begin, told
 from schemas.sample import SAMPLE, Sample

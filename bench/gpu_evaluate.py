@@ -23,8 +23,7 @@ from bench.gpu_step import CALL, HIDDEN, LAYERS, dictated, make_model, peak, tim
 from cot_builder.inspection.rendering import question, system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params, load_params
-from cot_builder.stages.endpoint import SharedImages
-from cot_builder.storage.samples import read_samples
+from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace
 from eval.local import local
 from eval.policies import Exam

@@ -21,8 +21,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.priors import read_priors
 from cot_builder.params import Params, load_params
-from cot_builder.stages.draft import read_priors
 from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from train import corpus, tiny

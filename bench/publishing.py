@@ -57,7 +57,7 @@ def _corpus(rows: int, image: int, observation: int) -> Iterator[Workspace]:
 
 
 def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
-    from cot_builder.stages.assemble import features
+    from cot_builder.corpus.writing import features
 
     few = pq.read_table(corpus / "data/train-00000.parquet").to_pylist()
     schema = features().arrow_schema

@@ -28,7 +28,8 @@ def main() -> None:
     import datasets
     from huggingface_hub import HfApi, get_token
 
-    from cot_builder.publishing.changes import MANIFEST, fetch
+    from cot_builder.publishing.changes import fetch
+    from cot_builder.publishing.manifest import MANIFEST
 
     api = HfApi(token=get_token())
     if api.repo_exists(repo, repo_type="dataset"):
@@ -85,7 +86,7 @@ def _stale(repo: str, parent: str) -> str:
 
 def _run(*arguments: str) -> str:
     """`indus-cot` in this process; its output, and the end where it fails."""
-    from cot_builder.cli import main as indus_cot
+    from indus_cot.app import main as indus_cot
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

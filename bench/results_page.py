@@ -8,9 +8,10 @@ from playwright.sync_api import Page
 
 from bench.paired import Row, paired
 from cot_builder.progress import console
+from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.workspace import Workspace
-from eval.items import write_items
-from eval.metrics import PREDICTIONS_FILE, metrics, write_metrics
+from eval.metrics import metrics, write_metrics
+from eval.report.items import write_items
 from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample
 from tests import predictions, small_corpus

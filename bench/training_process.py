@@ -8,7 +8,6 @@ import torch
 
 from bench.training import AT_ONCE, UPDATES
 from cot_builder.progress import console
-from cot_builder.runtime import settle
 from cot_builder.storage.workspace import Workspace
 from tests import small_corpus
 from train.sft import sft
@@ -16,7 +15,6 @@ from train.sft import sft
 
 def main(model: str, folder: Path) -> None:
     """Train from ``model`` on the corpus of ``folder``."""
-    settle()
     torch.set_num_threads(1)
     console.quiet = True
     base = small_corpus.params()

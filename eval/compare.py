@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from eval.metrics import folders, read_metrics, read_predictions
+from cot_builder.storage.results import folders
+from eval.metrics import read_metrics, read_predictions
 from eval.statistics import FEWEST_PARTS, balanced, by_part, interval, mcnemar, parts_of, permutation_p, resamples
 from schemas.errors import IndusCotError
 

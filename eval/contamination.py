@@ -5,26 +5,22 @@ is read if it still lies in ``data/indus_cot`` and is the one that was named; ot
 backbone saw before, nobody here knows: *zero-shot* is said as the field says it, of what the training added.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from cot_builder.benchmarks import BENCHMARKS
-from cot_builder.stages.overlap import overlaps
-from cot_builder.stages.pull import SYNTHETIC
+from cot_builder.benchmarks.licences import SYNTHETIC
+from cot_builder.benchmarks.same_category import overlaps
+from cot_builder.corpus.models import is_ours, trained_on
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import read_samples
-from cot_builder.storage.workspace import Workspace, file_hash
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing
 from schemas.sample import Sample
 
-TRAININGS = ("sft", "grpo")
 NAMED = 20
 """Images that are named; of more the number."""
 
@@ -38,7 +34,8 @@ def contamination(
 ) -> Contamination:
     """What the model saw of the evaluated categories and images, and what the prior tool tells of them.
 
-    A category counts by its exact or normalised name (:mod:`cot_builder.stages.overlap`), an image by its bytes.
+    A category counts by its exact or normalised name (:mod:`cot_builder.benchmarks.same_category`), an
+    image by its bytes.
 
     Args:
         predictions: What was evaluated.
@@ -115,45 +112,6 @@ def _by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
     yes = pl.col("true_answer") == "Yes"
     found = predictions.group_by("category").agg(normal=(~yes).sum(), anomalous=yes.sum())
     return {category: (normal, anomalous) for category, normal, anomalous in found.iter_rows()}
-
-
-def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
-    """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
-
-    A model that began from another one of this project has seen what that one saw too. Where it is not known which
-    weights it began from, or others lie there by now (a model that went on from itself), nothing is known of them.
-    """
-    manifest = read_manifest(model)
-    inputs: dict[str, Any] = manifest["inputs"]
-    corpus = workspace.indus_cot / "manifest.json"
-    now = file_hash(corpus) if corpus.is_file() else None
-    if "corpus" in inputs:
-        named, here = str(inputs["corpus"]), inputs["corpus"] == now
-    else:
-        # SFT names the shards.
-        shards = {name: digest for name, digest in inputs.items() if name.endswith(".parquet")}
-        held = {path.name: file_hash(path) for path in sorted(workspace.indus_cot.glob("data/*.parquet"))}
-        here = now is not None and bool(shards) and shards == held
-        named = now if here and now else hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
-    parameters = manifest["params"]
-    began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
-    earlier = workspace.root / began
-    if not began or not is_ours(earlier):
-        # Weights of this project that have gone since: their manifest's hash was kept.
-        gone = _is_digest(inputs.get("model"))
-        return named, here and not gone
-    # Asked of what is the same alone, this ends: no manifest holds its own hash.
-    same = inputs.get("model") == file_hash(earlier / "manifest.json")
-    return named, here and same and trained_on(earlier, workspace)[1]
-
-
-def is_ours(model: Path) -> bool:
-    """Whether a folder holds what a training of this project left there."""
-    return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _corpus(folder: Path) -> pl.DataFrame:

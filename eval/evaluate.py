@@ -6,7 +6,6 @@ killed goes on where it was, and a run of the same weights, questions and parame
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,18 +13,19 @@ from typing import Any
 
 import polars as pl
 
+from cot_builder.corpus.models import is_ours, weights_sha256
+from cot_builder.corpus.priors import read_priors
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Params
 from cot_builder.progress import console, track
-from cot_builder.stages.draft import read_priors
-from cot_builder.stages.endpoint import SharedImages
 from cot_builder.storage.output import read_manifest, stage_output, versions
-from cot_builder.storage.samples import read_samples
+from cot_builder.storage.results import PREDICTIONS_FILE
+from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.contamination import contamination, is_ours, listing
+from eval.contamination import contamination, listing
 from eval.journal import Journal
-from eval.metrics import PREDICTIONS_FILE, metrics, write_metrics
+from eval.metrics import metrics, write_metrics
 from eval.policies import Exam, Said, direct_prompt
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics, Run
@@ -33,8 +33,6 @@ from schemas.prediction import PREDICTION, Prediction
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a model that shape what it says."""
 ROOT = Path(__file__).parent.parent
 ANSWERING = (
     "cot_builder/inspection/*.py", "cot_builder/storage/images.py", "eval/parse.py", "eval/parse.yaml",
@@ -50,7 +48,6 @@ ASKING: dict[str, tuple[str, ...]] = {
     "endpoint": ("cot_builder/endpoint/request.py", "cot_builder/teacher/endpoint.py", "eval/served.py"),
 }  # fmt: skip
 """Files that ask it, by policy; of all others it is ``eval/scripted.py``."""
-NOT_WEIGHTS = ("manifest.json",)
 
 
 def evaluate(
@@ -234,12 +231,6 @@ def _weights(exam: Exam) -> str | None:
             return None
         raise IndusCotError(f"evaluate.model: {folder} holds no config.json; it is no model")
     return weights_sha256(folder)
-
-
-def weights_sha256(folder: Path) -> str:
-    """Hash of the files of a model that shape what it says; how results name the model they are of."""
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)} - {folder / n for n in NOT_WEIGHTS})
-    return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in files]).encode()).hexdigest()
 
 
 def _run(name: str, exam: Exam) -> Run:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect_by_round
 from cot_builder.inspection.rendering import Message, for_endpoint
-from cot_builder.stages.endpoint import DamagedImageError
+from cot_builder.storage.samples import DamagedImageError
 from eval.policies import Exam, Said, begin, failed, told
 from schemas.errors import IndusCotError
 from schemas.sample import Sample

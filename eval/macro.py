@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from cot_builder.storage.output import write_text
-from eval.metrics import METRICS_FILE, read_metrics, read_predictions, sets_in
+from cot_builder.storage.results import METRICS_FILE, sets_in
+from eval.metrics import read_metrics, read_predictions
 from eval.scoreboard import SETS, apart
 from eval.statistics import FEWEST_PARTS, balanced, by_part, interval, parts_of, resamples
 from schemas.metrics import Estimate, Metrics, OverSets, Overview

@@ -11,44 +11,23 @@ precision and F1 therefore depend on how many normal images there are.
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 
-from eval.statistics import FEWEST_PARTS, Parts, interval, parts_of, resamples
+from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
+from eval.arrays import COLUMNS, COUNTS, OVER_DEFECTS, Kind, _Grouping, _groupings, _Images, _images
+from eval.auroc import _Area, _Order
+from eval.flags import _flags
+from eval.statistics import FEWEST_PARTS, interval, resamples
 from schemas.errors import IndusCotError
-from schemas.geometry import Box, union_iou
 from schemas.metrics import Bin, Contamination, Cost, Estimate, Listing, Metrics, Run, Scores, Tools
 from schemas.prediction import PREDICTION
-from schemas.taxonomy import UNSPECIFIED, family, leaves, similarity
 from schemas.trajectory import ToolName
 
-PREDICTIONS_FILE = "predictions.parquet"
-METRICS_FILE = "metrics.json"
-SIZES = (("below 0.1 %", 0.001), ("0.1 to 1 %", 0.01), ("1 to 10 %", 0.1), ("10 % and more", 1.01))
-"""Sizes of defects, each up to its bound, as shares of the image. 0.1 % is a square of 32 pixels in one of 1,024."""
 BINS = 10
-MOST_UNPARSED = 0.02
-FEW_PARTS = 30
-"""Parts with a label below which a reader is warned: the quantiles of a bootstrap of so few are too narrow."""
-GOOD_IOU = 0.5
-NAMED = 3
-"""Images that a flag names."""
-COUNTS = ("tp", "fn", "tn", "fp")
-OVER_DEFECTS = (
-    "located",
-    "box_iou",
-    "box_accuracy",
-    "pointing",
-    "typed",
-    "type_exact",
-    "type_family",
-    "type_similarity",
-)
-COLUMNS = (*COUNTS, *OVER_DEFECTS)
 FIGURES = (
     "balanced_accuracy", "recall", "specificity", "precision", "f1", "auroc",
     "box_iou", "box_accuracy", "pointing", "type_exact", "type_family", "type_similarity",
@@ -61,7 +40,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("type_exact", "type_family", "type_similarity"), ("typed",)),
 }
 """Of which images there must be parts to resample."""
-Kind = Literal["category", "type", "family", "view", "size"]
 
 
 def metrics(
@@ -152,157 +130,11 @@ def write_metrics(found: Metrics, folder: Path) -> None:
     os.replace(partial, path)
 
 
-def folders(root: Path) -> list[Path]:
-    """The sets that a folder of results holds, or the folder itself where it is of one set.
-
-    Raises:
-        IndusCotError: it holds none.
-    """
-    if (root / PREDICTIONS_FILE).is_file():
-        return [root]
-    found = sets_in(root, PREDICTIONS_FILE)
-    if not found:
-        raise IndusCotError(
-            f"{root}: neither {PREDICTIONS_FILE} nor SET/{PREDICTIONS_FILE} in it; run `indus-cot evaluate`"
-        )
-    return found
-
-
-def sets_in(root: Path, file: str) -> list[Path]:
-    """Folders below ``root`` that hold ``file``.
-
-    Not the hidden ones that a killed run leaves, nor results of another run that lie there: their metrics are a mean.
-    """
-    return sorted(
-        folder
-        for folder in (path.parent for path in root.glob(f"*/{file}"))
-        if not folder.name.startswith(".")
-        and ((folder / PREDICTIONS_FILE).is_file() or not any(folder.glob(f"*/{PREDICTIONS_FILE}")))
-    )
-
-
 def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:
     """Whether the policy was to name place and type; where no mode is recorded, a verdict by the grammar shows it."""
     if run.mode is None:
         return bool((predictions["parse"] == "strict").any())
     return run.mode != "direct"
-
-
-class _Images(NamedTuple):
-    """The rows as arrays of (images,)."""
-
-    frame: pl.DataFrame
-    parts: Parts
-    defective: np.ndarray
-    said_yes: np.ndarray
-    """What counts as Yes: of an unread verdict the opposite of the truth."""
-    unread: np.ndarray
-    values: np.ndarray
-    """(images, columns), 0 where a column does not apply."""
-    margin: np.ndarray
-    """NaN where the policy gave none."""
-
-
-class _Grouping(NamedTuple):
-    """One way to put the images into groups."""
-
-    names: list[str]
-    of: np.ndarray
-    """(images,): number of each image's group, -1 for none."""
-    own_normals: bool
-    """Whether a group is measured against its own normal images, or against all."""
-
-
-def _images(frame: pl.DataFrame, place_asked: bool) -> _Images:
-    defective = (frame["true_answer"] == "Yes").to_numpy()
-    unread = frame["answer"].is_null().to_numpy()
-    said_yes = np.where(unread, ~defective, (frame["answer"] == "Yes").fill_null(False).to_numpy())
-    return _Images(
-        frame=frame,
-        parts=parts_of(frame["part_id"].to_numpy(), defective),
-        defective=defective,
-        said_yes=said_yes,
-        unread=unread,
-        values=np.column_stack(
-            [
-                defective & said_yes,
-                defective & ~said_yes,
-                ~defective & ~said_yes,
-                ~defective & said_yes,
-                *_places(frame, defective & place_asked),
-                *_kinds(frame, defective & place_asked),
-            ]
-        ).astype(float),
-        margin=frame["margin"].fill_null(np.nan).to_numpy(),
-    )
-
-
-def _places(frame: pl.DataFrame, defective: np.ndarray) -> list[np.ndarray]:
-    """Whether the true place is published, IoU, whether it is good, and whether the first box points into it."""
-    located = defective & (frame["true_boxes"].list.len() > 0).to_numpy()
-    iou, pointing = np.zeros(len(located)), np.zeros(len(located))
-    named = located & (frame["boxes"].list.len() > 0).to_numpy()
-    rows = frame.filter(pl.Series(named)).select("boxes", "true_boxes")
-    for row, (boxes, true) in zip(np.flatnonzero(named), rows.iter_rows(), strict=True):
-        iou[row] = union_iou(boxes, true)
-        pointing[row] = any(_points_into(boxes[0], box) for box in true)
-    return [located, iou, iou >= GOOD_IOU, pointing]
-
-
-def _points_into(box: Box, true: Box) -> bool:
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return true[0] <= x <= true[2] and true[1] <= y <= true[3]
-
-
-def _kinds(frame: pl.DataFrame, defective: np.ndarray) -> list[np.ndarray]:
-    """Whether the true type is known, whether the named one is it, is of its family, and how like it is.
-
-    ``unspecified`` is what a set says that publishes no types: nobody could name it.
-    """
-    typed = defective & (frame["true_type"].is_not_null() & (frame["true_type"] != UNSPECIFIED)).to_numpy()
-    scores = np.zeros((len(typed), 3))
-    for row, (named, true) in enumerate(frame.select("defect_type", "true_type").iter_rows()):
-        if typed[row] and named is not None:
-            scores[row] = _alike(named, true)
-    return [typed, *scores.T]
-
-
-@cache
-def _alike(named: str, true: str) -> tuple[float, float, float]:
-    if not {named, true} <= set(leaves()):
-        return (float(named == true),) * 3
-    return float(named == true), float(family(named) == family(true)), similarity(named, true)
-
-
-def _groupings(images: _Images) -> list[_Grouping]:
-    """All images, then those of each :data:`Kind`."""
-    frame = images.frame
-    types = frame["true_type"]
-    families = types.map_elements(lambda name: family(name) if name in leaves() else name, return_dtype=pl.String)
-    return [
-        _Grouping(["all"], np.zeros(frame.height, dtype=np.int64), True),
-        _grouping(frame["category"], True),
-        _grouping(types, False),
-        _grouping(families, False),
-        _grouping(frame["view"], True),
-        _sizes(frame["area_fraction"], images.defective),
-    ]
-
-
-def _grouping(column: pl.Series, own_normals: bool) -> _Grouping:
-    names = sorted(column.drop_nulls().unique())
-    number = {name: place for place, name in enumerate(names)}
-    return _Grouping(names, np.array([number.get(name, -1) for name in column], dtype=np.int64), own_normals)
-
-
-def _sizes(column: pl.Series, defective: np.ndarray) -> _Grouping:
-    # Before a bound, not up to it: a defect of exactly 1 % is of the larger size.
-    found = np.searchsorted([bound for _, bound in SIZES], column.fill_null(0).to_numpy(), side="right")
-    found = np.where(defective & column.is_not_null().to_numpy(), found, -1)
-    held = sorted(set(found.tolist()) - {-1})
-    renumbered = np.full(len(SIZES) + 1, -1)
-    renumbered[held] = np.arange(len(held))
-    return _Grouping([SIZES[place][0] for place in held], np.where(found < 0, -1, renumbered[found]), False)
 
 
 class _Drawn(NamedTuple):
@@ -366,60 +198,6 @@ def figures(totals: np.ndarray) -> dict[str, np.ndarray]:
             **{name: sums[name] / sums["located"] for name in ("box_iou", "box_accuracy", "pointing")},
             **{name: sums[name] / sums["typed"] for name in ("type_exact", "type_family", "type_similarity")},
         }
-
-
-class _Order:
-    """Normal images in the order of their margins, one block behind the other, and where defective ones fall in it.
-
-    AUROC is the share of pairs that the margin puts in the right order. The weight of the normal images below a
-    defective one, ties half, is a difference of cumulative sums.
-    """
-
-    def __init__(self, images: _Images, block: np.ndarray) -> None:
-        has = ~np.isnan(images.margin)
-        normal, self.bad = np.flatnonzero(has & ~images.defective), np.flatnonzero(has & images.defective)
-        normal = normal[np.lexsort((images.margin[normal], block[normal]))]
-        self._normal_part, self._bad_part = images.parts.of[normal], images.parts.of[self.bad]
-        self.bounds = np.searchsorted(block[normal], np.arange(block.max() + 2))
-        own = block[self.bad]
-        self._low, self._high = np.zeros(len(own), np.int64), np.zeros(len(own), np.int64)
-        for number in np.unique(own):
-            start, end = self.bounds[number], self.bounds[number + 1]
-            ordered, asked = images.margin[normal[start:end]], images.margin[self.bad[own == number]]
-            self._low[own == number] = start + np.searchsorted(ordered, asked, side="left")
-            self._high[own == number] = start + np.searchsorted(ordered, asked, side="right")
-        self._start = self.bounds[own]
-
-    def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of weights (draws, parts): cumulative weight of the normal images, weight of the defective ones, and the
-        weighted pairs that each of them wins; each (draws, images)."""
-        below = np.zeros((len(weights), len(self._normal_part) + 1))
-        np.cumsum(weights[:, self._normal_part], axis=1, out=below[:, 1:])
-        bad = weights[:, self._bad_part]
-        lower = below[:, self._low]
-        if (self._low != self._high).any():
-            lower = (lower + below[:, self._high]) / 2
-        return below, bad, bad * (lower - below[:, self._start])
-
-
-class _Area:
-    """AUROC of each group of one way to put the images into groups."""
-
-    def __init__(self, grouping: _Grouping, order: _Order) -> None:
-        from scipy.sparse import csr_array
-
-        group = grouping.of[order.bad]
-        known = np.flatnonzero(group >= 0)
-        shape = (len(grouping.names), len(group))
-        self._member = csr_array((np.ones(len(known)), (group[known], known)), shape=shape)
-        block = np.arange(len(grouping.names)) if grouping.own_normals else np.zeros(len(grouping.names), np.int64)
-        self._start, self._end = order.bounds[block], order.bounds[block + 1]
-
-    def of(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
-        """(draws, groups) of what :meth:`_Order.of` gives; NaN where a group has no pair."""
-        pairs = np.asarray(self._member @ bad.T).T * (below[:, self._end] - below[:, self._start])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self._member @ won.T).T / pairs
 
 
 def _scores(images: _Images, grouping: _Grouping, drawn: dict[str, np.ndarray]) -> dict[str, Scores]:
@@ -546,64 +324,6 @@ def _calibration(images: _Images) -> list[Bin]:
         )
         for place, mean, share in zip(full, confidence, defective, strict=True)
     ]
-
-
-def _flags(images: _Images, overall: Scores, run: Run, listing: Listing, contamination: Contamination) -> list[str]:
-    """What to know before believing a figure."""
-    found = []
-    if overall.balanced_accuracy and f"{100 * overall.balanced_accuracy.value:.1f}" == "50.0":
-        found.append("balanced accuracy is exactly 50.0, which one answer for everything would get")
-    answers = images.frame["answer"].drop_nulls().unique().to_list()
-    if len(answers) == 1 and images.frame.height > 1:
-        score = "recall 100, specificity 0" if answers == ["Yes"] else "recall 0, specificity 100"
-        found.append(f"always the same answer, {answers[0]}" + ("" if images.unread.any() else f": {score}"))
-    if overall.unparsed > MOST_UNPARSED * overall.images:
-        share = 100 * overall.unparsed / overall.images
-        failed = int((images.frame["parse"] == "failed").sum())
-        found.append(
-            f"{overall.unparsed} of {overall.images} verdicts ({share:.1f} %) could not be read and count as wrong"
-            + (f"; {failed} of them were never given" if failed else "")
-        )
-    found += _reservations(run, listing, contamination)
-    for label, mask in (("defective", images.defective), ("normal", ~images.defective)):
-        if (parts := len(np.unique(images.parts.of[mask]))) < FEW_PARTS:
-            found.append(f"only {parts} parts with {label} images: intervals are rough")
-    if 0 < (given := int((~np.isnan(images.margin)).sum())) < overall.images:
-        found.append(f"AUROC and calibration are of the {given} of {overall.images} images that have a margin")
-    return found
-
-
-def _reservations(run: Run, listing: Listing, contamination: Contamination) -> list[str]:
-    """What speaks against setting the figures beside others."""
-    found = []
-    if run.model is None:
-        found.append("what was run is not recorded beside the predictions: model, mode, list and training are unknown")
-    if listing.available is not None and listing.evaluated < listing.available:
-        found.append(f"incomplete: {listing.evaluated} of the {listing.available} test images here")
-    if listing.same_list is False and listing.published is None:
-        found.append("rendered images, not those of the benchmark: figures cannot be set beside published ones")
-    elif listing.same_list is False:
-        found.append(
-            f"the list is not the published one: {listing.evaluated} images were evaluated, {listing.published} are "
-            "published; figures cannot be set beside published ones"
-        )
-    if contamination.zero_shot is False:
-        what = [f"categories {', '.join(contamination.categories)}"] if contamination.categories else []
-        what += [_counted(contamination)] if contamination.images else []
-        found.append(f"not zero-shot: the model was trained on {' and '.join(what)}")
-    if contamination.trained_on and contamination.zero_shot is None:
-        found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
-    if contamination.prior_categories:
-        found.append(
-            f"the texts of the prior tool describe evaluated categories: {', '.join(contamination.prior_categories)}"
-        )
-    return found
-
-
-def _counted(contamination: Contamination) -> str:
-    named = ", ".join(contamination.image_ids[:NAMED])
-    more = ", …" if contamination.images > NAMED else ""
-    return f"{contamination.images} of the evaluated images" + (f" ({named}{more})" if named else "")
 
 
 def describe(estimate: Estimate | None) -> str:

@@ -13,16 +13,17 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from cot_builder.inspection.episode import Episode, schemas_of
+from cot_builder.inspection.names import category_name
 from cot_builder.inspection.parsing import behind_a_thought
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
-from cot_builder.stages.endpoint import SharedImages
+from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
 from eval.parse import Parsed, parse_by_rules, parse_strict
 from schemas.geometry import UnitBox
 from schemas.prediction import NotNegative, Spoken, Transcript
-from schemas.sample import Sample, category_name
+from schemas.sample import Sample
 from schemas.trajectory import ToolName
 
 Answer = Literal["Yes", "No"]

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from eval.metrics import COUNTS, METRICS_FILE, folders, metrics, read_predictions, write_metrics
+from cot_builder.storage.results import METRICS_FILE, folders
+from eval.arrays import COUNTS
+from eval.metrics import metrics, read_predictions, write_metrics
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing, Metrics, Run
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cot_builder.inspection.episode import Written
 from cot_builder.inspection.rendering import verdict_text
-from cot_builder.stages.endpoint import DamagedImageError
+from cot_builder.storage.samples import DamagedImageError
 from eval.policies import Exam, Said, begin, failed, told
 from schemas.geometry import SCALE, Box, from_pixels
 from schemas.sample import Sample

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cot_builder.endpoint.door import Answer, Door, NotAnsweredError, StopError
+from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.replies import Answer, NotAnsweredError, StopError
 from cot_builder.endpoint.request import ImageFile, Request
+from cot_builder.endpoint.run import run_through_door
 from cot_builder.inspection.episode import Episode, Written
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.params import Params
-from cot_builder.stages.endpoint import DamagedImageError, run_through_door
 from cot_builder.storage.header import read_header
+from cot_builder.storage.samples import DamagedImageError
 from cot_builder.teacher.endpoint import query_image
 from eval.policies import Exam, Said, begin, failed, told
 from schemas.errors import IndusCotError

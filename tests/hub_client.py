@@ -89,7 +89,7 @@ def _serve() -> None:
                 if "code" in asked:
                     exec(asked["code"], scope)
                 else:
-                    from cot_builder.cli import main
+                    from indus_cot.app import main
 
                     main(list(asked["arguments"]))
             except SystemExit as end:

@@ -13,10 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
-from cot_builder.cli import main
 from cot_builder.params import load_params
+from indus_cot.app import main
 
-PRELOADED = ("tests.pipeline", "cot_builder.stages.draft", "cot_builder.stages.endpoint", "openai")
+PRELOADED = ("tests.pipeline", "cot_builder.stages.draft", "cot_builder.endpoint.run", "openai")
 
 ROOT = Path(__file__).resolve().parent.parent
 UNTRAINED = (
@@ -56,7 +56,7 @@ def new_project(folder: Path) -> Path:
 def command(*arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default") -> list[str]:
     """The `indus-cot` command line."""
     chosen = [part for setting in settings for part in ("--set", setting)]
-    return [sys.executable, "-m", "cot_builder", "--profile", profile, *chosen, *arguments]
+    return [sys.executable, "-m", "indus_cot", "--profile", profile, *chosen, *arguments]
 
 
 def run(

@@ -11,10 +11,10 @@ import polars as pl
 from typer.testing import CliRunner
 
 from annotation.project import MODEL_VERSION
-from cot_builder.cli import app
-from cot_builder.stages.draft import columns
-from cot_builder.stages.reviews import read_reviews
+from cot_builder.corpus.drafts import columns
+from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
+from indus_cot.app import app
 from schemas.review import Review
 from schemas.trajectory import DRAFT, Trajectory
 from tests.label_studio_server import Server

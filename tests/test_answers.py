@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from cot_builder.endpoint import answers as module
-from cot_builder.endpoint.answers import Answers, Stored, is_sound, salvage
+from cot_builder.endpoint import store as module
 from cot_builder.endpoint.prices import Usage
+from cot_builder.endpoint.store import Answers, Stored, is_sound, salvage
 from schemas.errors import IndusCotError
 from tests.pulled import REPOSITORY
 
@@ -33,7 +33,7 @@ USD = 0.25
 WRITER = """
 import sys
 from pathlib import Path
-from cot_builder.endpoint.answers import Answers
+from cot_builder.endpoint.store import Answers
 from cot_builder.endpoint.prices import Usage
 
 path, name, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

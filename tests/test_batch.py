@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from cot_builder.endpoint import batch
-from cot_builder.endpoint.answers import Answers
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Answer, Door, NotAnsweredError, NotAskedError, StopError
+from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.prices import Patches, Price
+from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError, StopError
 from cot_builder.endpoint.request import ImageFile, Request
+from cot_builder.endpoint.store import Answers
 from cot_builder.params import Budget, EndpointPace, load_params
 from schemas.errors import IndusCotError
 from tests.batch_server import BatchServer, Fault, Line, batch_server
@@ -141,7 +142,7 @@ def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: Ba
 
     async def work(door: Door) -> Any:
         found = await outcomes(door, asked)
-        return found, door.stats
+        return found, door.ledger.stats
 
     found, stats = use(work, server.url, store)
     assert texts(found) == expected(asked)
@@ -238,7 +239,7 @@ def test_a_batch_collected_before_it_is_asked_for_is_not_asked_again(
     server.polls = 1
 
     async def late(door: Door) -> Any:
-        while door.stats.answered != 3:
+        while door.ledger.stats.answered != 3:
             await asyncio.sleep(0.005)
         return await outcomes(door, asked)
 
@@ -273,7 +274,7 @@ CLIENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from cot_builder.endpoint import batch
-from cot_builder.endpoint.answers import Answers
+from cot_builder.endpoint.store import Answers
 from tests import test_batch
 batch.SETTLE_S = 0.05
 if sys.argv[3] == "put":

@@ -10,8 +10,8 @@ import pytest
 import torch
 from training_project import with_manifest, with_rows
 
+from cot_builder.corpus.reading import read_all
 from cot_builder.inspection import rendering
-from cot_builder.storage.corpus import read_all
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.trajectory import Trajectory

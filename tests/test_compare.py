@@ -11,9 +11,9 @@ from predictions import NOTHING_SEEN, listing, mpdd, run, table
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
-from cot_builder.cli import app
 from eval.compare import compare
 from eval.metrics import metrics, write_metrics
+from indus_cot.app import app
 from schemas.errors import IndusCotError
 from schemas.prediction import PREDICTION
 

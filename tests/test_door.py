@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import pytest
 
 from cot_builder.endpoint import flow
-from cot_builder.endpoint.answers import Answers
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Answer, Door, NotAnsweredError, NotAskedError, StopError
+from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.prices import most as most_tokens
+from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError, StopError
 from cot_builder.endpoint.request import ImageFile, Request
+from cot_builder.endpoint.store import Answers
 from cot_builder.endpoint.throttle import seconds
 from cot_builder.params import Budget, EndpointPace, load_params
 from schemas.errors import IndusCotError
@@ -477,7 +478,7 @@ def test_refusals_of_one_moment_halve_the_concurrency_once_and_it_recovers(store
         given(await outcomes(door, questions(8)))
         limits.append(door.throttle.limit)
         given(await outcomes(door, [question(f"later {number}") for number in range(40)]))
-        return [*limits, door.throttle.limit, door.stats.overloaded, door.throttle.under_way]
+        return [*limits, door.throttle.limit, door.ledger.stats.overloaded, door.throttle.under_way]
 
     refused = in_turn(status(429))
     with chat_server(echo, lambda body, number: refused(body, number) if "place" in text_of(body) else None) as server:
@@ -762,7 +763,7 @@ def test_a_price_that_is_unknown_stops_before_sending(store: Path) -> None:
         raise IndusCotError(f"no price for {model}")
 
     async def work(door: Door) -> None:
-        door._price = price
+        door.ledger.price = price
         with pytest.raises(IndusCotError, match="no price for small"):
             await door.ask(question())
 
@@ -809,7 +810,7 @@ def test_closed_to_new_does_not_try_again(store: Path) -> None:
 def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, limit: dict[str, int]) -> None:
     async def work(door: Door) -> list[Answer | BaseException]:
         asked = asyncio.create_task(outcomes(door, questions(3)))
-        while not door.stats.overloaded:
+        while not door.ledger.stats.overloaded:
             await asyncio.sleep(0.005)
         assert door.throttle.paused > 3000
         door.close_to_new()

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from cot_builder.endpoint.answers import Answers, store
+from cot_builder.endpoint.store import Answers, store
 from cot_builder.teacher.endpoint import in_a_row
 from tests.chat_server import (
     CUT,

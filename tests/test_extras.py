@@ -23,7 +23,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_the_corpus_half_needs_nothing_of_the_extra_train():
     done = python(
         "import importlib, pkgutil, annotation, cot_builder.stages, cot_builder.benchmarks, cot_builder.teacher\n"
-        "import eval.report, eval.show, eval.metrics, eval.compare, eval.evaluate, eval.scripted, eval.served\n"
+        "import eval.report.report, eval.report.show, eval.metrics, eval.compare, eval.evaluate, eval.scripted, eval.served\n"
         "for package in (annotation, cot_builder.stages, cot_builder.benchmarks, cot_builder.teacher):\n"
         "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
@@ -32,6 +32,6 @@ def test_the_corpus_half_needs_nothing_of_the_extra_train():
 
 
 def test_a_verb_that_needs_it_says_how_to_install_it():
-    done = python("from cot_builder.cli import main; main(['sft'])")
+    done = python("from indus_cot.app import main; main(['sft'])")
     assert done.returncode == 1
     assert "pip install -e '.[train]'" in done.stderr and "Traceback" not in done.stderr

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cot_builder.inspection.names import article, category_name
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Draft as DraftParams
 from cot_builder.teacher.gates import GATES, Case, duplicates, run_gates
-from schemas.sample import Sample, article, category_name
+from schemas.sample import Sample
 from schemas.supervision import Supervision
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 

@@ -12,11 +12,12 @@ from predictions import BOX, MPDD, NOTHING_SEEN, listing, mpdd, run, table
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 from typer.testing import CliRunner
 
-from cot_builder.cli import app, main
+from eval.arrays import SIZES
 from eval.macro import over
-from eval.metrics import SIZES, figures, metrics, read_metrics, write_metrics
+from eval.metrics import figures, metrics, read_metrics, write_metrics
 from eval.scoreboard import SETS, scoreboard
 from eval.statistics import interval, parts_of, resamples
+from indus_cot.app import app, main
 from schemas.metrics import Contamination, Listing, Metrics, Overview
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family

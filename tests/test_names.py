@@ -4,9 +4,9 @@ import pytest
 
 from cot_builder.benchmarks.real_iad import BENCHMARK
 from cot_builder.inspection.appearance import Scene
+from cot_builder.inspection.names import article, category_name, spelled
 from cot_builder.inspection.normalcy import describe_normalcy
 from cot_builder.teacher import phrasing
-from schemas.sample import article, category_name, spelled
 
 
 @pytest.mark.parametrize(

@@ -411,7 +411,7 @@ def command(workspace: Workspace, *arguments: str, script: str = "", **options: 
     (workspace.root / "profiles").mkdir(exist_ok=True)
     (workspace.root / "profiles/default.yaml").write_text("{}\n")
     words = ["--set", "patch.local_size=56", *arguments, "patch"]
-    start = f"import sys\n{script}\nif __name__ == '__main__':\n    from cot_builder.cli import main\n    sys.exit(main({words!r}))\n"
+    start = f"import sys\n{script}\nif __name__ == '__main__':\n    from indus_cot.app import main\n    sys.exit(main({words!r}))\n"
     (workspace.root / "start.py").write_text(start)
     return subprocess.Popen(
         [sys.executable, "start.py"],

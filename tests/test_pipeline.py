@@ -309,7 +309,7 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
 def test_a_mistaken_command_line_is_one_message_and_exit_code_1(project, arguments, message):
 
     done = subprocess.run(
-        [sys.executable, "-m", "cot_builder", *arguments], cwd=project, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "indus_cot", *arguments], cwd=project, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
@@ -350,7 +350,7 @@ def test_doctor_names_a_damaged_table(project, harm, told):
 def test_help_appears_without_a_heavy_import(project):
     code = (
         "import sys; sys.argv=['indus-cot', '--help']\n"
-        "from cot_builder.cli import main\n"
+        "from indus_cot.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'cv2', 'numpy', 'polars', 'pandera', 'datasets', 'pyarrow', 'torch'} & sys.modules.keys()))"

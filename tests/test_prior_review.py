@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from annotation import prior_page
 from annotation.priors import text_problems
+from cot_builder.corpus.prior_reviews import read_prior_reviews, text_sha256
+from cot_builder.corpus.priors import MACHINE
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, measure_normalcy
-from cot_builder.stages.prior import MACHINE, reviewed
-from cot_builder.stages.prior_reviews import read_prior_reviews, text_sha256
+from cot_builder.stages.prior import reviewed
 from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import PRIOR, NormalcyPrior

@@ -19,12 +19,13 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from cot_builder.corpus.models import weights_sha256
+from cot_builder.corpus.writing import row_id
 from cot_builder.publishing.configs import IMAGES, REFERENCE
-from cot_builder.stages.assemble import assemble, row_id
+from cot_builder.stages.assemble import assemble
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.evaluate import weights_sha256
 from eval.metrics import metrics, write_metrics
 from schemas.review import REVIEW, Change, Review
 from schemas.supervision import SUPERVISION

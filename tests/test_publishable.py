@@ -14,14 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cot_builder.corpus.drafts import ObservationImages
+from cot_builder.corpus.writing import row_id
 from cot_builder.params import Params, load_params
 from cot_builder.publishing import card, changes, publishable
 from cot_builder.publishing.configs import CONFIGS, features, schema
+from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.publish import plan
-from cot_builder.publishing.publishable import INDEX, build, shard_bits, sources, write_shard
+from cot_builder.publishing.publishable import build
 from cot_builder.publishing.report import told
-from cot_builder.stages.assemble import assemble, row_id
-from cot_builder.stages.draft import ObservationImages
+from cot_builder.publishing.shards import shard_bits, write_shard
+from cot_builder.publishing.sources import sources
+from cot_builder.stages.assemble import assemble
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import SampleImages

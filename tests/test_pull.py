@@ -371,7 +371,7 @@ def test_a_second_pull_gives_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("benchmark", list(LAYOUTS)[:-1])
 def test_synthetic_sets_pull_cleanly(tmp_path: Path, benchmark: str) -> None:
-    pytest.importorskip("cot_builder.benchmarks.synthetic")
+    pytest.importorskip("cot_builder.benchmarks.synthetic.layouts")
     from cot_builder.params import load_params
     from cot_builder.stages.pull import pull
     from cot_builder.storage.workspace import Workspace

@@ -16,16 +16,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from eval.report.report.report import report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from small_corpus import CATEGORIES, HOSTILE, build, params
 
+from cot_builder.corpus.figures import choose, histogram
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.figures import choose, histogram
-from eval.page import LEAST_SIDE, picture
-from eval.report import report
+from eval.report.trajectory import LEAST_SIDE, picture
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from train import record, rollouts

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cot_builder.doctor import doctor
 from cot_builder.params import load_params
-from cot_builder.stages.resolve import fingerprint, resolve
+from cot_builder.stages.params import fingerprint, resolve
 from cot_builder.storage.workspace import Workspace
+from indus_cot.doctor import doctor
 from tests.layouts import REPOSITORY, settings, write_folder
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import polars as pl
 import predictions
 import pytest
+from eval.report.report.report import report
 from expert import CHROMIUM, chromium
 from playwright.sync_api import Page, expect
 from small_corpus import HOSTILE, build, params
 
 from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace
-from eval.items import ITEMS_A_SCRIPT, write_items
-from eval.metrics import PREDICTIONS_FILE, metrics, read_metrics, write_metrics
-from eval.report import report
+from eval.metrics import metrics, read_metrics, write_metrics
+from eval.report.items import ITEMS_A_SCRIPT, write_items
 from schemas.errors import IndusCotError
 from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample

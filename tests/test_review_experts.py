@@ -19,9 +19,9 @@ from annotation.adjudication import disagreements, told
 from annotation.agreement import agree
 from annotation.assignment import assign, golds
 from annotation.gold import caught, plant
+from cot_builder.corpus.drafts import columns
+from cot_builder.corpus.reviews import decisions, read_reviews
 from cot_builder.params import Params, load_params
-from cot_builder.stages.draft import columns
-from cot_builder.stages.reviews import decisions, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.geometry import Box

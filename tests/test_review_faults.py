@@ -22,9 +22,9 @@ import pytest
 import annotation.pull
 import annotation.push
 from annotation.project import MODEL_VERSION, QUEUE
-from cot_builder.cli import main
-from cot_builder.stages.reviews import read_reviews
+from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
+from indus_cot.app import main
 from schemas.sample import SAMPLE
 from tests.bad_weather import Fault, Proxy, proxy
 from tests.label_studio_server import STOP_S, Server
@@ -278,7 +278,7 @@ def test_a_pull_waits_for_a_server_that_restarts(project: Project, weather: Prox
     whole(project)
 
 
-KILLED = "import annotation.push as p; p.AT_ONCE = {batch}; from cot_builder.cli import main; main()"
+KILLED = "import annotation.push as p; p.AT_ONCE = {batch}; from indus_cot.app import main; main()"
 
 
 def killed(project: Project, weather: Proxy, verb: str, after: int) -> None:

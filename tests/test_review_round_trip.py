@@ -11,7 +11,7 @@ from filelock import FileLock
 from label_studio_sdk.converter import brush
 
 from annotation import page
-from cot_builder.stages.reviews import read_reviews
+from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from tests.review_project import Project, Result, change_draft, judged, put, uids
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.queue import place
+from cot_builder.corpus.reviews import decisions, ensure_table, read_reviews
 from cot_builder.params import load_params
-from cot_builder.stages.reviews import decisions, ensure_table, read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import Review

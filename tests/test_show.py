@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_corpus import HOSTILE, build
 
-from cot_builder.storage.corpus import read_names, read_rows
-from eval.show import show
+from cot_builder.corpus.reading import read_names, read_rows
+from eval.report.show import show
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cot_builder.benchmarks import sdd, synthetic
-from cot_builder.benchmarks.synthetic_camera import VISIBLE
+from cot_builder.benchmarks import sdd
+from cot_builder.benchmarks.synthetic import layouts
+from cot_builder.benchmarks.synthetic.camera import VISIBLE
 from cot_builder.params import Synthetic
 from schemas import taxonomy
 from schemas.errors import IndusCotError
@@ -25,7 +26,7 @@ from schemas.errors import IndusCotError
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd", "real_iad")
 SMALL = Synthetic(size=192, categories=4, parts=8, views=3)
 SEED = 7
-Case = tuple[str, dict[str, bytes], list[synthetic.Rendered]]
+Case = tuple[str, dict[str, bytes], list[layouts.Rendered]]
 OFFICIAL = {
     "mvtec_ad": r"\w+/(train/good|test/\w+)/\d{3}\.png|\w+/ground_truth/(?!good)\w+/\d{3}_mask\.png",
     "visa": r"split_csv/1cls\.csv|\w+/(image_anno\.csv|Data/Images/(Normal|Anomaly)/\d{3}\.JPG|"
@@ -41,15 +42,15 @@ OFFICIAL = {
 @pytest.fixture(scope="module", params=SETS)
 def rendered(request: pytest.FixtureRequest) -> Case:
     name = request.param
-    files = list(synthetic.members(name, SMALL, SEED))
+    files = list(layouts.members(name, SMALL, SEED))
     paths = [path for path, _ in files]
     assert len(set(paths)) == len(paths)
-    return name, dict(files), list(synthetic.renders(name, SMALL, SEED))
+    return name, dict(files), list(layouts.renders(name, SMALL, SEED))
 
 
 @pytest.fixture(scope="module")
 def real_iad() -> dict[str, bytes]:
-    return dict(synthetic.members("real_iad", SMALL, SEED))
+    return dict(layouts.members("real_iad", SMALL, SEED))
 
 
 def test_paths_are_those_of_the_official_layout(rendered: Case) -> None:
@@ -141,7 +142,7 @@ def test_each_harmed_part_of_real_iad_shows_its_defect_to_one_camera_at_least(re
 @pytest.mark.parametrize(("categories", "parts", "views"), [(2, 4, 1), (3, 5, 2), (30, 4, 1)])
 def test_counts_follow_the_settings(categories: int, parts: int, views: int) -> None:
     settings = Synthetic(size=128, categories=categories, parts=parts, views=views)
-    shots = list(synthetic.renders("real_iad", settings, SEED))
+    shots = list(layouts.renders("real_iad", settings, SEED))
     assert len({shot.category for shot in shots}) == categories
     assert set(Counter(shot.category for shot in shots).values()) == {parts * views}
     anomalous = {shot.path.rsplit("/", 1)[0] for shot in shots if "/NG/" in shot.path}
@@ -151,21 +152,21 @@ def test_counts_follow_the_settings(categories: int, parts: int, views: int) -> 
 def test_counts_of_the_evaluation_sets_follow_the_settings() -> None:
     settings = Synthetic(size=128, categories=2, parts=5, views=1)
     for name in ("mvtec_ad", "visa", "mpdd", "dtd"):
-        counts = Counter(shot.category for shot in synthetic.renders(name, settings, SEED))
+        counts = Counter(shot.category for shot in layouts.renders(name, settings, SEED))
         assert set(counts.values()) == {5}
-    assert len({shot.path.split("/")[0] for shot in synthetic.renders("sdd", settings, SEED)}) == 5
+    assert len({shot.path.split("/")[0] for shot in layouts.renders("sdd", settings, SEED)}) == 5
 
 
 def test_two_training_categories_are_evaluation_categories_by_name(real_iad: dict[str, bytes]) -> None:
     evaluated = {
-        shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in synthetic.renders(n, SMALL, 1)
+        shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in layouts.renders(n, SMALL, 1)
     }
     training = {path.split("/")[1].removesuffix(".json") for path in real_iad if path.endswith(".json")}
     assert len({name for name in training if name.strip("0123456789") in evaluated}) >= 2
 
 
 def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
-    files = dict(synthetic.members("visa", SMALL, SEED))
+    files = dict(layouts.members("visa", SMALL, SEED))
     rows = list(csv.DictReader(io.StringIO(files["split_csv/1cls.csv"].decode())))
     types = {
         row["image"]: row["label"]
@@ -186,7 +187,7 @@ def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
             continue
         labels = types[row["image"]].split(",")
         several += len(labels) > 1
-        official = synthetic.VISA[row["object"]].ids
+        official = layouts.VISA[row["object"]].ids
         ids = set(np.unique(np.asarray(Image.open(io.BytesIO(files[row["mask"]]))))) - {0}
         assert ids <= {official.index(label) + 1 for label in labels}
         assert len(labels) > 1 or len(ids) == 1
@@ -196,14 +197,14 @@ def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
 def test_mvtec_has_a_single_channel_category() -> None:
     modes = {
         path.split("/")[0]: Image.open(io.BytesIO(data)).mode
-        for path, data in synthetic.members("mvtec_ad", SMALL, SEED)
+        for path, data in layouts.members("mvtec_ad", SMALL, SEED)
         if "/train/" in path
     }
     assert set(modes.values()) == {"L", "RGB"}
 
 
 def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_labels() -> None:
-    files = dict(synthetic.members("sdd", SMALL, SEED))
+    files = dict(layouts.members("sdd", SMALL, SEED))
     listed = {name for name, label in sdd.published_thirds().items() if label == "anomalous"}
     twos = 0
     for path, data in files.items():
@@ -224,7 +225,7 @@ def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_label
     assert files["kos01/Part5_label.bmp"] != files["kos26/Part5_label.bmp"]
 
 
-def _contrast_to_noise(shot: synthetic.Rendered, side: int | None) -> float:
+def _contrast_to_noise(shot: layouts.Rendered, side: int | None) -> float:
     pair = [
         image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (shot.pixels, shot.normal)
     ]
@@ -241,7 +242,7 @@ def _contrast_to_noise(shot: synthetic.Rendered, side: int | None) -> float:
 
 def test_some_defects_are_plain_in_full_size_and_lost_in_a_small_view() -> None:
     settings = Synthetic(size=512, categories=7, parts=16, views=1)
-    shots = [shot for shot in synthetic.renders("real_iad", settings, SEED) if shot.labels]
+    shots = [shot for shot in layouts.renders("real_iad", settings, SEED) if shot.labels]
     full = np.array([_contrast_to_noise(shot, None) for shot in shots])
     small = np.array([_contrast_to_noise(shot, 128) for shot in shots])
     assert ((full > 2.5) & (small < 1)).any()
@@ -254,7 +255,7 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
     digests = {}
     for name in benchmarks:
         total = hashlib.sha256()
-        for path, data in synthetic.members(name, settings, SEED):
+        for path, data in layouts.members(name, settings, SEED):
             total.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
         digests[name] = total.hexdigest()
     return digests
@@ -277,7 +278,7 @@ def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> Non
 @pytest.mark.parametrize("name", SETS)
 def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
     settings = Synthetic(size=128, categories=2, parts=4, views=1)
-    first, second = (list(synthetic.renders(name, settings, seed)) for seed in (1, 2))
+    first, second = (list(layouts.renders(name, settings, seed)) for seed in (1, 2))
     assert [shot.path for shot in first] == [shot.path for shot in second]
     for one, other in zip(first, second, strict=True):
         assert one.pixels.shape != other.pixels.shape or not np.array_equal(one.pixels, other.pixels)
@@ -286,10 +287,10 @@ def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_threads_change_neither_the_files_nor_their_order(name: str) -> None:
     settings = Synthetic(size=128, categories=3, parts=4, views=1)
-    alone = list(synthetic.members(name, settings, SEED))
-    assert list(synthetic.members(name, settings, SEED, workers=3)) == alone
+    alone = list(layouts.members(name, settings, SEED))
+    assert list(layouts.members(name, settings, SEED, workers=3)) == alone
 
 
 def test_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     with pytest.raises(IndusCotError, match=r"'folder'.*mvtec_ad.*real_iad"):
-        list(synthetic.members("folder", SMALL, SEED))
+        list(layouts.members("folder", SMALL, SEED))

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from cot_builder.corpus.reading import read_all
 from cot_builder.inspection.rendering import prompt, verdict_text
-from cot_builder.storage.corpus import read_all
 from cot_builder.storage.header import DamagedError, read_header
 from cot_builder.storage.output import read_manifest
 from schemas.errors import IndusCotError
@@ -129,7 +129,7 @@ def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> N
 def _features() -> Any:
     from datasets import Features, Image, List
 
-    from cot_builder.stages.assemble import features
+    from cot_builder.corpus.writing import features
 
     chosen = {name: feature for name, feature in features().items() if name in COLUMNS}
     # Pixels are decoded where a batch is made, by the same code that the tools use.

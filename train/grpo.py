@@ -11,11 +11,11 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.priors import read_priors
 from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
 from cot_builder.inspection.rendering import Message, prompt, verdict_text
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
-from cot_builder.stages.draft import read_priors
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError

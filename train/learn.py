@@ -27,7 +27,6 @@ from cot_builder.inspection.parsing import behind_a_thought
 from cot_builder.inspection.rendering import prompt
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console, track
-from cot_builder.runtime import settle
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
@@ -417,7 +416,6 @@ def main() -> None:
     given = parser.parse_args()
     # Read when torch is loaded: threads that spin while they wait would take the other processes' time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    settle()
     try:
         if given.only is not None:
             one(given.folder, given.only, given.set)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cot_builder.corpus.writing import write_split
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
-from cot_builder.stages.assemble import write_split
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import stage_output
 from schemas.indus_cot import Image, IndusCot

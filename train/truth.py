@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from cot_builder.stages.assemble import row_id
+from cot_builder.corpus.writing import row_id
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.supervision import SUPERVISION

@@ -14,10 +14,11 @@ from openai.types import Batch
 
 from cot_builder.endpoint import prices
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import (
+from cot_builder.endpoint.ledger import Ledger
+from cot_builder.endpoint.prices import Price
+from cot_builder.endpoint.replies import (
     PASSING,
     Answer,
-    Door,
     NotAnsweredError,
     NotAskedError,
     PassingError,
@@ -27,7 +28,6 @@ from cot_builder.endpoint.door import (
     read_usage,
     words_of,
 )
-from cot_builder.endpoint.prices import Price
 from cot_builder.endpoint.request import Request
 from cot_builder.params import EndpointPace
 
@@ -67,13 +67,12 @@ class _Waiting(NamedTuple):
 
 
 class Batches:
-    """The batches of one door: those it submits, and those an earlier one left open."""
+    """The batches of one client: those it submits, and those an earlier run left open."""
 
-    def __init__(self, door: Door, pace: EndpointPace) -> None:
-        assert door.client is not None
-        self._door = door
+    def __init__(self, ledger: Ledger, client: openai.AsyncOpenAI, pace: EndpointPace) -> None:
+        self._ledger = ledger
         self._pace = pace
-        self._client: openai.AsyncOpenAI = door.client
+        self._client = client
         self._spools: dict[tuple[str, str], _Spool] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._open: set[str] = set()
@@ -131,7 +130,7 @@ class Batches:
             refresh: Do not hold to a batch that this endpoint does not know.
 
         Raises:
-            NotAskedError: the door was closed meanwhile; the batch stays open.
+            NotAskedError: the client was closed meanwhile; the batch stays open.
             NotAnsweredError: the batch did not answer it, or cannot be asked for here.
             IndusCotError: the run has to stop.
         """
@@ -141,8 +140,8 @@ class Batches:
         key = request.key
         if key in self._unclaimed:
             self._unclaimed.discard(key)
-            if stored := self._door.answers.get(key):
-                self._door.stats.kept += 1
+            if stored := self._ledger.answers.get(key):
+                self._ledger.stats.kept += 1
                 return as_answer(stored, kept=True)
         if key in self._unknown and not refresh:
             raise NotAnsweredError(self._unknown[key])
@@ -159,7 +158,7 @@ class Batches:
         """The answer to a new request, by the next batch; one that was overloaded goes into another.
 
         Raises:
-            NotAskedError: the door was closed meanwhile; what is submitted stays open.
+            NotAskedError: the client was closed meanwhile; what is submitted stays open.
             NotAnsweredError: no batch answered it; its text names them.
             IndusCotError: the run has to stop.
         """
@@ -176,12 +175,12 @@ class Batches:
     def _check(self, request: Request) -> None:
         if self._error:
             raise self._error
-        if self._door._closing:
+        if self._ledger.closing:
             raise NotAskedError(request)
 
     async def _wait(self, request: Request) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[request.key] = _Waiting(request, self._door._price(request.model), future)
+        self._waiting[request.key] = _Waiting(request, self._ledger.price(request.model), future)
         try:
             return await future
         finally:
@@ -216,7 +215,7 @@ class Batches:
     # Submitting
 
     def _spool(self, request: Request, price: Price) -> None:
-        self._door.answers.check_space()
+        self._ledger.answers.check_space()
         head = json.dumps({"custom_id": request.key, "method": "POST", "url": PATH}).encode()
         line = head.removesuffix(b"}") + b', "body": ' + request.content() + b"}"
         for image in request.images.values():
@@ -241,7 +240,7 @@ class Batches:
 
     def _scratch(self) -> IO[bytes]:
         # Beside the store: what is the system's own place for such files may be memory.
-        return tempfile.TemporaryFile(dir=self._door.answers.path.parent)
+        return tempfile.TemporaryFile(dir=self._ledger.answers.path.parent)
 
     def _flush(self, name: tuple[str, str]) -> None:
         self._in_background(self._submit(name, self._spools.pop(name)))
@@ -250,12 +249,12 @@ class Batches:
         try:
             async with self._one_upload:
                 file_id = await self._patiently(lambda: self._upload(spool), self._pace.attempts)
-                if self._door._closing:
+                if self._ledger.closing:
                     return
                 batch = await self._create(name, spool, file_id)
         except (NotAnsweredError, PassingError) as error:
             reason = f"the batch could not be submitted: {error}"
-            outcome = self._door.exhausted(reason) if isinstance(error, PassingError) else NotAnsweredError(reason)
+            outcome = self._ledger.exhausted(reason) if isinstance(error, PassingError) else NotAnsweredError(reason)
             if isinstance(outcome, StopError):
                 raise outcome from None
             for key in spool.keys:
@@ -273,7 +272,7 @@ class Batches:
         except openai.APIStatusError as error:
             if error.status_code in NO_BATCH_API:
                 raise StopError(
-                    f"{self._door._address} answers {error.status_code} to an upload: it seems to have no Batch API. "
+                    f"{self._ledger.address} answers {error.status_code} to an upload: it seems to have no Batch API. "
                     "Set compute.endpoint.batch: false, or check teacher.base_url. Every answer so far is kept"
                 ) from None
             raise
@@ -281,7 +280,7 @@ class Batches:
 
     async def _create(self, name: tuple[str, str], spool: _Spool, file_id: str) -> Batch:
         model, step = name
-        answers = self._door.answers
+        answers = self._ledger.answers
         tries = 0
 
         async def create() -> Batch:
@@ -325,7 +324,7 @@ class Batches:
     # Collecting
 
     async def _carry_on(self) -> None:
-        answers = self._door.answers
+        answers = self._ledger.answers
         for name, keys in answers.open_batches().items():
             if name.startswith(INTENT):
                 file_id = name.removeprefix(INTENT)
@@ -349,7 +348,7 @@ class Batches:
             tokens = sum(int(_told(batch, "most_tokens", "0")) for batch, _ in left)
             try:
                 if left:
-                    await stack.enter_async_context(self._door.budget.hold(usd, tokens))
+                    await stack.enter_async_context(self._ledger.budget.hold(usd, tokens))
             except BudgetSpentError as error:
                 # They are paid for and are collected; anything new has no room.
                 self._full = error
@@ -372,7 +371,7 @@ class Batches:
                 return await self._client.batches.retrieve(name)
             except (openai.NotFoundError, openai.BadRequestError):
                 raise NotAnsweredError(
-                    f"batch {name} with {count} requests was submitted, and {self._door._address} does not know it; "
+                    f"batch {name} with {count} requests was submitted, and {self._ledger.address} does not know it; "
                     "run with the teacher.base_url and the key it was submitted with, or with --refresh to pay again"
                 ) from None
 
@@ -397,21 +396,21 @@ class Batches:
                     reason = f"its file {file_id} is not there any more"
             file.seek(0)
             async for line in _lines(file):
-                key, outcome = _read_line(line, self._door.hide)
+                key, outcome = _read_line(line, self._ledger.hide)
                 if key not in wanted:
                     continue
                 wanted.discard(key)
                 self._settle(batch, key, outcome, carried)
         for key in wanted:
             self._settle(batch, key, NotAnsweredError(reason), carried)
-        self._door.answers.close_batch(batch.id)
+        self._ledger.answers.close_batch(batch.id)
         # Providers limit what they keep. One left behind is only that: it costs nothing.
         with suppress(openai.OpenAIError):
             await self._client.files.delete(batch.input_file_id)
 
     async def _download(self, file_id: str, file: IO[bytes], start: int) -> bool:
         """Append a file; False where there is none."""
-        self._door.answers.check_space()
+        self._ledger.answers.check_space()
         file.seek(start)
         file.truncate()
         try:
@@ -428,19 +427,19 @@ class Batches:
         """Store one answer, or pass on why there is none."""
         self._open.discard(key)
         if isinstance(outcome, Exception):
-            self._resolve(key, type(outcome)(f"batch {batch.id}: {self._door.hide(str(outcome))}"))
+            self._resolve(key, type(outcome)(f"batch {batch.id}: {self._ledger.hide(str(outcome))}"))
             return
-        stored = self._door.answers.get(key) if carried else None
+        stored = self._ledger.answers.get(key) if carried else None
         if stored and stored.response == outcome:
             # Paid and booked before the process that collected it ended.
             answer = as_answer(stored, kept=True)
         elif waiting := self._waiting.get(key):
-            answer = self._door._keep(waiting.request, waiting.price, outcome, batch=True)
+            answer = self._ledger.keep(waiting.request, waiting.price, outcome, batch=True)
         else:
             model = _told(batch, "model", str(outcome.get("model", "")))
             usage = read_usage(outcome, expected_input=0, max_tokens=0)
-            usd = prices.cost(self._door._price(model), usage, batch=True)
-            answer = self._door._book(key, _told(batch, "step", UNKNOWN_STEP), model, outcome, usage, usd)
+            usd = prices.cost(self._ledger.price(model), usage, batch=True)
+            answer = self._ledger.book(key, _told(batch, "step", UNKNOWN_STEP), model, outcome, usage, usd)
         if not self._resolve(key, answer):
             self._unclaimed.add(key)
 
@@ -462,24 +461,24 @@ class Batches:
             try:
                 result = await call()
             except openai.APIStatusError as error:
-                known = self._door._status(error)
+                known = self._ledger.refusal(error)
                 if not isinstance(known, PassingError):
                     raise known from None
                 passing = known
             except (openai.OpenAIError, OSError) as error:
                 passing = PassingError(f"connection lost ({type(error.__cause__ or error).__name__})")
             else:
-                self._door._heard = True
+                self._ledger.heard = True
                 return result
             tried += 1
             if attempts is not None and tried >= attempts:
                 raise PassingError(f"{passing}, after {tried} attempts")
             if attempts is None and time.monotonic() - started > UNREACHABLE_S:
                 raise StopError(
-                    f"{self._door._address} could not be asked for its batches for {UNREACHABLE_S / 60:g} minutes: "
+                    f"{self._ledger.address} could not be asked for its batches for {UNREACHABLE_S / 60:g} minutes: "
                     f"{passing}. Nothing is lost: run the same command again, and they are collected"
                 )
-            await asyncio.sleep(self._door.pause(tried - 1, passing.wait))
+            await asyncio.sleep(self._ledger.pause(tried - 1, passing.wait))
 
 
 def _drop(spool: _Spool) -> None:

@@ -176,7 +176,7 @@ class _Progress:
         return panel
 
     def _line(self) -> str:
-        stats, spent = self._door.stats, self._door.budget
+        stats, spent = self._door.ledger.stats, self._door.ledger.budget
         seconds = max(time.monotonic() - self._started, 1e-9)
         parts = [
             f"{self._description}: {self._done}/{self._total} {self._unit}",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from cot_builder.inspection.appearance import Look
-from schemas.sample import article, category_name
+from cot_builder.inspection.names import article, category_name
 
 NORMALCY_VERSION = "2"
 SYMMETRIC = 0.8

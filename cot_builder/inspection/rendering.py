@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from cot_builder.inspection.names import category_name
 from schemas.geometry import Box
-from schemas.sample import category_name
 from schemas.taxonomy import leaves
 from schemas.trajectory import Trajectory, Verdict
 

@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
+from cot_builder.inspection.names import category_name, spelled
 from cot_builder.inspection.proposals import propose
 from schemas.geometry import SCALE, Box, from_pixels, to_pixels
-from schemas.sample import category_name, spelled
 
 TOOLBOX_VERSION = "5"
 MIN_SIDE = 28

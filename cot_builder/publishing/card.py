@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from annotation.status import status
 from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, hub_licence, strictest
+from cot_builder.corpus import figures
+from cot_builder.corpus.reading import read_index
+from cot_builder.corpus.reviews import Share, read_reviews
+from cot_builder.corpus.writing import SPLITS
 from cot_builder.params import Params
 from cot_builder.publishing import pictures
 from cot_builder.publishing.configs import CONFIGS, Config, features
-from cot_builder.publishing.publishable import Source
-from cot_builder.stages.assemble import SPLITS
-from cot_builder.stages.reviews import read_reviews
-from cot_builder.storage.corpus import read_index
+from cot_builder.publishing.sources import Source
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
-from eval import figures
 
 README = "README.md"
 CHANGELOG = "CHANGELOG.md"
@@ -110,8 +108,17 @@ def write(
     workspace: Workspace,
     shown: Mapping[str, Source],
     manifest: Mapping[str, Any],
+    audit: Share | None = None,
 ) -> dict[str, bytes]:
     """The card and its pictures, by path in the repository.
+
+    Args:
+        repo: ``OWNER/NAME``.
+        params: The parameters.
+        workspace: The project.
+        shown: The data sets that the images come from, by name.
+        manifest: Of the publication.
+        audit: Share of the drafts drawn at random that experts took, where some were reviewed.
 
     Raises:
         IndusCotError: the corpus is damaged.
@@ -162,7 +169,7 @@ def write(
         prompts=", ".join(sorted(index["prompt_version"].unique())),
         toolbox=", ".join(sorted(index["toolbox_version"].unique())),
         gates=_gates(workspace),
-        reviews=_reviews(params, workspace, index),
+        reviews=_reviews(workspace, index, audit),
         composition=figures.balance(index, "category"),
         tools=figures.tool_use(index),
         types=figures.defect_types(index),
@@ -244,19 +251,15 @@ def _gates(workspace: Workspace) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _reviews(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+def _reviews(workspace: Workspace, index: pl.DataFrame, audit: Share | None) -> dict[str, Any]:
     reviews = read_reviews(workspace)
-    found: dict[str, Any] = {
+    return {
         "looked": _looked(index),
         "by_status": _counted(index, "review_status"),
         "people": len({row.reviewer.lower() for row in reviews}),
         "groups": _agreement(workspace) if reviews else [],
-        "audit": None,
+        "audit": audit,
     }
-    if reviews and (workspace.draft / "trajectory.parquet").is_file():
-        shares = {share.name: share for share in status(params, workspace, datetime.now(UTC)).shares}
-        found["audit"] = shares.get("drawn at random")
-    return found
 
 
 def _agreement(workspace: Workspace) -> list[dict[str, Any]]:

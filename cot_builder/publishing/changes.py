@@ -1,6 +1,5 @@
 """What changed between two corpora: rows added, removed, changed, reviewed again; the version that follows from it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +8,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cot_builder.publishing.configs import combined
-from cot_builder.publishing.publishable import INDEX, INDEX_SCHEMA, read_corpus_index
+from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, read_corpus_index
+from cot_builder.publishing.manifest import FORMAT
 from schemas.errors import IndusCotError
 
-MANIFEST = "indus-cot.json"
-FORMAT = 2
-"""Of what is published; another one is a new major version."""
 SHOWN = 10
 
 
@@ -93,7 +90,7 @@ def read_index(path: Path, place: str) -> pl.DataFrame:
     Raises:
         IndusCotError: it is damaged, a pointer of git-lfs, or somebody else's file.
     """
-    from cot_builder.publishing.hub import whole
+    from cot_builder.publishing.manifest import whole
 
     try:
         found = pl.read_parquet(whole(path))
@@ -117,7 +114,8 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.hub import NotThereError, again, quiet
+    from cot_builder.publishing.manifest import NotThereError
+    from cot_builder.publishing.retry import again, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
@@ -197,8 +195,3 @@ def changelog(entries: Sequence[Mapping[str, Any]]) -> str:
         parts += [f"- {item['note']}"] if item["note"] else []
         parts.append("")
     return "\n".join(parts)
-
-
-def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """``indus-cot.json``."""
-    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

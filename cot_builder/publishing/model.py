@@ -8,28 +8,15 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from cot_builder.corpus.models import trained_on, weights_sha256
 from cot_builder.params import Params
-from cot_builder.publishing import changes, secrets
-from cot_builder.publishing.changes import MANIFEST
-from cot_builder.publishing.hub import (
-    OF_THE_HUB,
-    README,
-    Commit,
-    Hub,
-    NotThereError,
-    Remote,
-    differing,
-    not_compared,
-    read_state,
-    see,
-    short,
-)
-from cot_builder.publishing.publishable import read_corpus_index
+from cot_builder.publishing import changes, manifest, secrets
+from cot_builder.publishing.hub import OF_THE_HUB, README, Commit, Hub, Remote, differing, not_compared, see, short
+from cot_builder.publishing.index import read_corpus_index
+from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
 from cot_builder.storage.output import read_manifest
+from cot_builder.storage.results import METRICS_FILE, sets_in
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.contamination import trained_on
-from eval.evaluate import weights_sha256
-from eval.metrics import METRICS_FILE, sets_in
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
@@ -126,10 +113,10 @@ def plan_model(
         "corpus": linked,
         "files": {**digests, README: hashlib.sha256(card).hexdigest()},
     }
-    files: dict[str, Path | bytes] = {**parts, README: card, MANIFEST: changes.manifest_text(state).encode()}
+    files: dict[str, Path | bytes] = {**parts, README: card, MANIFEST: manifest.manifest_text(state).encode()}
     if before and differing(files, there):
         state["version"] = _next_version(before, state)
-        files[MANIFEST] = changes.manifest_text(state).encode()
+        files[MANIFEST] = manifest.manifest_text(state).encode()
     expression = secrets.pattern(workspace.root, params)
     for name, source in files.items():
         if name.endswith(TEXTS):

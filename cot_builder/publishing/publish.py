@@ -12,16 +12,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cot_builder.corpus.reviews import Share
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.publishing import card, changes, secrets
-from cot_builder.publishing.changes import FORMAT, MANIFEST, Changes
+from cot_builder.publishing import card, changes, manifest, secrets
+from cot_builder.publishing.changes import Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
 from cot_builder.publishing.hub import Commit, Hub, Remote, differing, see, size_of
+from cot_builder.publishing.index import INDEX
+from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
-from cot_builder.publishing.publishable import INDEX, Source, build, check, sources
+from cot_builder.publishing.publishable import build, check
+from cot_builder.publishing.sources import Source, sources
 from cot_builder.storage.output import read_manifest, versions, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -80,6 +84,7 @@ def plan(
     private: bool = False,
     parent: str = "",
     offline: bool = False,
+    audit: Share | None = None,
 ) -> tuple[Plan, Hub | None]:
     """Write ``data/publish`` and hold it against the repository; nothing is sent.
 
@@ -91,6 +96,7 @@ def plan(
         private: As :func:`publish`.
         parent: As :func:`publish`.
         offline: Go on without a token or a connection, for a dry run.
+        audit: Share of the drafts drawn at random that experts took, for the card; None where none was reviewed.
 
     Raises:
         IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's, or not
@@ -112,7 +118,7 @@ def plan(
     )  # fmt: skip
     # As it is published: where nothing else differs, nothing is to do, and no version is to be made.
     state = _manifest(params, workspace, shown, index, before, None)
-    texts = _texts(repo, params, workspace, shown, state) if before else {}
+    texts = _texts(repo, params, workspace, shown, state, audit) if before else {}
     if not before or moved or gone or differing(texts, there):
         version = changes.next_version(before, differences)
         today = datetime.now(UTC).date().isoformat()
@@ -120,7 +126,7 @@ def plan(
         note_of = "" if not before or (differences and differences.any) else same
         entry = changes.entry(version, today, len(index), differences, note_of)
         state = _manifest(params, workspace, shown, index, before, entry)
-        texts = _texts(repo, params, workspace, shown, state)
+        texts = _texts(repo, params, workspace, shown, state, audit)
     gone += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
     for path, content in texts.items():
         if path.endswith(TEXTS):
@@ -155,6 +161,7 @@ def publish(
     private: bool = False,
     tag: bool = False,
     parent: str = "",
+    audit: Share | None = None,
 ) -> Published:
     """Push what differs, as one commit on top of what was looked at; then load all of it back and compare.
 
@@ -166,12 +173,13 @@ def publish(
         private: Make it private; one that is there must be.
         tag: Name the commit after the version.
         parent: Commit that must still be the repository's head.
+        audit: As :func:`plan`.
 
     Raises:
         IndusCotError: as :func:`plan`; somebody else has committed; what was loaded back differs; another commit has
             the tag.
     """
-    made, hub = plan(params, workspace, repo, pull_request=pull_request, private=private, parent=parent)
+    made, hub = plan(params, workspace, repo, pull_request=pull_request, private=private, parent=parent, audit=audit)
     assert hub is not None and made.remote is not None
     remote, commit = made.remote, None
     name = f"v{made.version}" if tag else ""
@@ -247,12 +255,17 @@ def _manifest(
 
 
 def _texts(
-    repo: str, params: Params, workspace: Workspace, shown: Mapping[str, Source], state: Mapping[str, Any]
+    repo: str,
+    params: Params,
+    workspace: Workspace,
+    shown: Mapping[str, Source],
+    state: Mapping[str, Any],
+    audit: Share | None,
 ) -> dict[str, bytes]:
     """Everything in the repository but the data, looked through for what must not leave."""
-    found = card.write(repo, params, workspace, shown, state)
+    found = card.write(repo, params, workspace, shown, state, audit)
     found[card.CHANGELOG] = changes.changelog(state["changelog"]).encode()
-    found[MANIFEST] = changes.manifest_text(state).encode()
+    found[MANIFEST] = manifest.manifest_text(state).encode()
     found[CROISSANT] = croissant(
         repo,
         state["version"],
@@ -279,7 +292,8 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import again, broken, not_compared, quiet, short
+    from cot_builder.publishing.hub import not_compared, short
+    from cot_builder.publishing.retry import again, broken, quiet
 
     compared = 0
     datasets.disable_progress_bars()

@@ -7,7 +7,6 @@ changes one file of a configuration, whatever is added or removed elsewhere, and
 import hashlib
 import hmac
 import json
-import mmap
 import os
 import secrets as random
 from collections import Counter, deque
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -25,20 +24,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, benchmark_of, hub_licence, of_row
+from cot_builder.benchmarks.licences import of_row
+from cot_builder.corpus.drafts import ObservationImages
+from cot_builder.corpus.reviews import read_reviews
+from cot_builder.corpus.writing import SPLITS, row_id
 from cot_builder.inspection.rendering import messages, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
-from cot_builder.publishing.configs import CONFIGS, TRUTH, Config, combined, row_hash, schema
-from cot_builder.stages.assemble import SPLITS, row_id
-from cot_builder.stages.draft import ObservationImages
-from cot_builder.stages.reviews import read_reviews
+from cot_builder.publishing.configs import TRUTH, Config, combined, row_hash, schema
+from cot_builder.publishing.index import BATCH, INDEX, INDEX_SCHEMA, _batches, _line
+from cot_builder.publishing.preconditions import SMALL, _inputs, _stamp, _unchanged, _validated
+from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
+from cot_builder.publishing.sources import Source, sources
 from cot_builder.storage.images import decode
-from cot_builder.storage.output import Output, read_manifest, stage_output, versions, write_text
-from cot_builder.storage.shards import image_options
+from cot_builder.storage.output import Output, read_manifest, stage_output, versions
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.review import Review
@@ -46,36 +47,11 @@ from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import DRAFT, Draft, Trajectory
 
-INDEX = "index.parquet"
-INDEX_SCHEMA = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("id", "split", "source_set", "category", "text_sha256", "images_sha256", "review_status")
-    ]
-    + [("reviewers", pa.int64()), ("reviews_sha256", pa.string()), ("pairs_sha256", pa.string())]
-)
-"""One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review;
-``reviews_sha256`` and ``pairs_sha256`` are of its rows of `review` and `preference`, null where they are not known."""
-ROWS_A_SHARD = 4
-"""On average, at most: a change of 1 % of the rows, drawn at random, then touches less than 5 % of the bytes."""
-MOST_FILES = 24_000
-"""Shards in all: the Hub takes 25,000 large files in a commit (`HfApi.create_commit`), and recommends fewer than 10,000
-in a folder (huggingface.co/docs/hub/repositories-recommendations), of which there are at least four."""
-MOST_ROW_GROUP = 128 * 2**20
-"""Bytes of images in a row group of several rows: the Hub's viewer scans 300 MB of one at most."""
-BATCH = 16
 INDEX_BATCH = 4096
 WRITING = 12
 """Shards that are left to the writers while the next batch is read: with fewer, they have nothing to do meanwhile."""
-WRITE_BUFFER = 2**16
-"""Bytes: what is smaller, as pages of texts are, is gathered before it is written; images go to the file at once."""
 LEAK = "leak"
 JUDGE = "judge"
-SMALL = (
-    "id", "sample_id", "source_set", "category", "view", "image.path", "image_sha256", "region", "messages", "tools",
-    "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
-    "toolbox_version", "licence",
-)  # fmt: skip
 TEXTS = (
     "messages",
     "sample_id",
@@ -89,20 +65,11 @@ TEXTS = (
 """Columns of the corpus that are looked through: of what leaves, all others are numbers, hashes, or this project's own
 words."""
 SALT, SALT_DIGITS = "publish.salt", 64
-HASHES = "shards.json"
 CODE = (
     "publishing/configs.py", "publishing/publishable.py", "publishing/secrets.py", "benchmarks/licences.py",
     "inspection/rendering.py", "inspection/toolbox.py", "inspection/tools.py", "storage/shards.py", "storage/images.py",
 )  # fmt: skip
 """What decides on the bytes that are written, and on what may be."""
-
-
-class Source(NamedTuple):
-    """A set of the corpus: its facts, and whether its images are within the rows."""
-
-    facts: Benchmark
-    embedded: bool
-    obtain: str
 
 
 def build(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
@@ -152,116 +119,6 @@ def check(params: Params, workspace: Workspace) -> None:
     sources(params, workspace.indus_cot)
 
 
-def sources(params: Params, corpus: Path) -> dict[str, Source]:
-    """Every set of the corpus, with what may be done with its images.
-
-    Raises:
-        IndusCotError: a set is not in the parameters any more, or its rows have another licence than it; a set may
-            not be passed on and ``publish.images`` is embed.
-    """
-    found: dict[str, Source] = {}
-    table = pl.concat(
-        [pl.read_parquet(path, columns=["source_set", "licence"]).unique() for path in _shards(corpus)]
-    ).unique()
-    for name, licence in sorted(table.iter_rows()):
-        if name not in params.pull:
-            raise IndusCotError(
-                f"{corpus}: has rows of the set {name}, which params.yaml does not know: its licence is not known "
-                "either. Run with the profile the corpus was made with"
-            )
-        facts = benchmark_of(params.pull[name])
-        adapts = "nd" not in CONDITIONS.get(hub_licence(facts.licence), ())
-        if facts.licence != licence:
-            raise IndusCotError(
-                f"{corpus}: rows of {name} have the licence {licence!r}, params.yaml and its module say "
-                f"{facts.licence!r}; run `indus-cot repro assemble` again"
-            )
-        allowed = facts.redistribution == "allowed" and adapts
-        if params.publish.images == "embed" and not allowed:
-            raise IndusCotError(
-                f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be passed on: "
-                f"redistribution is {facts.redistribution}, for {facts.clause}"
-                + ("" if adapts else "; and the licence allows no changed copies, such as crops are")
-                + ". Set publish.images to auto, which "
-                "publishes them by reference, or to reference"
-            )
-        found[name] = Source(facts, allowed and params.publish.images != "reference", _obtain(name, facts))
-    return found
-
-
-def _obtain(name: str, facts: Benchmark) -> str:
-    if facts.licence == SYNTHETIC_LICENCE:
-        return (
-            f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card; then "
-            f"`indus-cot rehydrate REPO --source {name}=data/pull/{name}`"
-        )
-    where = facts.homepage or "ask the owner of the images"
-    return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
-
-
-def shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
-    """Leading bits of an id that name its shard: two to four rows a shard, more in a large corpus.
-
-    Where something is published, its number stays as long as it keeps shards small: another one moves every row.
-
-    Args:
-        rows: By split.
-        before: The number of what is published.
-    """
-    count = sum(rows.values())
-    if before is not None and count <= ROWS_A_SHARD * 2**before and 2**before <= max(count, 1):
-        return before
-    bits = 0
-    while ROWS_A_SHARD * 2**bits < count and _most_files(rows, bits + 1) <= MOST_FILES:
-        bits += 1
-    return bits
-
-
-def _most_files(rows: Mapping[str, int], bits: int) -> int:
-    return len(CONFIGS) * sum(min(2**bits, count) for count in rows.values())
-
-
-def shard_name(config: str, split: str, bucket: int, bits: int) -> str:
-    """Path of a shard in the repository."""
-    return f"{config}/{split}/{bucket:0{max(1, -(-bits // 4))}x}.parquet"
-
-
-def bucket_of(identity: str, bits: int) -> int:
-    """The leading ``bits`` of an id of hexadecimal digits."""
-    return int(identity[:8], 16) >> (32 - bits)
-
-
-def write_shard(path: Path, table: pa.Table, config: Config) -> None:
-    """Write one shard: images as they are, texts compressed; the same rows give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        pa.output_stream(str(path), buffer_size=WRITE_BUFFER) as file,
-        pq.ParquetWriter(file, table.schema, **_options(config)) as writer,
-    ):
-        for group in _row_groups(table):
-            writer.write_table(group, row_group_size=max(1, len(group)))
-
-
-def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
-    """The rows, cut where their images are more than the viewer scans at once."""
-    if len(table) < 2 or table.nbytes < MOST_ROW_GROUP // 2:
-        yield table
-        return
-    start = size = 0
-    for number, row in enumerate(table.to_pylist()):
-        held = sum(len(image["bytes"]) for value in row.values() for image in _images_in(value))
-        if size and size + held > MOST_ROW_GROUP:
-            yield table.slice(start, number - start)
-            start, size = number, 0
-        size += held
-    yield table.slice(start)
-
-
-def _images_in(value: Any) -> list[dict[str, Any]]:
-    images = value if isinstance(value, list) else [value]
-    return [item for item in images if isinstance(item, dict) and isinstance(item.get("bytes"), bytes)]
-
-
 def _texts(value: Any) -> Iterator[str]:
     """Every text in a row, on its own: JSON within JSON would have its signs escaped twice."""
     if isinstance(value, str):
@@ -272,104 +129,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
-
-
-@cache
-def _options(config: Config) -> dict[str, Any]:
-    return image_options(schema(config))
-
-
-def _shards(corpus: Path) -> list[Path]:
-    return sorted((corpus / "data").glob("*.parquet"))
-
-
-def _missing(shard: Path) -> list[str]:
-    """Columns that a shard of a corpus has and this one does not."""
-    try:
-        names = set(pq.read_schema(shard).names)
-    except (OSError, pa.ArrowException) as error:
-        raise IndusCotError(
-            f"{shard}: damaged parquet file ({error}); run `indus-cot repro assemble`, which writes it again"
-        ) from error
-    return sorted({name.partition(".")[0] for name in (*SMALL, "images")} - names)
-
-
-def _validated(workspace: Workspace) -> dict[str, int]:
-    """Rows by split of a corpus that `assemble` has validated and nobody changed the number of.
-
-    Neither drafts nor reviews have overtaken it: what an expert rejected since would leave as unseen.
-    """
-    corpus = workspace.indus_cot
-    again = "run `indus-cot repro assemble`, which validates every row"
-    if not _shards(corpus):
-        raise IndusCotError(f"{corpus}: no corpus is there; {again}")
-    try:
-        manifest = read_manifest(corpus)
-    except ValueError as error:
-        raise IndusCotError(f"{corpus / 'manifest.json'}: is no JSON ({error}); {again}") from error
-    if manifest.get("stage") != "assemble":
-        raise IndusCotError(f"{corpus}: was not validated: its manifest is not one of assemble; {again}")
-    due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
-    found: Counter[str] = Counter()
-    for path in _shards(corpus):
-        if missing := _missing(path):
-            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; {again}")
-        found[path.name.partition("-")[0]] += pq.read_metadata(path).num_rows
-    if dict(+found) != {name: count for name, count in due.items() if count}:
-        raise IndusCotError(
-            f"{corpus}: holds {dict(found)} rows, its manifest says {due}: it was changed after it was validated; "
-            + again
-        )
-    for name, path in (("trajectory", workspace.draft / "trajectory.parquet"), ("reviews", workspace.reviews)):
-        if path.is_file() and manifest.get("inputs", {}).get(name) != file_hash(path):
-            raise IndusCotError(
-                f"{corpus}: was assembled from another {path.name} than lies in {path.parent} now; run "
-                "`indus-cot repro assemble`, which takes up what was drafted and reviewed since"
-            )
-    return due
-
-
-def _inputs(workspace: Workspace) -> dict[str, str]:
-    inputs = {"corpus": file_hash(workspace.indus_cot / "manifest.json")}
-    # A changed shard has another time; hashing the images here would read everything twice.
-    stats = [(path.name, path.stat()) for path in _shards(workspace.indus_cot)]
-    inputs["shards"] = combined(f"{name} {_stamp(stat)}" for name, stat in stats)
-    for name, path in {
-        "supervision": workspace.select / "supervision.parquet",
-        "drafts": workspace.draft / "trajectory.parquet",
-        "rejected": workspace.draft / "rejected.parquet",
-        "reviews": workspace.reviews,
-    }.items():
-        if path.is_file():
-            inputs[name] = file_hash(path)
-    return inputs
-
-
-def _stamp(stat: os.stat_result) -> str:
-    """Another one where a file was written since: its time of change cannot be set back as that of writing can."""
-    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-
-
-def _unchanged(workspace: Workspace) -> None:
-    """Hold every shard of the corpus against the hash that `assemble` gave it; a file that was hashed once is known.
-
-    Raises:
-        IndusCotError: a shard is another one, or its manifest has no hash of it.
-    """
-    due = read_manifest(workspace.indus_cot).get("outputs", {})
-    kept = workspace.root / ".indus-cot" / HASHES
-    known: dict[str, list[str]] = json.loads(kept.read_text()) if kept.is_file() else {}
-    found: dict[str, list[str]] = {}
-    for path in track(_shards(workspace.indus_cot), "check the corpus (shards)"):
-        stamp, before = _stamp(path.stat()), known.get(path.name, ["", ""])
-        found[path.name] = before if before[0] == stamp else [stamp, file_hash(path)]
-        if due.get(f"data/{path.name}") != found[path.name][1]:
-            raise IndusCotError(
-                f"{path}: has another sha256 than when it was validated, or none is recorded: it was changed after it "
-                "was validated; run `indus-cot repro assemble`, which validates every row"
-            )
-    if found != known:
-        write_text(kept, json.dumps(found, indent=1) + "\n")
 
 
 def _written(folder: Path) -> str:
@@ -719,21 +478,6 @@ class _Build:
             self._save({"review": [self._table_of("review", ordered)]}, split, bucket)
 
 
-def _batches(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
-    for path in sorted((corpus / "data").glob(f"{split}-*.parquet")):
-        try:
-            with path.open("rb") as opened:
-                window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(window)))
-            # Threads of its own would stand in the way of those that write.
-            for batch in file.iter_batches(BATCH, columns=[*SMALL, *more], use_threads=False):
-                yield batch
-                # What was read is let go of: else the whole corpus would count as this process's memory.
-                window.madvise(mmap.MADV_DONTNEED)
-        except (OSError, pa.ArrowException) as error:
-            raise IndusCotError(f"{path}: damaged parquet file ({error}); run `indus-cot repro assemble`") from error
-
-
 def _references(
     row: Mapping[str, Any], trajectory: Trajectory, names: Sequence[str], images: pa.ListScalar | None, where: str
 ) -> list[dict[str, Any]]:
@@ -870,43 +614,3 @@ def _salt(workspace: Workspace) -> bytes:
 
 def _pseudonym(salt: bytes, name: str, digits: int) -> str:
     return hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:digits]
-
-
-def read_corpus_index(corpus: Path) -> pl.DataFrame:
-    """The index of a corpus as `assemble` writes it.
-
-    Raises:
-        IndusCotError: none is there, or it is damaged.
-    """
-    if not _shards(corpus):
-        raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
-    lines = []
-    for path in _shards(corpus):
-        if missing := _missing(path):
-            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; is {corpus} a corpus?")
-    for split in SPLITS:
-        for batch in _batches(corpus, split, ()):
-            for row in batch.to_pylist():
-                try:
-                    trajectory = Trajectory.model_validate_json(row["trajectory"])
-                except ValidationError as error:
-                    raise IndusCotError(f"{corpus}, row {row['id']}: its trajectory is none ({error})") from None
-                lines.append(_line(row, split, trajectory))
-    return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
-
-
-def _line(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
-    text = [row[name] for name in SMALL if name not in ("image.path", "review_status", "reviewers", "image_sha256")]
-    shown = [turn.observation.image_sha256 or "" for turn in trajectory.turns if turn.observation]
-    return {
-        "id": row["id"],
-        "split": split,
-        "source_set": row["source_set"],
-        "category": row["category"],
-        "text_sha256": combined([json.dumps(text)]),
-        "images_sha256": combined([row["image_sha256"], *shown]),
-        "review_status": row["review_status"],
-        "reviewers": row["reviewers"],
-        "reviews_sha256": None,
-        "pairs_sha256": None,
-    }

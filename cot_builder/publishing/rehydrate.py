@@ -18,11 +18,11 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
 from cot_builder.publishing import card
-from cot_builder.publishing.changes import MANIFEST, manifest_text
 from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
 from cot_builder.publishing.croissant import FILE as CROISSANT
-from cot_builder.publishing.hub import read_state, whole
-from cot_builder.publishing.publishable import INDEX, write_shard
+from cot_builder.publishing.index import INDEX
+from cot_builder.publishing.manifest import MANIFEST, manifest_text, read_state, whole
+from cot_builder.publishing.shards import write_shard
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest, stage_output
 from cot_builder.storage.shards import ShardReader, ShardWriter
@@ -104,7 +104,7 @@ def _folder(place: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.hub import again, quiet
+    from cot_builder.publishing.retry import again, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cot_builder.corpus.prior_reviews import read_prior_reviews
+from cot_builder.corpus.reviews import read_reviews
 from cot_builder.params import Params
-from cot_builder.stages.prior_reviews import read_prior_reviews
-from cot_builder.stages.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 

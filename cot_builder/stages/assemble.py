@@ -3,39 +3,32 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Json, List, Value
-from datasets import Image as ImageFeature
 
+from cot_builder.corpus.drafts import ObservationImages, columns, read_trajectory
+from cot_builder.corpus.priors import read_priors
+from cot_builder.corpus.reviews import Decision, decisions, read_reviews
+from cot_builder.corpus.writing import SPLITS, row_id, write_split
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.draft import ObservationImages, columns, read_priors, read_trajectory
-from cot_builder.stages.reviews import Decision, decisions, read_reviews
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.samples import SampleImages
-from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
-from schemas.indus_cot import INDUS_COT, Image, IndusCot, PatchRef, PriorRef
+from schemas.indus_cot import Image, IndusCot, PatchRef, PriorRef
 from schemas.patch import PATCH
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.sample import SAMPLE, Sample
 from schemas.selection import SPLIT
 from schemas.trajectory import DRAFT, Draft, Trajectory
-
-JSON_COLUMNS = ("messages", "tools", "trajectory")
-ROW_GROUP_BYTES = 64 * 2**20
-SHARD_BYTES = 512 * 2**20
-SPLITS = ("train", "validation")
 
 
 def assemble(params: Params, workspace: Workspace) -> None:
@@ -178,11 +171,6 @@ class Rerun:
         return found
 
 
-def row_id(draft_id: str) -> str:
-    """Id of the row that a draft becomes."""
-    return hashlib.sha256(draft_id.encode()).hexdigest()[:16]
-
-
 def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
     """Proposals by sample, most conspicuous first; the other kinds of patch were chosen by the truth."""
     found: dict[str, list[PatchRef]] = {}
@@ -249,62 +237,6 @@ def _row(
         cost_usd=draft.cost_usd,
         licence=sample.licence,
     )
-
-
-def features() -> Features:
-    """The columns of Indus-CoT as `datasets` types: images decode to PIL, JSON columns to Python objects."""
-    return Features(
-        {name: Json() if name in JSON_COLUMNS else _feature(dtype, name) for name, dtype in INDUS_COT.dtypes.items()}
-    )
-
-
-def _feature(dtype: pl.DataType, name: str) -> Any:
-    if isinstance(dtype, pl.List):
-        return List(_feature(dtype.inner, name))  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        if [field.name for field in dtype.fields] == list(Image.model_fields):
-            return ImageFeature()
-        return {field.name: _feature(field.dtype, field.name) for field in dtype.fields}  # type: ignore[arg-type]
-    return Value({pl.String: "string", pl.Int64: "int64", pl.Float64: "float64"}[type(dtype)])
-
-
-def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
-    """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    schema = features().arrow_schema
-    options = image_options(schema)
-    writer: pq.ParquetWriter | None = None
-    shard = total = size = 0
-    for batch in _batches(rows):
-        INDUS_COT.validate(INDUS_COT.frame(batch), f"{split} from row {total}")
-        if writer is None:
-            writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema, **options)
-        writer.write_table(pa.Table.from_pylist([row.model_dump() for row in batch], schema=schema))
-        total += len(batch)
-        size += sum(_size(row) for row in batch)
-        if size >= SHARD_BYTES:
-            writer.close()
-            writer, size, shard = None, 0, shard + 1
-    if writer is not None:
-        writer.close()
-    return total
-
-
-def _batches(rows: Iterable[IndusCot]) -> Iterator[list[IndusCot]]:
-    batch: list[IndusCot] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += _size(row)
-        if size >= ROW_GROUP_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _size(row: IndusCot) -> int:
-    return len(row.image.bytes) + sum(len(image.bytes) for image in row.images)
 
 
 def _card(folder: Path, tally: Counter[str], licences: Sequence[str]) -> str:

@@ -1,42 +1,39 @@
 """Drafts trajectories with a teacher, gates them, and keeps what failed apart with its reasons."""
 
 import csv
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-import polars as pl
-
-from cot_builder.endpoint.door import Door, NotAskedError
+from cot_builder.corpus.drafts import columns, read_trajectory
+from cot_builder.corpus.priors import Priors, read_priors
+from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.replies import NotAskedError
+from cot_builder.endpoint.run import Estimate, estimate, run_through_door
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.endpoint import DamagedImageError, Estimate, SharedImages, estimate, run_through_door
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.parallel import process_map
-from cot_builder.storage.samples import SampleImages
-from cot_builder.storage.shards import ShardReader, ShardWriter
+from cot_builder.storage.samples import DamagedImageError, SampleImages, SharedImages
+from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.workspace import Workspace, file_hash
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, Attempt, Lesson, draft_with_endpoint, in_a_row
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
 from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
-from schemas.prior import PRIOR
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 from schemas.trajectory import DRAFT, OBSERVATION, Draft, ObservationImage, Trajectory, Violation
 
 FAILURES = "failures.csv"
-Priors = dict[tuple[str, str], str]
 DRAFT_CHUNK = 8
 """Samples that travel to a worker together."""
 
@@ -141,7 +138,16 @@ def estimate_draft(
     async def work(door: Door, task: Task) -> None:
         await draft_with_endpoint(door, _lesson(params, images, priors, *task), {})
 
-    found = estimate(params, workspace, tasks, work, after, anew=refresh or only_failed, allow_unpriced=allow_unpriced)
+    found = estimate(
+        params,
+        workspace,
+        tasks,
+        work,
+        after,
+        reading=(AUDIT, JUDGE),
+        anew=refresh or only_failed,
+        allow_unpriced=allow_unpriced,
+    )
     found.failed = len(_failed(workspace, tasks))
     return found
 
@@ -414,64 +420,6 @@ def _without_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[
             violation = Violation(gate="duplicates", reason=reason)
             rejected = [*rejected, item.model_copy(update={"violations": [violation]})]
     return unique, rejected
-
-
-def columns(trajectory: Trajectory) -> dict[str, Any]:
-    """The columns of a draft that follow from its trajectory."""
-    text = trajectory.model_dump_json()
-    observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]
-    return {
-        "trajectory": text,
-        "answer": trajectory.verdict.answer,
-        "defect_type": trajectory.verdict.defect_type,
-        "boxes": trajectory.verdict.boxes,
-        "tools": [call.tool for call in trajectory.calls],
-        "observations": [digest for digest in observations if digest],
-        "draft_sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }
-
-
-def read_trajectory(row: Draft) -> Trajectory:
-    """The trajectory of a draft."""
-    return Trajectory.model_validate_json(row.trajectory)
-
-
-def read_priors(workspace: Workspace, sets: Collection[str]) -> Priors:
-    """Normalcy text by (category, view), of the given sets only: training never reads an evaluation set's prior."""
-    table = PRIOR.read(workspace.prior / "prior.parquet").filter(pl.col("source_set").is_in(list(sets)))
-    shared = table.filter(table.select("category", "view").is_duplicated())
-    if not shared.is_empty():
-        first = shared.row(0, named=True)
-        raise IndusCotError(
-            f"prior: several training sets have the category {first['category']!r}, view {first['view']!r} "
-            f"({', '.join(sorted(set(shared['source_set'])))}); rename it in all but one of them"
-        )
-    return {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
-
-
-class ObservationImages:
-    """PNG bytes of observation images by sha256."""
-
-    def __init__(self, folder: Path) -> None:
-        table = OBSERVATION.read(folder / "observation.parquet")
-        self._places = {row["sha256"]: (row["shard"], row["row"]) for row in table.iter_rows(named=True)}
-        self._reader = ShardReader(folder)
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._places
-
-    def get(self, digest: str) -> bytes:
-        """The PNG stored under ``digest``.
-
-        Raises:
-            IndusCotError: there is none, or what is stored has another hash.
-        """
-        if digest not in self._places:
-            raise IndusCotError(f"no observation image {digest}; run `indus-cot draft` again")
-        png = self._reader.get(*self._places[digest])
-        if hashlib.sha256(png).hexdigest() != digest:
-            raise IndusCotError(f"observation image {digest} was changed on disk; run `indus-cot draft` again")
-        return png
 
 
 def _reasons(rejected: Iterable[Draft]) -> Counter[str]:

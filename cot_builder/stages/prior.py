@@ -1,35 +1,31 @@
 """Writes what a defect-free part looks like, a category and view, from training-split normal images only."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-import polars as pl
 
-from cot_builder.endpoint.door import Door, NotAnsweredError
+from cot_builder.corpus.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
+from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
+from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.replies import NotAnsweredError
+from cot_builder.endpoint.run import Estimate, estimate, run_through_door
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.stages.endpoint import Estimate, SharedImages, estimate, run_through_door
-from cot_builder.stages.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
-from cot_builder.storage.samples import SampleImages, read_samples
+from cot_builder.storage.samples import SampleImages, SharedImages
 from cot_builder.storage.workspace import Workspace, file_hash
 from cot_builder.teacher.endpoint import query_image, word_prior
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
-from schemas.sample import SAMPLE, Sample
-from schemas.selection import SPLIT
-from schemas.supervision import SUPERVISION
+from schemas.sample import Sample
 
 MEASURED = "measured"
-MACHINE = "machine.parquet"
-"""The priors before the experts' edits: what review shows."""
 
 
 def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False) -> None:
@@ -90,9 +86,6 @@ def estimate_prior(
     return estimate(params, workspace, rows, work, lambda step: [step], anew=refresh, allow_unpriced=allow_unpriced)
 
 
-Groups = dict[tuple[str, str, str], list[Sample]]
-
-
 def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
     """The priors as measured, and the normal images they may show."""
     images = SampleImages(workspace)
@@ -105,38 +98,6 @@ def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[lis
     if not rows:
         raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
     return rows, groups
-
-
-def normal_images(params: Params, workspace: Workspace, output: Output) -> Groups:
-    """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
-    groups: Groups = {}
-    for name, source in params.pull.items():
-        supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet").select("sample_id", "label")
-        if source.role == "train":
-            splits = SPLIT.read(workspace.select / "split.parquet").rename({"split": "chosen"})
-            table = SAMPLE.read(workspace.select / "sample.parquet").filter(pl.col("source_set") == name)
-            table = table.join(splits, on="sample_id")
-            usable = pl.col("chosen") == "train"
-        else:
-            table = read_samples(workspace, name)
-            usable = pl.col("split") == "train"
-        table = table.join(supervision, on="sample_id").sort("category", "view", "sample_id")
-        usable &= pl.col("label") == "normal"
-        for (category, view), rows in table.group_by("category", "view", maintain_order=True):
-            chosen = rows.filter(usable).select(list(SAMPLE.dtypes))
-            if chosen.is_empty():
-                # Of the benchmark, or of the draw: nothing is damaged, and a strict run goes on.
-                output.left_out.append(("no normal image in the training split", f"{name}/{category}/{view}", ""))
-            else:
-                groups[name, str(category), str(view)] = SAMPLE.records(chosen)
-    return groups
-
-
-def draw(group: Sequence[Sample], most: int, seed: int) -> list[Sample]:
-    """The samples that are measured: a fixed draw that does not favour low numbers."""
-    drawn = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{item.sample_id}".encode()).digest())[:most]
-    # In storage order, so that a shard is read once.
-    return sorted(drawn, key=lambda item: (item.shard, item.row, item.sample_id))
 
 
 def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, output: Output) -> NormalcyPrior | None:

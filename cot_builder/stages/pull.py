@@ -125,12 +125,12 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
     if settings.source != SYNTHETIC:
         yield settings.source
         return
-    from cot_builder.benchmarks import synthetic
+    from cot_builder.benchmarks.synthetic import layouts
 
     with tempfile.TemporaryDirectory(prefix="indus-cot-") as folder:
         path = Path(folder) / f"{SYNTHETIC}.tar"
         with tarfile.open(path, "w") as tar:
-            rendered = synthetic.members(settings.benchmark, params.synthetic, params.run.seed, params.compute.workers)
+            rendered = layouts.members(settings.benchmark, params.synthetic, params.run.seed, params.compute.workers)
             for name, data in rendered:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)

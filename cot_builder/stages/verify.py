@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from cot_builder.corpus.reading import read_all, read_names
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
-from cot_builder.storage.corpus import read_all, read_names
 from cot_builder.storage.images import decode
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot

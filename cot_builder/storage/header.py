@@ -2,10 +2,10 @@
 
 import io
 import struct
+import zlib
 from typing import NamedTuple
 
 import numpy as np
-from isal import isal_zlib
 from PIL import ExifTags, Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -26,8 +26,6 @@ JPEG_MARKERS = JPEG_FRAMES | {0xC4, 0xCC, *range(0xD9, 0xF0), 0xFE, 0xFF}
 """Fill bytes, the end, and whatever a length follows."""
 TURNED = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
-RUN_CHUNKS = 512
-"""Checked at once: were it all that are left, chunks of changing lengths would be looked at over and over."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 
@@ -129,7 +127,7 @@ def _png(data: bytes) -> Header:
         end = position + 8 + length
         if end + 4 > size:
             break
-        if isal_zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+        if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DamagedError(f"corrupt at byte {position}: a PNG chunk's checksum is wrong")
         tagged |= kind == b"eXIf"
         tagged |= kind in PNG_TEXTS and bytes(view[position + 8 : min(end, position + 40)]).startswith(PNG_METADATA)
@@ -140,28 +138,8 @@ def _png(data: bytes) -> Header:
             return Header(width, height, PNG_CHANNELS[colour], "PNG")
         if position == 8 and (kind != b"IHDR" or length != 13 or data[25] not in PNG_CHANNELS):
             raise DamagedError("corrupt: the PNG does not begin with a header")
-        position = _after_sound_run(data, end + 4)
+        position = end + 4
     raise DamagedError("truncated: the PNG has no end")
-
-
-def _after_sound_run(data: bytes, start: int) -> int:
-    """Where pixel chunks of one length end that begin at ``start`` and have the right checksums, else ``start``.
-
-    CRC-32 is affine: for an odd number of messages of one length, the exclusive or of their checksums is the checksum
-    of their exclusive or. One call in place of one for each 8 KiB, after which threads would pass on the lock.
-    Blind only to one and the same change at the same place of two chunks.
-    """
-    size = int.from_bytes(data[start : start + 4], "big") + 12
-    most = min((len(data) - start) // size, RUN_CHUNKS)
-    if data[start + 4 : start + 8] != b"IDAT" or most < 3:
-        return start
-    chunks = np.frombuffer(data, np.uint8, most * size, start).reshape(most, size)
-    alike = (chunks[:, :8] == chunks[0, :8]).all(axis=1)
-    count = most if alike.all() else int(alike.argmin())
-    count -= 1 - count % 2
-    folded = np.bitwise_xor.reduce(chunks[:count], axis=0)
-    sound = isal_zlib.crc32(folded[4:-4]) == int.from_bytes(folded[-4:].tobytes(), "big")
-    return start + count * size if sound else start
 
 
 def _jpeg(data: bytes) -> Header:

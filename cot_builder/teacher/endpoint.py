@@ -15,8 +15,10 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from cot_builder.endpoint.door import Answer, Door, NotAnsweredError
+from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Message, Request
+from cot_builder.inspection.names import category_name
 from cot_builder.inspection.rendering import verdict_text
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Draft as DraftParams
@@ -39,7 +41,7 @@ from cot_builder.teacher.gates import Case, run_gates
 from cot_builder.teacher.leaks import leaks, without_name
 from cot_builder.teacher.prompts import fill
 from schemas.prior import NormalcyPrior
-from schemas.sample import Sample, category_name
+from schemas.sample import Sample
 from schemas.supervision import Supervision
 from schemas.taxonomy import describe, leaves
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict, Violation

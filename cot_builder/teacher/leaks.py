@@ -6,7 +6,7 @@ Words that inspectors need (label, mask, overlay, box, hint, 标注, 标签) are
 import re
 import unicodedata
 
-from schemas.sample import category_name, spelled
+from cot_builder.inspection.names import category_name, spelled
 
 _TRUTH = (
     r"(?:anomal\w*|abnormal\w*|normal|defect\w*|non ?defect\w*|flaw\w*|fault\w*|good|bad|ok|ng|faulty|yes|no|positive|negative"

@@ -17,12 +17,13 @@ import numpy as np
 from pydantic import JsonValue
 
 from cot_builder.inspection.appearance import Look, Spot
+from cot_builder.inspection.names import article, category_name
 from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher import phrasing
 from cot_builder.teacher.phrasing import border, difference, listed, pick, sentence, shape, size_word, where
 from schemas.geometry import SCALE, Box, area, expand, hull, intersection, iou, place_of, union_iou
-from schemas.sample import Sample, article, category_name
+from schemas.sample import Sample
 from schemas.supervision import Supervision
 from schemas.taxonomy import family
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict

@@ -3,8 +3,8 @@
 from random import Random
 
 from cot_builder.inspection.appearance import Scene, Spot
+from cot_builder.inspection.names import article
 from schemas.geometry import Box, area, place_of
-from schemas.sample import article
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "scratch": ("a scratch", "a score mark", "a scratched line"),

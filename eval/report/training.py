@@ -8,7 +8,7 @@ from typing import Any
 
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.pipeline import read_json
+from eval.report.pipeline import read_json
 from schemas.errors import IndusCotError
 
 POINTS = 160

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from cot_builder.stages.reviews import ensure_empty
+from cot_builder.corpus.reviews import ensure_empty
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview

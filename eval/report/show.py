@@ -16,8 +16,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cot_builder.storage.corpus import Place, read_names, read_rows
-from eval.page import arguments, render, trajectory_of, view_of
+from cot_builder.corpus.reading import Place, read_names, read_rows
+from eval.report.trajectory import arguments, render, trajectory_of, view_of
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 from schemas.trajectory import Turn, Verdict

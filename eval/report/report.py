@@ -8,21 +8,21 @@ from typing import Any
 
 import polars as pl
 
+from cot_builder.corpus import figures
+from cot_builder.corpus.reading import Place, read_index, read_rows
 from cot_builder.params import Params
 from cot_builder.progress import track
-from cot_builder.storage.corpus import Place, read_index, read_rows
 from cot_builder.storage.output import write_text
 from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
-from eval import figures
-from eval.items import clear_items, write_items
 from eval.macro import write_overview
-from eval.page import THUMBNAIL_BYTES, View, plural, render, view_of
-from eval.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
-from eval.results import results
-from eval.training import training
+from eval.report.items import clear_items, write_items
+from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
+from eval.report.results import results
+from eval.report.training import training
+from eval.report.trajectory import THUMBNAIL_BYTES, View, plural, render, view_of
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT, Trajectory

@@ -7,7 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from cot_builder.benchmarks.synthetic_surface import Colour, Grain, Surface, noise
+from cot_builder.benchmarks.synthetic.surface import Colour, Grain, Surface, noise
 
 Harm = Callable[[Surface, np.random.Generator, float], None]
 """Changes a surface in place; the strength is 1 for a plain defect, 0.1 for one near the noise."""

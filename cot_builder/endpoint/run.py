@@ -2,30 +2,26 @@
 
 import asyncio
 import gc
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from cot_builder.endpoint import prices
-from cot_builder.endpoint.answers import Answers, store
-from cot_builder.endpoint.door import Answer, Door, NotAskedError
+from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Price, Usage
+from cot_builder.endpoint.replies import Answer, NotAskedError
 from cot_builder.endpoint.request import Request
+from cot_builder.endpoint.store import Answers, store
 from cot_builder.params import Params
 from cot_builder.progress import console
-from cot_builder.storage.images import UndecodableError
-from cot_builder.storage.samples import SampleImages
+from cot_builder.storage.samples import DamagedImageError
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.endpoint import AUDIT, JUDGE
 from schemas.errors import IndusCotError
-from schemas.sample import Sample
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,35 +37,6 @@ ASSUMED_OUTPUT = {
     "prior": 250,
 }
 """Tokens an answer takes, until a step has answers enough in the store to tell."""
-
-
-class DamagedImageError(Exception):
-    """One sample's image does not decode: that sample is left out, the others go on."""
-
-
-class SharedImages:
-    """Images of samples for many tasks and threads at once."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._images = SampleImages(workspace)
-        self._one_reader = threading.Lock()
-
-    def original(self, sample: Sample) -> bytes:
-        """The published file."""
-        with self._one_reader:
-            return self._images.original(sample)
-
-    def pixels(self, sample: Sample) -> np.ndarray:
-        """The sample as uint8 (height, width, 3) BGR.
-
-        Raises:
-            DamagedImageError: the file does not decode.
-        """
-        with self._one_reader:
-            try:
-                return self._images.pixels(sample)
-            except UndecodableError as error:
-                raise DamagedImageError(str(error)) from error
 
 
 def check_teacher(params: Params) -> None:
@@ -194,6 +161,7 @@ def estimate(
     work: Callable[[Door, Item], Awaitable[object]],
     after: Callable[[str], list[str]],
     *,
+    reading: Collection[str] = (),
     anew: bool,
     allow_unpriced: bool,
 ) -> Estimate:
@@ -205,6 +173,7 @@ def estimate(
         items: What the run would go through.
         work: Asks the door about one item.
         after: The steps that normally follow a step, the step itself first.
+        reading: Steps that ask ``teacher.reader``, the model that audits and judges.
         anew: Take no answer as kept.
         allow_unpriced: Take an unknown price for nothing.
 
@@ -220,7 +189,7 @@ def estimate(
 
     def add(step: str, request: Request) -> None:
         # Of a chain reckoned from its first request, the later steps may ask another model.
-        own = price(params.teacher.reader if step in (AUDIT, JUDGE) else request.model)
+        own = price(params.teacher.reader if step in reading else request.model)
         tokens = Usage(
             input=prices.expected_input(own, request), output=round(means.get(step, ASSUMED_OUTPUT.get(step, 300)))
         )

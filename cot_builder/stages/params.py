@@ -29,8 +29,8 @@ def resolve(params: Params, workspace: Workspace) -> None:
     write_text(workspace.params, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     # DVC runs this each time, and importing what makes the tables takes longer than all the rest.
     if not (workspace.reviews.is_file() and workspace.prior_reviews.is_file()):
-        from cot_builder.stages.prior_reviews import ensure_prior_table
-        from cot_builder.stages.reviews import ensure_table
+        from cot_builder.corpus.prior_reviews import ensure_prior_table
+        from cot_builder.corpus.reviews import ensure_table
 
         ensure_table(workspace)
         ensure_prior_table(workspace)

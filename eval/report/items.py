@@ -20,11 +20,20 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.progress import track
 from cot_builder.storage.images import decode
 from cot_builder.storage.output import stage_output
+from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
-from eval.metrics import PREDICTIONS_FILE, read_metrics, read_predictions
-from eval.page import OBSERVATION_SIDE, QUERY_SIDE, THUMBNAIL_BYTES, THUMBNAIL_SIDE, Picture, picture, render
-from eval.results import evaluated, outcome
+from eval.metrics import read_metrics, read_predictions
+from eval.report.results import evaluated, outcome
+from eval.report.trajectory import (
+    OBSERVATION_SIDE,
+    QUERY_SIDE,
+    THUMBNAIL_BYTES,
+    THUMBNAIL_SIDE,
+    Picture,
+    picture,
+    render,
+)
 from schemas.errors import IndusCotError
 from schemas.prediction import Transcript
 from schemas.sample import SAMPLE, Sample

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from cot_builder.benchmarks.synthetic_surface import (
+from cot_builder.benchmarks.synthetic.surface import (
     Colour,
     Material,
     Pen,

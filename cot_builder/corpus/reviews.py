@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
+from scipy.stats import binomtest
 
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace
@@ -87,3 +88,20 @@ def _locked(workspace: Workspace, stage: str) -> bool:
     if not path.is_file():
         return False
     return stage in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+
+
+class Share(NamedTuple):
+    """Drafts an expert took, accepted or fixed, of those reviewed."""
+
+    name: str
+    accepted: int
+    fixed: int
+    reviewed: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share of accepted and fixed (Wilson 1927); 0 to 1 where nothing is reviewed."""
+        if not self.reviewed:
+            return 0.0, 1.0
+        found = binomtest(self.accepted + self.fixed, self.reviewed).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)

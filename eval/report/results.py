@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from cot_builder.storage.results import METRICS_FILE, sets_in
 from cot_builder.storage.workspace import Workspace
+from eval.arrays import Kind
 from eval.macro import over
-from eval.metrics import METRICS_FILE, Kind, read_metrics, sets_in
+from eval.metrics import read_metrics
 from eval.scoreboard import SETS, Line, scoreboard
 from schemas.metrics import Bin, Estimate, Metrics, Scores
 

@@ -7,8 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cot_builder.benchmarks.synthetic_defects import WallMark
-from cot_builder.benchmarks.synthetic_surface import Colour, Grain, Surface, noise
+from cot_builder.benchmarks.synthetic.defects import WallMark
+from cot_builder.benchmarks.synthetic.surface import Colour, Grain, Surface, noise
 
 VISIBLE = 6.0
 """Grey levels (largest over the channels) by which a pixel must differ to count as changed."""

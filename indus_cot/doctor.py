@@ -13,8 +13,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from cot_builder.endpoint.answers import Answers, store
 from cot_builder.endpoint.prices import read_price
+from cot_builder.endpoint.store import Answers, store
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import damaged_tables, read_manifest
 from cot_builder.storage.workspace import Workspace

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from cot_builder.benchmarks import sdd
-from cot_builder.benchmarks.synthetic_camera import Ground, View, Wall, changed, expose, photograph
-from cot_builder.benchmarks.synthetic_defects import SURFACE_HARMS, WallMark, crack_along, spot
-from cot_builder.benchmarks.synthetic_parts import PARTS, commutator
-from cot_builder.benchmarks.synthetic_surface import Material, Pen, Surface, new_pen, noise, write
+from cot_builder.benchmarks.synthetic.camera import Ground, View, Wall, changed, expose, photograph
+from cot_builder.benchmarks.synthetic.defects import SURFACE_HARMS, WallMark, crack_along, spot
+from cot_builder.benchmarks.synthetic.parts import PARTS, commutator
+from cot_builder.benchmarks.synthetic.surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
 from cot_builder.progress import track
 from cot_builder.storage.images import encode_png

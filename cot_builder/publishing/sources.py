@@ -1,0 +1,70 @@
+"""The data sets that the images of a corpus come from, and what may be done with them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from cot_builder.benchmarks.benchmark import Benchmark
+from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, benchmark_of, hub_licence
+from cot_builder.params import Params
+from schemas.errors import IndusCotError
+
+
+class Source(NamedTuple):
+    """A set of the corpus: its facts, and whether its images are within the rows."""
+
+    facts: Benchmark
+    embedded: bool
+    obtain: str
+
+
+def sources(params: Params, corpus: Path) -> dict[str, Source]:
+    """Every set of the corpus, with what may be done with its images.
+
+    Raises:
+        IndusCotError: a set is not in the parameters any more, or its rows have another licence than it; a set may
+            not be passed on and ``publish.images`` is embed.
+    """
+    found: dict[str, Source] = {}
+    table = pl.concat(
+        [pl.read_parquet(path, columns=["source_set", "licence"]).unique() for path in _shards(corpus)]
+    ).unique()
+    for name, licence in sorted(table.iter_rows()):
+        if name not in params.pull:
+            raise IndusCotError(
+                f"{corpus}: has rows of the set {name}, which params.yaml does not know: its licence is not known "
+                "either. Run with the profile the corpus was made with"
+            )
+        facts = benchmark_of(params.pull[name])
+        adapts = "nd" not in CONDITIONS.get(hub_licence(facts.licence), ())
+        if facts.licence != licence:
+            raise IndusCotError(
+                f"{corpus}: rows of {name} have the licence {licence!r}, params.yaml and its module say "
+                f"{facts.licence!r}; run `indus-cot repro assemble` again"
+            )
+        allowed = facts.redistribution == "allowed" and adapts
+        if params.publish.images == "embed" and not allowed:
+            raise IndusCotError(
+                f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be passed on: "
+                f"redistribution is {facts.redistribution}, for {facts.clause}"
+                + ("" if adapts else "; and the licence allows no changed copies, such as crops are")
+                + ". Set publish.images to auto, which "
+                "publishes them by reference, or to reference"
+            )
+        found[name] = Source(facts, allowed and params.publish.images != "reference", _obtain(name, facts))
+    return found
+
+
+def _obtain(name: str, facts: Benchmark) -> str:
+    if facts.licence == SYNTHETIC_LICENCE:
+        return (
+            f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card; then "
+            f"`indus-cot rehydrate REPO --source {name}=data/pull/{name}`"
+        )
+    where = facts.homepage or "ask the owner of the images"
+    return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
+
+
+def _shards(corpus: Path) -> list[Path]:
+    return sorted((corpus / "data").glob("*.parquet"))

@@ -1,0 +1,5 @@
+"""`python -m indus_cot` is `indus-cot`."""
+
+from indus_cot.app import main
+
+main()

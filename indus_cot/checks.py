@@ -1,0 +1,85 @@
+"""Verbs that check: `verify`, `cache`, `doctor`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indus_cot.common import load
+from schemas.errors import IndusCotError
+
+if TYPE_CHECKING:
+    pass
+
+
+def verify(
+    corpus: Annotated[Path, typer.Argument(help="Folder of a corpus.")] = Path("data/indus_cot"),
+) -> None:
+    """Re-run every tool call of a corpus and compare; exits with 1 at the first difference and names it."""
+    from cot_builder.stages.verify import verify as check
+
+    rows, calls = check(corpus)
+    typer.echo(f"{corpus}: {rows} trajectories, {calls} tool calls replayed, all equal")
+
+
+def cache(
+    context: typer.Context,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete answers; say which with --older-than or --model.")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(help="Of --prune: answers older than so many days.", min=0)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of --prune: answers of this model.")] = None,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Move what can still be read of a damaged store into a new one.")
+    ] = False,
+) -> None:
+    """Show the kept answers of the endpoint: how many, how large, what was spent on which model."""
+    from rich.table import Table
+
+    from cot_builder.endpoint import store
+    from cot_builder.progress import console
+
+    _, workspace = load(context)
+    path = store.store(workspace.root)
+    if not prune and (older_than is not None or model is not None):
+        raise IndusCotError("cache: --older-than and --model say which answers --prune deletes; add --prune")
+    if salvage:
+        if path.is_file() and store.is_sound(path):
+            typer.echo(f"{path}: the store is sound; nothing to salvage")
+            return
+        kept, damaged = store.salvage(path)
+        typer.echo(f"{kept} answers moved to {path}; what was there before is {damaged}")
+        return
+    if not path.exists():
+        typer.echo(f"{path}: no endpoint has been asked yet")
+        return
+    answers = store.Answers(path)
+    try:
+        if prune:
+            if older_than is None and model is None:
+                raise IndusCotError("cache --prune: say which answers with --older-than DAYS, --model NAME or both")
+            typer.echo(f"{answers.prune(older_than, model)} answers deleted; the record of what was spent stays")
+            return
+        table = Table(
+            "model", "answers paid for", "input tokens", "output tokens", "USD", box=None, header_style="bold"
+        )
+        for row in answers.spend():
+            table.add_row(row.model, str(row.answers), str(row.input), str(row.output), f"{row.usd:.4f}")
+        console.print(table)
+        steps = ", ".join(f"{count} {step}" for _, step, count in answers.counts())
+        usd, tokens = answers.spent()
+        typer.echo(
+            f"{path}: {path.stat().st_size / 1e6:.1f} MB, kept: {steps or 'none'}; spent {usd:.4f} USD, {tokens} tokens"
+        )
+    finally:
+        answers.close()
+
+
+def doctor(context: typer.Context) -> None:
+    """Check the environment, the parameters and the data, and say what to do about each fault."""
+    from indus_cot.doctor import doctor as examine
+
+    if not examine(*context.obj):
+        raise typer.Exit(1)

@@ -1,0 +1,50 @@
+"""What the verbs share: the parameters and folder of a run, and the line that says what a stage made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cot_builder.params import Params
+    from cot_builder.storage.workspace import Workspace
+
+SETTINGS_VARIABLE = "INDUS_COT_SET"
+PROFILE_VARIABLE = "INDUS_COT_PROFILE"
+AllowUnpriced = Annotated[
+    bool,
+    typer.Option("--allow-unpriced", help="Ask a model that prices.yaml does not know: no estimate, no cap in USD."),
+]
+
+
+def load(context: typer.Context) -> tuple["Params", "Workspace"]:
+    """The parameters and the folder of this run.
+
+    Raises:
+        IndusCotError: the parameters do not fit.
+    """
+    from cot_builder.params import load_params
+    from cot_builder.storage.workspace import Workspace
+
+    return load_params(*context.obj), Workspace()
+
+
+def print_done(folder: Path) -> None:
+    """Print what a stage made, by its manifest."""
+    from cot_builder.progress import console
+    from cot_builder.storage.output import read_manifest
+
+    manifest = read_manifest(folder)
+    counts = ", ".join(
+        f"{value} {name.replace('_', ' ')}"
+        for name, value in manifest["counts"].items()
+        if isinstance(value, int | float) and name != "usd"
+    )
+    if usd := manifest["counts"].get("usd"):
+        counts += f"; cost of these answers, whenever paid: {usd:.{2 if usd >= 1 else 4}f} USD"
+    left_out = sum(manifest["left_out"].values())
+    console.print(
+        f"[bold]{manifest['stage']}[/bold]: {counts} → {folder} ({manifest['seconds']:.1f} s)"
+        + (f"; [yellow]{left_out} left out, named in {folder / 'left_out.csv'}[/yellow]" if left_out else ""),
+        highlight=False,
+    )

@@ -1,0 +1,189 @@
+"""Verbs of the pipeline: a stage of dvc.yaml each, and `repro`, which runs them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indus_cot.common import PROFILE_VARIABLE, SETTINGS_VARIABLE, AllowUnpriced, load, print_done
+from schemas.errors import IndusCotError
+
+if TYPE_CHECKING:
+    from cot_builder.endpoint.run import Estimate
+    from cot_builder.params import Params
+    from cot_builder.storage.workspace import Workspace
+
+
+def pull(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml.")]
+) -> None:
+    """Read a benchmark from a folder, an archive, a URL or the Hub into shards of original bytes."""
+    from cot_builder.stages.pull import pull as stage
+
+    params, workspace = load(context)
+    stage(name, params, workspace)
+    print_done(workspace.pull(name))
+
+
+def select(context: typer.Context) -> None:
+    """Pick the training samples: category-disjoint, balanced, defect visible, no near-duplicates."""
+    from cot_builder.stages.select import select as stage
+
+    params, workspace = load(context)
+    stage(params, workspace)
+    print_done(workspace.select)
+
+
+def patch(context: typer.Context) -> None:
+    """Make global/local patch pairs, each with its box on the original image."""
+    from cot_builder.stages.patch import patch as stage
+
+    params, workspace = load(context)
+    stage(params, workspace)
+    print_done(workspace.patch)
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and cost; ask nothing.")]
+
+
+Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the endpoint anew; kept answers are replaced.")]
+
+
+def _refuse_offline(params: "Params", verb: str, **flags: bool) -> None:
+    given = " ".join(f"--{name.replace('_', '-')}" for name, on in flags.items() if on)
+    if given and params.teacher.backend == "offline":
+        raise IndusCotError(f"{verb} {given}: teacher.backend is offline, which asks nobody and costs nothing")
+
+
+def prior(
+    context: typer.Context, dry_run: DryRun = False, refresh: Refresh = False, allow_unpriced: AllowUnpriced = False
+) -> None:
+    """Write what a defect-free part looks like, for each category and view, from normal training images."""
+    from cot_builder.stages.prior import estimate_prior
+    from cot_builder.stages.prior import prior as stage
+
+    params, workspace = load(context)
+    _refuse_offline(params, "prior", dry_run=dry_run, refresh=refresh)
+    if dry_run:
+        found = estimate_prior(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
+        _print_estimate(found, params, "priors")
+        return
+    stage(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
+    print_done(workspace.prior)
+
+
+def draft(
+    context: typer.Context,
+    dry_run: DryRun = False,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Try the samples of reports/failures.csv again, and no other.")
+    ] = False,
+    refresh: Refresh = False,
+    allow_unpriced: AllowUnpriced = False,
+) -> None:
+    """Draft trajectories with the teacher and real tool calls, and gate them.
+
+    With `teacher.backend: endpoint` a model behind an OpenAI-compatible server writes them. Its answers are kept
+    in `.indus-cot/answers.sqlite`: stop and start as you like, nothing is paid twice. Begin with `--dry-run`, and
+    set `budget.usd`.
+    """
+    from cot_builder.stages.draft import draft as stage
+    from cot_builder.stages.draft import estimate_draft
+
+    params, workspace = load(context)
+    _refuse_offline(params, "draft", dry_run=dry_run, only_failed=only_failed, refresh=refresh)
+    if dry_run:
+        found = estimate_draft(
+            params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced
+        )
+        _print_estimate(found, params, "samples")
+        return
+    stage(params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced)
+    print_done(workspace.draft)
+    _tell_failed(workspace, params.teacher.backend)
+
+
+def _tell_failed(workspace: "Workspace", backend: str) -> None:
+    from cot_builder.progress import console
+    from cot_builder.storage.output import read_manifest
+
+    counts = read_manifest(workspace.draft)["counts"]
+    if without := counts["samples"] - counts["trajectories"]:
+        again = "; `indus-cot draft --only-failed` asks about them again" if backend == "endpoint" else ""
+        console.print(
+            f"{without} of {counts['samples']} samples have no trajectory: reports/failures.csv says why{again}",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def _print_estimate(found: "Estimate", params: "Params", unit: str) -> None:
+    from rich.table import Table
+
+    from cot_builder.progress import console
+
+    table = Table("step", "kept", "to ask", "input tokens", "output tokens", "USD", box=None, header_style="bold")
+    for step in dict.fromkeys([*found.kept, *found.requests]):
+        output = f"{found.output[step]}{'' if step in found.measured or not found.requests[step] else ' (assumed)'}"
+        cost = "unknown" if step in found.unpriced else f"{found.usd[step]:.4f}"
+        cells = (found.kept[step], found.requests[step], found.input[step], output, cost)
+        table.add_row(step, *(str(cell) for cell in cells))
+    console.print(table)
+    kept, asked = sum(found.kept.values()), sum(found.requests.values())
+    cost = "unknown" if found.unpriced else f"{sum(found.usd.values()):.2f}"
+    share = 100 * kept / (kept + asked) if kept + asked else 0.0
+    tokens = sum(found.input.values()) + sum(found.output.values())
+    typer.echo(
+        f"{found.samples} {unit}, {kept + asked} requests, {share:.0f} % of them kept already; to ask: {asked} "
+        f"requests, about {tokens} tokens, {cost} USD at the prices of prices.yaml. Corrections come on top, at "
+        f"most {params.teacher.corrections} a form. Spent so far, in all runs: {found.spent_usd:.2f} USD; "
+        f"cap: {params.budget.usd if params.budget.usd is not None else 'none'} USD, "
+        f"{params.budget.tokens if params.budget.tokens is not None else 'none'} tokens (budget). Nothing was asked."
+    )
+    if found.failed and not asked:
+        typer.echo(
+            f"{found.failed} samples of the last run have no trajectory; only --only-failed asks about them again "
+            "(kept answers do not do)"
+        )
+
+
+def assemble(context: typer.Context) -> None:
+    """Apply reviews, validate every row and write Indus-CoT, ready for `datasets.load_dataset`."""
+    from cot_builder.stages.assemble import assemble as stage
+
+    params, workspace = load(context)
+    stage(params, workspace)
+    print_done(workspace.indus_cot)
+
+
+def repro(
+    context: typer.Context,
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages of dvc.yaml; all without one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the stages even if nothing changed.")] = False,
+) -> None:
+    """Run every stage that is out of date: `dvc repro` under this profile and these settings."""
+    from cot_builder.storage.workspace import Workspace
+
+    workspace = Workspace()
+    # With targets, DVC takes up stages in an order that differs from run to run: a frozen one may come before `params`.
+    if not all(path.is_file() for path in (workspace.params, workspace.reviews, workspace.prior_reviews)):
+        from cot_builder.stages.params import resolve
+
+        resolve(*load(context))
+    profile, settings = context.obj
+    environment = os.environ | {
+        PROFILE_VARIABLE: profile,
+        SETTINGS_VARIABLE: "\n".join(settings),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), *(targets or [])]
+    os.execve(sys.executable, command, environment)
+
+
+def params(context: typer.Context) -> None:
+    """Write the parameters in force to data/params.json, which the DVC stages depend on."""
+    from cot_builder.stages.params import resolve
+
+    resolve(*load(context))

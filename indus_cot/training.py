@@ -1,0 +1,56 @@
+"""Verbs that train: `sft` and `grpo`."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indus_cot.common import load, print_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cot_builder.params import Params
+    from cot_builder.storage.workspace import Workspace
+    from train.plan import Plan
+
+
+PrintPlan = Annotated[
+    bool, typer.Option("--print-plan", help="Say what it would take: devices, batch, tokens, memory, steps; no more.")
+]
+
+
+def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
+    """Fine-tune a model on Indus-CoT; writes models/sft. A killed run goes on when started again."""
+    from train import sft as stage
+
+    _train(context, "sft", stage.print_plan if print_plan else stage.sft)
+
+
+def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
+    """Reinforce the model with the real tools in the loop; writes models/grpo, and reports/grpo/rollouts.html.
+
+    A killed run goes on when started again.
+    """
+    from train import grpo as stage
+
+    _train(context, "grpo", stage.print_plan if print_plan else stage.grpo)
+
+
+def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
+    # Read once, when torch is loaded. Threads that spin while they wait make a training many times slower as soon as
+    # anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from train import processes
+
+    params, workspace = load(context)
+    plan, state = run(params, workspace), processes.state()
+    # Of several processes one speaks, once its output is in place. They part together: a thread of gloo that is still
+    # at work when the interpreter ends would abort it.
+    if state.is_main_process:
+        if plan:
+            typer.echo(str(plan))
+        else:
+            print_done(workspace.models / name)
+    state.wait_for_everyone()
+    state.destroy_process_group()
