@@ -21,9 +21,9 @@ from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.trajectory import Trajectory
 from tests import small_corpus
-from tests.hub_client import Client
-from tests.hub_server import OWNER, HubServer
-from tests.test_publish import STATED, write_params
+from tests.cot_builder.publishing.test_publish import STATED, write_params
+from tests.helpers.hub_client import Client
+from tests.servers.hub_server import OWNER, HubServer
 
 ROWS = 480
 IMAGE, OBSERVATION = 900_000, 200_000

@@ -23,9 +23,9 @@ from bench.paired import Row, paired, seconds
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
 from schemas.trajectory import DRAFT
-from tests.expert import Expert, chromium
-from tests.label_studio_server import Server, new_server
-from tests.pipeline import new_project, run
+from tests.helpers.expert import Expert, chromium
+from tests.helpers.pipeline import new_project, run
+from tests.servers.label_studio_server import Server, new_server
 
 TASKS = 10_000
 RUNS = 3

@@ -146,7 +146,7 @@ def compare(
 
 def report(context: typer.Context) -> None:
     """Write one HTML page that shows the corpus: counts, gates, leakage and a gallery of trajectories."""
-    from eval.report.report.report import report as stage
+    from eval.report.report import report as stage
 
     params, workspace = load(context)
     stage(params, workspace)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from label_studio_server import Server, label_studio
+
+from tests.servers.label_studio_server import Server, label_studio
 
 if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
-    from tests.review_project import Project
+    from tests.helpers.review_project import Project
 
 __all__ = ["label_studio"]
 
@@ -21,9 +22,9 @@ hypothesis.settings.load_profile("ci")
 
 LONGEST = (
     "test_review_faults", "test_pipeline", "test_publish", "test_review_browser", "test_review_round_trip",
-    "test_label_studio_server", "test_grpo", "test_prior_review", "test_evaluate", "test_endpoint_draft",
-    "test_review_experts", "test_review_s3", "test_patching", "test_learn", "test_teacher", "test_sft",
-    "test_synthetic", "test_warm", "test_door", "test_parse", "test_report", "test_batch",
+    "test_label_studio_server", "test_grpo", "test_prior_review", "test_evaluate", "test_draft",
+    "test_review_experts", "test_review_s3", "test_patch", "test_learn", "test_teacher", "test_sft",
+    "test_synthetic", "test_door", "test_parse", "test_report", "test_batch",
 )  # fmt: skip
 """Files of minutes, the longest first."""
 
@@ -38,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with drafts, to be copied."""
     # Imported here: most test files need no Label Studio, and its SDK is slow to import.
-    from tests.review_project import new_drafts
+    from tests.helpers.review_project import new_drafts
 
     return new_drafts(tmp_path_factory.mktemp("review"))
 
@@ -46,7 +47,7 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
     """A copy of the project with drafts, and its own project on the server."""
-    from tests.review_project import Project
+    from tests.helpers.review_project import Project
 
     return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
 
@@ -56,7 +57,8 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
     """A small corpus and a tiny model, ``tiny``, made from its words; to be read only."""
     # Imported here: most test files need no torch.
     import datasets
-    from training_project import build
+
+    from tests.helpers.training_project import build
 
     root = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
@@ -67,6 +69,6 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
 @pytest.fixture(scope="session")
 def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the small corpus and a tiny policy; not to be written to."""
-    from tests.small_policy import build
+    from tests.helpers.small_policy import build
 
     return build(tmp_path_factory.mktemp("policy"), trainable)

@@ -1,0 +1,120 @@
+"""What several reviews of one draft mean, what the queue shows first, and the table DVC asks for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annotation.queue import place
+from cot_builder.corpus.reviews import decisions, ensure_table, read_reviews
+from cot_builder.params import load_params
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from schemas.review import Review
+from schemas.trajectory import Draft
+from tests.helpers.paths import ROOT
+
+A, B = "a" * 64, "b" * 64
+PARAMS = load_params(root=ROOT).review
+
+
+def review(number: int, **changes: Any) -> Review:
+    values = {
+        "review_id": f"1/{number}", "draft_id": "real_iad/nut/0123456789abcdef#0", "draft_sha256": A, "role": "review",
+        "reviewer": "ada@example.org", "reviewed_at": f"2026-11-01T00:00:{number:02}+00:00", "seconds": 10.0,
+        "verdict": "accepted", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
+        "changes": [], "trajectory": "as drafted", "result": "[]", "caught": None, "problems": [],
+    }  # fmt: skip
+    return Review.model_validate(values | changes)
+
+
+def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draft:
+    values = {
+        "draft_id": f"{sample}#0", "sample_id": sample, "candidate": 0, "trajectory": "{}", "answer": "No",
+        "defect_type": None, "boxes": [], "tools": [], "observations": [], "gates": [], "violations": [],
+        "judge_scores": [], "judge_disagreement": None, "blind_answer": None, "corrections": 0, "sent_back_by": [],
+        "draft_sha256": A,
+        "teacher": "t", "prompt_version": "p", "toolbox_version": "1", "cost_usd": 0.0,
+    }  # fmt: skip
+    return Draft.model_validate(values | changes)
+
+
+def test_the_last_word_of_a_reviewer_counts() -> None:
+    first = review(1, verdict="rejected", reasons=["wrong type"])
+    assert decisions([review(2), first])[A].status == "accepted"
+    assert decisions([review(2, verdict="rejected", reasons=["wrong type"]), review(1)])[A].status == "rejected"
+
+
+def test_one_rejection_leaves_a_draft_out_whoever_spoke_last() -> None:
+    no = review(1, verdict="rejected", reasons=["wrong type", "poor reasoning"])
+    found = decisions([no, review(2, reviewer="bo@example.org")])[A]
+    assert (found.status, found.reasons, found.reviewers) == ("rejected", ["wrong type", "poor reasoning"], 2)
+
+
+def test_a_correction_wins_over_an_acceptance_and_the_later_over_the_earlier() -> None:
+    rows = [
+        review(1, verdict="fixed", trajectory="first"),
+        review(3, reviewer="bo@example.org"),
+        review(2, reviewer="cy@example.org", verdict="fixed", trajectory="second"),
+    ]
+    found = decisions(rows)[A]
+    assert (found.status, found.trajectory, found.reviewers) == ("fixed", "second", 3)
+
+
+def test_a_review_that_cannot_be_applied_says_nothing() -> None:
+    assert decisions([review(1, problems=["grammar: a tag"])]) == {}
+    assert decisions([review(1), review(2, problems=["grammar: a tag"])])[A].reviewers == 1
+
+
+def test_drafts_are_told_apart_by_their_content() -> None:
+    found = decisions([review(1), review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
+    assert (found[A].status, found[B].status) == ("accepted", "rejected")
+
+
+def test_reasons_to_look_come_first_and_are_named() -> None:
+    plain = draft()
+    audited = PARAMS.model_copy(update={"audit_share": 0.0})
+    suspects = [
+        draft(blind_answer="Yes"),
+        draft(judge_scores=[0.9, 0.4], judge_disagreement=0.5),
+        draft(judge_scores=[0.3, 0.3], judge_disagreement=0.0),
+        draft(corrections=2, sent_back_by=["location"]),
+    ]
+    for suspect in suspects:
+        found = place(suspect, audited, seed=0)
+        assert found.priority > 1 > place(plain, audited, seed=0).priority
+        assert found.why
+    assert place(plain, audited, seed=0).why == {}
+    worst = draft(judge_scores=[0.1, 0.9], judge_disagreement=0.8, blind_answer="Yes")
+    assert place(worst, audited, seed=0).priority > max(place(one, audited, seed=0).priority for one in suspects)
+
+
+@given(share=st.sampled_from([0.05, 0.1, 0.5]), seed=st.integers(0, 1000))
+def test_the_audit_takes_its_share_and_does_not_know_the_suspects(share: float, seed: int) -> None:
+    params = PARAMS.model_copy(update={"audit_share": share})
+    names = [f"real_iad/nut/{number:016x}" for number in range(1000)]
+    drawn = [place(draft(name), params, seed).audit for name in names]
+    # Five standard deviations of the binomial distribution.
+    assert abs(sum(drawn) - 1000 * share) < 5 * (1000 * share * (1 - share)) ** 0.5
+    assert drawn == [place(draft(name, corrections=1), params, seed).audit for name in names]
+
+
+def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    ensure_table(workspace)
+    assert read_reviews(workspace) == []
+    workspace.reviews.unlink()
+    (tmp_path / "dvc.lock").write_text("stages:\n  review:\n    outs: []\n")
+    ensure_table(workspace)
+    assert not workspace.reviews.exists()
+
+
+def test_a_damaged_table_is_one_message(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    ensure_table(workspace)
+    path = workspace.reviews
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(IndusCotError, match="not a readable parquet"):
+        read_reviews(workspace)

@@ -1,0 +1,297 @@
+"""What a request costs: the price file, the providers' formulas for an image, and bounds that hold."""
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cot_builder.endpoint.prices import (
+    Patches,
+    Price,
+    Tiles,
+    Usage,
+    cost,
+    expected_input,
+    image_tokens,
+    most,
+    read_price,
+)
+from cot_builder.endpoint.request import ImageFile, Message, Request
+from schemas.errors import IndusCotError
+from tests.helpers.paths import ROOT
+
+PRICES = ROOT / "prices.yaml"
+TILES = Tiles(formula="tiles", base=85, tile=170)
+GOOD = "{input: 2.5, output: 10, image: {formula: tiles, base: 85, tile: 170}}"
+
+sides = st.integers(1, 6000)
+tokens = st.integers(0, 10_000_000)
+dollars = st.floats(0, 1000)
+rules = st.one_of(
+    st.builds(Tiles, formula=st.just("tiles"), base=st.integers(0, 3000), tile=st.integers(0, 6000)),
+    st.builds(
+        Patches,
+        formula=st.just("patches"),
+        side=st.integers(14, 64),
+        least=st.integers(1, 64),
+        most=st.integers(64, 16384),
+        factor=st.floats(0.5, 3),
+    ),
+)
+usages = st.builds(
+    lambda input, share, output: Usage(input=input, cached_input=int(input * share), output=output),
+    tokens,
+    st.floats(0, 1),
+    tokens,
+)
+
+
+def priced(image: Tiles | Patches = TILES, input: float = 1.0, output: float = 1.0) -> Price:
+    return Price(input=input, output=output, image=image)
+
+
+def picture(width: int, height: int, digest: str = "a" * 64) -> ImageFile:
+    return ImageFile(digest, width, height, lambda: (b"", "image/png"))
+
+
+def asking(text: str, images: list[ImageFile], max_tokens: int = 100) -> Request:
+    content: list[Message] = [{"type": "text", "text": text}, *(image.part for image in images)]
+    return Request(
+        "describe",
+        "gpt-4o",
+        [{"role": "user", "content": content}],
+        {image.sha256: image for image in images},
+        max_tokens=max_tokens,
+    )
+
+
+# The file
+
+
+def test_every_model_of_the_file_has_a_price() -> None:
+    gpt = read_price("gpt-4o", path=PRICES)
+    assert (gpt.input, gpt.cached_input, gpt.output, gpt.batch) == (2.5, 1.25, 10.0, 0.5)
+    assert gpt.image == TILES
+    served = read_price("Qwen/Qwen3-VL-8B-Instruct", path=PRICES)
+    assert cost(served, Usage(input=10**9, output=10**9)) == 0
+
+
+def test_an_unknown_model_stops_and_says_where_to_add_it() -> None:
+    with pytest.raises(IndusCotError) as caught:
+        read_price("gpt-99", path=PRICES)
+    for word in (str(PRICES), "'gpt-99'", "models:", "--allow-unpriced"):
+        assert word in str(caught.value)
+
+
+def test_an_unknown_model_that_is_allowed_costs_nothing_but_has_tokens() -> None:
+    price = read_price("gpt-99", allow_unpriced=True, path=PRICES)
+    bound = most(price, asking("what is here?", [picture(640, 480)]))
+    assert cost(price, bound) == 0
+    assert bound.input >= 300
+
+
+def test_a_model_with_a_price_keeps_it_where_others_may_have_none() -> None:
+    assert read_price("gpt-4o", allow_unpriced=True, path=PRICES) == read_price("gpt-4o", path=PRICES)
+
+
+BROKEN = {
+    "no number": ("models:\n  m: {input: dear, output: 1, image: {formula: tiles, base: 1, tile: 1}}\n", "input"),
+    "negative": ("models:\n  m: {input: 1, output: -1, image: {formula: tiles, base: 1, tile: 1}}\n", "output"),
+    "no number at all": (
+        "models:\n  m: {input: .nan, output: 1, image: {formula: tiles, base: 1, tile: 1}}\n",
+        "input",
+    ),
+    "field missing": ("models:\n  m: {input: 1, image: {formula: tiles, base: 1, tile: 1}}\n", "output"),
+    "field unknown": (f"models:\n  m: {GOOD[:-1]}, discount: 1}}\n", "discount"),
+    "formula unknown": ("models:\n  m: {input: 1, output: 1, image: {formula: pixels}}\n", "image"),
+    "formula incomplete": ("models:\n  m: {input: 1, output: 1, image: {formula: tiles, base: 85}}\n", "tile"),
+    "side zero": ("models:\n  m: {input: 1, output: 1, image: {formula: patches, side: 0, most: 9}}\n", "side"),
+    "batch above one": (f"models:\n  m: {GOOD[:-1]}, batch: 2}}\n", "batch"),
+    "no models": ("prices: {}\n", "models:"),
+    "empty": ("", "models:"),
+    "models is a list": ("models: [gpt-4o]\n", "models:"),
+    "no YAML": ("models: {gpt-4o: [\n", "models:"),
+}
+
+
+@pytest.mark.parametrize(("text", "field"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_file_is_one_message_with_its_name_and_the_field(tmp_path: Path, text: str, field: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(IndusCotError) as caught:
+        read_price("m", path=path)
+    assert str(path) in str(caught.value)
+    assert field in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match=r"prices\.yaml: not found"):
+        read_price("m", path=tmp_path / "prices.yaml")
+
+
+@pytest.mark.parametrize("entry", ["{input: dear, output: 1, image: {formula: tiles, base: 1, tile: 1}}", "null"])
+def test_a_broken_entry_is_named_by_its_model(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(f"models:\n  gpt-4o: {GOOD}\n  of-my-own: {entry}\n", encoding="utf-8")
+    with pytest.raises(IndusCotError, match="of-my-own"):
+        read_price("gpt-4o", path=path)
+
+
+def test_a_file_in_another_encoding_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_bytes(f"# in £\nmodels:\n  m: {GOOD}\n".encode("latin-1"))
+    with pytest.raises(IndusCotError, match=r"prices\.yaml"):
+        read_price("m", path=path)
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "count"),
+    [
+        # The examples of OpenAI's guide to vision.
+        (1024, 1024, 765),
+        (2048, 4096, 1105),
+        (4096, 2048, 1105),
+        # By hand: never scaled up; one tile, then one pixel more.
+        (512, 512, 85 + 170),
+        (513, 512, 85 + 2 * 170),
+        (1, 1, 85 + 170),
+        # 4096 x 512 fits 2048 x 256: four tiles in a row.
+        (4096, 512, 85 + 4 * 170),
+        # 1334 x 1000 is scaled to 1024.5 x 768: half a pixel more than two tiles.
+        (1334, 1000, 85 + 6 * 170),
+        # 1500 x 3000 fits 1024 x 2048, then 768 x 1536: two by three, to the pixel.
+        (1500, 3000, 85 + 6 * 170),
+    ],
+)
+def test_tiles_as_published(width: int, height: int, count: int) -> None:
+    assert image_tokens(priced(), picture(width, height)) == count
+
+
+@pytest.mark.parametrize(
+    ("rule", "width", "height", "count"),
+    [
+        # OpenAI's guide: 1024 x 1024 is 1024 patches of 32 px; gpt-4.1-mini takes 1.62 tokens for each.
+        (Patches(formula="patches", side=32, most=1536), 1024, 1024, 1024),
+        (Patches(formula="patches", side=32, most=1536, factor=1.62), 1024, 1024, 1659),
+        # A patch begun counts whole.
+        (Patches(formula="patches", side=32, most=1536), 33, 32, 2),
+        (Patches(formula="patches", side=28, most=16384), 280, 140, 50),
+        (Patches(formula="patches", side=28, most=16384, least=4), 28, 28, 4),
+        (Patches(formula="patches", side=32, most=1536), 8000, 8000, 1536),
+    ],
+)
+def test_patches_by_hand(rule: Patches, width: int, height: int, count: int) -> None:
+    assert image_tokens(priced(rule), picture(width, height)) == count
+
+
+def test_a_scaled_down_image_of_patches_is_bounded_by_a_tenth_more_than_published() -> None:
+    # OpenAI's guide: 1800 x 2400 is scaled to 1056 x 1408, which is 1452 patches.
+    price = priced(Patches(formula="patches", side=32, most=1536))
+    assert 1452 <= image_tokens(price, picture(1800, 2400)) <= 1.1 * 1452
+
+
+@settings(deadline=None)
+@given(sides, sides)
+def test_tiles_are_what_exact_arithmetic_gives(width: int, height: int) -> None:
+    fitted = min(Fraction(1), Fraction(2048, max(width, height)))
+    scale = fitted * min(Fraction(1), 768 / (min(width, height) * fitted))
+    count = 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+    assert image_tokens(priced(), picture(width, height)) == count
+
+
+@settings(deadline=None)
+@given(rules, sides, sides)
+def test_an_image_costs_the_same_turned_by_a_quarter(rule: Tiles | Patches, width: int, height: int) -> None:
+    assert image_tokens(priced(rule), picture(width, height)) == image_tokens(priced(rule), picture(height, width))
+
+
+@settings(deadline=None)
+@given(rules, sides, sides, st.integers(0, 300), st.integers(0, 300))
+def test_a_larger_image_never_has_fewer_patches(
+    rule: Tiles | Patches, width: int, height: int, right: int, below: int
+) -> None:
+    # Tiles are not monotone: a longer image is scaled down to 2048 px.
+    assume(isinstance(rule, Patches))
+    small, large = picture(width, height), picture(width + right, height + below)
+    assert image_tokens(priced(rule), small) <= image_tokens(priced(rule), large)
+
+
+# Requests
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200), st.lists(st.tuples(sides, sides), max_size=4), rules, st.integers(1, 10_000))
+def test_the_bound_is_no_less_than_the_estimate(
+    text: str, sizes: list[tuple[int, int]], rule: Tiles | Patches, max_tokens: int
+) -> None:
+    images = [picture(*size, digest=f"{number:064}") for number, size in enumerate(sizes)]
+    request, price = asking(text, images, max_tokens), priced(rule)
+    bound = most(price, request)
+    seen = sum(image_tokens(price, image) for image in images)
+    assert bound.input >= expected_input(price, request) >= seen
+    # Two bytes a token of the text alone, and more of the frame around it.
+    assert bound.input >= seen + len(text.encode()) / 2
+    assert bound.output == max_tokens
+    assert bound.cached_input == 0
+
+
+def test_an_image_counts_as_often_as_it_is_shown() -> None:
+    once, other = picture(1024, 1024), picture(512, 512, "b" * 64)
+    alone = expected_input(priced(), asking("x", [once]))
+    assert expected_input(priced(), asking("x", [once, once])) - alone == pytest.approx(765, abs=60)
+    assert expected_input(priced(), asking("x", [once, other])) - alone == pytest.approx(255, abs=60)
+
+
+def test_the_schema_of_the_answer_counts_as_text() -> None:
+    plain = asking("x", [])
+    schema = {"type": "json_schema", "json_schema": {"schema": {"description": "y" * 3600}}}
+    long = Request(plain.step, plain.model, plain.messages, response_format=schema)
+    assert expected_input(priced(), long) - expected_input(priced(), plain) >= 1000
+
+
+# Money
+
+
+def test_cost_by_hand() -> None:
+    price = Price(input=2.5, cached_input=1.25, output=10, image=TILES)
+    usage = Usage(input=1_000_000, cached_input=400_000, output=100_000)
+    assert cost(price, usage) == pytest.approx(0.6 * 2.5 + 0.4 * 1.25 + 0.1 * 10)
+    assert cost(price, usage, batch=True) == pytest.approx(cost(price, usage) / 2)
+    quarter = price.model_copy(update={"batch": 0.25})
+    assert cost(quarter, usage, batch=True) == pytest.approx(cost(price, usage) / 4)
+
+
+def test_cached_input_costs_as_input_where_no_price_is_given() -> None:
+    usage = Usage(input=1_000_000, cached_input=400_000, output=0)
+    assert cost(priced(input=2.5), usage) == pytest.approx(2.5)
+    free = Price(input=2.5, cached_input=0, output=1, image=TILES)
+    assert cost(free, usage) == pytest.approx(0.6 * 2.5)
+
+
+@settings(deadline=None)
+@given(dollars, st.floats(0, 1), dollars, usages, tokens, tokens)
+def test_cost_grows_with_every_token(
+    input_usd: float, cached_share: float, output_usd: float, usage: Usage, more_input: int, more_output: int
+) -> None:
+    price = Price(input=input_usd, cached_input=input_usd * cached_share, output=output_usd, image=TILES)
+    less = cost(price, usage)
+    assert less >= 0
+    assert cost(price, usage.model_copy(update={"input": usage.input + more_input})) >= less
+    assert cost(price, usage.model_copy(update={"output": usage.output + more_output})) >= less
+    assert cost(price, usage.model_copy(update={"cached_input": 0})) >= less * (1 - 1e-9)
+    assert cost(price, usage, batch=True) <= less
+
+
+@settings(deadline=None)
+@given(dollars, dollars, usages, dollars)
+def test_cost_grows_with_every_price(input_usd: float, output_usd: float, usage: Usage, more: float) -> None:
+    less = cost(priced(input=input_usd, output=output_usd), usage)
+    assert cost(priced(input=input_usd + more, output=output_usd), usage) >= less
+    assert cost(priced(input=input_usd, output=output_usd + more), usage) >= less

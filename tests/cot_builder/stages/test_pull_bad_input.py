@@ -1,0 +1,586 @@
+"""Bad input: one clear message or one named image, nothing half-written, and the rest untouched."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from cot_builder.storage.header import DamagedError, Header, read_header
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from tests.helpers.layouts import (
+    Files,
+    Pulled,
+    csv_bytes,
+    mask,
+    mvtec_files,
+    picture,
+    pull_set,
+    real_iad_files,
+    sdd_files,
+    settings,
+    visa_files,
+    write_folder,
+    write_tar,
+    write_zip,
+)
+from tests.helpers.paths import ROOT
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bomb(width: int = 60000, height: int = 60000) -> bytes:
+    """A valid PNG of a few bytes that claims 3.6 gigapixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+
+
+def overwritten(data: bytes) -> bytes:
+    """With a sector of another file in the middle, as a damaged file system leaves it."""
+    middle = len(data) // 2
+    sector = np.random.default_rng(0).integers(0, 256, 512, dtype=np.uint8).tobytes()
+    return data[:middle] + sector + data[middle + len(sector) :]
+
+
+def jpeg(*options: int) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", noise, options)[1].tobytes()
+
+
+def no_trace(root: Path) -> None:
+    folder = root / "data" / "pull"
+    assert [path.name for path in folder.glob("*") if not path.name.endswith(".lock")] == []
+
+
+DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "flipped PNG": (".png", lambda: flipped(picture(4)), "a PNG chunk's checksum is wrong"),
+    "cut PNG": (".png", lambda: picture(4)[:-20], "truncated: the PNG has no end"),
+    "cut PNG header": (".png", lambda: picture(4)[:20], "truncated"),
+    "cut JPEG": (".jpg", lambda: picture(4, suffix=".jpg")[:-40], "truncated: the JPEG has no end"),
+    "JPEG without markers": (".jpg", lambda: picture(4, suffix=".jpg")[:20] + bytes(200), "corrupt at byte"),
+    "overwritten JPEG": (".jpg", lambda: overwritten(jpeg()), "no JPEG marker where one must be"),
+    "overwritten progressive JPEG": (
+        ".jpg",
+        lambda: overwritten(jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+        "no JPEG marker where one must be",
+    ),
+    "cut progressive JPEG": (
+        ".jpg",
+        lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)[:-2000],
+        "truncated: the JPEG has no end",
+    ),
+    "cut BMP": (".bmp", lambda: picture(4, suffix=".bmp")[:-1], "shorter than its pixels"),
+    "cut WebP": (".webp", lambda: picture(4, suffix=".webp")[:-100], "not a readable"),
+    "cut TIFF": (".tif", lambda: picture(4, suffix=".tiff")[: -len(picture(4, suffix=".tiff")) // 2], ""),
+    "empty": (".png", lambda: b"", "empty file"),
+    "text": (".png", lambda: b"hello", "not a readable"),
+    "bomb": (".png", bomb, "decompression bomb: 60000 x 60000 pixels"),
+    "bomb of no area": (".png", lambda: bomb(0, 5), "no pixels"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_image_costs_that_image(tmp_path: Path, damage: str) -> None:
+    suffix, make, message = DAMAGES[damage]
+    name = f"flange/test/scratch/000{suffix}"
+    files = {n: d for n, d in mvtec_files("flange", "scratch").items() if n != "flange/test/scratch/000.png"}
+    source = write_tar(tmp_path / "set.tar", {name: make()} | files)
+    pulled = pull_set(tmp_path, "folder", source)
+    assert [(row["reason"], row["item"]) for row in pulled.left_out] == [("damaged image", name)]
+    assert message in pulled.left_out[0]["detail"]
+    assert pulled.manifest["left_out"] == {"damaged image": 1}
+    assert pulled.samples.height == 4
+    with pytest.raises(IndusCotError, match=rf"000{suffix}: damaged image .*strict runs stop here"):
+        pull_set(tmp_path / "strict", "folder", source, strict=True)
+    no_trace(tmp_path / "strict")
+
+
+def tagged(suffix: str, orientation: int) -> bytes:
+    """The same noise in every call, with an EXIF orientation."""
+    image = Image.open(io.BytesIO(picture(4)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    image.save(file, Image.registered_extensions()[suffix], exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_an_image_that_viewers_turn_is_left_out(tmp_path: Path, suffix: str) -> None:
+    turned, upright = f"flange/test/scratch/turned{suffix}", f"flange/test/scratch/upright{suffix}"
+    files = mvtec_files("flange", "scratch") | {turned: tagged(suffix, 6), upright: tagged(suffix, 1)}
+    pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
+    assert pulled.left_out == [
+        {
+            "reason": "rotated by EXIF",
+            "item": turned,
+            "detail": "EXIF orientation 6: save the pixels upright, without the tag",
+        }
+    ]
+    assert pulled.samples.height == 6
+    assert pulled.row(upright)["width"] == 64
+
+
+def test_orientation_by_xmp_counts_too(tmp_path: Path) -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="8"/></x:xmpmeta>'
+    jpeg = picture(4, suffix=".jpg")
+    payload = b"http://ns.adobe.com/xap/1.0/\0" + packet
+    jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]
+    png = picture(4)
+    png = png[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet) + png[33:]
+    files = mvtec_files("flange", "scratch") | {"flange/test/scratch/x.jpg": jpeg, "flange/test/scratch/y.png": png}
+    pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
+    assert {(row["reason"], row["item"]) for row in pulled.left_out} == {
+        ("rotated by EXIF", "flange/test/scratch/x.jpg"),
+        ("rotated by EXIF", "flange/test/scratch/y.png"),
+    }
+
+
+def test_only_damaged_images_is_an_error(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "mvtec", {"bottle/test/good/000.png": b"x", "bottle/test/good/001.png": b"y"})
+    with pytest.raises(IndusCotError, match=r"no sample could be made of it; left out:\n  bottle/test/good/000\.png"):
+        pull_set(tmp_path, "mvtec_ad", source)
+    no_trace(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (mask((1, 1, 9, 9), width=65), "mask of another size"),
+        (None, "missing mask"),
+        (mask(), "empty mask"),
+        (mask((1, 1, 9, 9))[:-20], "damaged mask"),
+    ],
+)
+def test_an_unusable_mask_costs_the_boxes_only(tmp_path: Path, change: bytes | None, reason: str) -> None:
+    name = "bottle/ground_truth/contamination/000_mask.png"
+    files: Files = {n: d for n, d in mvtec_files().items() if n != name}
+    source = write_folder(tmp_path / "mvtec", files | ({name: change} if change is not None else {}))
+    pulled = pull_set(tmp_path, "mvtec_ad", source)
+    assert pulled.counts["by_split_label"] == {"test anomalous": 2, "test normal": 1, "train normal": 2}
+    assert [(row["reason"], row["item"]) for row in pulled.warnings] == [(reason, name)]
+    assert pulled.counts["warnings"] == {reason: 1}
+    row = pulled.row("bottle/test/contamination/000.png")
+    assert row["boxes"] == []
+    assert row["defect_type"] is not None
+    with pytest.raises(IndusCotError, match=f"{name}: {reason}"):
+        pull_set(tmp_path / "strict", "mvtec_ad", source, strict=True)
+    no_trace(tmp_path / "strict")
+
+
+def test_without_its_mask_an_sdd_image_has_no_label(tmp_path: Path) -> None:
+    files = {n: d for n, d in sdd_files().items() if n != "kos05/Part0_label.bmp"}
+    pulled = pull_set(tmp_path, "sdd", write_folder(tmp_path / "sdd", files))
+    assert {row["item"] for row in pulled.left_out} == {f"kos05/Part0.jpg#{band}" for band in range(3)}
+    assert pulled.samples.height == 9
+
+
+def test_a_mask_without_an_image_is_named(tmp_path: Path) -> None:
+    files = {n: d for n, d in mvtec_files().items() if n != "bottle/test/contamination/001.png"}
+    pulled = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "mvtec", files))
+    assert [(row["reason"], row["item"]) for row in pulled.left_out] == [
+        ("mask without an image", "bottle/ground_truth/contamination/001_mask.png")
+    ]
+
+
+def test_listed_and_absent_present_and_unlisted(tmp_path: Path) -> None:
+    visa = visa_files()
+    moved = "candle/Data/Images/Normal/0001.JPG"
+    stray = "candle/Data/Images/Normal/9999.JPG"
+    visa[stray] = visa.pop(moved)
+    source = write_folder(tmp_path / "visa", visa)
+    pulled = pull_set(tmp_path, "visa", source)
+    assert {(row["reason"], row["item"]) for row in pulled.left_out} == {
+        ("listed and absent", moved),
+        ("present and unlisted", stray),
+    }
+    assert pulled.samples.height == 3
+    with pytest.raises(IndusCotError, match="listed and absent"):
+        pull_set(tmp_path / "strict", "visa", source, strict=True)
+
+
+def test_images_where_the_layout_has_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = mvtec_files()
+    strays = ["bottle/test/loose.png", "bottle/validation/good/000.png"]
+    source = write_folder(tmp_path / "own", files | {name: picture(91) for name in strays} | {"readme.txt": b"-"})
+    pulled = pull_set(tmp_path, "folder", source)
+    assert [(row["reason"], row["item"]) for row in pulled.left_out] == [
+        ("outside the layout", f"own/{name}") for name in strays
+    ]
+    assert "2 images lie where the layout has none" in "".join(capsys.readouterr()).replace("\n", " ")
+    with pytest.raises(IndusCotError, match="outside the layout"):
+        pull_set(tmp_path / "strict", "folder", source, strict=True)
+
+
+def test_a_category_that_is_listed_and_wholly_absent_is_one_line(tmp_path: Path) -> None:
+    files = real_iad_files()
+    files["realiad_jsons/usb.json"] = real_iad_files("usb")["realiad_jsons/usb.json"]
+    pulled = pull_set(tmp_path, "real_iad", write_tar(tmp_path / "iad.tar", files))
+    assert pulled.left_out == [{"reason": "category listed and absent", "item": "usb", "detail": "6 listed images"}]
+
+
+def test_an_image_twice_is_named(tmp_path: Path) -> None:
+    name = "bottle/train/good/000.png"
+    first = write_folder(tmp_path / "one", mvtec_files())
+    second = write_folder(tmp_path / "two", {name: picture(77)})
+    pulled = pull_set(tmp_path, "mvtec_ad", [str(first), str(second)])
+    assert [(row["reason"], row["item"]) for row in pulled.left_out] == [("present twice", name)]
+    row = pulled.row(name)
+    assert pulled.stored(row["shard"], row["row"]) == mvtec_files()[name]
+
+
+def test_unknown_labels_are_named_all_at_once(tmp_path: Path) -> None:
+    files = mvtec_files() | {
+        "bottle/test/wobble/000.png": picture(7),
+        "bottle/test/wobble/001.png": picture(8),
+        "bottle/test/gloom/000.png": picture(9),
+    }
+    with pytest.raises(
+        IndusCotError, match=r"2 defect label\(s\).*'gloom' \(1 images\), 'wobble' \(2 images\)"
+    ) as error:
+        pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "mvtec", files))
+    assert "taxonomy.yaml" in str(error.value)
+    no_trace(tmp_path)
+
+
+def test_an_unknown_category_is_named_and_kept(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "mvtec", mvtec_files() | mvtec_files("gearbox"))
+    pulled = pull_set(tmp_path, "mvtec_ad", source)
+    assert [(row["reason"], row["item"]) for row in pulled.warnings] == [("unknown category", "gearbox")]
+    assert pulled.counts["by_category"] == {"bottle": 5, "gearbox": 5}
+    with pytest.raises(IndusCotError, match="gearbox: unknown category"):
+        pull_set(tmp_path / "strict", "mvtec_ad", source, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "files", "looks_like"),
+    [
+        ("visa", mvtec_files(), "mvtec_ad"),
+        ("mvtec_ad", visa_files(), "visa"),
+        ("mvtec_ad", real_iad_files(), "real_iad"),
+        ("real_iad", sdd_files(), "sdd"),
+        ("sdd", mvtec_files("Woven_001", "bad"), "dtd"),
+        ("visa", mvtec_files("tubes", "anomalous"), "mpdd"),
+        ("visa", mvtec_files("gearbox"), "folder"),
+        ("mvtec_ad", mvtec_files("tubes", "anomalous"), "mpdd"),
+        ("folder", sdd_files(), "sdd"),
+    ],
+)
+def test_a_wrong_layout_says_which_it_looks_like(tmp_path: Path, asked: str, files: Files, looks_like: str) -> None:
+    with pytest.raises(IndusCotError, match=rf"this looks like {looks_like}: set pull\.mine\.benchmark: {looks_like}$"):
+        pull_set(tmp_path, asked, write_folder(tmp_path / "source", files))
+    no_trace(tmp_path)
+
+
+def test_a_layout_like_none_gives_an_example(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match=r"for example 'source/pictures/a\.png'"):
+        pull_set(tmp_path, "visa", write_folder(tmp_path / "source", {"pictures/a.png": picture(1)}))
+    with pytest.raises(IndusCotError, match="holds no image"):
+        pull_set(tmp_path, "visa", write_folder(tmp_path / "notes", {"a.txt": b"x"}))
+    (tmp_path / "void").mkdir()
+    with pytest.raises(IndusCotError, match="holds no file"):
+        pull_set(tmp_path, "visa", tmp_path / "void")
+
+
+def test_records_that_the_labels_depend_on_must_be_there(tmp_path: Path) -> None:
+    visa = {n: d for n, d in visa_files().items() if not n.startswith("split_csv")}
+    with pytest.raises(IndusCotError, match=r"no split_csv/1cls\.csv in the source"):
+        pull_set(tmp_path, "visa", write_folder(tmp_path / "visa", visa))
+    iad = {n: d for n, d in real_iad_files().items() if not n.endswith(".json")}
+    with pytest.raises(IndusCotError, match=r"no realiad_jsons/<category>\.json"):
+        pull_set(tmp_path, "real_iad", write_folder(tmp_path / "iad", iad))
+    with pytest.raises(IndusCotError, match=r"no realiad_1024, but another resolution; set pull\.<name>\.resolution"):
+        pull_set(tmp_path, "real_iad", write_folder(tmp_path / "small", real_iad_files(folder="realiad_256")))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"{", "toy.json is no readable JSON"),
+        (b'{"train": null, "test": []}', "toy.json: train is None, no list of rows"),
+        (b'{"train": [{"category": "toy"}], "test": []}', r"toy.json train\[0\] is no row of Real-IAD"),
+        (
+            json.dumps(
+                {
+                    "train": [{"category": "toy", "anomaly_class": "OK", "image_path": "OK/x.jpg", "mask_path": None}],
+                    "test": [],
+                }
+            ).encode(),
+            r"toy.json train\[0\], image_path: 'OK/x.jpg' names no camera",
+        ),
+    ],
+)
+def test_a_malformed_real_iad_record_is_named(tmp_path: Path, record: bytes, message: str) -> None:
+    files = real_iad_files() | {"realiad_jsons/toy.json": record}
+    with pytest.raises(IndusCotError, match=message):
+        pull_set(tmp_path, "real_iad", write_folder(tmp_path / "iad", files))
+
+
+def test_a_malformed_visa_split_is_named(tmp_path: Path) -> None:
+    files = visa_files()
+    files["split_csv/1cls.csv"] = files["split_csv/1cls.csv"].replace(b",train,", b",trian,")
+    with pytest.raises(
+        IndusCotError, match=r"split_csv/1cls\.csv row 2, column split: 'trian' is neither train nor test"
+    ):
+        pull_set(tmp_path, "visa", write_folder(tmp_path / "visa", files))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "meh"}, r"parts\.csv row 3, column label: unknown label 'meh'"),
+        ({"image": ""}, r"parts\.csv row 3, column image: is empty"),
+        ({"image": "../secret.png"}, r"parts\.csv row 3, column image: '../secret.png' must be relative"),
+        ({"image": "/etc/secret.png"}, r"parts\.csv row 3, column image: '/etc/secret.png' must be relative"),
+        ({"image": "a.png"}, r"parts\.csv row 3, column image: 'a.png' is in row 2 already"),
+        ({"boxes": "1 2 3"}, r"parts\.csv row 3, column boxes: '1 2 3' is no list of boxes"),
+        ({"boxes": "0.1 0.2 0.6 0.9"}, r"parts\.csv row 3, column boxes: '0.1 0.2 0.6 0.9' has shares of the image"),
+        ({"boxes": "9 9 3 3"}, r"parts\.csv row 3, column boxes: box 9 9 3 3 must have"),
+        ({"boxes": "0 0 900 3"}, r"parts\.csv row 3, column boxes: pixel box .* does not fit an image of 64 x 48"),
+        ({"split": "val"}, r"parts\.csv row 3, column split: 'val' is neither train nor test"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    row = {"image": "a.png", "label": "good", "boxes": "", "split": ""}
+    rows = [row, row | {"image": "b.png", "label": "bad"} | change]
+    files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": csv_bytes(rows)}
+    with pytest.raises(IndusCotError, match=message):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files) / "parts.csv")
+    no_trace(tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("bbox", "boxes"), ("Boxes", "boxes"), ("bounding_boxes", "boxes"), ("box", "boxes"), ("defect_type", "type"),
+        ("tpye", "type"), ("defectType", "type"), ("mask_path", "mask"), ("masks", "mask"), ("object", "category"),
+        ("catgory", "category"), ("camera", "view"), ("part_id", "part"), ("subset", "split"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suffix: str) -> None:
+    rows = [{"image": "a.png", "label": "good", column: ""}, {"image": "b.png", "label": "bad", column: "x"}]
+    table = csv_bytes(rows) if suffix == "csv" else "\n".join(map(json.dumps, rows)).encode()
+    files = {"a.png": picture(1), "b.png": picture(2), f"parts.{suffix}": table}
+    with pytest.raises(IndusCotError, match=rf"the column {column} is not known; if it holds {meant}, name it {meant}"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    no_trace(tmp_path / "work")
+
+
+@pytest.mark.parametrize("line", ["b.png,bad,0,0,9,9", "b.png,bad,,stray"])
+def test_cells_beyond_the_header_are_named_by_row(tmp_path: Path, line: str) -> None:
+    table = f"image,label,boxes\na.png,good,,,\n{line}\n".encode()
+    files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table}
+    with pytest.raises(IndusCotError, match=r"parts\.csv row 3: has more cells than the header"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    twice = table.replace(b"image,label,boxes", b"image,label,label")
+    source = write_folder(tmp_path / "twice", files | {"parts.csv": twice})
+    with pytest.raises(IndusCotError, match=r"parts\.csv: has the column label twice"):
+        pull_set(tmp_path / "work", "folder", source)
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [('"b.png,bad,', "image"), ('b.png,"bad,', "label"), ('b.png,bad,"sc"ratch', "type"), ('"b.png",bad,"x', "type")],
+)
+def test_a_stray_quote_is_named_by_file_row_and_column(tmp_path: Path, line: str, column: str) -> None:
+    table = f'image,label,type\na.png,good,"all\nwell"\n{line}\nc.png,good,\n'.encode()
+    files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "parts.csv": table}
+    with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is no CSV"):
+        pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    no_trace(tmp_path / "work")
+
+
+def test_a_quoted_field_may_hold_quotes_and_line_breaks(tmp_path: Path) -> None:
+    table = b'image,label,part\na.png,good,"4"" bolt,\nleft"\nb.png,good,4" bolt\n'
+    files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table, "notes.csv": b'remark\n"never closed\n'}
+    pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    assert pulled.samples.height == 2
+
+
+@pytest.mark.parametrize("boxes", ["5", "true", "false", '{"x": 1}', "[5]", "[true]", "[[1, 2, 3]]"])
+def test_boxes_of_another_kind_are_named(tmp_path: Path, boxes: str) -> None:
+    table = f'{{"image": "a.png", "label": "bad", "boxes": {boxes}}}\n'.encode()
+    source = write_folder(tmp_path / "parts", {"a.png": picture(1), "parts.jsonl": table})
+    with pytest.raises(IndusCotError, match=r"parts\.jsonl row 1, column boxes: .* is no list of boxes"):
+        pull_set(tmp_path / "work", "folder", source)
+    no_trace(tmp_path / "work")
+
+
+def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "parts.csv": csv_bytes([{"image": "a.png", "lable": "good"}])}
+    folder = write_folder(tmp_path / "parts", files)
+    with pytest.raises(IndusCotError, match=r"parts\.csv: has no column label; its columns are image, lable"):
+        pull_set(tmp_path / "work", "folder", folder / "parts.csv")
+    (folder / "parts.jsonl").write_text('{"image": "a.png", "label": "good"}\n{oops\n')
+    with pytest.raises(IndusCotError, match=r"parts\.jsonl row 2: is no JSON"):
+        pull_set(tmp_path / "work", "folder", folder / "parts.jsonl")
+
+
+def test_own_parts_listed_and_absent_present_and_unlisted(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "label": "good"}, {"image": "gone.png", "label": "good"}]
+    files = {"a.png": picture(1), "extra.png": picture(2), "parts.csv": csv_bytes(rows)}
+    pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
+    assert {(row["reason"], row["item"]) for row in pulled.left_out} == {
+        ("listed and absent", "gone.png"),
+        ("present and unlisted", "extra.png"),
+    }
+
+
+def test_non_ascii_and_very_long_names(tmp_path: Path) -> None:
+    category, stem = "Zahnräder 歯車", "ß" * 120
+    files = {name.replace("000", stem): data for name, data in mvtec_files(category, "scratch").items()}
+    for number, source in enumerate((write_folder(tmp_path / "f", files), write_zip(tmp_path / "z.zip", files))):
+        pulled = pull_set(tmp_path / str(number), "folder", source)
+        assert pulled.samples.height == 5
+        assert pulled.row(f"{category}/test/scratch/{stem}.png")["boxes"]
+    long = "x" * 300
+    deep = write_tar(tmp_path / "long.tar", mvtec_files() | {f"{long}/train/good/{long}.png": picture(6)})
+    pulled = pull_set(tmp_path / "long", "folder", deep)
+    assert [row["reason"] for row in pulled.left_out] == ["category or view too long"]
+    assert pulled.samples.height == 5
+
+
+def test_a_damaged_archive_leaves_the_last_output_alone(tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "set.tar", mvtec_files())
+    before = pull_set(tmp_path, "mvtec_ad", source)
+    kept = {path.name: path.read_bytes() for path in before.folder.iterdir()}
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(IndusCotError, match=r"set\.tar: the archive is truncated or damaged"):
+        pull_set(tmp_path, "mvtec_ad", source)
+    source.write_bytes(whole)
+    with pytest.raises(IndusCotError, match=r"set\.tar: its sha256 is"):
+        pull_set(tmp_path, "mvtec_ad", source, sha256="0" * 64)
+    assert {path.name: path.read_bytes() for path in before.folder.iterdir()} == kept
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from cot_builder.params import load_params
+from cot_builder.stages.pull import pull
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+try:
+    pull("mine", load_params("default", json.loads(sys.argv[1]), Path(sys.argv[2])), Workspace(Path(sys.argv[3])))
+except IndusCotError as error:
+    print(error)
+    sys.exit(1)
+"""
+
+
+def command(source: Path, root: Path) -> list[str]:
+    chosen = json.dumps(settings("mvtec_ad", str(source)))
+    return [sys.executable, "-c", SCRIPT, chosen, str(ROOT), str(root)]
+
+
+def stuck_source(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder whose last image is a pipe, so that a pull of it waits in the middle until somebody writes."""
+    source = write_folder(tmp_path / "mvtec", mvtec_files())
+    pipe = source / "bottle" / "train" / "good" / "999.png"
+    os.mkfifo(pipe)
+    return source, pipe
+
+
+def test_kill_in_the_middle_leaves_nothing_visible(tmp_path: Path) -> None:
+    source, pipe = stuck_source(tmp_path)
+    before = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "old", mvtec_files("cable")))
+    with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
+        # Opening waits for the reader: then the pull is in the middle.
+        end = os.open(pipe, os.O_WRONLY)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    os.close(end)
+    assert process.returncode == -signal.SIGKILL
+    assert set(before.samples["category"]) == {"cable"}
+    again = Pulled(Workspace(tmp_path), "mine")
+    assert set(again.samples["category"]) == {"cable"}
+    pipe.unlink()
+    pipe.write_bytes(picture(50))
+    after = pull_set(tmp_path, "mvtec_ad", source)
+    assert after.counts["by_category"] == {"bottle": 6}
+    hidden = [path.name for path in after.folder.parent.iterdir() if path.name.startswith(".")]
+    assert [name for name in hidden if not name.endswith(".lock")] == []
+
+
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    source, pipe = stuck_source(tmp_path)
+    with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
+        with pipe.open("wb") as file:
+            with pytest.raises(IndusCotError, match="another run is writing it"):
+                pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "other", mvtec_files()))
+            file.write(picture(50))
+        assert process.wait(30) == 0
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """In a mount namespace of its own, on a memory disk of 300 KB."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare command: a full disk cannot be made here")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    in_namespace = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=300k none '{disk}'"
+    if subprocess.run([*in_namespace, mount], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here: a full disk cannot be made")
+    big = {f"bottle/train/good/{n:03d}.png": picture(n, 200, 200) for n in range(5)}
+    source = write_folder(tmp_path / "mvtec", big)
+    script = f"{mount} && \"$@\"; code=$?; ls -A '{disk}/data/pull'; exit $code"
+    run = subprocess.run(
+        [*in_namespace, script, "sh", *command(source, disk)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 1, run.stderr
+    assert "the disk is full; nothing was changed. Free some space and run `indus-cot pull` again" in run.stdout
+    assert "Traceback" not in run.stderr
+    assert run.stdout.splitlines()[1:] in ([], [".mine.lock"])
+
+
+NOISE = np.random.default_rng(1).bytes(6 * 64)
+PIXELS = zlib.compress(NOISE)
+
+
+def chunked(size: int) -> bytes:
+    """A PNG whose pixels lie in chunks of ``size`` bytes, as libpng writes them; the last is shorter."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 63, 6, 8, 0, 0, 0, 0))
+    pixels = b"".join(chunk(b"IDAT", PIXELS[start : start + size]) for start in range(0, len(PIXELS), size))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+@given(st.integers(10, 500), st.data())
+def test_any_byte_of_any_chunk_is_covered_by_a_checksum(size: int, data: st.DataObject) -> None:
+    whole = chunked(size)
+    assert read_header(whole) == Header(63, 6, 1, "PNG")
+    damaged = bytearray(whole)
+    place = data.draw(st.integers(33, len(whole) - 13))
+    for offset, change in enumerate(data.draw(st.lists(st.integers(1, 255), min_size=1, max_size=8))):
+        damaged[min(place + offset, len(whole) - 13)] ^= change
+    assume(damaged != whole)
+    with pytest.raises(DamagedError):
+        read_header(bytes(damaged))

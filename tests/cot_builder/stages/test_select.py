@@ -1,0 +1,444 @@
+"""Selection: disjoint from what is evaluated, free of copies, visible, balanced, split by part, reproducible."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.benchmarks.near_duplicates import SIDE, Fingerprints, near_pairs
+from cot_builder.benchmarks.same_category import overlaps, same_category, share_a_word
+from cot_builder.params import Params
+from cot_builder.stages.select import select
+from cot_builder.storage.images import encode_png
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from schemas.sample import SAMPLE
+from schemas.selection import SPLIT
+from schemas.supervision import SUPERVISION
+from tests.helpers.pulled import Pulled, params_for, picture, write_pulled_set
+
+EVALUATION = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
+SETS = {"real_iad": ("real_iad", "train"), "mvtec_ad": ("mvtec_ad", "evaluate")}
+NAMES = st.text("abcdefghij", min_size=3, max_size=8)
+
+
+def parts(
+    category: str, count: int, views: Sequence[str] = ("C1", "C2"), defects: Sequence[str] = ("scratch",)
+) -> list[Pulled]:
+    """``count`` normal and as many defective parts in each view; a third of the normal ones is of the train split."""
+    images = []
+    for number in range(2 * count):
+        defect = defects[number % len(defects)] if number >= count else None
+        for view in views:
+            images.append(
+                Pulled(category, f"S{number:04d}", view, defect, split="train" if number < count / 3 else "test")
+            )
+    return images
+
+
+def run(tmp_path: Path, pool: Sequence[Pulled], evaluation: Sequence[Pulled] = (), **settings: object) -> Workspace:
+    workspace = Workspace(tmp_path)
+    write_pulled_set(workspace, "real_iad", pool)
+    write_pulled_set(workspace, "mvtec_ad", evaluation or [Pulled("bottle", "000", "default")])
+    select(params_for(SETS, **settings), workspace)
+    return workspace
+
+
+def chosen(workspace: Workspace) -> pl.DataFrame:
+    samples = SAMPLE.read(workspace.select / "sample.parquet").rename({"split": "benchmark_split"})
+    supervision = SUPERVISION.read(workspace.select / "supervision.parquet")
+    splits = SPLIT.read(workspace.select / "split.parquet")
+    assert samples["sample_id"].to_list() == supervision["sample_id"].to_list() == splits["sample_id"].to_list()
+    return samples.join(supervision, on="sample_id").join(splits, on="sample_id")
+
+
+def rows(workspace: Workspace, name: str) -> list[dict[str, str]]:
+    with (workspace.select / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def leakage(workspace: Workspace) -> dict:
+    return json.loads((workspace.select / "leakage.json").read_text())
+
+
+def test_the_official_names_give_exactly_the_papers_drops() -> None:
+    training = BENCHMARKS["real_iad"].BENCHMARK.categories
+    official = {category for name in EVALUATION for category in BENCHMARKS[name].BENCHMARK.categories}
+    assert len(training) == 30
+    dropped = {category for category, _, _ in overlaps(training, official)}
+    assert dropped == {"toothbrush", "zipper", "pcb", "transistor1"}
+    assert len(set(training) - dropped) == 26
+    assert {c for c, _, _ in overlaps([*training, "hazelnut"], official)} == dropped | {"hazelnut"}
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "rule"),
+    [
+        ("zipper", "zipper", "exact"),
+        ("pcb", "pcb4", "normalised"),
+        ("transistor1", "transistor", "normalised"),
+        ("Hazelnut", "hazelnut", "normalised"),
+        ("capsule", "capsules", "normalised"),
+        ("chewing_gum", "chewinggum", "normalised"),
+        ("Metal-Nuts", "metal_nut", "normalised"),
+        ("MetalNut", "metal_nut", "normalised"),
+        ("battery", "batteries", "normalised"),
+        ("box", "boxes", "normalised"),
+        ("size", "sizes", "normalised"),
+        ("cache", "caches", "normalised"),
+        ("sandwich", "sandwiches", "normalised"),
+        ("switch", "switches", "normalised"),
+        ("waltz", "waltzes", "normalised"),
+        ("axe", "axes", "normalised"),
+        ("nozzle", "nozzles", "normalised"),
+        ("maze", "mat", None),
+        ("woven", "Woven_001", "normalised"),
+        ("bottle_cap", "bottle", None),
+        ("plastic_nut", "hazelnut", None),
+        ("plastic_nut", "metal_nut", None),
+        ("vcpill", "pill", None),
+        ("toy_brick", "toy", None),
+        ("usb_adaptor", "usb", None),
+        ("cookies", "cookie", "normalised"),
+        ("ties", "tie", "normalised"),
+        ("dies", "die", "normalised"),
+        ("zip_ties", "zip_tie_02", "normalised"),
+        ("potatoes", "potato", "normalised"),
+        ("shoes", "shoe", "normalised"),
+        ("lenses", "lens", "normalised"),
+        ("glasses", "glass", "normalised"),
+        ("buses", "bus", "normalised"),
+        ("shelves", "shelf", "normalised"),
+        ("knives", "knife", "normalised"),
+        ("valves", "valve", "normalised"),
+        ("matrices", "matrix", "normalised"),
+        ("devices", "device", "normalised"),
+        ("ties", "toy", None),
+        ("glass", "glas", None),
+        ("bus", "bu", None),
+        ("123", "456", None),
+    ],
+)
+def test_names_are_one_category_up_to_case_number_separators_and_plural(
+    training: str, evaluation: str, rule: str | None
+) -> None:
+    assert same_category(training, evaluation) == rule
+    assert same_category(evaluation, training) == rule
+
+
+@given(NAMES, NAMES, st.integers(0, 99), st.sampled_from("_- "))
+def test_a_number_or_a_separator_never_hides_a_category(first: str, second: str, number: int, separator: str) -> None:
+    name = f"{first}{separator}{second}"
+    assert same_category(name, f"{first}_{second}{number}")
+    assert same_category(name.upper(), f"{first}{second}")
+    assert not same_category(name, second)
+    assert share_a_word(name, second)
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "flagged"),
+    [
+        ("woodstick", "wood", True),
+        ("wooden_beads", "wood", True),
+        ("wood", "plywood", True),
+        ("plastic_nut", "metal_nut", True),
+        ("vcpill", "pill", True),
+        ("eraser", "pill", False),
+        ("redwoods", "wool", False),
+    ],
+)
+def test_names_that_share_a_word_or_begin_or_end_with_the_other_are_flagged_and_not_dropped(
+    training: str, evaluation: str, flagged: bool
+) -> None:
+    assert share_a_word(training, evaluation) == share_a_word(evaluation, training) == flagged
+    assert overlaps([training], [evaluation]) == []
+
+
+def test_overlapping_categories_are_dropped_also_by_the_official_list_and_told(tmp_path: Path) -> None:
+    # The local copy of MVTec-AD holds bottles only; hazelnut and transistor are known from the published list.
+    pool = [image for name in ("ball_screw", "hazelnut", "transistor1", "bottle_cap") for image in parts(name, 2)]
+    workspace = run(tmp_path, pool)
+    assert set(chosen(workspace)["category"]) == {"ball_screw", "bottle_cap"}
+    assert [(r["category"], r["evaluation_category"], r["rule"], r["samples"]) for r in rows(workspace, "dropped_categories.csv")] == [
+        ("hazelnut", "hazelnut", "exact", "8"),
+        ("transistor1", "transistor", "normalised", "8"),
+    ]  # fmt: skip
+    page = (workspace.select / "leakage.md").read_text()
+    assert "| hazelnut | 8 | hazelnut | mvtec_ad | exact |" in page
+    assert "| bottle_cap | bottle | mvtec_ad |" in page
+    assert "| mvtec_ad | MVTec AD | 1 | 5354 | 1 | 1 | 15 |" in page
+
+
+def test_a_category_of_the_local_copy_counts_where_no_list_is_published(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_pulled_set(workspace, "real_iad", [*parts("gear", 2), *parts("lid", 2)])
+    write_pulled_set(workspace, "ours", [Pulled("Gears", "1")])
+    select(params_for({"real_iad": ("real_iad", "train"), "ours": ("folder", "evaluate")}), workspace)
+    assert set(chosen(workspace)["category"]) == {"lid"}
+    assert leakage(workspace)["evaluation_sets"][0]["published_images"] is None
+
+
+def test_overrides_keep_and_drop_and_are_told(tmp_path: Path) -> None:
+    pool = [image for name in ("hazelnut", "lid", "gear") for image in parts(name, 2)]
+    settings: dict[str, Any] = {"select__keep_categories": ["hazelnut", "lid"], "select__drop_categories": ["gear"]}
+    workspace = run(tmp_path, pool, **settings)
+    assert set(chosen(workspace)["category"]) == {"hazelnut", "lid"}
+    assert leakage(workspace)["overrides"] == {"kept": ["hazelnut"], "kept_without_need": ["lid"], "dropped": ["gear"]}
+    assert "Kept against the rule: `hazelnut`" in (workspace.select / "leakage.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"select__drop_categories": ["geer"]}, r"select\.drop_categories names geer, .* they have: gear, hazelnut"),
+        ({"select__keep_categories": ["nut"]}, r"select\.keep_categories names nut"),
+        ({"select__keep_categories": ["gear"], "select__drop_categories": ["gear"]}, "both name gear"),
+        ({"select__drop_categories": ["gear"]}, "nothing is left to select: of 16 samples 0 are"),
+    ],
+)
+def test_overrides_that_cannot_be_meant_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(IndusCotError, match=message):
+        run(tmp_path, [*parts("gear", 2), *parts("hazelnut", 2)], **settings)
+    assert not (tmp_path / "data" / "select").exists()
+
+
+def test_copies_of_evaluation_images_are_dropped_and_the_pairs_written(tmp_path: Path) -> None:
+    original = picture("original", 256, 200)
+    half = cv2.resize(original, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    coarse = cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+    third = cv2.vconcat([picture("above", 256, 200), original])
+    pool = [
+        *parts("lid", 3),
+        Pulled("lid", "half", data=encode_png(half)),
+        Pulled("lid", "coarse", data=coarse),
+        Pulled("lid", "bytes", data=encode_png(original)),
+        Pulled("lid", "third", data=encode_png(third), region=(0, 200, 256, 400)),
+        Pulled("lid", "upper", data=encode_png(third), region=(0, 0, 256, 200)),
+    ]
+    evaluation = [Pulled("bottle", "000", "default", data=encode_png(original)), Pulled("bottle", "001", "default")]
+    workspace = run(tmp_path, pool, evaluation)
+    pairs = {row["source_path"].split("/")[-1]: row for row in rows(workspace, "near_duplicates.csv")}
+    assert set(pairs) == {"half_C1.png", "coarse_C1.png", "bytes_C1.png", "third_C1.png"}
+    assert {row["evaluation_source_path"] for row in pairs.values()} == {"bottle/good/000_default.png"}
+    assert [pairs[f"{name}_C1.png"]["kind"] for name in ("half", "bytes")] == ["perceptual", "bytes"]
+    assert int(pairs["half_C1.png"]["differing_bits"]) <= 4
+    assert not set(chosen(workspace)["source_path"]) & {row["source_path"] for row in pairs.values()}
+    excluded = [row for row in rows(workspace, "excluded.csv") if row["reason"] == "copy of an evaluation image"]
+    assert {row["sample_id"] for row in excluded} == {row["sample_id"] for row in pairs.values()}
+
+
+def test_featureless_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    def flat(level: int) -> bytes:
+        return encode_png(np.full((80, 96, 3), level, np.uint8))
+
+    pool = [*parts("lid", 2), *(Pulled("lid", f"flat{level}", data=flat(level)) for level in (20, 120, 220))]
+    workspace = run(tmp_path, pool, [Pulled("bottle", f"{n}", data=flat(n)) for n in (20, 121, 221)])
+    assert [row["kind"] for row in rows(workspace, "near_duplicates.csv")] == ["bytes"]
+    assert leakage(workspace)["featureless"] == 3
+
+
+def test_hashes_that_agree_need_thumbnails_that_agree() -> None:
+    random = np.random.default_rng(0)
+    thumbnails = random.integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
+    first = Fingerprints(["a", "b"], np.array([5, 6], np.uint64), thumbnails[:2])
+    second = Fingerprints(["c", "d", "e"], np.array([5, 4, 2**64 - 1], np.uint64), thumbnails[[0, 2, 1]])
+    found = near_pairs(first, second, bits=1)
+    assert [(i, j, bits) for i, j, bits, _ in found.pairs] == [(0, 0, 0)]
+    assert found.refused == 2
+    assert near_pairs(first, second, bits=64).refused == 4
+
+
+def test_the_search_finds_what_a_plain_loop_finds() -> None:
+    random = np.random.default_rng(1)
+    same = np.tile(random.integers(0, 255, (1, SIDE, SIDE), dtype=np.uint8), (700, 1, 1))
+    base = random.integers(0, 2**63, 40, dtype=np.uint64)
+    flips = np.left_shift(np.uint64(1), random.integers(0, 64, (2, 700), dtype=np.uint64))
+    left = base[random.integers(0, 40, 700)] ^ flips[0]
+    right = base[random.integers(0, 40, 50)] ^ flips[1, :50]
+    found = near_pairs(
+        Fingerprints([""] * 700, left, same), Fingerprints([""] * 50, right, same[:50]), bits=2
+    )  # fmt: skip
+    expected = [
+        (i, j, distance)
+        for i in range(700)
+        for j in range(50)
+        if (distance := (int(left[i]) ^ int(right[j])).bit_count()) <= 2
+    ]
+    assert [(i, j, bits) for i, j, bits, _ in found.pairs] == expected
+    assert len(expected) > 100
+
+
+def test_only_defects_visible_in_the_view_are_kept(tmp_path: Path) -> None:
+    pool = [
+        *parts("lid", 3),
+        Pulled("lid", "tiny", defect="dent", area_fraction=0.00001),
+        Pulled("lid", "unseen", defect="dent", box=None, area_fraction=0.0),
+        Pulled("lid", "maskless", defect="dent", area_fraction=None),
+    ]
+    workspace = run(tmp_path, pool)
+    seen = {row["sample_id"]: row["detail"] for row in rows(workspace, "excluded.csv")}
+    ids = {image.part: image.sample_id("real_iad") for image in pool[-3:]}
+    assert seen == {ids["tiny"]: "mask covers 1e-05 of the image", ids["unseen"]: "no box"}
+    assert ids["maskless"] in chosen(workspace)["sample_id"].to_list()
+
+
+def test_normal_and_anomalous_balance_within_category_and_view(tmp_path: Path) -> None:
+    pool = [
+        *parts("lid", 5),
+        *parts("gear", 3, views=("C1", "C2", "C3")),
+        *(Pulled("lid", f"more{n}", "C1") for n in range(9)),
+        *(Pulled("lid", f"more{n}", "C4") for n in range(9)),
+    ]
+    table = chosen(run(tmp_path, pool, select__samples=1000))
+    cells = table.group_by("category", "view").agg(
+        (pl.col("label") == "normal").sum().alias("n"), (pl.col("label") == "anomalous").sum().alias("a")
+    )
+    assert (cells["n"] == cells["a"]).all()
+    assert {("lid", "C1"), ("lid", "C2"), ("gear", "C1"), ("gear", "C2"), ("gear", "C3")} == set(
+        cells.select("category", "view").iter_rows()
+    )
+    assert table.height == 2 * (5 * 2 + 3 * 3)
+
+
+def test_the_number_asked_for_is_spread_over_categories_types_and_benchmark_splits(tmp_path: Path) -> None:
+    defects = ("scratch", "scratch", "scratch", "dent", "stain", "scratch")
+    pool = [
+        *parts("lid", 12, defects=defects),
+        *parts("gear", 12, defects=defects),
+        *parts("rare", 2, defects=("dent",)),
+    ]
+    table = chosen(run(tmp_path, pool, select__samples=48))
+    assert table.height == 48
+    # The rare category has four pairs (two parts, two views); the others share the rest evenly.
+    assert dict(table["category"].value_counts().iter_rows()) == {"lid": 20, "gear": 20, "rare": 8}
+    for category in ("lid", "gear"):
+        own = table.filter(pl.col("category") == category)
+        types = Counter(own["defect_type"].drop_nulls().to_list())
+        assert max(types.values()) - min(types.values()) <= 2, types
+        splits = Counter(own.filter(pl.col("label") == "normal")["benchmark_split"].to_list())
+        assert abs(splits["train"] - splits["test"]) <= 2, splits
+
+
+@pytest.mark.parametrize("samples", [2, 3, 7, 10])
+def test_never_more_than_asked_for(tmp_path: Path, samples: int) -> None:
+    table = chosen(run(tmp_path, parts("lid", 6), select__samples=samples))
+    assert table.height == samples // 2 * 2
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 1.0])
+def test_a_part_never_straddles_and_labels_occur_in_both_splits(tmp_path: Path, fraction: float) -> None:
+    pool = [*parts("lid", 8, defects=("scratch", "dent")), *parts("gear", 8, views=("C1", "C2", "C3"))]
+    workspace = run(tmp_path, pool, select__samples=1000, select__validation_fraction=fraction)
+    table = chosen(workspace)
+    assert table.group_by("part_id").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 32
+    assert leakage(workspace)["parts"] == {"parts": 32, "in_both_splits": []}
+    if fraction == 0.0:
+        assert set(table["split"]) == {"train"}
+        return
+    for split in ("train", "validation"):
+        found = set(table.filter(pl.col("split") == split).select("category", "label").iter_rows())
+        assert found == {(c, label) for c in ("lid", "gear") for label in ("normal", "anomalous")}
+    if fraction == 0.4:
+        assert abs(table.filter(pl.col("split") == "validation").height / table.height - fraction) < 0.08
+        held = table.filter((pl.col("split") == "validation") & (pl.col("category") == "lid"))
+        assert set(held["defect_type"].drop_nulls()) == {"scratch", "dent"}
+
+
+def test_two_parts_are_enough_for_two_splits(tmp_path: Path) -> None:
+    table = chosen(run(tmp_path, parts("lid", 1)))
+    assert set(table["split"]) == {"train", "validation"}
+
+
+def test_the_result_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path) -> None:
+    pool = [*parts("lid", 10), *parts("gear", 10)]
+    first = run(tmp_path / "a", pool, select__samples=20)
+    second = run(tmp_path / "b", pool[::-1], select__samples=20, compute__workers=1)
+    third = run(tmp_path / "c", pool, select__samples=20, run__seed=8)
+    for name in ("split.parquet", "supervision.parquet"):
+        left, right = (pl.read_parquet(w.select / name).drop("mask_row", strict=False) for w in (first, second))
+        assert left.equals(right)
+    assert leakage(first) == leakage(second)
+    assert chosen(first)["sample_id"].to_list() != chosen(third)["sample_id"].to_list()
+
+
+def test_of_images_with_the_same_bytes_one_is_kept_and_none_where_labels_differ(tmp_path: Path) -> None:
+    twin, disputed = encode_png(picture("twin")), encode_png(picture("disputed"))
+    pool = [
+        *parts("lid", 3),
+        Pulled("lid", "twin1", data=twin),
+        Pulled("lid", "twin2", data=twin),
+        Pulled("lid", "good", data=disputed),
+        Pulled("lid", "bad", defect="crack", data=disputed),
+    ]
+    workspace = run(tmp_path, pool)
+    reasons = Counter(row["reason"] for row in rows(workspace, "excluded.csv"))
+    assert reasons == {
+        "same bytes as another training sample": 1,
+        "same bytes as a training sample with another label": 2,
+    }
+    assert "| left out | same bytes as |" in (workspace.select / "leakage.md").read_text()
+
+
+def test_damaged_images_are_left_out_counted_and_named(tmp_path: Path) -> None:
+    pool = [*parts("lid", 3), Pulled("lid", "broken", data=b"no image"), Pulled("lid", "cut", data=b"\x89PNG\r\n")]
+    workspace = run(tmp_path, pool, [Pulled("bottle", "0"), Pulled("bottle", "1", data=b"\xff\xd8\xff")])
+    left_out = {row["item"]: row for row in rows(workspace, "left_out.csv")}
+    assert {image.sample_id("real_iad") for image in pool[-2:]} < set(left_out)
+    assert len(left_out) == 3
+    assert any("evaluation image, not compared" in row["detail"] for row in left_out.values())
+    manifest = json.loads((workspace.select / "manifest.json").read_text())
+    assert manifest["left_out"] == {"image does not decode": 3}
+    assert not set(chosen(workspace)["sample_id"]) & set(left_out)
+    with pytest.raises(IndusCotError, match="image does not decode"):
+        run(tmp_path / "strict", pool, run__strict=True)
+
+
+def test_missing_input_is_named(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with pytest.raises(IndusCotError, match="role train"):
+        select(params_for({"mvtec_ad": ("mvtec_ad", "evaluate")}), workspace)
+    write_pulled_set(workspace, "real_iad", parts("lid", 2))
+    with pytest.raises(IndusCotError, match=r"mvtec_ad/sample\.parquet: not there"):
+        select(params_for(SETS), workspace)
+    write_pulled_set(workspace, "mvtec_ad", [Pulled("bottle", "0"), Pulled("bottle", "1")])
+    path = workspace.pull("mvtec_ad") / "supervision.parquet"
+    SUPERVISION.write(SUPERVISION.read(path).head(1), path)
+    with pytest.raises(IndusCotError, match=r"has no row for 1 sample\(s\), first mvtec_ad/bottle/.*pull mvtec_ad"):
+        select(params_for(SETS), workspace)
+
+
+def test_nothing_to_balance_is_an_error_that_says_why(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match="no category and view has both a normal and a visibly anomalous one"):
+        run(tmp_path, [Pulled("lid", f"{n}", "C1") for n in range(4)])
+
+
+def test_without_evaluation_sets_the_report_says_that_nothing_was_checked(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    write_pulled_set(workspace, "real_iad", parts("hazelnut", 2))
+    select(params_for({"real_iad": ("real_iad", "train")}), workspace)
+    assert set(chosen(workspace)["category"]) == {"hazelnut"}
+    assert "No evaluation set is configured: nothing was checked" in (workspace.select / "leakage.md").read_text()
+
+
+def test_many_processes_find_what_one_finds(tmp_path: Path) -> None:
+    small = [Pulled("lid", f"{n:03d}", "C1", "dent" if n % 2 else None) for n in range(420)]
+    copy = [Pulled("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))]
+    first = run(tmp_path / "a", small, copy, compute__workers=2)
+    shutil.copytree(tmp_path / "a" / "data" / "pull", tmp_path / "b" / "data" / "pull")
+    second = Workspace(tmp_path / "b")
+    params: Params = params_for(SETS, compute__workers=1)
+    select(params, second)
+    assert [row["source_path"] for row in rows(first, "near_duplicates.csv")] == ["lid/good/010_C1.png"]
+    for name in ("near_duplicates.csv", "leakage.json"):
+        assert (first.select / name).read_bytes() == (second.select / name).read_bytes()

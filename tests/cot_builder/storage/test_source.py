@@ -1,0 +1,496 @@
+"""One stream of members from folders, archives, URLs and the Hub; what is dangerous or damaged is refused."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import threading
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cot_builder.storage import source as source_module
+from cot_builder.storage.source import Checksums, clean_path, open_members
+from schemas.errors import IndusCotError
+from tests.helpers.layouts import Files, write_folder, write_tar, write_zip
+from tests.helpers.paths import ROOT
+
+FILES: Files = {
+    "a/one.png": b"1" * 700,
+    "a/two.png": b"",
+    "b/Größe/三.png": bytes(range(256)) * 40,
+    "b/" + "long" * 60 + ".png": b"x",
+}
+
+
+def read(source: Path | str | list[str], cache: Path, checksums: Checksums | None = None) -> Files:
+    """Every member, without the source's own name in front."""
+    source = str(source) if isinstance(source, Path) else source
+    return {m.path.partition("/")[2]: m.read() for m in open_members(source, cache, checksums)}
+
+
+def pack(folder: Path, kind: str, files: Files = FILES) -> Path:
+    if kind == "folder":
+        return write_folder(folder / "set", files)
+    return write_zip(folder / "set.zip", files) if kind == "zip" else write_tar(folder / f"set.{kind}", files)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz", "zip"])
+def test_every_packing_gives_the_same_members(tmp_path: Path, kind: str) -> None:
+    assert read(pack(tmp_path, kind), tmp_path / "cache") == FILES
+
+
+def test_every_member_tells_how_much_of_the_source_is_behind(tmp_path: Path) -> None:
+    many = {f"part/{number:03}.png": random.Random(number).randbytes(20_000) for number in range(100)}
+    sources = [str(pack(tmp_path, kind, many)) for kind in ("folder", "tar", "tar.gz", "tar.xz", "zip")]
+    # And a folder that holds archives.
+    (tmp_path / "all").mkdir()
+    for path in sources[1:]:
+        (tmp_path / "all" / Path(path).name).symlink_to(path)
+    for source in (*[[one] for one in sources], [str(tmp_path / "all")], sources):
+        shares = [member.share for member in open_members(source, tmp_path)]
+        assert shares == sorted(shares) and shares[-1] == pytest.approx(1, abs=0.02), source
+        # Compressed files are read in blocks, a quarter of a megabyte each.
+        for number, share in enumerate(shares, start=1):
+            assert share == pytest.approx(number / len(shares), abs=0.14), source
+
+
+def test_an_archive_is_known_by_its_content_not_its_suffix(tmp_path: Path) -> None:
+    path = pack(tmp_path, "tar.xz").rename(tmp_path / "data.zip")
+    assert read(path, tmp_path) == FILES
+
+
+def test_a_list_of_sources_is_one_after_the_other(tmp_path: Path) -> None:
+    first = write_folder(tmp_path / "first", {"a.png": b"1"})
+    second = write_zip(tmp_path / "second.zip", {"b.png": b"2"})
+    assert [m.path for m in open_members([str(first), str(second)], tmp_path)] == ["first/a.png", "second/b.png"]
+
+
+def test_archives_in_a_folder_are_opened_where_they_lie(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "hub", {"labels/toy.json": b"{}"})
+    (folder / "images").mkdir()
+    write_zip(folder / "images" / "toy.zip", {"toy/a.png": b"1"})
+    write_tar(folder / "images" / "usb.tar.xz", {"usb/b.png": b"2"})
+    assert read(folder, tmp_path) == {
+        "images/toy/a.png": b"1",
+        "images/usb/b.png": b"2",
+        "labels/toy.json": b"{}",
+    }
+
+
+def test_what_macos_leaves_behind_is_passed_over(tmp_path: Path) -> None:
+    junk = {"__MACOSX/a/._one.png": b"x", "a/.DS_Store": b"x", "a/._one.png": b"x"}
+    assert read(pack(tmp_path, "zip", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
+    assert read(pack(tmp_path, "folder", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
+
+
+def test_names_are_composed_unicode_whatever_wrote_them(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "Prüfling.png")
+    assert list(read(pack(tmp_path, "tar", {decomposed: b"1"}), tmp_path)) == ["Prüfling.png"]
+    latin = tmp_path / "latin.tar"
+    with tarfile.open(latin, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        tar.addfile(tarfile.TarInfo("Prüfling.png"), io.BytesIO())
+    (name,) = read(latin, tmp_path)
+    name.encode("utf-8")
+    assert name.endswith("fling.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "C:\\evil.png", "a\\..\\..\\b.png"]
+)
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_a_member_that_leaves_the_archive_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(IndusCotError, match=r"points outside the archive; the archive is refused"):
+        read(pack(tmp_path, kind, {"a.png": b"1", name: b"2"}), tmp_path)
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b c", "ä", "...", "\\", "/"]), min_size=1, max_size=6))
+def test_a_cleaned_path_never_leaves(parts: list[str]) -> None:
+    try:
+        path = clean_path("/".join(parts), "x.tar")
+    except IndusCotError:
+        return
+    assert Path("/root", path).resolve().is_relative_to("/root")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("a/trap.png")
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(IndusCotError, match=r"set\.tar: member 'a/trap\.png' is (a link|neither a file nor a folder)"):
+        read(path, tmp_path)
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("a/trap.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(IndusCotError, match="is a link or a device"):
+        read(path, tmp_path)
+
+
+def test_a_zip_of_an_unknown_compression_is_named(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"1" * 700})
+    data = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.index(magic) + offset
+        data[start : start + 2] = (9).to_bytes(2, "little")
+    path.write_bytes(data)
+    with pytest.raises(
+        IndusCotError, match=r"set\.zip: is packed in a way .*compression.*unpack it and give the folder"
+    ):
+        read(path, tmp_path)
+
+
+def test_a_member_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.tar"
+    info = tarfile.TarInfo("a/huge.png")
+    info.size = 2**43
+    path.write_bytes(info.tobuf() + bytes(10240))
+    with pytest.raises(IndusCotError, match=r"'a/huge\.png' claims 8796093022208 bytes, which is absurd"):
+        read(path, tmp_path)
+
+
+def test_an_archive_that_unpacks_to_absurdly_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.png", b"0")
+        for info in archive.infolist():
+            info.file_size = 2**30 - 1
+    with pytest.raises(IndusCotError, match="unpacks to over 200 times its size"):
+        read(path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "zip"])
+def test_a_truncated_archive_is_an_error_wherever_it_is_cut(tmp_path: Path, kind: str) -> None:
+    noise = {f"{n}.png": random.Random(n).randbytes(2000) for n in range(4)}
+    whole = pack(tmp_path, kind, noise).read_bytes()
+    # A tar ends with zeros that may be missing but for the first block.
+    end = 4 * (512 + 2048) if kind == "tar" else len(whole)
+    cut = tmp_path / f"cut.{kind}"
+    for length in sorted({*range(512, end, max(512, end // 12 // 512 * 512)), end - 1}):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(IndusCotError, match=r"cut\.\S+: (the archive is truncated or damaged|is no archive)"):
+            read(cut, tmp_path)
+
+
+def test_a_damaged_header_does_not_pass_for_the_end(tmp_path: Path) -> None:
+    path = pack(tmp_path, "tar", {"a.png": b"1" * 512, "b.png": b"2" * 512})
+    data = bytearray(path.read_bytes())
+    data[1024 + 100 : 1024 + 300] = b"\xff" * 200
+    path.write_bytes(data)
+    with pytest.raises(IndusCotError, match="truncated or damaged"):
+        read(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is no archive"), (b"hello " * 200, "is no archive"), (b"<!DOCTYPE html><html>", "is a web page")],
+)
+def test_a_file_that_is_no_archive_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "data.tar.xz"
+    path.write_bytes(content)
+    with pytest.raises(IndusCotError, match=rf"data\.tar\.xz: {message}"):
+        read(path, tmp_path)
+
+
+def test_absent_and_empty_sources_are_named(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match="nowhere: no such file or folder"):
+        read(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "void" / "deeper").mkdir(parents=True)
+    with pytest.raises(IndusCotError, match="void: holds no file"):
+        read(tmp_path / "void", tmp_path)
+
+
+def test_a_folder_that_links_to_itself_ends(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
+    (folder / "a" / "again").symlink_to(folder)
+    assert read(folder, tmp_path) == {"a/one.png": b"1"}
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "set", {"a/one.png": b"1", "b/two.png": b"2"})
+    real = os.scandir
+
+    def refused(path: str) -> object:
+        # As the system does to anybody but root, who the tests may run as.
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(IndusCotError, match=r"set/b: the folder cannot be read \(Permission denied\)"):
+        read(folder, tmp_path)
+
+
+def test_a_dangling_link_that_is_hidden_is_passed_over(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
+    (folder / "a" / ".#one.png").symlink_to("somebody@somewhere")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_bytes(b"x")
+    assert read(folder, tmp_path) == {"a/one.png": b"1"}
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.xz", "zip"])
+def test_checksum(tmp_path: Path, kind: str) -> None:
+    path = pack(tmp_path, kind)
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    checksums = Checksums(wanted=right)
+    assert read(path, tmp_path, checksums) == FILES
+    assert checksums.found == {path.name: right}
+    drawn = open_members(str(path), tmp_path, Checksums(wanted="0" * 64))
+    with pytest.raises(IndusCotError, match=rf"{path.name}: its sha256 is {right}, expected 0000"):
+        next(drawn)
+    with pytest.raises(IndusCotError, match="another version"):
+        read(path, tmp_path, Checksums(published={path.name: "1" * 64}))
+
+
+def test_a_checksum_needs_one_archive(tmp_path: Path) -> None:
+    folder = pack(tmp_path, "folder")
+    with pytest.raises(IndusCotError, match="needs a single archive"):
+        read(folder, tmp_path, Checksums(wanted="0" * 64))
+
+
+class Server:
+    """A file on loopback; ``answers`` are given first, then the file, from any byte on."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.etag = '"v1"'
+        self.requests: list[str] = []
+        self.sent: list[int] = []
+        self.answers: list[Callable[[BaseHTTPRequestHandler], None]] = []
+        self.url = ""
+
+
+@contextmanager
+def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    noise = {f"{n}.png": hashlib.sha256(bytes([n])).digest() * 4000 for n in range(3)}
+    state = Server(write_zip(tmp_path / "made.zip", noise).read_bytes())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests.append(self.headers.get("Range", "whole"))
+            if state.answers:
+                state.answers.pop(0)(self)
+                return
+            start = 0
+            if "Range" in self.headers and self.headers.get("If-Range") == state.etag:
+                start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+                self.send_response(206)
+            else:
+                self.send_response(200)
+            self.send_header("ETag", state.etag)
+            self.send_header("Content-Length", str(len(state.content) - start))
+            self.end_headers()
+            state.sent.append(len(state.content) - start)
+            self.wfile.write(state.content[start:])
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Keep quiet."""
+
+    monkeypatch.setattr(source_module, "BACKOFF_S", 0.0)
+    with serve(Handler) as root:
+        state.url = f"{root}/data/set.zip?key=1"
+        yield state
+
+
+def interrupted(state: Server) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("ETag", state.etag)
+        request.send_header("Content-Length", str(len(state.content)))
+        request.end_headers()
+        request.wfile.write(state.content[: len(state.content) // 2])
+        request.wfile.flush()
+        request.close_connection = True
+
+    return answer
+
+
+def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    return answer
+
+
+def test_a_url_is_fetched_once(tmp_path: Path, server: Server) -> None:
+    cache = tmp_path / "cache"
+    first = read(server.url, cache)
+    assert list(first) == ["0.png", "1.png", "2.png"]
+    assert [m.path for m in open_members(server.url, cache)] == ["set/0.png", "set/1.png", "set/2.png"]
+    assert server.requests == ["whole"]
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
+    server.answers = [interrupted(server)]
+    assert len(read(server.url, tmp_path / "cache")) == 3
+    assert server.requests == ["whole", f"bytes={len(server.content) // 2}-"]
+    assert server.sent == [len(server.content) - len(server.content) // 2]
+
+
+def test_a_download_that_changed_meanwhile_starts_again(tmp_path: Path, server: Server) -> None:
+    changed = write_zip(tmp_path / "other.zip", {"new.png": b"n" * 999}).read_bytes()
+    stop = interrupted(server)
+
+    def stop_and_change(request: BaseHTTPRequestHandler) -> None:
+        stop(request)
+        server.etag, server.content = '"v2"', changed
+
+    server.answers = [stop_and_change]
+    assert list(read(server.url, tmp_path / "cache")) == ["new.png"]
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server) -> None:
+    server.answers = [status(429, Retry_After="0"), status(500), status(503)]
+    assert len(read(server.url, tmp_path / "cache")) == 3
+    assert len(server.requests) == 4
+
+
+def test_a_server_that_never_answers_well_is_named(tmp_path: Path, server: Server) -> None:
+    server.answers = [status(500)] * 20
+    with pytest.raises(IndusCotError, match=r"set\.zip\?key=1: the server answers 500, after 6 attempts"):
+        read(server.url, tmp_path / "cache")
+    assert len(server.requests) == 6
+
+
+def test_a_refusal_is_not_asked_again(tmp_path: Path, server: Server) -> None:
+    server.answers = [status(404)] * 20
+    with pytest.raises(IndusCotError, match="the server answers 404; check the address"):
+        read(server.url, tmp_path / "cache")
+    assert len(server.requests) == 1
+
+
+def test_a_download_with_a_wrong_checksum_is_not_kept(tmp_path: Path, server: Server) -> None:
+    for _ in range(2):
+        with pytest.raises(IndusCotError, match=r"set\.zip: its sha256 is"):
+            read(server.url, tmp_path / "cache", Checksums(wanted="0" * 64))
+    assert server.requests == ["whole", "whole"]
+
+
+@pytest.mark.parametrize("damage", ["web page", "cut short", "flipped"])
+def test_a_download_that_cannot_be_read_is_fetched_anew(tmp_path: Path, server: Server, damage: str) -> None:
+    whole = server.content
+    bad = {
+        "web page": b"<!DOCTYPE html><html>",
+        "cut short": whole[: len(whole) // 2],
+        "flipped": whole[:900] + bytes(8) + whole[908:],
+    }
+    server.content = bad[damage]
+    with pytest.raises(IndusCotError, match=r"set\.zip: (is a web page|the archive is truncated or damaged)"):
+        read(server.url, tmp_path / "cache")
+    server.content = whole
+    assert len(read(server.url, tmp_path / "cache")) == 3
+
+
+def test_a_hub_repository_is_a_folder(tmp_path: Path) -> None:
+    """Against a loopback stand-in that knows what a snapshot asks for, in a process of its own: the Hub's
+    address is read when its library is imported."""
+    files = {
+        "realiad_jsons/toy.json": b"{}",
+        "realiad_1024/toy.zip": write_zip(tmp_path / "toy.zip", {"toy/a.png": b"1"}).read_bytes(),
+        "realiad_256/toy.zip": b"not fetched",
+    }
+    commit = "a" * 40
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            asked.append(self.path)
+            path = self.path.partition("?")[0]
+            data, code = b'{"error": "no"}', 404
+            if path.startswith("/api/datasets/owner/parts/tree/"):
+                entries = [{"type": "file", "path": n, "size": len(d), "oid": "0"} for n, d in files.items()]
+                data, code = json.dumps(entries).encode(), 200
+            elif path.startswith("/api/datasets/owner/parts"):
+                about = {"id": "owner/parts", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+                data, code = json.dumps(about).encode(), 200
+            elif (name := path.removeprefix(f"/datasets/owner/parts/resolve/{commit}/")) in files:
+                data, code = files[name], 200
+            self.send_response(code)
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+            self.send_header("Content-Length", str(len(data)))
+            if code == 404:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Keep quiet."""
+
+    script = (
+        "import sys; from pathlib import Path; from cot_builder.storage.source import open_members\n"
+        "from schemas.errors import IndusCotError\n"
+        "try:\n"
+        "    for member in open_members(sys.argv[1], Path('cache'), ignore=['*realiad_256[/.]*']):\n"
+        "        print(member.path, member.read().decode())\n"
+        "except IndusCotError as error:\n"
+        "    print('error:', error)\n"
+    )
+    with serve(Hub) as root:
+        environment = os.environ | {
+            "HF_ENDPOINT": root,
+            "HF_HOME": str(tmp_path / "hub"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+        def run(address: str) -> str:
+            command = [sys.executable, "-c", script, address]
+            return subprocess.run(
+                command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+            ).stdout
+
+        assert run("hf://datasets/owner/parts") == (
+            "owner/parts/realiad_1024/toy/a.png 1\nowner/parts/realiad_jsons/toy.json {}\n"
+        )
+        assert not any("realiad_256" in path for path in asked)
+        assert run("hf://datasets/owner/absent").startswith(
+            "error: hf://datasets/owner/absent: no such dataset repository"
+        )

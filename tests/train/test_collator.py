@@ -1,0 +1,231 @@
+"""From the corpus to a batch: what bears loss is what the policy writes, and nothing unsound gets in."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cot_builder.corpus.reading import read_all
+from cot_builder.inspection import rendering
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from schemas.trajectory import Trajectory
+from tests.helpers.training_project import with_manifest, with_rows
+from train import corpus
+from train.collator import IGNORED, collator, lengths
+from train.model import load_processor
+
+END = "<|im_end|>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def processor(trainable: Workspace) -> Any:
+    return load_processor(str(trainable.root / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def rows(trainable: Workspace) -> list[dict[str, Any]]:
+    return list(corpus.read(trainable.indus_cot)["train"])
+
+
+def words(trajectory: Trajectory) -> list[str]:
+    """What a policy that follows the trajectory writes, turn by turn, spelled out here."""
+    turns = [
+        f"<think>{turn.thought}</think>\n<tool_call>\n"
+        f'{{"name": "{turn.call.tool}", "arguments": {json.dumps(turn.call.arguments)}}}\n</tool_call>'
+        for turn in trajectory.turns[:-1]
+    ]
+    return [text + END for text in (*turns, rendering.final_answer(trajectory))]
+
+
+def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
+    """The tokens that bear loss, as text, a row each."""
+    return [processor.tokenizer.decode(labels[labels != IGNORED]) for labels in batch["labels"]]
+
+
+def test_loss_is_on_every_word_the_policy_writes_and_on_no_other(trainable: Workspace, rows, processor) -> None:
+    trajectories = {row.id: Trajectory.model_validate_json(row.trajectory) for row in read_all(trainable.indus_cot)}
+    assert {len(trajectories[row["id"]].calls) for row in rows} == {0, 1, 2, 3, 4}
+    collate = collator(processor)
+    for start in range(0, len(rows), 3):
+        some = rows[start : start + 3]
+        batch = collate(some)
+        assert trained(batch, processor) == ["".join(words(trajectories[row["id"]])) for row in some]
+        assert torch.equal(batch["labels"][batch["labels"] != IGNORED], batch["input_ids"][batch["labels"] != IGNORED])
+
+
+def test_every_image_arrives_in_tool_turns_too(rows, processor) -> None:
+    batch = collator(processor)(rows[:4])
+    images = [image for row in rows[:4] for image in row["images"]]
+    assert len(images) > 4
+    assert len(batch["image_grid_thw"]) == len(images)
+    patches = batch["image_grid_thw"].prod(dim=1)
+    assert batch["pixel_values"].shape[0] == patches.sum()
+    placeholders = (batch["input_ids"] == processor.image_token_id).sum()
+    assert placeholders == patches.sum() // processor.image_processor.merge_size**2
+    assert batch["mm_token_type_ids"].sum() == placeholders
+
+
+def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_counted(rows, processor) -> None:
+    collate = collator(processor)
+    together = collate(rows[:4])
+    counted = lengths(rows[:4], processor)
+    assert len(set(counted)) == 4
+    for number, row in enumerate(rows[:4]):
+        alone = collate([row])
+        assert alone["input_ids"].shape == (1, counted[number])
+        mask = together["attention_mask"][number] == 1
+        assert torch.equal(together["input_ids"][number][mask], alone["input_ids"][0])
+        assert torch.equal(together["labels"][number][mask], alone["labels"][0])
+        assert (together["labels"][number][~mask] == IGNORED).all()
+
+
+def test_the_control_arm_is_prompt_image_and_the_tags_of_the_verdict(trainable: Workspace, rows, processor) -> None:
+    labels = list(corpus.read(trainable.indus_cot, target="labels")["train"])
+    batch = collator(processor)(labels[:6])
+    verdicts = [rendering.verdict_text(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
+    assert len({text.startswith("<location>") for text in verdicts}) == 2
+    assert trained(batch, processor) == [text + END for text in verdicts]
+    assert len(batch["image_grid_thw"]) == 6
+    whole = processor.tokenizer.decode(batch["input_ids"][0])
+    assert "<tools>" not in whole and "tool_response" not in whole
+    assert "tool" not in whole, "it has none, as evaluate.mode=agent-no-tools"
+    assert labels[0]["messages"][1] == rows[0]["messages"][1]
+
+
+def _trajectory(workspace: Workspace) -> Any:
+    found = {row.id: Trajectory.model_validate_json(row.trajectory) for row in read_all(workspace.indus_cot)}
+    return lambda row: found[row["id"]]
+
+
+def test_a_template_of_another_family_is_refused(processor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<|im_start|>", "<|start|>"))
+    with pytest.raises(IndusCotError, match=r"train\.model: TRL knows no training form of its chat template"):
+        collator(load_processor(str(tmp_path)))
+
+
+def test_a_model_whose_template_knows_no_tools_is_refused(processor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    with pytest.raises(
+        IndusCotError, match="its chat template does not render tool calls; use a model that was trained"
+    ):
+        load_processor(str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["Yes", "No"])
+def test_a_tokenizer_that_spells_a_verdict_is_refused(processor, tmp_path: Path, word: str) -> None:
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = [pair for pair in merges if "".join(pair).replace(" ", "") != word]
+    assert len(tokenizer["model"]["merges"]) < len(merges)
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(IndusCotError, match=f"its tokenizer writes '{word}' as 2 tokens"):
+        load_processor(str(tmp_path))
+
+
+@pytest.fixture
+def copied(trainable: Workspace, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trainable.indus_cot, tmp_path / "indus_cot"))
+
+
+def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match=r"no manifest\.json"):
+        corpus.read(tmp_path)
+
+
+def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
+    with_manifest(copied, stage="draft")
+    with pytest.raises(IndusCotError, match="its manifest is of 'draft', not of assemble"):
+        corpus.read(copied)
+    (copied / "manifest.json").write_text("{")
+    with pytest.raises(IndusCotError, match=r"manifest\.json: damaged or cut short .*run its stage again"):
+        corpus.read(copied)
+    (copied / "manifest.json").unlink()
+    with pytest.raises(IndusCotError, match=r"no manifest\.json"):
+        corpus.read(copied)
+
+
+def test_a_corpus_that_was_changed_afterwards_is_refused(copied: Path) -> None:
+    with_rows(copied, lambda rows: rows[1:])
+    with pytest.raises(IndusCotError, match="it was changed after it was validated; run `indus-cot assemble` again"):
+        corpus.read(copied)
+
+
+def test_an_empty_corpus_is_refused(copied: Path) -> None:
+    with_rows(copied, lambda rows: [])
+    kept = json.loads((copied / "manifest.json").read_text())["counts"]
+    with_manifest(copied, counts=kept | {"train": 0})
+    with pytest.raises(IndusCotError, match="no row to train on"):
+        corpus.read(copied)
+
+
+def test_an_image_that_turns_out_to_be_damaged_is_named_with_its_row(rows, processor) -> None:
+    row = next(row for row in rows if len(row["images"]) > 1)
+    cut = row["images"][1] | {"bytes": row["images"][1]["bytes"][:100]}
+    with pytest.raises(IndusCotError, match=f"row {row['id']}, image 1"):
+        collator(processor)([row | {"images": [row["images"][0], cut, *row["images"][2:]]}])
+
+
+def _changed(place: int, **values: Any) -> Any:
+    return lambda rows: [row | values if number == place else row for number, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "told"),
+    [
+        ("images", lambda images: images[:-1], r"images: an image is missing: \d for \d placeholders"),
+        ("images", lambda images: [{"bytes": b"", "path": None}, *images[1:]], r"images\.0: the image is missing"),
+        (
+            "images",
+            lambda images: [images[0] | {"bytes": images[0]["bytes"][:200]}, *images[1:]],
+            r"images\.0: the image is damaged",
+        ),
+        (
+            "images",
+            lambda images: [*images, images[0]],
+            r"images: \d images, more than the \d placeholders of messages",
+        ),
+        (
+            "messages",
+            lambda text: text.replace('"name": "crop"', '"name": "zoom"'),
+            "messages: calls the unknown tool 'zoom'; its tools are crop, enhance, measure, prior",
+        ),
+        (
+            "trajectory",
+            lambda text: text.replace('"tool":"crop"', '"tool":"zoom"'),
+            r"trajectory\.turns\.0\.call\.tool",
+        ),
+        ("messages", lambda text: "[{}]", "messages or tools: hold no chat"),
+        ("tools", lambda text: "{", "messages or tools: hold no chat"),
+    ],
+)
+def test_an_unsound_row_is_named_with_its_field(copied: Path, column: str, change: Any, told: str) -> None:
+    rows = [row for row in read_all(copied) if row.split == "train"]
+    place = next(number for number, row in enumerate(rows) if "crop" in row.tool_calls)
+    value = getattr(rows[place], column)
+    value = [image.model_dump() for image in value] if column == "images" else value
+    with_rows(copied, _changed(place, **{column: change(value)}))
+    with pytest.raises(IndusCotError, match=f"row {rows[place].id}, {told}"):
+        corpus.read(copied)
+
+
+def test_nothing_is_trained_on_an_evaluation_set(trainable: Workspace) -> None:
+    with pytest.raises(IndusCotError, match="mine is there to be measured on, never to be trained on"):
+        corpus.read(trainable.indus_cot, evaluation_sets=["mine"])

@@ -1,0 +1,134 @@
+"""The margin of the verdict, on a policy."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cot_builder.inspection.rendering import prompt
+from cot_builder.inspection.toolbox import tool_schemas
+from schemas.errors import IndusCotError
+from train.margin import PROBE, gain, margins, until_observed, ways
+from train.model import load_model, load_processor
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def loaded(policy: Path) -> tuple[Any, Any]:
+    return load_model(str(policy / "fitted")), load_processor(str(policy / "fitted"))
+
+
+def _chats(policy: Path) -> list[list[dict[str, Any]]]:
+    """Two prompts of different length, the second with a call and its observation."""
+    from tests.helpers.small_policy import example
+    from train import corpus
+    from train.collator import picture
+
+    found = []
+    for row in corpus.read(policy / "data" / "indus_cot")["train"].select(range(2)):
+        item = example(row)
+        asked = prompt(row["category"], row["view"])
+        asked[1]["content"][0]["image"] = picture(item["images"][0]["bytes"])
+        found.append((asked, item))
+    (first, _), (second, item) = found
+    step, seen = item["messages"][2:4]
+    seen["content"][0]["image"] = picture(item["images"][1]["bytes"])
+    return [first, [*second, step, seen]]
+
+
+def _log_probability(model: Any, processor: Any, chat: list, written: str) -> float:
+    """Of a text after a chat and the probe, read in a pass of its own."""
+    from trl.data_utils import prepare_multimodal_messages
+
+    filled = prepare_multimodal_messages(chat)
+    text = processor.apply_chat_template(filled, tools=tool_schemas(), add_generation_prompt=True, tokenize=False)
+    images = [part["image"] for message in filled for part in message["content"] if part["type"] == "image"]
+    inputs = processor(text=[text + PROBE + written], images=images, return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    count = len(processor.tokenizer.encode(PROBE + written)) - len(processor.tokenizer.encode(PROBE))
+    logits = model(**inputs).logits[0].float().log_softmax(-1)
+    return sum(logits[place - 1, ids[place]].item() for place in range(len(ids) - count, len(ids)))
+
+
+def test_is_the_ratio_of_all_ways_to_each_verdict(policy: Path, loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    model.eval()
+    tokens = processor.tokenizer
+    # "<location" alone leaves nothing else to be written.
+    place = tokens.decode(ways(processor).location)
+    for chat, margin in zip(_chats(policy), margins(model, processor, _chats(policy), 2), strict=True):
+        with torch.no_grad():
+            yes = [_log_probability(model, processor, chat, text) for text in (place, "<answer>Yes")]
+            no = _log_probability(model, processor, chat, "<answer>No")
+        assert margin == pytest.approx(math.log(sum(map(math.exp, yes))) - no, abs=2e-4)
+
+
+def test_is_the_same_alone_and_beside_a_longer_chat(policy: Path, loaded: tuple[Any, Any]) -> None:
+    chats = _chats(policy)
+    assert margins(*loaded, chats, 2) == pytest.approx(margins(*loaded, chats, 1), abs=2e-4)
+
+
+@pytest.mark.parametrize(("at_once", "passes"), [(1, 4), (3, 2), (4, 1)])
+def test_as_many_passes_whatever_the_chats_hold(
+    policy: Path, loaded: tuple[Any, Any], at_once: int, passes: int
+) -> None:
+    model, processor = loaded
+    short, long = _chats(policy)
+    counted: list[bool] = []
+    hook = model.register_forward_hook(lambda *_: counted.append(torch.is_grad_enabled()))
+    model.train()
+    for chats in ([short] * 4, [long, short, long, long]):
+        counted.clear()
+        margins(model, processor, chats, at_once)
+        assert counted == [False] * passes
+    hook.remove()
+    assert model.training
+
+
+def test_a_tokenizer_that_spells_both_words_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    letters = {letter: place for place, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Qwen2TokenizerFast(vocab=letters, merges=[], unk_token=None)
+    with pytest.raises(IndusCotError, match="single token"):
+        ways(SimpleNamespace(tokenizer=tokenizer))
+
+
+def test_the_words_of_qwen_part_in_one_token() -> None:
+    """Its vocabulary has ``>No`` and no ``>Yes``, ``<location`` and no ``<answer``."""
+    from types import SimpleNamespace
+
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    words = (">No", "Yes", "answer", "<location")
+    steps = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *dict.fromkeys(a + b for a, b in steps)]
+    tokenizer = Qwen2TokenizerFast(
+        vocab={piece: place for place, piece in enumerate(pieces)}, merges=list(dict.fromkeys(steps)), unk_token=None
+    )
+    # Tokens of their own in Qwen3, which keeps them apart from what follows.
+    tokenizer.add_tokens(["<think>", "</think>"])
+    found = ways(SimpleNamespace(tokenizer=tokenizer))
+    shown = [tokenizer.convert_ids_to_tokens(way) for way in (found.location, found.yes, found.no)]
+    assert shown == [["<location"], ["<", "answer", ">", "Yes"], ["<", "answer", ">No"]]
+    assert tokenizer.convert_ids_to_tokens(found.given) == ["<", "answer", ">"]
+
+
+def test_gain_is_of_the_true_answer() -> None:
+    assert gain("Yes", -1.0, 2.0) == 3.0
+    assert gain("No", -1.0, 2.0) == -3.0
+    assert math.isnan(gain("No", math.nan, 2.0))
+
+
+def test_what_was_thought_of_the_last_observation_is_left_out() -> None:
+    asked, call, seen, verdict = ({"role": role} for role in ("user", "assistant", "tool", "assistant"))
+    assert until_observed([asked], [call, seen, verdict]) == [asked, call, seen]
+    assert until_observed([asked], [call]) == [asked]
+    assert until_observed([asked], []) == [asked]

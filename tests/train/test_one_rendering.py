@@ -1,0 +1,115 @@
+"""One trajectory, three ways to a model: training, rollouts and serving give the same tokens and images."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from cot_builder.inspection.rendering import for_endpoint
+from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.storage.output import Output
+from cot_builder.storage.workspace import Workspace
+from tests.helpers.small_policy import params
+from train import corpus
+from train.collator import collator, picture
+from train.grpo import build, prompts
+from train.model import load_processor
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def processor(trainable: Workspace) -> Any:
+    return load_processor(str(trainable.root / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def rows(trainable: Workspace) -> list[dict[str, Any]]:
+    return list(corpus.read(trainable.indus_cot)["train"])
+
+
+@pytest.fixture(scope="module")
+def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """That of `grpo`, to ask it what it shows a policy."""
+    folder, model = tmp_path_factory.mktemp("grpo"), trainable.root / "tiny"
+    asked = prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
+    return build(params(model), str(model), processor, asked, {}, {}, folder)
+
+
+def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
+    images = iter(row["images"])
+    return [
+        {**message, "content": [_shown(part, images) for part in message["content"]]} for message in row["messages"]
+    ]
+
+
+def _shown(part: dict[str, Any], images: Any) -> dict[str, Any]:
+    return part if part["type"] == "text" else {"type": "image", "image": picture(next(images)["bytes"])}
+
+
+def trained(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
+    batch = collator(processor)([row])
+    return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
+
+
+def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]:
+    """As TRL's GRPO puts it together: the prompt, then what was sampled, then each tool turn's own ids."""
+    chat, processor = filled(row), trainer.processing_class
+    # Which environment each prompt is of; there is one, without a name.
+    trainer._batch_environments = [None]
+    (ids,), _, shown = trainer._tokenize_prompts([chat[:2]])
+    ids, grids = list(ids), torch.as_tensor(shown["image_grid_thw"]).tolist()
+    for message in chat[2:]:
+        if message["role"] == "tool":
+            ids += trainer._get_tool_suffix_ids([message])
+            shown = [part["image"] for part in message["content"] if part["type"] == "image"]
+            grids += processor.image_processor(shown)["image_grid_thw"].tolist() if shown else []
+        else:
+            ids += processor.tokenizer.encode(sampled(message), add_special_tokens=False)
+    return ids, grids
+
+
+def sampled(message: dict[str, Any]) -> str:
+    """An assistant's turn as a policy writes it."""
+    calls = [
+        f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+        for call in message.get("tool_calls", [])
+    ]
+    return "".join([*(part["text"] for part in message["content"]), *calls, "<|im_end|>"])
+
+
+def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
+    """As a server renders what an endpoint is sent: the model's own template, no tool turn, no native call."""
+    chat = for_endpoint(filled(row))
+    assert {message["role"] for message in chat} <= {"system", "user", "assistant"}
+    assert not any("tool_calls" in message for message in chat)
+    batch = processor.apply_chat_template(
+        chat, tools=tool_schemas(), tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
+
+
+def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, processor, trainer) -> None:
+    assert {len(row["images"]) for row in rows} >= {1, 2, 3}
+    assert any("error:" in json.dumps(row["messages"]) for row in rows)
+    for row in rows:
+        ids, grids = trained(row, processor)
+        assert len(grids) == len(row["images"])
+        # The template breaks the line after the last turn, where generation has ended.
+        *written, line_break = ids
+        assert processor.tokenizer.decode([line_break]) == "\n"
+        assert rolled_out(row, trainer) == (written, grids)
+        assert served(row, processor) == (ids, grids)
+
+
+def test_corpus_rollouts_and_endpoint_show_the_same_tools(rows, trainer) -> None:
+    from transformers.utils import get_json_schema
+
+    assert all(row["tools"] == tool_schemas() for row in rows)
+    assert trainer._env_tools == {None: tool_schemas()}
+    # What TRL found in the environment is what it shows; of its own it would leave out an empty list.
+    found = [get_json_schema(tool) for tool in trainer.tools]
+    for schema in found:
+        schema["function"]["parameters"].setdefault("required", [])
+    assert found == tool_schemas()
