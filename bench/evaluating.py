@@ -40,7 +40,7 @@ def evaluate_loop() -> Row:
 
     from bench.training import THOUGHTS
     from eval.local import writer
-    from tests import small_corpus, small_policy
+    from tests.helpers import small_corpus, small_policy
     from train import tiny
     from train.model import load_model, load_processor
 

@@ -20,8 +20,8 @@ from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.trajectory import Trajectory
-from tests import small_corpus
 from tests.cot_builder.publishing.test_publish import STATED, write_params
+from tests.helpers import small_corpus
 from tests.helpers.hub_client import Client
 from tests.servers.hub_server import OWNER, HubServer
 

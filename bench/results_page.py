@@ -14,7 +14,7 @@ from eval.metrics import metrics, write_metrics
 from eval.report.items import write_items
 from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample
-from tests import predictions, small_corpus
+from tests.helpers import predictions, small_corpus
 from tests.helpers.expert import chromium
 
 MANY, FEW = 5_000, 50

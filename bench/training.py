@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.paired import Row, paired
-from tests import small_corpus, small_policy
+from tests.helpers import small_corpus, small_policy
 from train import corpus, tiny
 from train import grpo as stage
 from train.environment import InspectionEnvironment

@@ -9,7 +9,7 @@ import torch
 from bench.training import AT_ONCE, UPDATES
 from cot_builder.progress import console
 from cot_builder.storage.workspace import Workspace
-from tests import small_corpus
+from tests.helpers import small_corpus
 from train.sft import sft
 
 

@@ -19,13 +19,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cot_builder import cli
 from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect, schemas_of
 from cot_builder.inspection.rendering import for_endpoint, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.storage.workspace import Workspace
 from eval.evaluate import answering
 from eval.parse import parse_strict
+from indus_cot import app as cli
 from schemas.metrics import Metrics
 from tests.helpers.layouts import mpdd_files, write_tar
 from tests.helpers.paths import ROOT

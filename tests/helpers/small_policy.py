@@ -11,7 +11,7 @@ from cot_builder.params import Params
 from cot_builder.storage.images import decode
 from cot_builder.storage.workspace import Workspace
 from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
-from tests import small_corpus
+from tests.helpers import small_corpus
 from tests.helpers.training_project import build_model
 from train import corpus
 from train.collator import collator

@@ -11,7 +11,7 @@ import pytest
 
 from cot_builder.params import Params
 from cot_builder.storage.workspace import Workspace
-from tests import small_corpus
+from tests.helpers import small_corpus
 from train import corpus, tiny
 
 QUICK: dict[str, Any] = {

@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 def main(model: Path, root: Path) -> None:
     import training_project
 
-    from tests import small_policy
+    from tests.helpers import small_policy
     from train.grpo import grpo
     from train.sft import sft
 

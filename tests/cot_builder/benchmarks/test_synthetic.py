@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from cot_builder.benchmarks.synthetic.camera import VISIBLE
 from cot_builder.params import Synthetic
 from schemas import taxonomy
 from schemas.errors import IndusCotError
+from tests.helpers.paths import ROOT
 
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd", "real_iad")
 SMALL = Synthetic(size=192, categories=4, parts=8, views=3)
@@ -263,11 +263,10 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> None:
-    here = Path(__file__)
-    script = f"import json, {here.stem} as t; print(json.dumps(t._digest(list(reversed(t.SETS)))))"
+    script = f"import json, {__name__} as t; print(json.dumps(t._digest(list(reversed(t.SETS)))))"
     run = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(here.parent)},
+        env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

@@ -275,7 +275,7 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from cot_builder.endpoint import batch
 from cot_builder.endpoint.store import Answers
-from tests import test_batch
+from tests.cot_builder.endpoint import test_batch
 batch.SETTLE_S = 0.05
 if sys.argv[3] == "put":
     put = Answers.put

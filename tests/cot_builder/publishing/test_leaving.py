@@ -14,8 +14,8 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
 from schemas.review import REVIEW
-from tests import small_corpus
 from tests.cot_builder.corpus.test_reviews import review
+from tests.helpers import small_corpus
 
 SECRETS = (
     f"hf_{'a1' * 12}", f"sk-proj-{'a1' * 12}", "AKIA0123456789ABCDEF", f"ghp_{'a1' * 12}", f"github_pat_{'a1' * 15}",

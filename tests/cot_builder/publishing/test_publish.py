@@ -30,7 +30,7 @@ from eval.metrics import metrics, write_metrics
 from schemas.review import REVIEW, Change, Review
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
-from tests import predictions, small_corpus, training_project
+from tests.helpers import predictions, small_corpus, training_project
 from tests.helpers.hub_client import Client, Done
 from tests.helpers.paths import ROOT
 from tests.servers.hub_server import OWNER, READER, HubServer
@@ -352,7 +352,7 @@ def test_sft_trainer_trains_from_the_published_rows(client: Client, published: D
         '"out", ', '"out", max_steps=1, report_to=[], use_cpu=True, bf16=False, '
     )
     steps = client.python(
-        "from pathlib import Path\nfrom tests import training_project\nfrom train import corpus\n"
+        "from pathlib import Path\nfrom tests.helpers import training_project\nfrom train import corpus\n"
         "rows = corpus.read(Path('data/indus_cot'))['train']\n"
         "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
         "from train import torchvision_ops; torchvision_ops.declare()\n"

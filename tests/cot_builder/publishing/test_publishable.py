@@ -33,8 +33,8 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import REVIEW, Review
 from schemas.trajectory import DRAFT, Draft
-from tests import small_corpus
 from tests.cot_builder.publishing.test_publish import STATED, change, copy, project, validated, write_params
+from tests.helpers import small_corpus
 from tests.helpers.expert import CHROMIUM, chromium
 
 __all__ = ["copy", "project"]

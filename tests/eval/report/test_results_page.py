@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
-import predictions
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -22,6 +21,7 @@ from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import ToolCall
+from tests.helpers import predictions
 from tests.helpers.expert import CHROMIUM, chromium
 from tests.helpers.small_corpus import HOSTILE, build, params
 
