@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.errors import IndusCotError
+from schemas.errors import IndusCotError, did_you_mean
 
 PARAMS_FILE = Path("params.yaml")
 PROFILES = Path("profiles")
@@ -383,11 +382,10 @@ def load_params(profile: str = "default", settings: Sequence[str] = (), root: Pa
 
 def _unknown(parts: list[str], values: Mapping[str, Any]) -> str:
     """Words for a key that no section has, with the one beside it in ``values`` that may be meant."""
-    *section, wrong = parts
+    section = parts[:-1]
     for part in section:
         values = values[part]
-    meant = get_close_matches(wrong, {str(name) for name in values} - {wrong}, n=1)
-    hint = f"; did you mean {'.'.join([*section, *meant])}?" if meant else ""
+    hint = did_you_mean(".".join(parts), {".".join([*section, str(name)]) for name in values} - {".".join(parts)})
     return f"no such parameter: {'.'.join(parts)}{hint}"
 
 

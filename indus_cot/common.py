@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indus_cot.names import check_names
+
 if TYPE_CHECKING:
     from cot_builder.params import Params
     from cot_builder.storage.workspace import Workspace
@@ -26,7 +28,9 @@ def load(context: typer.Context) -> tuple["Params", "Workspace"]:
     from cot_builder.params import load_params
     from cot_builder.storage.workspace import Workspace
 
-    return load_params(*context.obj), Workspace()
+    params = load_params(*context.obj)
+    check_names(params)
+    return params, Workspace()
 
 
 def print_done(folder: Path) -> None:

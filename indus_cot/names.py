@@ -1,0 +1,21 @@
+"""Checks that what a parameter names exists. The tables that know lie above `params`, so it cannot ask itself."""
+
+from typing import TYPE_CHECKING
+
+from schemas.errors import check_name
+
+if TYPE_CHECKING:
+    from cot_builder.params import Params
+
+
+def check_names(params: "Params") -> None:
+    """Raise for the first parameter that names a thing which no table knows.
+
+    Raises:
+        IndusCotError: a name is unknown; the message lists the known ones and the closest.
+    """
+    # Imported here: `--help` needs no table.
+    from cot_builder.benchmarks import BENCHMARKS
+
+    for name, settings in params.pull.items():
+        check_name(f"pull.{name}.benchmark", settings.benchmark, BENCHMARKS)
