@@ -311,13 +311,6 @@ class Evaluate(Section):
         """Whether the policy is no model."""
         return self.policy in SCRIPTED
 
-    @property
-    def turns_with_calls(self) -> int:
-        """How many turns with calls are answered, at most."""
-        if self.mode in ("agent-no-tools", "direct"):
-            return 0
-        return 1 if self.rounds == "two" else self.max_calls
-
 
 class Publish(Section):
     repo: Annotated[str, Field(pattern=r"^$|^[\w.-]+/[\w.-]+$")]

@@ -17,7 +17,7 @@ from cot_builder.inspection.names import category_name
 from cot_builder.inspection.parsing import behind_a_thought
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.params import Params
+from cot_builder.params import Evaluate, Params
 from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
 from eval.parse import Parsed, parse_by_rules, parse_strict
@@ -124,8 +124,15 @@ def begin(exam: Exam, sample: Sample) -> Episode:
         }
         for message in asked
     ]
-    rounds = exam.params.evaluate.turns_with_calls
+    rounds = turns_with_calls(exam.params.evaluate)
     return Episode(filled, Toolbox(pixels, exam.priors), exam.tools, rounds)
+
+
+def turns_with_calls(settings: Evaluate) -> int:
+    """How many turns with calls are answered, at most."""
+    if settings.mode in ("agent-no-tools", "direct"):
+        return 0
+    return 1 if settings.rounds == "two" else settings.max_calls
 
 
 def direct_prompt(category: str, view: str) -> list[Message]:

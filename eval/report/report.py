@@ -17,7 +17,6 @@ from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
-from eval.macro import write_overview
 from eval.report.items import clear_items, write_items
 from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from eval.report.results import results
@@ -92,14 +91,13 @@ def report(params: Params, workspace: Workspace) -> None:
         **_reviews(index),
         "training": training(workspace),
         "results": results(workspace),
+        "evaluated_sets": [name for name, settings in params.pull.items() if settings.role == "evaluate"],
     }
     absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
     gallery = _gallery(workspace, figures.choose(index, params.report.gallery), params.compute.workers)
     items = write_items(workspace) if context["results"] else clear_items(workspace)
-    if context["results"]:
-        write_overview(workspace.results)
     page = render(
         "report.html.jinja",
         ["start.js", "gallery.js"],
