@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
 
 
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; made where it is not there.")],
+) -> None:
+    """Make a project of your own: params.yaml, dvc.yaml, profiles, .gitignore and a short README.
+
+    Then: `cd FOLDER` and `indus-cot repro`.
+    """
+    from indus_cot.init import init as write
+
+    written = write(folder)
+    typer.echo(f"init: {len(written)} files written to {folder}: {', '.join(written)}")
+    typer.echo(f"next: cd {folder}; indus-cot repro", err=True)
+
+
 def pull(
     context: typer.Context, name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml.")]
 ) -> None:
