@@ -43,9 +43,7 @@ ANSWERING = (
 )  # fmt: skip
 """Files that make the question, the tools' results, and the verdict of what a policy wrote."""
 ASKING: dict[str, tuple[str, ...]] = {
-    "transformers": (
-        "eval/local.py", "train/margin.py", "train/model.py", "train/torchvision_ops.py", "train/writing.py",
-    ),
+    "transformers": ("eval/local.py", "train/margin.py", "train/model.py", "train/writing.py"),
     "vllm": ("eval/local.py",),
     "endpoint": ("cot_builder/endpoint/request.py", "cot_builder/teacher/endpoint.py", "eval/served.py"),
 }  # fmt: skip

@@ -8,7 +8,6 @@ from safetensors import SafetensorError
 from cot_builder.params import Train
 from cot_builder.storage.workspace import file_hash
 from schemas.errors import IndusCotError
-from train import torchvision_ops
 
 WORDS = ("Yes", "No")
 """The verdict's words, whose log-probabilities are compared."""
@@ -26,7 +25,6 @@ def load_processor(name: str, *, tools: bool = True, verdicts: bool = True) -> A
         IndusCotError: it is not there; it takes no images; its chat template knows no tools; Yes or No is more than
             one token.
     """
-    torchvision_ops.declare()
     from transformers import AutoProcessor
 
     try:
@@ -47,7 +45,6 @@ def load_model(name: str, **options: Any) -> Any:
     Raises:
         IndusCotError: it is not there, damaged, or no model that takes images and text.
     """
-    torchvision_ops.declare()
     from transformers import AutoModelForImageTextToText
 
     try:

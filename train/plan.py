@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from cot_builder.params import Params, Train
 from schemas.errors import IndusCotError
-from train import torchvision_ops
 
 ACTIVATIONS_PER_LAYER = 17
 """Values a token and hidden unit that a layer keeps for the backward pass, without attention scores
@@ -253,7 +252,6 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
 
 def _sizes(model: str, train: Train) -> _Sizes:
     """From a model's config alone."""
-    torchvision_ops.declare()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
