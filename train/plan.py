@@ -258,10 +258,10 @@ def _sizes(model: str, train: Train) -> _Sizes:
     from train.model import lora, not_there, vision
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
-            empty = AutoModelForImageTextToText.from_config(config)
-    except (OSError, ValueError) as error:
+            empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
         raise not_there(model, error) from error
     parameters = sum(weight.numel() for weight in empty.parameters())
     vision(empty, model).requires_grad_(not train.freeze_vision)
