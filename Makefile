@@ -77,7 +77,7 @@ lock: $(UV_READY)
 	echo label-studio==1.23.2 | $(COMPILE) - -o annotation/label-studio.lock >/dev/null
 
 $(UV_READY):
-	"$$(install/find_python.sh "$(or $(PYTHON),python$(VERSION))")" -m venv --clear $(VENV)
+	"$$(install/find_python.sh "$(or $(PYTHON),python$(VERSION))" python3)" -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet uv==0.13.9
 	@touch $@
 
