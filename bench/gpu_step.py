@@ -86,7 +86,7 @@ def make_model(folder: Path, texts: Iterable[str], layers: int, hidden: int, sid
         image_std=[0.5] * 3,
     )
     processor.save_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     whole = hidden == HIDDEN
     head = 128 if whole else 32
     heads = hidden // head

@@ -91,6 +91,7 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
         exam.model,
         dtype=exam.params.train.dtype,
         seed=seed,
+        trust_remote_code=False,
         limit_mm_per_prompt={"image": 1 + turns_with_calls(settings) * MOST_CALLS},
     )
     sampling = SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seed)

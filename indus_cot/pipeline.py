@@ -179,8 +179,10 @@ def repro(
 ) -> None:
     """Run every stage that is out of date: `dvc repro` under this profile and these settings."""
     from cot_builder.storage.workspace import Workspace
+    from indus_cot.git import allow_missing_git
 
     workspace = Workspace()
+    allow_missing_git(workspace.root)
     # With targets, DVC takes up stages in an order that differs from run to run: a frozen one may come before `params`.
     if not all(path.is_file() for path in (workspace.params, workspace.reviews, workspace.prior_reviews)):
         _resolve(context)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import yaml
 from cot_builder.storage.code import PACKAGES, PLUMBING, code_key, files_of
 from indus_cot.stages import STAGES
 from tests.helpers.paths import ROOT
-from tests.helpers.pipeline import ENVIRONMENT
 from tests.helpers.product import copy_product, run_python
 
 
