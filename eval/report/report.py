@@ -97,7 +97,8 @@ def report(params: Params, workspace: Workspace) -> None:
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
     gallery = _gallery(workspace, figures.choose(index, params.report.gallery), params.compute.workers)
-    items = write_items(workspace) if context["results"] else clear_items(workspace)
+    # An evaluation of no set leaves a folder of results too, and DVC asks for the page in either case.
+    items = write_items(workspace) if workspace.results.is_dir() else clear_items(workspace)
     page = render(
         "report.html.jinja",
         ["start.js", "gallery.js"],
