@@ -67,7 +67,8 @@ words."""
 SALT, SALT_DIGITS = "publish.salt", 64
 CODE = (
     "publishing/configs.py", "publishing/publishable.py", "publishing/secrets.py", "benchmarks/licences.py",
-    "inspection/rendering.py", "inspection/toolbox.py", "inspection/tools.py", "storage/shards.py", "storage/images.py",
+    "inspection/rendering.py", "inspection/toolbox.py", "inspection/tools/*.py", "storage/shards.py",
+    "storage/images.py",
 )  # fmt: skip
 """What decides on the bytes that are written, and on what may be."""
 
@@ -93,7 +94,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         **params.publish.model_dump(include={"images", "require_review", "licence"}),
         "bits": bits,
         # Another way of writing makes other bytes, whatever the version says.
-        "code": combined(file_hash(Path(__file__).parent.parent / name) for name in CODE),
+        "code": combined(file_hash(path) for name in CODE for path in sorted(Path(__file__).parent.parent.glob(name))),
         # What was looked for, which holds secrets, under a key that stays here.
         "looked_for": _pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},

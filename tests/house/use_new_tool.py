@@ -3,18 +3,13 @@
 :mod:`tests.house.test_new_tool` runs it in a copy of the product to which one file was added.
 """
 
-import contextlib
-import io
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from PIL import Image
 
 import cot_builder
@@ -23,41 +18,14 @@ from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import load_params
 from cot_builder.teacher.gates import run_gates
-from indus_cot.app import main
 from tests.cot_builder.teacher.test_gates import case
-from tests.helpers import scripted_teacher, small_corpus
-from tests.house.product_copy import FOUND
+from tests.helpers import scripted_teacher
+from tests.house.small_project import leave, make_project, run, settings
 from tests.servers.chat_server import Body, chat_server, text_of
 from train.environment import InspectionEnvironment
 
 CALL = '<think>The tones.</think>\n<tool_call>\n{"name": "histogram", "arguments": {"bins": 4}}\n</tool_call>'
 VERDICT = "<think>It is even.</think><answer>No</answer>"
-
-
-def run(*arguments: str) -> str:
-    """`indus-cot` in the working folder; what it printed, errors too."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit):
-        main(list(arguments))
-    return printed.getvalue()
-
-
-def settings(**values: object) -> Iterator[str]:
-    """``section__key=value`` as options of the command."""
-    for name, value in values.items():
-        yield from ("--set", f"{name.replace('__', '.', 1)}={value}")
-
-
-def write_params() -> None:
-    """Let the sets of :mod:`tests.helpers.small_corpus` be those of the project."""
-    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    values["pull"] = {
-        "mine": {"benchmark": "folder", "source": "mine/parts.csv", "role": "train"},
-        "held_out": {"benchmark": "folder", "source": "held_out/parts.csv", "role": "evaluate"},
-    }
-    values["evaluate"] |= {"draws": 20, "limit": 1, "policy": "endpoint", "model": "gpt-4.1"}
-    values["teacher"] |= {"backend": "endpoint", "model": "gpt-4.1"}
-    Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
 
 
 def teach(body: Body) -> dict[str, Any]:
@@ -126,9 +94,7 @@ def refusals(*thoughts: str) -> list[str]:
 
 def use() -> dict[str, Any]:
     """Everything, in the order of a project."""
-    os.environ["OPENAI_API_KEY"] = "sk-not-a-real-key-0123456789"
-    write_params()
-    small_corpus.build(Path.cwd())
+    make_project()
     return {
         "code": cot_builder.__file__,
         "version": TOOLBOX_VERSION,
@@ -145,4 +111,4 @@ def use() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path(FOUND).write_text(json.dumps(use()), encoding="utf-8")
+    leave(use())
