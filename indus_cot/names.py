@@ -19,3 +19,7 @@ def check_names(params: "Params") -> None:
 
     for name, settings in params.pull.items():
         check_name(f"pull.{name}.benchmark", settings.benchmark, BENCHMARKS)
+    if params.evaluate.mode.startswith("agent-without-"):
+        from cot_builder.inspection.tools import offered_tools
+
+        offered_tools(params.evaluate.mode)

@@ -10,6 +10,7 @@ import polars as pl
 
 from cot_builder.corpus import figures
 from cot_builder.corpus.reading import Place, read_index, read_rows
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import write_text
@@ -116,6 +117,7 @@ def report(params: Params, workspace: Workspace) -> None:
 
 def _corpus(index: pl.DataFrame) -> dict[str, Any]:
     calls = index["tool_calls"].list.len()
+    tools = figures.tool_use(index, TOOLS)
     return {
         "total": len(index),
         "anomalous": int((index["answer"] == "Yes").sum()),
@@ -126,9 +128,9 @@ def _corpus(index: pl.DataFrame) -> dict[str, Any]:
         "by_set": figures.balance(index, "source_set"),
         "by_view": figures.balance(index, "view"),
         "by_type": figures.defect_types(index),
-        "tools": figures.tool_use(index),
-        "tool_names": figures.tool_columns(),
-        "by_tool": figures.tool_by_type(index),
+        "tools": tools,
+        "tool_names": [use.tool for use in tools],
+        "by_tool": figures.tool_by_type(index, TOOLS),
         "calls_total": int(calls.sum()),
         "calls_mean": float(calls.mean()),  # type: ignore[arg-type]
         "images_total": int(index["images"].sum()),
