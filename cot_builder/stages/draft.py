@@ -24,8 +24,9 @@ from cot_builder.storage.parallel import process_map
 from cot_builder.storage.samples import DamagedImageError, SampleImages, SharedImages
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.endpoint import AUDIT, JUDGE, Attempt, Lesson, draft_with_endpoint, in_a_row
+from cot_builder.teacher.endpoint import Attempt, Lesson, draft_with_endpoint, in_a_row
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
+from cot_builder.teacher.gates.gate import AUDIT, JUDGE
 from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError

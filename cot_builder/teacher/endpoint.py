@@ -37,6 +37,7 @@ from cot_builder.teacher.forms import (
     response_format,
 )
 from cot_builder.teacher.gates import Case, run_gates
+from cot_builder.teacher.gates.gate import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.leaks import leaks, without_name
 from cot_builder.teacher.prompts import fill
 from schemas.prior import NormalcyPrior
@@ -47,9 +48,6 @@ from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict,
 
 Form = TypeVar("Form", bound=BaseModel)
 Result = TypeVar("Result")
-AUDIT = "audit"
-JUDGE = "judge"
-UNFINISHED = "unfinished"
 FORM = "form"
 """Stands for an answer that makes no trajectory, among the gates that sent a draft back."""
 BEST_SCORE = 5

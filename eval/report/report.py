@@ -16,8 +16,8 @@ from cot_builder.progress import track
 from cot_builder.storage.output import write_text
 from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
+from cot_builder.teacher.gates.gate import AUDIT, JUDGE, UNFINISHED
 from eval.report.items import clear_items, write_items
 from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from eval.report.results import results

@@ -34,3 +34,13 @@ def run_module(copy: Path, module: str) -> Any:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads((copy / FOUND).read_text(encoding="utf-8"))
+
+
+def run_command(copy: Path, *arguments: str) -> str:
+    """`indus-cot` with the code of ``copy``, in it; what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "indus_cot", *arguments],
+        cwd=copy, env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -2,6 +2,9 @@
 
 import json
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,41 +13,121 @@ import yaml
 from cot_builder.storage.code import PACKAGES, PLUMBING, code_key, files_of
 from indus_cot.stages import STAGES
 from tests.helpers.paths import ROOT
-from tests.helpers.product import copy_product, run_python
+from tests.house.product_copy import copy_with, run_command
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_product(tmp_path_factory.mktemp("tree"))
+    return copy_with(tmp_path_factory.mktemp("product"), {})
 
 
 def keys(tree: Path) -> dict[str, str]:
-    """The code keys that `indus-cot params` writes in a tree."""
-    run_python(tree, "-m", "indus_cot", "params")
+    """The code key of each stage, as `indus-cot params` writes it."""
+    run_command(tree, "params")
     found: dict[str, str] = json.loads((tree / "data/params.json").read_text())["code"]
     return found
 
 
-def stale_after(tree: Path, change: dict[str, tuple[str, str]]) -> set[str]:
-    """Stages whose key differs after texts of files were replaced; the files are put back."""
-    before, kept = keys(tree), {}
-    for name, (old, new) in change.items():
-        path = tree / name
-        kept[path] = path.read_text("utf-8") if path.is_file() else None
-        assert old in (kept[path] or ""), f"{name} has no {old!r}"
-        path.write_text((kept[path] or "").replace(old, new, 1) if old else (kept[path] or "") + new, "utf-8")
-    after = keys(tree)
-    for path, text in kept.items():
-        if text is None:
-            path.unlink()
+@contextmanager
+def changed(path: Path, old: str, new: str) -> Iterator[None]:
+    """A file with one text replaced, or a new file where ``old`` is empty; as it was, afterwards."""
+    before = path.read_text("utf-8") if path.is_file() else ""
+    assert before.count(old) == 1 if old else not before, f"{path}: {old!r}"
+    path.write_text(before.replace(old, new) if old else new, "utf-8")
+    try:
+        yield
+    finally:
+        if old:
+            path.write_text(before, "utf-8")
         else:
-            path.write_text(text, "utf-8")
-    return {stage for stage in before if before[stage] != after[stage]}
+            path.unlink()
 
 
+@pytest.fixture(scope="module")
+def before(tree: Path) -> dict[str, str]:
+    return keys(tree)
+
+
+def stale(tree: Path, before: dict[str, str], name: str, old: str, new: str) -> set[str]:
+    """Stages that a change of one file makes stale."""
+    with changed(tree / name, old, new):
+        after = keys(tree)
+    return {stage for stage in STAGES if before[stage] != after[stage]}
+
+
+READ_BY_INSPECTIONS = {"prior", "draft", "assemble", "sft", "grpo", "evaluate", "report"}
 CASES = {
-    "read_priors": ("cot_builder/corpus/priors.py", "def read_priors(", "def  read_priors("),
+    "read_priors": (
+        "cot_builder/corpus/priors.py",
+        "def read_priors(workspace",
+        "def read_priors( workspace",
+        {"prior", "draft", "assemble", "grpo", "evaluate"},
+    ),
+    "row_id": (
+        "cot_builder/corpus/writing.py",
+        "def row_id(",
+        "def row_id (",
+        {"assemble", "sft", "grpo"},
+    ),
+    "a tool's docstring": (
+        "cot_builder/inspection/tools/crop.py",
+        "Look at a region of the image, small ones enlarged.",
+        "Look at a region of the image.",
+        READ_BY_INSPECTIONS,
+    ),
+    "a prompt": ("cot_builder/teacher/prompts/reader.md", "", "", {"prior", "draft"}),
+    "the taxonomy": ("schemas/taxonomy.yaml", "", "", READ_BY_INSPECTIONS | {"pull", "select"}),
+    "the model card's template": ("train/templates/model_card.md.jinja", "", "", {"sft", "grpo"}),
+    "the data set card's template": ("cot_builder/publishing/templates/dataset_card.md.jinja", "", "", set()),
+    "a template of the report": ("eval/report/templates/report.html.jinja", "", "", {"report"}),
+    "an endpoint's client": ("cot_builder/endpoint/throttle.py", "", "", {"prior", "draft", "evaluate"}),
+    "a verb": ("indus_cot/pipeline.py", "", "", set()),
+    "a parameter": ("cot_builder/params.py", "", "", set()),
 }
+"""File, text, the text in its place (none: a line is added), stages that become stale."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_makes_its_dependents_stale(case: str, tree: Path, before: dict[str, str]) -> None:
+    name, old, new, due = CASES[case]
+    if not old:
+        old = (tree / name).read_text("utf-8")
+        new = f"{old}ANOTHER = 1\n"
+    assert stale(tree, before, name, old, new) == due
+
+
+@pytest.mark.parametrize(
+    ("name", "due"),
+    [
+        ("cot_builder/inspection/tools/another.py", READ_BY_INSPECTIONS),
+        ("cot_builder/teacher/gates/another.py", {"draft", "report"}),
+        ("cot_builder/benchmarks/another.py", {"pull", "select", "evaluate"}),
+        ("train/rewards/another.py", {"grpo", "report"}),
+    ],
+)
+def test_a_file_in_a_tables_folder_makes_stale(name: str, due: set[str], tree: Path, before: dict[str, str]) -> None:
+    assert stale(tree, before, name, "", '"""Nothing yet."""\n') == due
+
+
+def test_dvc_runs_a_stage_again_whose_key_changed(tree: Path) -> None:
+    """Through DVC, with the stage that has no dependency: a change of its code, and none of another's."""
+
+    def runs() -> bool:
+        run_command(tree, "params")
+        status = [sys.executable, "-P", "-m", "dvc", "status", "pull@mvtec_ad"]
+        done = subprocess.run(status, cwd=tree, capture_output=True, text=True, check=True)
+        return "code.pull" in done.stdout
+
+    small = ["synthetic.categories=2", "synthetic.parts=4", "synthetic.size=128"]
+    settings = [part for setting in small for part in ("--set", setting)]
+    run_command(tree, *settings, "params")
+    run_command(tree, *settings, "repro", "pull@mvtec_ad")
+    assert not runs()
+    with changed(tree / "cot_builder/teacher/another.py", "", "ANOTHER = 1\n"):
+        assert not runs()
+    path = tree / "cot_builder/stages/pull.py"
+    with changed(path, path.read_text("utf-8"), path.read_text("utf-8") + "ANOTHER = 1\n"):
+        assert runs()
 
 
 def test_stages_of_dvc_and_of_the_table_are_the_same() -> None:
@@ -66,28 +149,23 @@ def test_dvc_names_no_data_set() -> None:
 
 def test_every_data_file_of_the_packages_is_in_some_key() -> None:
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
-    modules = [name for name in listed.stdout.split("\n") if name.endswith(".py")]
-    names = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in modules}
-    known = {path.as_posix() for path in files_of(*sorted(names))}
-    launchers = "train/configs/"
-    others = {name for name in listed.stdout.split() if not name.endswith(".py") and not name.startswith(launchers)}
-    assert others <= known, f"no module names {sorted(others - known)}"
-    assert known - others == {name for name in modules if name.removesuffix(".py").replace("/", ".") not in PLUMBING}
+    names = listed.stdout.split()
+    modules = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names if name[-3:] == ".py"
+    }
+    known = {path.as_posix() for path in files_of(*sorted(modules - set(PLUMBING)))}
+    # Launchers are handed to `accelerate` by hand; what was taken over from other code shapes no answer.
+    apart = {name for name in names if name.startswith("train/configs/")}
+    assert set(names) - apart - known == {f"{name.replace('.', '/')}.py" for name in PLUMBING}
 
 
-def test_comments_and_blank_lines_do_not_count(tree: Path) -> None:
-    path = "cot_builder/corpus/priors.py"
-    first = (tree / path).read_text().splitlines()[0]
-    assert stale_after(tree, {path: (first, f"# Written for somebody.\n\n{first}")}) == set()
-    assert stale_after(tree, {path: (first, first.replace('"""', '"""Another word. ', 1))})
+def test_comments_and_blank_lines_do_not_count(tree: Path, before: dict[str, str]) -> None:
+    name = "cot_builder/corpus/priors.py"
+    first = (tree / name).read_text().splitlines()[0]
+    assert stale(tree, before, name, first, f"# Written for somebody.\n\n{first}") == set()
+    assert stale(tree, before, name, first, first.replace('"""', '"""Another word. ', 1))
 
 
 def test_unknown_modules_have_no_key() -> None:
     with pytest.raises(ValueError, match=r"cot_builder\.nothing: no such module"):
         code_key("cot_builder.nothing")
-
-
-def test_the_key_is_the_same_in_another_python(tree: Path) -> None:
-    """Ways of parsing differ between versions of Python; texts do not."""
-    script = "from indus_cot.stages import code_keys; import json; print(json.dumps(code_keys()))"
-    assert json.loads(run_python(tree, "-c", script)) == keys(tree)

@@ -24,6 +24,8 @@ class Case:
         return without_name(text, self.sample.category)
 
 
+AUDIT, JUDGE, UNFINISHED = "audit", "judge", "unfinished"
+"""Names under which an endpoint teacher's second reading, its judge, and answers that ended too soon refuse a draft."""
 Gate = Callable[[Case], list[str]]
 GATES: dict[str, Gate] = {}
 """Every gate by its name, in the order in which drafts record them."""
