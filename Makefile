@@ -4,7 +4,7 @@
 # make learn             proof that training teaches: a tiny model on unseen categories; reports/learn.html
 # make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHONS := 3.11 3.12 3.13
 PROFILE ?= default
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,20 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # uv compiles nothing when it installs: where Python may not keep what it compiled either, each of the many processes
 # of a run compiles torch and transformers anew, for longer than it works.
 unexport PYTHONDONTWRITEBYTECODE
+
+# The Python of the environment that is here; of a new one, or where another is asked for, the first of these that runs.
+PYTHON ?=
+VERSION := $(patsubst $(VENV)/lib/python%,%,$(wildcard $(VENV)/lib/python*))
+ifneq ($(PYTHON)$(if $(VERSION),,none),)
+FOUND = install/find_python.sh $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3)
+VERSION := $(shell "$$($(FOUND))" -c 'import sysconfig; print(sysconfig.get_python_version())' 2>/dev/null)
+endif
+ifeq ($(filter $(PYTHONS),$(VERSION)),)
+$(error Python 3.11, 3.12 or 3.13 is needed, and $(or $(PYTHON),python3) is $(or $(VERSION),not found): \
+install one and name it, as in `make PYTHON=python3.13 demo`)
+endif
+# Named after the version: with another Python, the environment is made anew.
+UV_READY := $(VENV)/.uv-$(VERSION)
 
 .PHONY: demo test label-studio learn bench lock
 
@@ -37,6 +51,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	tests/smoke.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 label-studio: $(VENV)/.installed
@@ -48,27 +63,35 @@ learn: $(VENV)/.installed
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)
 
-# Without extra wheels: a CPU build's own version exists nowhere else. torch itself asks for the CUDA packages it needs.
+# The locks hold every package, with hashes, for every Python above, and are installed without looking for dependencies.
+# torch and the CUDA libraries it asks for have a lock of their own, because a machine may have another build of torch.
+COMPILE := $(UV) pip compile --python-version 3.11 --universal --generate-hashes --no-header --no-annotate --quiet
+OF_TORCH := /^(torch==|nvidia-|cuda-|triton==)/,/[^\\]$$/
+# A machine's own build of torch has a version and a hash that exist nowhere else.
 lock: export UV_FIND_LINKS :=
-lock: $(VENV)/.uv
-	$(UV) pip compile pyproject.toml --extra train --python-version 3.11 --universal --no-header --no-annotate \
-		-o requirements.lock
-	$(UV) pip compile pyproject.toml --all-extras --python-version 3.11 --universal --no-header --no-annotate \
-		--constraint requirements.lock -o requirements-dev.lock
-	echo label-studio==1.23.2 | $(UV) pip compile - --python-version 3.11 --universal --no-header --no-annotate \
-		-o annotation/label-studio.lock
-	sed -i -E '/^(nvidia-|cuda-|triton)/d' requirements.lock requirements-dev.lock
+lock: $(UV_READY)
+	$(COMPILE) pyproject.toml --extra train -o requirements.lock >/dev/null
+	$(COMPILE) pyproject.toml --all-extras --constraint requirements.lock -o requirements-dev.lock >/dev/null
+	sed -n -E '$(OF_TORCH)p' requirements.lock >requirements-torch.lock
+	sed -i -E '$(OF_TORCH)d' requirements.lock requirements-dev.lock
+	echo label-studio==1.23.2 | $(COMPILE) - -o annotation/label-studio.lock >/dev/null
 
-$(VENV)/.uv:
-	$(PYTHON) -m venv $(VENV)
+$(UV_READY):
+	"$$(install/find_python.sh "$(or $(PYTHON),python$(VERSION))" python3)" -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet uv==0.13.9
 	@touch $@
 
-$(VENV)/.installed: requirements.lock pyproject.toml $(VENV)/.uv
-	$(UV) pip install --quiet --requirement requirements.lock
-	$(UV) pip install --quiet --no-deps --editable .
+# A build of torch among the machine's extra wheels (pip's find-links) comes first: it may be the only one that suits the
+# machine. No lock can know its hash, so it is held to the version; every other file is compared with its hash.
+INSTALL := $(UV) pip install --quiet --no-deps
+$(VENV)/.installed: requirements.lock requirements-torch.lock install/fit_torchvision.py pyproject.toml $(UV_READY)
+	$(INSTALL) --require-hashes --requirement requirements.lock
+	$(INSTALL) --no-index "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-torch.lock)" 2>/dev/null || \
+		$(INSTALL) --require-hashes --requirement requirements-torch.lock
+	$(BIN)/python install/fit_torchvision.py
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(UV) pip install --quiet --requirement requirements-dev.lock
+	$(INSTALL) --require-hashes --requirement requirements-dev.lock
 	@touch $@

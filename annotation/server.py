@@ -156,15 +156,16 @@ def install(environment: Path, asked_to_stop: Callable[[], bool] = lambda: False
 
 def _install_commands(environment: Path, python: Path) -> list[list[str]]:
     quiet = [] if console.is_terminal else ["--quiet"]
+    locked = ["--require-hashes", "--requirement", str(LOCK)]
     uv = Path(sys.executable).with_name("uv")
     if uv.exists():
         return [
             [str(uv), "venv", "--quiet", "--python", sys.executable, str(environment)],
-            [str(uv), "pip", "install", *quiet, "--python", str(python), "--requirement", str(LOCK)],
+            [str(uv), "pip", "install", *quiet, "--python", str(python), *locked],
         ]
     return [
         [sys.executable, "-m", "venv", str(environment)],
-        [str(python), "-m", "pip", "install", *quiet, "--requirement", str(LOCK)],
+        [str(python), "-m", "pip", "install", *quiet, *locked],
     ]
 
 

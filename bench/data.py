@@ -1,4 +1,4 @@
-"""A benchmark archive in MVTec AD's layout, of any number of photographs."""
+"""Benchmark archives of any number of photographs: PNG in MVTec AD's layout, JPEG in VisA's."""
 
 import io
 import tarfile
@@ -32,8 +32,42 @@ def write_archive(path: Path, images: int) -> None:
             _add(archive, f"{CATEGORY}/ground_truth/broken_small/{index:05d}_mask.png", mask)
 
 
-def _add(archive: tarfile.TarFile, name: str, picture: np.ndarray) -> None:
-    data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+def write_jpeg_archive(path: Path, images: int) -> None:
+    """A .tar of ``images`` JPEG photographs as VisA has them: 1284 x 1168 px, about 180 kB; a tenth have a mask."""
+    random = np.random.default_rng(0)
+    height, width = 1168, 1284
+    grain = cv2.GaussianBlur(random.integers(-40, 40, (height, width, 3)).astype(np.float32), (0, 0), 1.2)
+    slope = np.linspace(60, 190, width, dtype=np.float32)[None, :, None]
+    photograph = (slope + grain).clip(0, 255).astype(np.uint8)
+    split, types = ["object,split,label,image,mask"], ["image,label,mask"]
+    with tarfile.open(path, "w") as archive:
+        for index in range(images):
+            picture = np.roll(photograph, index * 7, axis=1)
+            if index % 10:
+                name = f"candle/Data/Images/Normal/{index:04d}.JPG"
+                split.append(f"candle,{'test' if index % 10 == 1 else 'train'},normal,{name},")
+            else:
+                name, masked = (
+                    f"candle/Data/Images/Anomaly/{index:04d}.JPG",
+                    f"candle/Data/Masks/Anomaly/{index:04d}.png",
+                )
+                mask = np.zeros((height, width), np.uint8)
+                cv2.circle(mask, (400, 300 + index % 500), 25, 1, -1)
+                picture[mask > 0] = picture[mask > 0] // 3
+                split.append(f"candle,test,anomaly,{name},{masked}")
+                types.append(f"{name},chunk of wax missing,{masked}")
+                _add(archive, masked, mask)
+            _add(archive, name, picture, ".jpg")
+        _add_bytes(archive, "split_csv/1cls.csv", "\n".join(split).encode())
+        _add_bytes(archive, "candle/image_anno.csv", "\n".join(types).encode())
+
+
+def _add(archive: tarfile.TarFile, name: str, picture: np.ndarray, suffix: str = ".png") -> None:
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
+    _add_bytes(archive, name, cv2.imencode(suffix, picture, options)[1].tobytes())
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     archive.addfile(member, io.BytesIO(data))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.corpus.priors import read_priors
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
@@ -86,7 +87,7 @@ def make_model(folder: Path, texts: Iterable[str], layers: int, hidden: int, sid
         image_std=[0.5] * 3,
     )
     processor.save_pretrained(folder)
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     whole = hidden == HIDDEN
     head = 128 if whole else 32
     heads = hidden // head
@@ -178,7 +179,7 @@ def grpo_step(
     from transformers import Qwen3VLForConditionalGeneration
 
     spent: dict[str, float] = defaultdict(float)
-    for name in ("crop", "enhance", "measure", "prior"):
+    for name in TOOLS:
         setattr(InspectionEnvironment, name, timed(getattr(InspectionEnvironment, name), "tools", spent))
     Qwen3VLForConditionalGeneration.generate = dictated(
         Qwen3VLForConditionalGeneration.generate, turns(processor, written), spent

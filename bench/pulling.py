@@ -6,7 +6,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from bench.data import write_archive
+from bench.data import write_jpeg_archive
 from bench.paired import Row, own_memory, paired
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console
@@ -23,12 +23,13 @@ def archive_params(archive: Path) -> Params:
 
 
 def pull_tar() -> Row:
-    """960 images with their masks; ours also decodes masks, checks images and writes shards."""
+    """960 JPEG photographs as VisA and Real-IAD have them; ours also checks each, reads masks and writes shards."""
     console.quiet = True
     with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "mvtec.tar"
-        write_archive(archive, IMAGES)
-        params, workspace = archive_params(archive), Workspace(Path(folder))
+        archive = Path(folder) / "visa.tar"
+        write_jpeg_archive(archive, IMAGES)
+        params = load_params(settings=[f"pull.visa.source={archive}"])
+        workspace = Workspace(Path(folder))
 
         def theirs() -> None:
             with tarfile.open(archive) as members:
@@ -39,8 +40,10 @@ def pull_tar() -> Row:
 
         def clear() -> None:
             # A first pull: taking away what an earlier one left is no part of it.
-            shutil.rmtree(workspace.pull("mvtec_ad"), ignore_errors=True)
+            shutil.rmtree(workspace.pull("visa"), ignore_errors=True)
             own_memory(Path(folder) / "scratch", archive.stat().st_size)
 
-        ratio = paired(lambda: pull("mvtec_ad", params, workspace), theirs, 7, before=clear)
-    return Row("pull_tar", "pull from a .tar, images/s", "tarfile and sha256 of the same members", ratio, 0.7, "higher")
+        ratio = paired(lambda: pull("visa", params, workspace), theirs, 7, before=clear)
+    return Row(
+        "pull_tar", "pull JPEG photographs from a .tar", "tarfile and sha256 of the same members", ratio, 0.6, "higher"
+    )

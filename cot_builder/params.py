@@ -276,20 +276,19 @@ SCRIPTED = ("oracle", "always-yes", "always-no", "coin", "residual")
 """Policies that are no model: for reference, and to test the figures."""
 
 
+def _check_mode(mode: str) -> str:
+    # Whether there is a tool of that name, the table of tools knows, which lies above.
+    if not re.fullmatch(r"agent|agent-no-tools|agent-without-[a-z][a-z0-9_]*|direct", mode):
+        raise ValueError("must be agent, agent-no-tools, agent-without-TOOL or direct")
+    return mode
+
+
 class Evaluate(Section):
     policy: Literal["transformers", "endpoint", "vllm", "oracle", "always-yes", "always-no", "coin", "residual"]
     model: str
     base_url: Annotated[str, AfterValidator(_check_url)]
     api_key_env: str
-    mode: Literal[
-        "agent",
-        "agent-no-tools",
-        "agent-without-crop",
-        "agent-without-enhance",
-        "agent-without-measure",
-        "agent-without-prior",
-        "direct",
-    ]
+    mode: Annotated[str, AfterValidator(_check_mode)]
     rounds: Literal["free", "two"]
     max_calls: Positive
     max_tokens: Positive
@@ -302,13 +301,6 @@ class Evaluate(Section):
     def scripted(self) -> bool:
         """Whether the policy is no model."""
         return self.policy in SCRIPTED
-
-    @property
-    def turns_with_calls(self) -> int:
-        """How many turns with calls are answered, at most."""
-        if self.mode in ("agent-no-tools", "direct"):
-            return 0
-        return 1 if self.rounds == "two" else self.max_calls
 
 
 class Publish(Section):

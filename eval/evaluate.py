@@ -17,8 +17,9 @@ from cot_builder.corpus.models import is_ours, weights_sha256
 from cot_builder.corpus.priors import read_priors
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.tools import TOOLBOX_VERSION
-from cot_builder.params import Params
+from cot_builder.params import SCRIPTED, Params
 from cot_builder.progress import console, track
+from cot_builder.storage.code import code_key
 from cot_builder.storage.output import read_manifest, stage_output, versions
 from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SharedImages, read_samples
@@ -33,21 +34,13 @@ from schemas.prediction import PREDICTION, Prediction
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
-ROOT = Path(__file__).parent.parent
-ANSWERING = (
-    "cot_builder/inspection/*.py", "cot_builder/storage/images.py", "eval/parse.py", "eval/parse.yaml",
-    "eval/policies.py", "schemas/geometry.py", "schemas/prediction.py", "schemas/sample.py", "schemas/taxonomy.*",
-    "schemas/trajectory.py",
-)  # fmt: skip
-"""Files that make the question, the tools' results, and the verdict of what a policy wrote."""
-ASKING: dict[str, tuple[str, ...]] = {
-    "transformers": (
-        "eval/local.py", "train/margin.py", "train/model.py", "train/torchvision_ops.py", "train/writing.py",
-    ),
-    "vllm": ("eval/local.py",),
-    "endpoint": ("cot_builder/endpoint/request.py", "cot_builder/teacher/endpoint.py", "eval/served.py"),
-}  # fmt: skip
-"""Files that ask it, by policy; of all others it is ``eval/scripted.py``."""
+ANSWERED_BY = {
+    "transformers": "eval.local",
+    "vllm": "eval.local",
+    "endpoint": "eval.served",
+    **dict.fromkeys(SCRIPTED, "eval.scripted"),
+}
+"""Module that asks a policy, by policy."""
 
 
 def evaluate(
@@ -80,8 +73,6 @@ def evaluate(
         "run": run.model_dump(mode="json"),
         "tools": exam.schemas,
         "prompt": direct_prompt("c", "v") if exam.direct else prompt("c", "v", tools=bool(exam.tools)),
-        # What is kept has been read already; read in another way, it would be another answer.
-        "read by": {str(path.relative_to(ROOT)): file_hash(path) for path in answering(run.policy)},
         "toolbox": TOOLBOX_VERSION,
         "prior_texts": sorted([*key, text] for key, text in exam.priors.items()),
         # What the oracle says is the truth as it was pulled.
@@ -94,7 +85,9 @@ def evaluate(
         inputs={"set": pulled, "model": exam.weights or str(run.model), "priors": str(run.priors)},
         strict=params.run.strict,
     ) as output:
-        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, anew=refresh) as journal:
+        # What is kept was asked and read by this code; other code could have asked or read otherwise.
+        code = answering_key(params.evaluate.policy)
+        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, code, anew=refresh) as journal:
             said = _ask(exam, samples, truth, journal, refresh=refresh, allow_unpriced=allow_unpriced)
         if all(item.parse == "failed" for item in said.values()):
             why = next(iter(said.values())).fault
@@ -158,10 +151,14 @@ def _drawn(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: 
     return [sample for _, _, sample in sorted(ranked, key=lambda item: item[:2])[:limit]]
 
 
-def answering(policy: str | None) -> list[Path]:
-    """Files that shape what such a policy is asked, and what is read of it: kept answers are of these alone."""
-    patterns = (*ANSWERING, *ASKING.get(policy or "", ("eval/scripted.py",)))
-    return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+def answering_key(policy: str) -> str:
+    """Code key of all that such a policy is asked with and read by: kept answers are of this code alone."""
+    return code_key("eval.policies", ANSWERED_BY[policy])
+
+
+def evaluated_sets(params: Params) -> list[str]:
+    """Names of the sets with role evaluate."""
+    return [name for name, settings in params.pull.items() if settings.role == "evaluate"]
 
 
 def _exam(params: Params, workspace: Workspace) -> Exam:
@@ -303,6 +300,7 @@ def _ask(
     if found:
         console.print(f"{len(found)} of {len(samples)} images are finished already: {journal.path}", highlight=False)
     left = [sample for sample in samples if sample.sample_id not in found]
+    _tell_asked_again(left, journal)
     if not left:
         return found
     policy, description = exam.params.evaluate.policy, f"evaluate {left[0].source_set}"
@@ -326,6 +324,23 @@ def _ask(
     for sample, said in track(said_by, description, len(left), lambda: str(running)):
         take(sample, said)
     return found
+
+
+def _tell_asked_again(left: Sequence[Sample], journal: Journal) -> None:
+    """Say what it takes to ask again what other code has finished, before it is asked."""
+    items = {_item(sample) for sample in left}
+    kept = {item: said for done in journal.others.values() for item, said in done.items() if item in items}
+    if not kept:
+        return
+    tokens = sum(said.input_tokens + said.output_tokens for said in kept.values())
+    seconds, usd = sum(said.seconds for said in kept.values()), sum(said.cost_usd for said in kept.values())
+    console.print(
+        f"{len(kept)} images were answered by other code ({', '.join(map(str, journal.others))}) and are asked again. "
+        f"That took {tokens} tokens, {seconds:.0f} s and {usd:.4f} USD; an endpoint's kept answers to equal requests "
+        "cost nothing",
+        style="yellow",
+        highlight=False,
+    )
 
 
 def _item(sample: Sample) -> str:

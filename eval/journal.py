@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from eval.policies import Said
 from schemas.errors import IndusCotError
 
+FORMER = Path(__file__).with_name("former.yaml")
 SYNC_EVERY_S = 1.0
 """What is written outlives the process at once; the machine, after this long."""
 
@@ -25,19 +27,20 @@ class Journal:
     the hash of the run, so that no other run finds what this one said.
     """
 
-    def __init__(self, folder: Path, name: str, run: Mapping[str, Any], *, anew: bool = False) -> None:
+    def __init__(self, folder: Path, name: str, run: Mapping[str, Any], code: str, *, anew: bool = False) -> None:
         """Open the journal of a run, or begin it.
 
         Args:
             folder: Where journals lie.
             name: What is evaluated; a part of the file's name.
-            run: Everything that shapes what is said.
+            run: Everything but code that shapes what is said.
+            code: Code key of what asks and reads.
             anew: Forget what was finished.
 
         Raises:
             IndusCotError: another process holds it.
         """
-        described = json.dumps(run, sort_keys=True, default=str)
+        described = json.dumps({**run, "code": code}, sort_keys=True, default=str)
         self.path = folder / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_suffix(".lock"))
@@ -48,6 +51,8 @@ class Journal:
                 f"{self.path}: the same evaluation is running already; wait for that run or stop it"
             ) from None
         self._done, whole = ({}, 0) if anew else _read(self.path, described)
+        self.others: dict[Path, dict[str, Said]] = {}
+        """Finished items of runs that differ in their code alone, by file; looked for where this run has none."""
         self._file = self.path.open("r+b" if whole else "wb", buffering=0)
         # Half a line is what a killed process leaves.
         self._file.truncate(whole)
@@ -55,6 +60,26 @@ class Journal:
         if not whole:
             self._file.write(described.encode() + b"\n")
         self._synced = time.monotonic()
+        if not self._done and not anew:
+            self._take_over(json.loads(described), code)
+
+    def _take_over(self, run: dict[str, Any], code: str) -> None:
+        """Take what code that answers alike has finished; remember what other code has."""
+        for path in sorted(self.path.parent.glob("*.jsonl")):
+            found = _header(path) if path != self.path else None
+            if found is None:
+                continue
+            other, text = found
+            former = other.pop("read by", None)
+            key = other.pop("code", None) if former is None else _now(former)
+            if other != {name: value for name, value in run.items() if name != "code"}:
+                continue
+            done, _ = _read(path, text)
+            if key == code:
+                for item, said in done.items():
+                    self.add(item, said)
+            else:
+                self.others[path] = done
 
     def __enter__(self) -> "Journal":
         return self
@@ -102,3 +127,23 @@ def _read(path: Path, described: str) -> tuple[dict[str, Said], int]:
                 break
             whole += len(line)
     return done, whole
+
+
+def _header(path: Path) -> tuple[dict[str, Any], str] | None:
+    """Which run a journal is of, and the line that says so; None where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline()
+        found = json.loads(line)
+    except (OSError, ValueError):
+        return None
+    return (found, line.removesuffix("\n")) if isinstance(found, dict) else None
+
+
+def _now(read_by: Mapping[str, str]) -> str | None:
+    """Code key that answers as the files of a journal of version 0.1 did; None where no code is known to.
+
+    That version named the hash of each file that it counted, instead of a code key.
+    """
+    table: dict[str, str] = yaml.safe_load(FORMER.read_text(encoding="utf-8"))
+    return table.get(hashlib.sha256(json.dumps(read_by, sort_keys=True).encode()).hexdigest()[:16])

@@ -8,7 +8,7 @@ from typing import Any
 from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect_by_round
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.storage.samples import DamagedImageError
-from eval.policies import Exam, Said, begin, failed, told
+from eval.policies import Exam, Said, begin, failed, told, turns_with_calls
 from schemas.errors import IndusCotError
 from schemas.sample import Sample
 from train.guard import NO_MEMORY
@@ -91,7 +91,8 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
         exam.model,
         dtype=exam.params.train.dtype,
         seed=seed,
-        limit_mm_per_prompt={"image": 1 + settings.turns_with_calls * MOST_CALLS},
+        trust_remote_code=False,
+        limit_mm_per_prompt={"image": 1 + turns_with_calls(settings) * MOST_CALLS},
     )
     sampling = SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seed)
 

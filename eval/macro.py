@@ -1,5 +1,6 @@
 """The mean over sets: one figure of a run, with its interval."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def write_overview(root: Path) -> Overview:
     found = overview(root)
     write_text(root / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def write_headline(root: Path, path: Path) -> None:
+    """Write the headline figures of each set of ``root`` to ``path``, for `dvc metrics`: shares in [0, 1]."""
+    names = ("balanced_accuracy", "recall", "specificity")
+    found = [read_metrics(folder) for folder in sets_in(root, METRICS_FILE)]
+    figures = {
+        item.run.set: {name: figure.value for name in names if (figure := getattr(item.overall, name))}
+        for item in found
+    }
+    write_text(path, json.dumps(figures, indent=1) + "\n")
 
 
 def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:

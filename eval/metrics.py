@@ -17,6 +17,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
 from eval.arrays import COLUMNS, COUNTS, OVER_DEFECTS, Kind, _Grouping, _groupings, _Images, _images
 from eval.auroc import _Area, _Order
@@ -25,7 +26,6 @@ from eval.statistics import FEWEST_PARTS, interval, resamples
 from schemas.errors import IndusCotError
 from schemas.metrics import Bin, Contamination, Cost, Estimate, Listing, Metrics, Run, Scores, Tools
 from schemas.prediction import PREDICTION
-from schemas.trajectory import ToolName
 
 BINS = 10
 FIGURES = (
@@ -278,11 +278,10 @@ def _macro(categories: Sequence[Estimate], drawn: np.ndarray, images: int) -> Es
 
 
 def _tools(frame: pl.DataFrame) -> Tools:
-    known = get_args(ToolName)
     used: Counter[str] = Counter()
     for called in frame["tools"]:
         # A name that the policy made up could be any.
-        used.update({name if name in known else "unknown" for name in called})
+        used.update({name if name in TOOLS else "unknown" for name in called})
     calls = int(frame["tools"].list.len().sum())
     looked = frame.filter(pl.col("tools").list.len() > 0)
     tells = pl.col("answer_before").is_not_null() & pl.col("margin").is_not_null()
@@ -292,7 +291,7 @@ def _tools(frame: pl.DataFrame) -> Tools:
     after = (told["margin"] > 0) == (told["true_answer"] == "Yes")
     given = frame.select(tells.any()).item()
     return Tools(
-        share={name: used[name] / frame.height for name in (*known, "unknown") if name in known or used[name]},
+        share={name: used[name] / frame.height for name in (*TOOLS, "unknown") if name in TOOLS or used[name]},
         calls=calls / frame.height,
         success=int(frame["observed"].sum()) / calls if calls else None,
         looked=looked.height,

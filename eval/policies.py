@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,14 +17,14 @@ from cot_builder.inspection.names import category_name
 from cot_builder.inspection.parsing import behind_a_thought
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.params import Params
+from cot_builder.inspection.tools import offered_tools
+from cot_builder.params import Evaluate, Params
 from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
 from eval.parse import Parsed, parse_by_rules, parse_strict
 from schemas.geometry import UnitBox
 from schemas.prediction import NotNegative, Spoken, Transcript
 from schemas.sample import Sample
-from schemas.trajectory import ToolName
 
 Answer = Literal["Yes", "No"]
 
@@ -71,10 +71,7 @@ class Exam:
     @cached_property
     def tools(self) -> tuple[str, ...]:
         """Names of the tools the policy is told of."""
-        mode = self.params.evaluate.mode
-        if mode in ("agent-no-tools", "direct"):
-            return ()
-        return tuple(tool for tool in get_args(ToolName) if mode != f"agent-without-{tool}")
+        return offered_tools(self.params.evaluate.mode)
 
     @cached_property
     def schemas(self) -> list[dict[str, Any]] | None:
@@ -124,8 +121,15 @@ def begin(exam: Exam, sample: Sample) -> Episode:
         }
         for message in asked
     ]
-    rounds = exam.params.evaluate.turns_with_calls
+    rounds = turns_with_calls(exam.params.evaluate)
     return Episode(filled, Toolbox(pixels, exam.priors), exam.tools, rounds)
+
+
+def turns_with_calls(settings: Evaluate) -> int:
+    """How many turns with calls are answered, at most."""
+    if settings.mode in ("agent-no-tools", "direct"):
+        return 0
+    return 1 if settings.rounds == "two" else settings.max_calls
 
 
 def direct_prompt(category: str, view: str) -> list[Message]:

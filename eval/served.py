@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.images import query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError, StopError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.run import run_through_door
@@ -16,7 +17,6 @@ from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.params import Params
 from cot_builder.storage.header import read_header
 from cot_builder.storage.samples import DamagedImageError
-from cot_builder.teacher.endpoint import query_image
 from eval.policies import Exam, Said, begin, failed, told
 from schemas.errors import IndusCotError
 from schemas.sample import Sample

@@ -56,7 +56,7 @@ def options(
 
 PANELS: "dict[str, tuple[Callable[..., None], ...]]" = {
     "Pipeline: one verb a stage of dvc.yaml, in this order": (
-        pipeline.params, pipeline.pull, pipeline.select, pipeline.patch, pipeline.prior, pipeline.draft,
+        pipeline.init, pipeline.params, pipeline.pull, pipeline.select, pipeline.patch, pipeline.prior, pipeline.draft,
         pipeline.assemble, training.sft, training.grpo, evaluation.evaluate, evaluation.report, pipeline.repro,
     ),
     "Publish: on the Hugging Face Hub, and back": (publishing.publish, publishing.rehydrate),

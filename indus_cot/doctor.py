@@ -1,15 +1,19 @@
 """Checks the environment, the parameters and the data, and says what to do about each fault."""
 
+import importlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +26,20 @@ from schemas.errors import IndusCotError
 
 FREE_GIB = 5
 SHOWN = 5
+MOST_CHARACTERS = 200
 LOCK = Path("requirements.lock")
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+MODULES = {
+    "opencv-python-headless": ("cv2", "cot_builder.storage.images"),
+    "pandera": ("pandera.polars",),
+    "pillow": ("PIL.Image",),
+    "pyyaml": ("yaml",),
+    "ray": ("ray.data",),
+    "ruamel-yaml-clib": ("_ruamel_yaml",),
+    "scikit-learn": ("sklearn.metrics",),
+    "trl": ("trl.trainer.sft_trainer", "trl.trainer.grpo_trainer"),
+}
+"""Modules to import of a distribution, where they are not simply its name."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +75,8 @@ def _environment() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield (
         Finding("ok", "python", version)
-        if sys.version_info >= (3, 11)
-        else Finding("fault", "python", version, "use Python 3.11 or newer")
+        if sys.version_info[:2] in PYTHONS
+        else Finding("fault", "python", version, "use Python 3.11, 3.12 or 3.13: `make PYTHON=python3.13 demo`")
     )
     yield from _versions()
     free = shutil.disk_usage(Path()).free / 2**30
@@ -68,30 +85,75 @@ def _environment() -> Iterator[Finding]:
         if free >= FREE_GIB
         else Finding("note", "disk", f"{free:.1f} GiB free", "Real-IAD alone takes tens of GiB; free some space")
     )
-    for extra, module, what in (
+    yield from _usable("", "dependencies")
+    for extra, main, what in (
         ("train", "trl", "sft, grpo, and evaluate with a model in this process"),
         ("ray", "ray", "compute.executor: ray"),
     ):
-        found = f"{module} {version}" if (version := _installed(module)) else f"not installed; for {what} alone"
-        yield Finding("ok" if version else "note", f"extra {extra}", found)
+        if _installed(main):
+            yield from _usable(extra, f"extra {extra}")
+        else:
+            yield Finding("note", f"extra {extra}", f"not installed; for {what} alone")
+
+
+def _required(extra: str) -> list[Requirement]:
+    """Requirements of the project in this environment: the direct dependencies, or what an extra adds to them."""
+    found = [Requirement(text) for text in importlib.metadata.requires("indus-cot") or []]
+    return [
+        requirement
+        for requirement in found
+        if (requirement.marker.evaluate({"extra": extra}) if requirement.marker else not extra)
+    ]
+
+
+def _usable(extra: str, subject: str) -> Iterator[Finding]:
+    """Whether each requirement is installed in a version that fits, and can be imported."""
+    faults = []
+    required = _required(extra)
+    for requirement in required:
+        name, version = requirement.name, _installed(requirement.name)
+        if not version:
+            faults.append(f"{name} is not installed")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            faults.append(f"{name} {version} is installed, and {requirement.specifier} is needed")
+        elif error := _import_error(name):
+            faults.append(f"{name} {version} cannot be imported: {error}")
+    yield from (Finding("fault", subject, fault, "`make demo` installs what fits") for fault in faults)
+    if not faults:
+        names = (
+            ", ".join(f"{item.name} {_installed(item.name)}" for item in required) if extra else f"all {len(required)}"
+        )
+        yield Finding("ok", subject, f"{names} can be imported")
+
+
+def _import_error(name: str) -> str:
+    """Why a distribution cannot be imported; empty if it can."""
+    name = canonicalize_name(name)
+    for module in MODULES.get(name, (name.replace("-", "_"),)):
+        try:
+            importlib.import_module(module)
+        # Whatever a broken library raises is the finding.
+        except Exception as error:
+            text = " ".join(str(error).split())
+            return f"{type(error).__name__}: {text[:MOST_CHARACTERS]}"
+    return ""
 
 
 def _versions() -> Iterator[Finding]:
     if not LOCK.is_file():
         yield Finding("note", "locked versions", f"no {LOCK} here", "run indus-cot in the project's folder")
         return
-    wanted = dict(
-        re.findall(r"^([\w.-]+)==([^\s;]+)(?![^\n]*python_full_version >= '3.12')", LOCK.read_text(), re.MULTILINE)
-    )
-    direct = [
-        re.split(r"[^\w.-]", text)[0]
-        for text in importlib.metadata.requires("indus-cot") or []
-        if "extra ==" not in text
-    ]
-    off = {name: found for name in direct if (found := _installed(name)) != wanted.get(name.replace("_", "-"), found)}
+    locked = [Requirement(line.rstrip("\\")) for line in re.findall(r"^\w.*", LOCK.read_text(), re.MULTILINE)]
+    wanted = {
+        canonicalize_name(item.name): str(item.specifier).removeprefix("==")
+        for item in locked
+        if not item.marker or item.marker.evaluate()
+    }
+    direct = [item.name for item in _required("")]
+    off = {name: found for name in direct if (found := _installed(name)) != wanted.get(canonicalize_name(name), found)}
     if off:
         listed = ", ".join(
-            f"{name} {found or 'missing'} (locked {wanted.get(name.replace('_', '-'))})" for name, found in off.items()
+            f"{name} {found or 'missing'} (locked {wanted.get(canonicalize_name(name))})" for name, found in off.items()
         )
         yield Finding("note", "locked versions", listed, "`make demo` installs the locked ones")
     else:
@@ -155,6 +217,13 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
         "prior": workspace.prior,
         "draft": workspace.draft,
         "assemble": workspace.indus_cot,
+        "sft": workspace.sft,
+        "grpo": workspace.grpo,
+    }
+    folders |= {
+        f"evaluate {name}": workspace.results / name
+        for name, source in params.pull.items()
+        if source.role == "evaluate"
     }
     for stage, folder in folders.items():
         if not folder.exists():
@@ -174,9 +243,57 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
         )
         left_out = ", ".join(f"{number} {reason}" for reason, number in manifest["left_out"].items())
         without = manifest["counts"]["samples"] - manifest["counts"]["trajectories"] if stage == "draft" else 0
+        advice = []
+        if without:
+            advice.append(f"{without} samples have no trajectory: reports/failures.csv says why")
+        if others := other_parameters(stage, manifest.get("params", {}), params):
+            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+            advice.append(
+                f"made with other parameters: {', '.join(others[:SHOWN])}{more}; name the profile it was made with, "
+                "or run `indus-cot repro`"
+            )
         yield Finding(
-            "note" if left_out or without else "ok",
+            "note" if left_out or advice else "ok",
             stage,
             counts + (f"; left out: {left_out}" if left_out else ""),
-            f"{without} samples have no trajectory: reports/failures.csv says why" if without else "",
+            "\n→ ".join(advice),
         )
+
+
+def other_parameters(stage: str, made: Mapping[str, Any], params: Params) -> list[str]:
+    """Parameters of a stage's manifest that are others than those in force, each with both values.
+
+    Args:
+        stage: Its name, with that of the set: ``select``, ``pull mpdd``.
+        made: ``params`` of its manifest: fields of the stage's section, whole sections by name, the seed, and values
+            derived from others, which are not compared.
+        params: In force.
+    """
+    values = params.model_dump(mode="json")
+    verb, _, name = stage.partition(" ")
+    own, path = (values["pull"][name], f"pull.{name}") if verb == "pull" else (values.get(verb, {}), verb)
+    found: list[str] = []
+
+    def compare(was: Mapping[str, Any], now: Mapping[str, Any], path: str) -> None:
+        for key, value in was.items():
+            if key == "seed":
+                differs(value, params.run.seed, "run.seed")
+            elif key not in now:
+                continue
+            elif isinstance(value, Mapping) and isinstance(now[key], Mapping):
+                compare(value, now[key], f"{path}.{key}".strip("."))
+            else:
+                differs(value, now[key], f"{path}.{key}".strip("."))
+
+    def differs(was: Any, now: Any, name: str) -> None:
+        if was != now:
+            found.append(f"{name} {_written(was)} (now {_written(now)})")
+
+    sections = {key: value for key, value in made.items() if isinstance(value, Mapping) and key not in own}
+    compare({key: value for key, value in made.items() if key not in sections}, own, path)
+    compare(sections, values, "")
+    return list(dict.fromkeys(found))
+
+
+def _written(value: Any) -> str:
+    return str(value) if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -9,12 +9,14 @@ import typer
 from indus_cot.common import AllowUnpriced, load, print_done
 
 if TYPE_CHECKING:
-    pass
+    from schemas.metrics import Metrics
 
 
 def evaluate(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml with role evaluate.")],
+    name: Annotated[
+        str, typer.Argument(help="A set of the `pull` section with role evaluate; all of them without.", metavar="SET")
+    ] = "",
     limit: Annotated[
         int | None, typer.Option(help="So many images, half of each label; instead of evaluate.limit.", min=1)
     ] = None,
@@ -26,21 +28,36 @@ def evaluate(
     ] = False,
     allow_unpriced: AllowUnpriced = False,
 ) -> None:
-    """Let a policy inspect the test images of a benchmark; writes results/SET. A killed run goes on when started again.
+    """Let a policy inspect the test images of benchmarks; writes results/SET. A killed run goes on when started again.
 
-    `indus-cot --set evaluate.mode=agent-no-tools evaluate SET --results results-no-tools`, then
+    `indus-cot --set evaluate.mode=agent-no-tools evaluate --results results-no-tools`, then
     `indus-cot compare results results-no-tools`.
     """
     # As for training: read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from eval.evaluate import evaluate as stage
-    from eval.metrics import describe
+    from eval.evaluate import evaluated_sets
+    from eval.macro import write_headline, write_overview
 
     params, workspace = load(context)
     if limit is not None:
         params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"limit": limit})})
-    found = stage(name, params, workspace, results, refresh=refresh, allow_unpriced=allow_unpriced)
-    print_done((results or workspace.results) / name)
+    folder = results or workspace.results
+    names = [name] if name else evaluated_sets(params)
+    for item in names:
+        found = stage(item, params, workspace, results, refresh=refresh, allow_unpriced=allow_unpriced)
+        print_done(folder / item)
+        _print_figures(item, found)
+    if not names:
+        typer.echo("evaluate: nothing was evaluated: no set of `pull` in params.yaml has the role evaluate")
+    write_overview(folder)
+    if folder == workspace.results:
+        write_headline(folder, workspace.reports / "evaluate.json")
+
+
+def _print_figures(name: str, found: "Metrics") -> None:
+    from eval.metrics import describe
+
     scores, listed = found.overall, found.listing
     typer.echo(
         f"{name}, {found.run.policy} {found.run.mode}: balanced accuracy {describe(scores.balanced_accuracy)}, recall "

@@ -17,3 +17,7 @@ def check_names(params: "Params") -> None:
 
     for name, settings in params.pull.items():
         check_pull_set(name, settings)
+    if params.evaluate.mode.startswith("agent-without-"):
+        from cot_builder.inspection.tools import offered_tools
+
+        offered_tools(params.evaluate.mode)

@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
 
 
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the project; made where it is not there.")],
+) -> None:
+    """Make a project of your own: params.yaml, dvc.yaml, profiles, .gitignore and a short README.
+
+    Then: `cd FOLDER` and `indus-cot repro`.
+    """
+    from indus_cot.init import init as write
+
+    written = write(folder)
+    typer.echo(f"init: {len(written)} files written to {folder}: {', '.join(written)}")
+    typer.echo(f"next: cd {folder}; indus-cot repro", err=True)
+
+
 def pull(
     context: typer.Context, name: Annotated[str, typer.Argument(help="A set of the `pull` section of params.yaml.")]
 ) -> None:
@@ -165,25 +179,31 @@ def repro(
 ) -> None:
     """Run every stage that is out of date: `dvc repro` under this profile and these settings."""
     from cot_builder.storage.workspace import Workspace
+    from indus_cot.git import allow_missing_git
 
     workspace = Workspace()
+    allow_missing_git(workspace.root)
     # With targets, DVC takes up stages in an order that differs from run to run: a frozen one may come before `params`.
     if not all(path.is_file() for path in (workspace.params, workspace.reviews, workspace.prior_reviews)):
-        from cot_builder.stages.params import resolve
-
-        resolve(*load(context))
+        _resolve(context)
     profile, settings = context.obj
     environment = os.environ | {
         PROFILE_VARIABLE: profile,
         SETTINGS_VARIABLE: "\n".join(settings),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else []), *(targets or [])]
+    # -P: folders here, such as one named `train`, are no modules.
+    command = [sys.executable, "-P", "-m", "dvc", "repro", *(["--force"] if force else []), *(targets or [])]
     os.execve(sys.executable, command, environment)
 
 
 def params(context: typer.Context) -> None:
-    """Write the parameters in force to data/params.json, which the DVC stages depend on."""
-    from cot_builder.stages.params import resolve
+    """Write the parameters in force, and the code key of each stage, to data/params.json: DVC stages depend on it."""
+    _resolve(context)
 
-    resolve(*load(context))
+
+def _resolve(context: typer.Context) -> None:
+    from cot_builder.stages.params import resolve
+    from indus_cot.stages import code_keys
+
+    resolve(*load(context), code_keys())

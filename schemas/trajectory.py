@@ -9,7 +9,8 @@ from schemas.geometry import UnitBox
 from schemas.sample import Name, Sha256
 from schemas.table import Rule, Table
 
-ToolName = Literal["crop", "enhance", "measure", "prior"]
+ToolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Whether a tool of that name exists is asked where the tools are known: by the toolbox, which refuses the call."""
 
 
 class ToolCall(BaseModel):

@@ -103,10 +103,11 @@ def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> N
         raise IndusCotError(f"{where}, trajectory.{field}: {first['msg']}; {AGAIN}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndusCotError(f"{where}, messages or tools: hold no chat ({error!r}); {AGAIN}") from None
-    for name in (*called, *(call.tool for call in calls)):
+    steps = [(f"trajectory.turns.{number}.call.tool", call.tool) for number, call in enumerate(calls)]
+    for field, name in (*(("messages", name) for name in called), *steps):
         if name not in known:
             raise IndusCotError(
-                f"{where}, messages: calls the unknown tool {name!r}; its tools are {', '.join(sorted(known))}; {AGAIN}"
+                f"{where}, {field}: calls the unknown tool {name!r}; its tools are {', '.join(sorted(known))}; {AGAIN}"
             )
     for number, image in enumerate(row.images):
         if not image.bytes:

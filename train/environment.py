@@ -1,6 +1,6 @@
 """The inspection tools as an environment that TRL drives: ``GRPOTrainer(environment_factory=…)``."""
 
-import functools
+import inspect
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,27 +10,15 @@ import numpy as np
 from PIL import Image
 
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.inspection.tools import ToolResult
+from cot_builder.inspection.tools import TOOLS, Tool
 from schemas.trajectory import ToolCall
 
 Blocks = list[dict[str, Any]]
 """Content of a tool turn: the image where there is one, as PIL, then the text."""
 
 
-def _tool(method: Callable[..., ToolResult]) -> Callable[..., Blocks]:
-    """A tool of the toolbox under its own name, signature and docstring, which are the schema the policy reads."""
-
-    @functools.wraps(method)
-    def call(self: "InspectionEnvironment", /, **arguments: Any) -> Blocks:
-        return self._observe(ToolCall.model_construct(tool=method.__name__, arguments=arguments))
-
-    # transformers would describe what a tool returns, and the corpus was rendered without that.
-    call.__annotations__ = {name: hint for name, hint in method.__annotations__.items() if name != "return"}
-    return call
-
-
 class InspectionEnvironment:
-    """The toolbox on the image of one rollout; every public method but ``reset`` is a tool.
+    """The toolbox on the image of one rollout; every public method but ``reset`` is a tool, made from the table below.
 
     A refused call is an observation that begins with ``error:``. TRL runs one instance after another rollout's, so
     ``reset`` leaves nothing of the last one behind.
@@ -54,7 +42,23 @@ class InspectionEnvironment:
         shown = [{"type": "image", "image": Image.open(io.BytesIO(png))}] if png else []
         return [*shown, {"type": "text", "text": observation.text}]
 
-    crop = _tool(Toolbox.crop)
-    enhance = _tool(Toolbox.enhance)
-    measure = _tool(Toolbox.measure)
-    prior = _tool(Toolbox.prior)
+
+def _method(tool: Tool) -> Callable[..., Blocks]:
+    """A tool as a method of the environment, with the signature and docstring from which TRL makes its schema."""
+
+    def call(self: InspectionEnvironment, /, **arguments: Any) -> Blocks:
+        return self._observe(ToolCall.model_construct(tool=tool.name, arguments=arguments))
+
+    call.__name__ = tool.name
+    call.__qualname__ = f"{InspectionEnvironment.__name__}.{tool.name}"
+    call.__doc__ = tool.function.__doc__
+    # Without a return type: transformers would describe what a tool returns, and the corpus was rendered without that.
+    parameters = tool.signature.parameters
+    call.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    call.__signature__ = inspect.Signature([itself, *parameters.values()])  # type: ignore[attr-defined]
+    return call
+
+
+for _tool in TOOLS.values():
+    setattr(InspectionEnvironment, _tool.name, _method(_tool))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,8 +13,8 @@ from cot_builder.inspection.episode import Episode, schemas_of
 from cot_builder.inspection.parsing import read
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import GrpoReward
-from schemas.trajectory import ToolName
 from train.lessons import VIEW, Lesson
 from train.margin import gain, margins, until_observed
 from train.rewards import reward_functions
@@ -65,7 +65,7 @@ def inspect(
         at_once: Inspections at a time.
     """
     model.eval()
-    named = get_args(ToolName) if tools else ()
+    named = tuple(TOOLS) if tools else ()
     write = writer(model, processor, schemas_of(named), MOST_TOKENS, temperature)
     begun = [Episode(_asked(lesson, tools), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
     for _ in episode.inspect(begun, write, at_once):

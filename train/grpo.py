@@ -232,6 +232,7 @@ def _arguments(params: Params, weights: list[float], processor: Any, folder: Pat
         )
     return GRPOConfig(
         output_dir=str(folder),
+        trust_remote_code=False,
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
         num_generations=settings.group,

@@ -8,7 +8,6 @@ from safetensors import SafetensorError
 from cot_builder.params import Train
 from cot_builder.storage.workspace import file_hash
 from schemas.errors import IndusCotError
-from train import torchvision_ops
 
 WORDS = ("Yes", "No")
 """The verdict's words, whose log-probabilities are compared."""
@@ -23,15 +22,14 @@ def load_processor(name: str, *, tools: bool = True, verdicts: bool = True) -> A
         verdicts: The confidence of its verdicts is to be read.
 
     Raises:
-        IndusCotError: it is not there; it takes no images; its chat template knows no tools; Yes or No is more than
-            one token.
+        IndusCotError: it is not there; it wants to run code of its own; it takes no images; its chat template knows no
+            tools; Yes or No is more than one token.
     """
-    torchvision_ops.declare()
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(name, padding_side="left")
-    except (OSError, ValueError) as error:
+        processor = AutoProcessor.from_pretrained(name, padding_side="left", trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
         raise not_there(name, error) from error
     check_processor(processor, name, tools=tools, verdicts=verdicts)
     return processor
@@ -45,14 +43,14 @@ def load_model(name: str, **options: Any) -> Any:
         options: Of ``from_pretrained``, such as ``dtype``.
 
     Raises:
-        IndusCotError: it is not there, damaged, or no model that takes images and text.
+        IndusCotError: it is not there, damaged, wants to run code of its own, or is no model that takes images and
+            text.
     """
-    torchvision_ops.declare()
     from transformers import AutoModelForImageTextToText
 
     try:
-        return AutoModelForImageTextToText.from_pretrained(name, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+        return AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=False, **options)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise not_there(name, error) from error
 
 
@@ -108,6 +106,11 @@ def check_processor(processor: Any, name: str, *, tools: bool = True, verdicts: 
 def not_there(name: str, error: Exception) -> IndusCotError:
     """What to say of a model that cannot be loaded."""
     kind = "folder" if Path(name).exists() else "model"
+    if "trust_remote_code" in str(error):
+        return IndusCotError(
+            f"{name}: this {kind} wants to run Python code of its own (`auto_map` in one of its JSON files), which is "
+            "never done here; use a model that is part of transformers, such as Qwen3-VL"
+        )
     return IndusCotError(f"{name}: this {kind} cannot be loaded: {' '.join(str(error).split())[:300]}")
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from cot_builder.params import Params, Train
 from schemas.errors import IndusCotError
-from train import torchvision_ops
 
 ACTIVATIONS_PER_LAYER = 17
 """Values a token and hidden unit that a layer keeps for the backward pass, without attention scores
@@ -253,17 +252,16 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
 
 def _sizes(model: str, train: Train) -> _Sizes:
     """From a model's config alone."""
-    torchvision_ops.declare()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from train.model import lora, not_there, vision
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
-            empty = AutoModelForImageTextToText.from_config(config)
-    except (OSError, ValueError) as error:
+            empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
         raise not_there(model, error) from error
     parameters = sum(weight.numel() for weight in empty.parameters())
     vision(empty, model).requires_grad_(not train.freeze_vision)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from cot_builder.inspection import tools
 from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.inspection.tools.crop import crop
 from cot_builder.storage.images import encode_png
 from schemas.geometry import Box, to_pixels
 from train import surfaces
@@ -63,7 +63,7 @@ def views(processor: Any, categories: Sequence[int], images: int, rng: np.random
         side = int(rng.integers(103, 260))
         x, y = rng.integers(0, 1000 - side, 2).tolist()
         for box in (propose(surface.pixels, 1)[0].box, (x, y, x + side, y + side)):
-            part = view(processor, tools.crop(surface.pixels, box).image, _cut(surface.mask, box), surface.defect_type)
+            part = view(processor, crop(surface.pixels, list(box)).image, _cut(surface.mask, box), surface.defect_type)
             yield part._replace(whole=whole.image)
 
 
@@ -221,7 +221,7 @@ def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int],
         drawn = [surfaces.draw(int(rng.choice(categories)), size, rng) for _ in range(images)]
         looks = {
             "global view": [shown(processor, surface.pixels) for surface in drawn],
-            "crop": [shown(processor, tools.crop(surface.pixels).image) for surface in drawn],
+            "crop": [shown(processor, crop(surface.pixels).image) for surface in drawn],
         }
         for place, pixels in looks.items():
             with torch.no_grad():

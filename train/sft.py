@@ -167,6 +167,7 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
     # Made before the weights are loaded: with ZeRO-3 it decides where they go.
     config = SFTConfig(
         output_dir=str(checkpoints),
+        trust_remote_code=False,
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
         per_device_train_batch_size=settings.batch,

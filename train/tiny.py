@@ -11,7 +11,6 @@ from typing import Any
 
 from cot_builder.inspection.rendering import system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
-from train import torchvision_ops
 
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -44,7 +43,6 @@ def build(
             every chat, and reading them would be most of what a model this small does.
         phrases: Other texts that become a token each.
     """
-    torchvision_ops.declare()
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 

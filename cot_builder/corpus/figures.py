@@ -2,13 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import polars as pl
-
-from schemas.trajectory import ToolName
 
 NO_TOOL = "no tool"
 BINS = 12
@@ -76,13 +73,8 @@ def defect_types(index: pl.DataFrame) -> list[tuple[str, int]]:
     return list(reversed(list(table.iter_rows())))
 
 
-def tool_columns() -> list[str]:
-    """Names of the tools, then ``no tool``."""
-    return [*get_args(ToolName), NO_TOOL]
-
-
-def tool_use(index: pl.DataFrame) -> list[ToolUse]:
-    """How often each tool is used; a trajectory that answers at once counts under ``no tool``."""
+def tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
+    """How often each of ``tools`` is used; last, as ``no tool``, the trajectories that answer at once."""
     calls = pl.col("tool_calls")
     rows = [
         ToolUse(
@@ -90,19 +82,19 @@ def tool_use(index: pl.DataFrame) -> list[ToolUse]:
             index.select(calls.list.contains(tool).sum()).item(),
             int(index.select(calls.list.count_matches(tool).sum()).item() or 0),
         )
-        for tool in get_args(ToolName)
+        for tool in tools
     ]
     return [*rows, ToolUse(NO_TOOL, index.select((calls.list.len() == 0).sum()).item(), 0)]
 
 
-def tool_by_type(index: pl.DataFrame) -> list[TypeUse]:
-    """Use of each tool by defect type, commonest type first, ``normal`` last."""
+def tool_by_type(index: pl.DataFrame, tools: Collection[str]) -> list[TypeUse]:
+    """Use of each of ``tools``, and of none, by defect type, commonest type first, ``normal`` last."""
     named = index.with_columns(pl.col("defect_type").fill_null("normal").alias("kind"))
     uses = []
     for kind in [*(name for name, _ in defect_types(index)), "normal"]:
         group = named.filter(pl.col("kind") == kind)
         if len(group):
-            uses.append(TypeUse(kind, len(group), [use.trajectories for use in tool_use(group)]))
+            uses.append(TypeUse(kind, len(group), [use.trajectories for use in tool_use(group, tools)]))
     return uses
 
 

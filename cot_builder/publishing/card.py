@@ -16,6 +16,7 @@ from cot_builder.corpus import figures
 from cot_builder.corpus.reading import read_index
 from cot_builder.corpus.reviews import Share, read_reviews
 from cot_builder.corpus.writing import SPLITS
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.publishing import pictures
 from cot_builder.publishing.configs import CONFIGS, Config, features
@@ -171,7 +172,7 @@ def write(
         gates=_gates(workspace),
         reviews=_reviews(workspace, index, audit),
         composition=figures.balance(index, "category"),
-        tools=figures.tool_use(index),
+        tools=figures.tool_use(index, TOOLS),
         types=figures.defect_types(index),
         plots=list(_plots(index)),
         leakage=_leakage(workspace),
@@ -217,7 +218,7 @@ def _example(example: pictures.Example) -> dict[str, Any]:
 
 def _plots(index: pl.DataFrame) -> dict[str, bytes]:
     balance = [(item.name, item.normal, item.anomalous) for item in figures.balance(index, "category")]
-    tools = [(item.tool, item.trajectories, 0) for item in figures.tool_use(index)]
+    tools = [(item.tool, item.trajectories, 0) for item in figures.tool_use(index, TOOLS)]
     return {
         "assets/categories.png": pictures.bars("Trajectories by category", balance, ("sound", "defective")),
         "assets/tools.png": pictures.bars("Trajectories that call a tool", tools),

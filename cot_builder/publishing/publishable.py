@@ -38,9 +38,10 @@ from cot_builder.publishing.index import BATCH, INDEX, INDEX_SCHEMA, _batches, _
 from cot_builder.publishing.preconditions import SMALL, _inputs, _stamp, _unchanged, _validated
 from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
 from cot_builder.publishing.sources import Source, sources
+from cot_builder.storage.code import code_key
 from cot_builder.storage.images import decode
 from cot_builder.storage.output import Output, read_manifest, stage_output, versions
-from cot_builder.storage.workspace import Workspace, file_hash
+from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import Review
 from schemas.selection import SPLIT
@@ -65,11 +66,6 @@ TEXTS = (
 """Columns of the corpus that are looked through: of what leaves, all others are numbers, hashes, or this project's own
 words."""
 SALT, SALT_DIGITS = "publish.salt", 64
-CODE = (
-    "publishing/configs.py", "publishing/publishable.py", "publishing/secrets.py", "benchmarks/licences.py",
-    "inspection/rendering.py", "inspection/toolbox.py", "inspection/tools.py", "storage/shards.py", "storage/images.py",
-)  # fmt: skip
-"""What decides on the bytes that are written, and on what may be."""
 
 
 def build(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
@@ -92,8 +88,8 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
     request = {
         **params.publish.model_dump(include={"images", "require_review", "licence"}),
         "bits": bits,
-        # Another way of writing makes other bytes, whatever the version says.
-        "code": combined(file_hash(Path(__file__).parent.parent / name) for name in CODE),
+        # A change of code alters the bytes even if no version changes.
+        "code": code_key(__name__),
         # What was looked for, which holds secrets, under a key that stays here.
         "looked_for": _pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},

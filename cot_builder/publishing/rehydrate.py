@@ -241,7 +241,7 @@ def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) ->
     if row.get("toolbox_version", TOOLBOX_VERSION) != TOOLBOX_VERSION:
         raise IndusCotError(
             f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; check out the "
-            f'indus-cot whose cot_builder/inspection/tools.py says TOOLBOX_VERSION = "{row["toolbox_version"]}"'
+            f'indus-cot whose cot_builder.inspection.tools has TOOLBOX_VERSION "{row["toolbox_version"]}"'
         )
     first = row["references"][0]
     region = tuple(first["box"]) or None

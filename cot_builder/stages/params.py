@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ from cot_builder.storage.source import TABLE_SUFFIXES, local_files
 from cot_builder.storage.workspace import Workspace
 
 
-def resolve(params: Params, workspace: Workspace) -> None:
+def resolve(params: Params, workspace: Workspace, code: Mapping[str, str]) -> None:
     """Write ``data/params.json``; make empty tables of reviews where there are none.
+
+    Args:
+        params: The parameters in force.
+        workspace: The project.
+        code: Code key of each stage, written as ``code.<stage>``.
 
     ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
     ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
@@ -26,6 +32,7 @@ def resolve(params: Params, workspace: Workspace) -> None:
         if settings["source"] == "synthetic":
             settings["synthetic"] = values["synthetic"] | {"seed": params.run.seed}
     del values["synthetic"]
+    values["code"] = dict(code)
     write_text(workspace.params, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     # DVC runs this each time, and importing what makes the tables takes longer than all the rest.
     if not (workspace.reviews.is_file() and workspace.prior_reviews.is_file()):

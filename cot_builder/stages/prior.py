@@ -9,6 +9,7 @@ import numpy as np
 from cot_builder.corpus.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
 from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
 from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.images import query_image
 from cot_builder.endpoint.replies import NotAnsweredError
 from cot_builder.endpoint.run import Estimate, estimate, run_through_door
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
@@ -18,7 +19,7 @@ from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.samples import SampleImages, SharedImages
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.endpoint import query_image, word_prior
+from cot_builder.teacher.endpoint import word_prior
 from cot_builder.teacher.prompts import prompt_version
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from statistics import fmean
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.images import Images, query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Message, Request
 from cot_builder.inspection.names import category_name
@@ -24,7 +24,6 @@ from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Teacher
 from cot_builder.storage.header import read_header
-from cot_builder.storage.images import encode_png
 from cot_builder.teacher.forms import (
     Audit,
     Blind,
@@ -53,21 +52,9 @@ JUDGE = "judge"
 UNFINISHED = "unfinished"
 FORM = "form"
 """Stands for an answer that makes no trajectory, among the gates that sent a draft back."""
-SENT_AS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-"""Formats every endpoint takes as they are; others are sent as PNG."""
 BEST_SCORE = 5
 LEAST_PRIOR, MOST_PRIOR = 200, 2000
 """Characters of a prior's text."""
-
-
-class Images(Protocol):
-    """Where a sample's image comes from."""
-
-    def original(self, sample: Sample) -> bytes:
-        """The published file."""
-
-    def pixels(self, sample: Sample) -> np.ndarray:
-        """uint8 (height, width, 3) BGR."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +127,6 @@ async def _together(works: Sequence[Awaitable[Result]]) -> list[Result]:
         if isinstance(result, BaseException):
             raise result
     return done  # type: ignore[return-value]
-
-
-def query_image(sample: Sample, images: Images) -> ImageFile:
-    """The sample as the endpoint sees it: the published bytes where every endpoint takes them, no overlay."""
-    digest = sample.image_sha256
-    if sample.region is not None:
-        digest = f"{digest}/{','.join(map(str, sample.region))}"
-
-    def load() -> tuple[bytes, str]:
-        if sample.region is None and sample.image_format in SENT_AS:
-            return images.original(sample), SENT_AS[sample.image_format]
-        return encode_png(images.pixels(sample)), "image/png"
-
-    return ImageFile(digest, sample.width, sample.height, load)
 
 
 async def word_prior(door: Door, teacher: Teacher, prior: NormalcyPrior, images: list[ImageFile]) -> str:

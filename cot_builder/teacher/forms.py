@@ -3,11 +3,12 @@
 import json
 import re
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import json_repair
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from cot_builder.inspection.tools import TOOLS
 from schemas.trajectory import ToolName
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -19,17 +20,33 @@ class _Form(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PlannedCall(_Form):
-    """A tool call with every argument any tool has; null where the tool has none of that name."""
+def _arguments() -> dict[str, Any]:
+    """Every parameter of any tool, or null; one that several tools have under one name takes what any of them takes."""
+    hints: dict[str, Any] = {}
+    for tool in TOOLS.values():
+        for name, parameter in tool.signature.parameters.items():
+            hints[name] = hints.get(name, parameter.annotation) | parameter.annotation
+    return {name: (hint | None, ...) for name, hint in hints.items()}
 
-    tool: ToolName
-    region: list[int] | None
-    operator: Literal["clahe", "canny", "residual"] | None
-    points: list[list[int]] | None
-    mm_per_px: float | None
-    category: str | None
-    view: str | None
-    why: str
+
+if TYPE_CHECKING:
+
+    class PlannedCall(_Form):
+        """The model made below has the arguments of every tool between these."""
+
+        tool: ToolName
+        why: str
+
+else:
+    PlannedCall = create_model(
+        "PlannedCall",
+        __base__=_Form,
+        __module__=__name__,
+        __doc__="A tool call with every argument any tool has; null where the tool has none of that name.",
+        tool=(Literal[tuple(TOOLS)], ...),
+        **_arguments(),
+        why=(str, ...),
+    )
 
 
 class Description(_Form):

@@ -10,6 +10,7 @@ import polars as pl
 
 from cot_builder.corpus import figures
 from cot_builder.corpus.reading import Place, read_index, read_rows
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import write_text
@@ -17,7 +18,6 @@ from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.endpoint import AUDIT, JUDGE, UNFINISHED
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
-from eval.macro import write_overview
 from eval.report.items import clear_items, write_items
 from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from eval.report.results import results
@@ -92,14 +92,14 @@ def report(params: Params, workspace: Workspace) -> None:
         **_reviews(index),
         "training": training(workspace),
         "results": results(workspace),
+        "evaluated_sets": [name for name, settings in params.pull.items() if settings.role == "evaluate"],
     }
     absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
     gallery = _gallery(workspace, figures.choose(index, params.report.gallery), params.compute.workers)
-    items = write_items(workspace) if context["results"] else clear_items(workspace)
-    if context["results"]:
-        write_overview(workspace.results)
+    # An evaluation of no set leaves a folder of results too, and DVC asks for the page in either case.
+    items = write_items(workspace) if workspace.results.is_dir() else clear_items(workspace)
     page = render(
         "report.html.jinja",
         ["start.js", "gallery.js"],
@@ -117,6 +117,7 @@ def report(params: Params, workspace: Workspace) -> None:
 
 def _corpus(index: pl.DataFrame) -> dict[str, Any]:
     calls = index["tool_calls"].list.len()
+    tools = figures.tool_use(index, TOOLS)
     return {
         "total": len(index),
         "anomalous": int((index["answer"] == "Yes").sum()),
@@ -127,9 +128,9 @@ def _corpus(index: pl.DataFrame) -> dict[str, Any]:
         "by_set": figures.balance(index, "source_set"),
         "by_view": figures.balance(index, "view"),
         "by_type": figures.defect_types(index),
-        "tools": figures.tool_use(index),
-        "tool_names": figures.tool_columns(),
-        "by_tool": figures.tool_by_type(index),
+        "tools": tools,
+        "tool_names": [use.tool for use in tools],
+        "by_tool": figures.tool_by_type(index, TOOLS),
         "calls_total": int(calls.sum()),
         "calls_mean": float(calls.mean()),  # type: ignore[arg-type]
         "images_total": int(index["images"].sum()),

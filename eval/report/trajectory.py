@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import ValidationError
 
+from cot_builder.inspection.tools import TOOLS
 from cot_builder.storage.images import decode
 from schemas.errors import IndusCotError
 from schemas.geometry import SCALE, Box, check_box
@@ -220,7 +221,7 @@ def _tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
 
 def _shown_region(call: ToolCall, text: str) -> Box | None:
     """The region a tool says it showed (it may have widened it), else the one that was asked for."""
-    if call.tool not in ("crop", "enhance"):
+    if call.tool not in TOOLS or not TOOLS[call.tool].returns_image:
         return None
     said = re.search(r"\bof \[(\d+), (\d+), (\d+), (\d+)\]", text)
     asked = call.arguments.get("region")
@@ -238,7 +239,7 @@ def _as_box(values: Any) -> Box | None:
 
 
 def _points(call: ToolCall, number: int) -> list[Point]:
-    points = call.arguments.get("points") if call.tool == "measure" else None
+    points = call.arguments.get("points")
     if not isinstance(points, list):
         return []
     sound = [
@@ -294,13 +295,13 @@ def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *,
 
 
 def _asset(name: str) -> str:
-    return resources.files("eval").joinpath("templates", name).read_text("utf-8")
+    return resources.files("eval.report").joinpath("templates", name).read_text("utf-8")
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", "templates"),
+        loader=jinja2.PackageLoader("eval.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

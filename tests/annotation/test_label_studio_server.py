@@ -239,7 +239,9 @@ def test_waiting_ends_at_the_deadline_or_when_there_is_nothing_to_wait_for():
 def small_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A lock of one small package in place of the server's 160."""
     lock = tmp_path / "small.lock"
-    lock.write_text("wrapt==2.5.2\n")
+    entry = re.search(r"^wrapt==[^\n]*\n(?: +--hash=[^\n]*\n)+", product.LOCK.read_text(), re.MULTILINE)
+    assert entry is not None
+    lock.write_text(entry.group())
     monkeypatch.setattr(product, "LOCK", lock)
     return lock
 
@@ -251,7 +253,7 @@ def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_
     kept.touch()
     install(tmp_path / "env")
     assert kept.exists()
-    small_lock.write_text("# another\nwrapt==2.5.2\n")
+    small_lock.write_text("# another\n" + small_lock.read_text())
     install(tmp_path / "env")
     assert not kept.exists()
 
@@ -279,6 +281,13 @@ def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path, small_loc
     assert not (tmp_path / "env" / ".installed").exists()
     assert install(tmp_path / "env") == python
     assert imports_wrapt(python)
+
+
+def test_package_with_another_hash_is_refused(tmp_path, small_lock):
+    small_lock.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", small_lock.read_text()))
+    with pytest.raises(IndusCotError, match="could not be installed"):
+        install(tmp_path / "env")
+    assert not (tmp_path / "env" / ".installed").exists()
 
 
 def postgres_programs() -> Path | None:

@@ -1,6 +1,6 @@
 """`indus-cot evaluate`: figures that must come out, runs that were killed, servers and models that misbehave."""
 
-import ast
+import hashlib
 import json
 import os
 import random
@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect, schemas_of
 from cot_builder.inspection.rendering import for_endpoint, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
+from cot_builder.storage import code
 from cot_builder.storage.workspace import Workspace
-from eval.evaluate import answering
+from eval.evaluate import ANSWERED_BY
 from eval.parse import parse_strict
 from indus_cot import app as cli
 from schemas.metrics import Metrics
@@ -169,22 +170,24 @@ def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytes
     assert "finished already" in run("evaluate.policy=coin")
     for name in ("cot_builder", "eval", "schemas", "train"):
         shutil.copytree(ROOT / name, Path("changed", name), ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr("eval.evaluate.ROOT", Path("changed").resolve())
-    for name, again in (
-        ("eval/parse.yaml", True),
-        ("cot_builder/inspection/rendering.py", True),
-        ("schemas/geometry.py", True),
-        ("eval/scripted.py", True),
-        ("eval/metrics.py", False),
-        ("train/writing.py", False),
+    monkeypatch.setattr(code, "BASE", Path("changed").resolve())
+    for name, line, again in (
+        ("eval/parse.yaml", "# another rule", True),
+        ("cot_builder/inspection/rendering.py", "ANOTHER = 1", True),
+        ("schemas/geometry.py", "ANOTHER = 1", True),
+        ("eval/scripted.py", "ANOTHER = 1", True),
+        ("eval/scripted.py", "# a comment shapes nothing", False),
+        ("eval/metrics.py", "ANOTHER = 1", False),
+        ("train/writing.py", "ANOTHER = 1", False),
     ):
         with Path("changed", name).open("a") as file:
-            file.write("# another rule\n")
-        assert ("finished already" not in run("evaluate.policy=coin")) == again, name
-
-
-NO_ANSWER = ("schemas/errors.py", "schemas/supervision.py", "schemas/table.py", "train/guard.py", "train/processes.py")
-"""Files that policies import, and that shape nothing of what is said."""
+            file.write(f"{line}\n")
+        code.forget()
+        printed = run("evaluate.policy=coin")
+        assert ("finished already" not in printed) == again, name
+        assert ("16 images were answered by other code" in printed) == again, name
+    monkeypatch.undo()
+    code.forget()
 
 
 @pytest.mark.parametrize(
@@ -192,22 +195,37 @@ NO_ANSWER = ("schemas/errors.py", "schemas/supervision.py", "schemas/table.py", 
 )
 def test_every_file_that_shapes_an_answer_is_known_to_the_journal(policy: str, module: str) -> None:
     """What the policy's module imports, directly or through others, of the folders that make answers."""
-    left, seen = [ROOT / "eval" / f"{module}.py"], set()
-    while left:
-        path = left.pop()
-        name = str(path.relative_to(ROOT))
-        if name in seen or not name.startswith(("cot_builder/inspection/", "eval/", "schemas/", "train/")):
-            continue
-        seen.add(name)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                base = ROOT / node.module.replace(".", "/")
-                named = [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
-                left += [item for item in named if item.is_file()]
-    known = {str(path.relative_to(ROOT)) for path in answering(policy)}
-    own = seen if policy != "vllm" else {name for name in seen if not name.startswith("train/")}
-    assert own - set(NO_ANSWER) <= known
+    known = {path.as_posix() for path in code.files_of("eval.policies", ANSWERED_BY[policy])}
     assert f"eval/{module}.py" in known and {"schemas/taxonomy.yaml", "eval/parse.yaml"} <= known
+    assert {"cot_builder/inspection/toolbox.py", "cot_builder/inspection/rendering.py"} <= known
+    assert not {name for name in known if name.startswith(("eval/metrics", "eval/report", "cot_builder/stages"))}
+
+
+def test_kept_answers_of_the_former_key_are_taken_over_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of version 0.1 named files and their hashes; where they answer alike, nothing is asked again."""
+    run("evaluate.policy=coin")
+    (kept,) = Path(".indus-cot/evaluate").glob("held_out-*.jsonl")
+    header, *lines = kept.read_text().splitlines()
+    read_by = {"eval/parse.py": "0" * 64}
+    former = {**json.loads(header), "read by": read_by}
+    key = former.pop("code")
+    kept.unlink()
+    Path(".indus-cot/evaluate/held_out-0123456789abcdef.jsonl").write_text(
+        "\n".join([json.dumps(former, sort_keys=True), *lines]) + "\n"
+    )
+    table = Path("former.yaml").absolute()
+    monkeypatch.setattr("eval.journal.FORMER", table)
+    table.write_text("{}\n")
+    shutil.copytree(".indus-cot", "before")
+    printed = run("evaluate.policy=coin")
+    assert "16 images were answered by other code" in printed and "finished already" not in printed
+    assert "0 tokens" in printed and "0.0000 USD" in printed
+    shutil.rmtree(".indus-cot")
+    shutil.copytree("before", ".indus-cot")
+    digest = hashlib.sha256(json.dumps(read_by, sort_keys=True).encode()).hexdigest()[:16]
+    table.write_text(f"{digest}: {key}\n")
+    assert "16 of 16 images are finished already" in run("evaluate.policy=coin")
+    assert kept.is_file()
 
 
 def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: Any) -> None:

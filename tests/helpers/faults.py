@@ -9,9 +9,6 @@ import pytest
 
 def before_a_pass(patch: pytest.MonkeyPatch, happens: Callable[[int, dict[str, Any]], None]) -> None:
     """Call ``happens`` with the number of each forward pass that is trained on, from 1, and with its inputs."""
-    from train import torchvision_ops
-
-    torchvision_ops.declare()
     import torch
 
     # Not the model around it: TRL gives that one a forward pass of its own.

@@ -82,9 +82,6 @@ def _whole(folder: Path, rank: int) -> tuple[str, int]:
 
 def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
     """Count what the libraries are made to do, and compare the weights before and after each training."""
-    from train import torchvision_ops
-
-    torchvision_ops.declare()
     from transformers import GenerationMixin, Trainer
     from trl import GRPOTrainer
 

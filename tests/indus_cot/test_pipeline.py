@@ -329,6 +329,15 @@ def test_doctor_finds_a_sound_project_sound_and_names_a_missing_source(project):
     assert "nowhere/visa does not exist" in done.stdout and "set pull.visa.source" in done.stdout
 
 
+def test_doctor_names_parameters_of_another_profile(project):
+    assert "other parameters" not in run(project, "doctor").stdout
+    others = (*SMALL, "synthetic.parts=4", "select.samples=50", "run.seed=8")
+    done = run(project, "doctor", settings=others, COLUMNS="500")
+    assert done.returncode == 0, done.stdout
+    assert "made with other parameters: synthetic.parts 8 (now 4), run.seed 7 (now 8);" in done.stdout
+    assert "made with other parameters: select.samples 60 (now 50), run.seed 7 (now 8);" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("harm", "told"), [("cut", "is damaged or cut short"), ("gone", "is gone"), ("rows", "has 1 rows")]
 )

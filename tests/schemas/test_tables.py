@@ -150,7 +150,7 @@ ONE_BAD_VALUE = [
     (PATCH, "score", -0.5, "at least 0"),
     (PRIOR, "text", "short", "length at least 40"),
     (PRIOR, "image_sha256", ["0" * 64, "zz"], "each entry: matches ^[0-9a-f]{64}$"),
-    (DRAFT, "tools", ["crop", "hammer"], "each entry: one of crop, enhance, measure, prior"),
+    (DRAFT, "tools", ["crop", "Hammer <b>"], "each entry: matches ^[a-z][a-z0-9_]*$"),
     (DRAFT, "violations", [{"gate": "", "reason": "why"}], "each entry: gate: length at least 1"),
     (INDUS_COT, "image", {"bytes": None, "path": None}, "bytes: not null"),
     (INDUS_COT, "patch_pairs", [{"box": [9, 0, 9, 9], "score": 1.0}], "box: a box in 0-1000"),

@@ -45,9 +45,6 @@ def transformers_server(model: Path) -> Iterator[str]:
 
 
 def _serve(model: str, port: str) -> None:
-    from train import torchvision_ops
-
-    torchvision_ops.declare()
     import numpy as np
     import torch
     import torchvision.io

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cot_builder.inspection import tools
+from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.rendering import system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.inspection.tools.crop import crop
 from schemas.errors import IndusCotError
 from schemas.geometry import area, intersection
 from train import corpus, examine, learn, pretrain, surfaces, tiny
@@ -81,7 +82,7 @@ def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(proce
         return roc_auc_score(answers, [roughness(policy_sees(processor, look(one.pixels))) for one in [*clean, *small]])
 
     assert abs(told(lambda pixels: pixels) - 0.5) < 0.15
-    assert told(lambda pixels: tools.crop(pixels).image) > 0.95
+    assert told(lambda pixels: crop(pixels).image) > 0.95
 
 
 def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
@@ -94,7 +95,7 @@ def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
 
 def test_the_backbone_is_shown_what_the_policy_sees(processor):
     surface = drawn("small", 1)[0]
-    for pixels in (surface.pixels, tools.crop(surface.pixels).image):
+    for pixels in (surface.pixels, crop(surface.pixels).image):
         shown = pretrain.shown(processor, pixels)
         assert np.abs(shown.transpose(2, 0, 1) - policy_sees(processor, pixels)).max() < 0.01
         again = pretrain.shown(processor, np.ascontiguousarray(shown[..., ::-1]))
@@ -113,7 +114,7 @@ def test_crop_without_a_region_shows_the_small_defect():
     hits = []
     for number in range(40):
         surface = draw(9000 + number % 12, "small", np.random.default_rng(number))
-        shown = tools.propose(surface.pixels, 1)[0].box
+        shown = propose(surface.pixels, 1)[0].box
         (truth,) = surface.boxes
         common = intersection(shown, truth)
         hits.append(common is not None and area(common) > 0.5 * area(truth))
@@ -223,7 +224,7 @@ def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
 
 
 def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, monkeypatch):
-    for name in ("params.yaml", "profiles/learn.yaml", "train/learn.py", "cot_builder/inspection/tools.py"):
+    for name in ("params.yaml", "profiles/learn.yaml", "train/learn.py", "cot_builder/inspection/tools/crop.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -257,7 +258,7 @@ def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, mon
     assert again() == []
     (folder / "seed-1/result.json").unlink()
     assert again() == [1]
-    with Path("cot_builder/inspection/tools.py").open("a") as file:
+    with Path("cot_builder/inspection/tools/crop.py").open("a") as file:
         file.write("# edited\n")
     assert again() == [0, 1]
     profile = Path("profiles/learn.yaml")

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cot_builder.inspection import tools
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.inspection.tools import MAX_ZOOM, MIN_SIDE, TARGET_SIDE, ToolError
+from cot_builder.inspection.tools import ToolError
+from cot_builder.inspection.tools.crop import crop
+from cot_builder.inspection.tools.enhance import enhance
+from cot_builder.inspection.tools.measure import measure
+from cot_builder.inspection.tools.prior import prior
+from cot_builder.inspection.tools.regions import MAX_ZOOM, MIN_SIDE, TARGET_SIDE
 from schemas.geometry import to_pixels
 from schemas.trajectory import ToolCall
 
@@ -28,7 +32,7 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
 @given(sizes, sizes, spans, spans)
 def test_crop_never_returns_fewer_than_28_px_and_says_what_it_shows(width, height, xs, ys):
     image = picture(width, height)
-    result = tools.crop(image, [xs[0], ys[0], xs[1], ys[1]])
+    result = crop(image, [xs[0], ys[0], xs[1], ys[1]])
     assert min(result.image.shape[:2]) >= MIN_SIDE
     assert max(result.image.shape[:2]) <= max(
         TARGET_SIDE + 1, width, height, MIN_SIDE * max(width, height) / min(width, height) + 1
@@ -42,7 +46,7 @@ def test_crop_never_returns_fewer_than_28_px_and_says_what_it_shows(width, heigh
 
 def test_crop_shows_the_original_pixels_where_it_does_not_enlarge():
     image = picture(1000, 1000)
-    result = tools.crop(image, [100, 200, 700, 900])
+    result = crop(image, [100, 200, 700, 900])
     assert np.array_equal(result.image, image[200:900, 100:700])
     result.image[:] = 0
     assert image[200:900, 100:700].any(), "a tool must not hand out the inspected image itself"
@@ -50,21 +54,19 @@ def test_crop_shows_the_original_pixels_where_it_does_not_enlarge():
 
 def test_a_region_that_was_widened_has_as_many_pixels_as_it_says():
     """Above 1000 px a side the box that is named is wider than the pixels that are shown."""
-    result = tools.crop(picture(3648, 5472), [233, 428, 235, 429])
+    result = crop(picture(3648, 5472), [233, 428, 235, 429])
     found = re.fullmatch(r"Crop of \[.*\]: (\d+) x (\d+) px shown at 8\.0x\.", result.text)
     assert (int(found[1]) * 8, int(found[2]) * 8) == result.image.shape[1::-1]
 
 
 def test_crop_enlarges_small_regions_up_to_8x():
     image = picture(1000, 1000)
-    assert tools.crop(image, [0, 0, 224, 112]).image.shape[:2] == (224, 448)
-    assert tools.crop(image, [0, 0, 20, 20]).image.shape[:2] == (160, 160)
-    assert f"shown at {MAX_ZOOM:.1f}x" in tools.crop(image, [0, 0, 20, 20]).text
+    assert crop(image, [0, 0, 224, 112]).image.shape[:2] == (224, 448)
+    assert crop(image, [0, 0, 20, 20]).image.shape[:2] == (160, 160)
+    assert f"shown at {MAX_ZOOM:.1f}x" in crop(image, [0, 0, 20, 20]).text
 
 
-@pytest.mark.parametrize(
-    "call", [lambda image: tools.crop(image, [0, 0, 900, 1000]), lambda image: tools.enhance(image, "canny")]
-)
+@pytest.mark.parametrize("call", [lambda image: crop(image, [0, 0, 900, 1000]), lambda image: enhance(image, "canny")])
 def test_a_view_of_a_large_photograph_is_scaled_down_and_says_so(call):
     result = call(picture(2400, 1600))
     assert max(result.image.shape[:2]) == 1024 and min(result.image.shape[:2]) > 600
@@ -74,11 +76,11 @@ def test_a_view_of_a_large_photograph_is_scaled_down_and_says_so(call):
 def test_crop_without_a_region_finds_the_foreground_and_says_how():
     image = np.full((300, 400, 3), 200, np.uint8)
     cv2.rectangle(image, (240, 60), (300, 120), (20, 20, 160), -1)
-    result = tools.crop(image)
+    result = crop(image)
     x1, y1, x2, y2 = (int(v) for v in re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", result.text).groups())
     assert x1 <= 600 and x2 >= 748 and y1 <= 200 and y2 >= 398
     assert "foreground proposal" in result.text
-    assert "centre proposal" in tools.crop(np.full((300, 400, 3), 128, np.uint8)).text
+    assert "centre proposal" in crop(np.full((300, 400, 3), 128, np.uint8)).text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_crop_without_a_region_finds_the_foreground_and_says_how():
         7,
     ],
 )
-@pytest.mark.parametrize("call", [tools.crop, lambda image, region: tools.enhance(image, "clahe", region)])
+@pytest.mark.parametrize("call", [crop, lambda image, region: enhance(image, "clahe", region)])
 def test_a_region_that_is_no_box_is_refused_with_the_rule(call, region):
     with pytest.raises(ToolError, match=r"\[x1, y1, x2, y2\], integers 0-1000.*got"):
         call(picture(50, 50), region)
@@ -103,13 +105,13 @@ def test_a_region_that_is_no_box_is_refused_with_the_rule(call, region):
 
 def test_enhance_refuses_an_unknown_operator_by_name():
     with pytest.raises(ToolError, match=r"clahe, canny, residual; got 'sobel'"):
-        tools.enhance(picture(50, 50), "sobel")
+        enhance(picture(50, 50), "sobel")
 
 
 def test_residual_points_at_the_mark_in_original_coordinates():
     image = np.full((500, 800, 3), 120, np.uint8)
     cv2.circle(image, (600, 100), 3, (30, 30, 30), -1)
-    text = tools.enhance(image, "residual", [600, 0, 1000, 400]).text
+    text = enhance(image, "residual", [600, 0, 1000, 400]).text
     x, y = (int(v) for v in re.search(r"strongest at \((\d+), (\d+)\)", text).groups())
     assert abs(x - 750) <= 8 and abs(y - 200) <= 8
 
@@ -117,11 +119,11 @@ def test_residual_points_at_the_mark_in_original_coordinates():
 def test_canny_draws_an_edge_and_clahe_widens_a_narrow_range():
     image = np.full((400, 400, 3), 100, np.uint8)
     image[:, 200:] = 160
-    edges = tools.enhance(image, "canny")
+    edges = enhance(image, "canny")
     assert edges.image.ndim == 2 and set(np.unique(edges.image)) == {0, 255}
     assert 195 <= np.nonzero(edges.image)[1].mean() / edges.image.shape[1] * 400 <= 205
     faint = (picture(300, 300) // 16 + 120).astype(np.uint8)
-    before, after = re.search(r"spread ([\d.]+) before, ([\d.]+) after", tools.enhance(faint, "clahe").text).groups()
+    before, after = re.search(r"spread ([\d.]+) before, ([\d.]+) after", enhance(faint, "clahe").text).groups()
     assert float(after) > 1.5 * float(before)
 
 
@@ -129,7 +131,7 @@ def test_canny_draws_an_edge_and_clahe_widens_a_narrow_range():
 @settings(max_examples=40, deadline=None)
 def test_measured_distances_are_euclidean_in_pixels(points):
     width, height = 641, 481
-    text = tools.measure(picture(width, height), [list(p) for p in points]).text
+    text = measure(picture(width, height), [list(p) for p in points]).text
     stated = [float(v) for v in re.findall(r"P\d-P\d: ([\d.]+) px", text)]
     scale = np.array([(width - 1) / 1000, (height - 1) / 1000])
     true = [float(np.linalg.norm((np.array(b) - a) * scale)) for a, b in pairwise(np.array(points))]
@@ -139,7 +141,7 @@ def test_measured_distances_are_euclidean_in_pixels(points):
 def test_measure_gives_angle_relation_grey_and_millimetres():
     image = np.zeros((1001, 1001, 3), np.uint8)
     image[:, 500:] = 200
-    text = tools.measure(image, [[100, 100], [100, 500], [900, 500]], mm_per_px=0.05).text
+    text = measure(image, [[100, 100], [100, 500], [900, 500]], mm_per_px=0.05).text
     assert "angle at P2: 90.0 deg" in text
     assert "P1 (100, 100) grey 0" in text and "P3 (900, 500) grey 200" in text
     assert "end lies below of start" in text and "end lies right of start" in text
@@ -152,24 +154,24 @@ def test_measure_gives_angle_relation_grey_and_millimetres():
 )
 def test_measure_refuses_points_that_are_none(points):
     with pytest.raises(ToolError, match=r"two to six \[x, y\] pairs"):
-        tools.measure(picture(20, 20), points)
+        measure(picture(20, 20), points)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("inf"), "1", float("nan")])
 def test_measure_refuses_a_scale_that_is_not_positive(scale):
     with pytest.raises(ToolError, match="mm_per_px"):
-        tools.measure(picture(20, 20), [[0, 0], [5, 5]], scale)
+        measure(picture(20, 20), [[0, 0], [5, 5]], scale)
 
 
 PRIORS = {("ball_screw", "C1"): "first", ("ball_screw", "C2"): "second", ("plastic_nut", "C1"): "third"}
 
 
 def test_prior_says_which_entry_it_used():
-    assert tools.prior(PRIORS, "ball_screw", "C2").text == "Normalcy prior for ball screw, view C2: second"
-    assert tools.prior(PRIORS, "Ball screw", "C9").text.startswith(
+    assert prior(PRIORS, "ball_screw", "C2").text == "Normalcy prior for ball screw, view C2: second"
+    assert prior(PRIORS, "Ball screw", "C9").text.startswith(
         "Normalcy prior for ball screw, view C1 (none for view C9): first"
     )
-    text = tools.prior(PRIORS, "plastic nuts", "C1").text
+    text = prior(PRIORS, "plastic nuts", "C1").text
     assert (
         text == "Normalcy prior for plastic nut, view C1 (none for plastic nuts; the nearest category by name): third"
     )
@@ -193,7 +195,7 @@ NUMBERED = {("part_1", "C1"): "A", ("part_2", "C1"): "B", ("part_2", "C2"): "C",
     ],
 )
 def test_prior_takes_the_category_that_is_asked_and_names_the_entry(category, view, said):
-    assert tools.prior(NUMBERED, category, view).text == f"Normalcy prior for {said}"
+    assert prior(NUMBERED, category, view).text == f"Normalcy prior for {said}"
 
 
 @pytest.mark.parametrize(
@@ -216,9 +218,9 @@ def test_no_observation_holds_a_control_token(call):
 
 def test_prior_refuses_an_empty_base_and_an_empty_category():
     with pytest.raises(ToolError, match="no normalcy prior"):
-        tools.prior({}, "nut")
+        prior({}, "nut")
     with pytest.raises(ToolError, match="must be texts"):
-        tools.prior(PRIORS, " ")
+        prior(PRIORS, " ")
 
 
 @pytest.mark.parametrize("operator", ["clahe", "canny", "residual"])
@@ -226,8 +228,8 @@ def test_tools_are_deterministic_and_leave_the_image_alone(operator):
     image = picture(300, 200)
     before = image.copy()
     first, second = (
-        tools.enhance(image, operator, [10, 10, 500, 600]),
-        tools.enhance(image, operator, [10, 10, 500, 600]),
+        enhance(image, operator, [10, 10, 500, 600]),
+        enhance(image, operator, [10, 10, 500, 600]),
     )
     assert first.text == second.text and np.array_equal(first.image, second.image)
     assert np.array_equal(image, before)
@@ -237,7 +239,7 @@ def test_tools_that_run_at_once_do_not_disturb_one_another():
     images = [picture(300 + 40 * seed, 300, seed) for seed in range(8)] * 6
 
     def look(image):
-        return tools.enhance(image, "clahe").image
+        return enhance(image, "clahe").image
 
     alone = [look(image) for image in images]
     with ThreadPoolExecutor(8) as pool:

@@ -355,7 +355,6 @@ def test_sft_trainer_trains_from_the_published_rows(client: Client, published: D
         "from pathlib import Path\nfrom tests.helpers import training_project\nfrom train import corpus\n"
         "rows = corpus.read(Path('data/indus_cot'))['train']\n"
         "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
-        "from train import torchvision_ops; torchvision_ops.declare()\n"
         + code
         + """
 import io

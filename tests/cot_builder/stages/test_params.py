@@ -75,7 +75,7 @@ def test_what_is_not_local_is_its_text(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> None:
     params = load_params("default", settings("folder", str(photos)), ROOT)
-    resolve(params, Workspace(tmp_path))
+    resolve(params, Workspace(tmp_path), {})
     written = json.loads(Workspace(tmp_path).params.read_text())
     assert written["pull"]["mine"]["fingerprint"] == [fingerprint(str(photos))]
     assert "compute" not in written

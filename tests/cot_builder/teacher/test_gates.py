@@ -210,3 +210,26 @@ def test_duplicates_ignore_case_punctuation_and_numbers():
 )
 def test_a_denied_fault_is_no_fault(thought):
     assert refused(case(thought, verdict=Verdict(answer="No"), truth=NORMAL)) == set()
+
+
+def test_gates_keep_the_order_that_drafts_record():
+    assert list(GATES) == [
+        "grammar", "verdict", "location", "defect_type", "coordinates", "evidence",
+        "polarity", "leak", "emptiness", "length", "image_count", "repetition",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ["enhance", "prior"])
+def test_image_is_due_from_tools_that_return_one(tool):
+    """The image count follows the table of tools."""
+    call = ToolCall(tool=tool, arguments={"operator": "canny"} if tool == "enhance" else {"category": "nut"})
+    turn = Turn(thought="I look there.", call=call, observation=Observation(text="Looked."))
+    draft = Trajectory(turns=[turn, Turn(thought="The nut has a defect.")], verdict=YES)
+    assert ("image_count" in refused(Case(draft, SAMPLE, TRUTH, PARAMS))) == (tool == "enhance")
+
+
+def test_call_of_an_unknown_tool_is_refused():
+    draft = case("I hammer the nut there.", "The nut has a defect.", calls=(ToolCall(tool="hammer", arguments={}),))
+    found = run_gates(draft)
+    assert [item.gate for item in found] == ["evidence"]
+    assert found[0].reason == "call 1 failed: error: no tool 'hammer'; there are crop, enhance, measure, prior"

@@ -1,0 +1,57 @@
+"""Gates on form and verdict: grammar, verdict, location, defect_type."""
+
+import re
+
+from cot_builder.inspection.rendering import ANSWER_GRAMMAR, final_answer
+from cot_builder.inspection.toolbox import sayable
+from cot_builder.teacher.gates.gate import Case, gate
+from schemas.geometry import union_iou
+from schemas.taxonomy import leaves
+
+
+@gate
+def grammar(case: Case) -> list[str]:
+    """Thoughts hold no tags or control characters and end like a sentence, calls no control token, the end parses."""
+    found = []
+    for number, turn in enumerate(case.trajectory.turns, 1):
+        if re.search(r"[<>]", turn.thought):
+            found.append(f"thought {number} holds a tag")
+        if re.search(r"[\x00-\x1f]", turn.thought):
+            found.append(f"thought {number} holds a control character")
+        if not turn.thought.rstrip().endswith((".", "!", "?")):
+            found.append(f"thought {number} does not end as a sentence")
+        if turn.call and (said := turn.call.model_dump_json()) != sayable(said):
+            found.append(f"call {number} holds a control token")
+    if not ANSWER_GRAMMAR.fullmatch(final_answer(case.trajectory)):
+        found.append("the last turn is not <think>, then location and type with Yes, then <answer>")
+    return found
+
+
+@gate
+def verdict(case: Case) -> list[str]:
+    """The answer is the right one."""
+    right = "Yes" if case.supervision.label == "anomalous" else "No"
+    given = case.trajectory.verdict.answer
+    return [] if given == right else [f"answers {given}, right is {right}"]
+
+
+@gate
+def location(case: Case) -> list[str]:
+    """The boxes of a Yes cover the truth: IoU of the covered regions at least ``draft.min_iou``."""
+    if case.trajectory.verdict.answer == "No" or not case.supervision.boxes:
+        return []
+    overlap = union_iou(case.trajectory.verdict.boxes, case.supervision.boxes)
+    least = case.params.min_iou
+    return [] if overlap >= least else [f"IoU with the truth is {overlap:.2f}, at least {least} is asked"]
+
+
+@gate
+def defect_type(case: Case) -> list[str]:
+    """The type of a Yes is a leaf of the taxonomy, and the right one."""
+    given = case.trajectory.verdict.defect_type
+    if given is None:
+        return []
+    if given not in leaves():
+        return [f"type {given!r} is not in the taxonomy"]
+    right = case.supervision.defect_type
+    return [] if right in (None, given) else [f"type is {given}, right is {right}"]

@@ -1,0 +1,66 @@
+"""`indus-cot init`: a project of one's own, from the files that lie in a checkout or came with the wheel."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+from cot_builder.storage.code import BASE
+from cot_builder.storage.output import write_text
+from schemas.errors import IndusCotError
+
+FILES = ("params.yaml", "dvc.yaml", "prices.yaml", ".gitignore", ".dvcignore")
+PROFILES = "profiles"
+README = "README.md"
+DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
+
+
+def init(folder: Path) -> list[str]:
+    """Write the files of a project into ``folder``; what lies there already stays.
+
+    Args:
+        folder: Made where it is not there. It may hold files of one's own, such as photographs.
+
+    Returns:
+        Paths of the files written, relative to ``folder``.
+
+    Raises:
+        IndusCotError: the folder is a project already, or a file lies where one is to be written.
+    """
+    source = _source()
+    wanted = {name: source / name for name in FILES}
+    wanted |= {f"{PROFILES}/{path.name}": path for path in sorted((source / PROFILES).glob("*.yaml"))}
+    if folder.exists() and not folder.is_dir():
+        raise IndusCotError(f"init {folder}: is a file; name a folder")
+    if (folder / "params.yaml").exists():
+        raise IndusCotError(f"init {folder}: holds params.yaml: it is a project already; name another folder")
+    # The user's own README, .gitignore or .dvcignore say what they want.
+    kept = {".gitignore", ".dvcignore"}
+    taken = [name for name in wanted if (folder / name).exists() and name not in kept]
+    if taken:
+        raise IndusCotError(
+            f"init {folder}: {', '.join(taken)} lies there already; move it away or name another folder"
+        )
+    written = []
+    for name, path in wanted.items():
+        if not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+            written.append(name)
+    if not (folder / ".dvc").exists():
+        write_text(folder / ".dvc/config", DVC_CONFIG)
+        write_text(folder / ".dvc/.gitignore", "/config.local\n/tmp\n/cache\n")
+        written += [".dvc/config", ".dvc/.gitignore"]
+    if not (folder / README).exists():
+        shutil.copyfile(Path(__file__).with_name("project_readme.md"), folder / README)
+        written.append(README)
+    return written
+
+
+def _source() -> Path:
+    """The folder that holds the project's files: the checkout, or where the wheel put them."""
+    if (BASE / "params.yaml").is_file() and (BASE / "dvc.yaml").is_file():
+        return BASE
+    for file in importlib.metadata.files("indus-cot") or []:
+        if file.name == "params.yaml":
+            return Path(str(file.locate())).resolve().parent
+    raise IndusCotError("init: this installation holds no params.yaml; install the wheel again")

@@ -1,0 +1,36 @@
+"""A copy of the product with files added, and Python run in it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import ENVIRONMENT, new_project
+
+FOUND = "found.json"
+"""File in the copy in which a module leaves what it found."""
+
+
+def copy_with(folder: Path, files: Mapping[str, str]) -> Path:
+    """Copy the product, without its tests, into ``folder``, and write ``files`` (text by path) into the copy."""
+    new_project(folder)
+    for name, text in files.items():
+        assert not (folder / name).exists(), f"{name} is there already"
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def run_module(copy: Path, module: str) -> Any:
+    """Run a module of the tests over the code of ``copy``; returns what it wrote to :data:`FOUND`."""
+    # The copy comes before the checkout, which has the tests, and before what is installed.
+    paths = {"PYTHONPATH": os.pathsep.join([str(copy), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=copy, env=os.environ | ENVIRONMENT | paths, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((copy / FOUND).read_text(encoding="utf-8"))

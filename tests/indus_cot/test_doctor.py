@@ -1,0 +1,48 @@
+"""The doctor vouches for what it has imported, in versions that fit."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from indus_cot import doctor
+from tests.helpers.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+def test_library_that_does_not_load_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "krippendorff.py").write_text("raise ImportError('libx.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "krippendorff", raising=False)
+    assert not doctor.doctor("default", [])
+    shown = capsys.readouterr().out
+    assert "cannot be imported: ImportError: libx.so.1: cannot open shared object file" in shown
+    assert "✗  dependencies" in shown and "`make demo` installs what fits" in shown
+
+
+def test_version_out_of_bounds_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = tmp_path / "opencv_python_headless-4.12.0.88.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: opencv-python-headless\nVersion: 4.12.0.88\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not doctor.doctor("default", [])
+    assert "opencv-python-headless 4.12.0.88 is installed, and >=4.13 is needed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("version", "sound"), [((3, 10, 13), False), ((3, 11, 7), True), ((3, 14, 0), False)])
+def test_python_versions(
+    version: tuple[int, int, int], sound: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version))
+    assert doctor.doctor("default", []) == sound
+    assert ("use Python 3.11, 3.12 or 3.13" in capsys.readouterr().out) != sound

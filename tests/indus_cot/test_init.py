@@ -1,0 +1,104 @@
+"""`indus-cot init`: a project of one's own, from a checkout and from an installed wheel."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import ENVIRONMENT, new_project, run
+
+SETTINGS = (
+    "synthetic.categories=2", "synthetic.parts=4", "synthetic.views=1", "synthetic.size=128", "select.samples=8",
+    "sft.steps=1", "grpo.steps=1", "grpo.group=2", "grpo.batch=2", "grpo.max_completion=16",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel of this checkout; its libraries are those of the tests."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv = Path(sys.executable).with_name("uv")
+    # Of a copy: building leaves files beside the sources.
+    build = [uv, "build", "--wheel", "--quiet", "--out-dir", folder, new_project(folder / "sources")]
+    subprocess.run(build, check=True, capture_output=True)
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin/python"
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
+    libraries = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    # Libraries alone: the editable checkout lies in a .pth file, which is not read from there.
+    (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment
+
+
+def test_init_writes_a_project_and_spares_files(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "README.md").write_text("mine")
+    done = run(tmp_path, "init", "mine", settings=())
+    assert done.returncode == 0, done.stderr
+    names = {
+        "params.yaml",
+        "dvc.yaml",
+        "prices.yaml",
+        ".gitignore",
+        ".dvcignore",
+        ".dvc/config",
+        "profiles/default.yaml",
+    }
+    assert all((folder / name).is_file() and name in done.stdout for name in names)
+    assert (folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    assert (folder / "README.md").read_text() == "mine" and "README.md" not in done.stdout
+    again = run(tmp_path, "init", "mine", settings=())
+    assert again.returncode == 1 and "it is a project already" in again.stderr
+
+
+@pytest.mark.parametrize(("name", "told"), [("file", "is a file"), ("taken", "dvc.yaml lies there already")])
+def test_init_refuses_what_it_would_overwrite(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "dvc.yaml").write_text("mine")
+    done = run(tmp_path, "init", name, settings=())
+    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "taken" / "dvc.yaml").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["dvc.yaml"]
+
+
+def test_a_wheel_makes_a_project_that_runs(installed: Path, tmp_path: Path) -> None:
+    """Outside the checkout, beside folders of the user's named as packages of this project, without git."""
+    command = installed / "bin/indus-cot"
+    environment = {**os.environ, **ENVIRONMENT, "HF_DATASETS_CACHE": str(tmp_path / "hf")}
+
+    def call(*arguments: str, folder: Path) -> str:
+        done = subprocess.run(
+            [command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    project = tmp_path / "eigene Prüfung"
+    call("init", project.name, folder=tmp_path)
+    for name in ("train", "eval", "schemas"):
+        (project / name).mkdir()
+        (project / name / "__init__.py").write_text("raise ImportError('the user\\'s own package')\n")
+    values = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
+    values["pull"] = {"parts": {"benchmark": "mpdd", "source": "synthetic", "role": "train"}}
+    (project / "params.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    printed = call(*settings, "repro", folder=project)
+    assert "nothing was evaluated" in printed
+    page = (project / "reports/index.html").read_text("utf-8")
+    assert "Nothing was evaluated: no set of <code>pull</code>" in page
+    assert (project / "models/grpo/manifest.json").is_file()
+    where = "import indus_cot, train, eval; print(indus_cot.__file__, train.__file__, eval.__file__)"
+    said = subprocess.run(
+        [installed / "bin/python", "-P", "-c", where], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert said.stdout.count(str(installed)) == 3, said.stderr
+    assert "didn't change, skipping" in call(*settings, "repro", folder=project)
