@@ -22,6 +22,8 @@ from schemas.errors import IndusCotError, did_you_mean
 
 PARAMS_FILE = Path("params.yaml")
 PROFILES = Path("profiles")
+NAME = r"^[a-z0-9_]+$"
+"""How a set of `pull` is named, and anything that is one file of its own: a data set, a teacher's backend."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -71,33 +73,23 @@ class Synthetic(Section):
 
 
 class PullSet(Section):
-    benchmark: Literal["real_iad", "mvtec_ad", "visa", "mpdd", "dtd", "sdd", "folder"]
+    benchmark: Annotated[str, Field(pattern=NAME)]
+    """A data set: a module of ``cot_builder.benchmarks``, which is asked whether it has the settings below."""
     source: str | list[str]
     role: Literal["train", "evaluate"]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Checksum of the source archive; the published one is used where this is unset."""
     resolution: Literal["256", "512", "1024"] = "1024"
-    """Real-IAD only: which of the published folders to read."""
+    """Which of the published folders to read, where there are several."""
     licence: str = ""
-    """Own folders only: the licence of the images, such as ``CC BY 4.0``; the other sets' modules state theirs."""
+    """The licence of one's own images, such as ``CC BY 4.0``; a published set's module states its own."""
     redistribution: Literal["allowed", "forbidden", "unknown"] | None = None
-    """Own folders only: whether `publish` may pass the images on; unknown counts as forbidden."""
+    """Whether `publish` may pass one's own images on; unknown counts as forbidden."""
     attribution: str = ""
-    """Own folders only: whom to name with the images."""
+    """Whom to name with one's own images."""
 
     @model_validator(mode="after")
-    def _only_real_iad_has_resolutions(self) -> "PullSet":
-        if self.benchmark != "real_iad" and self.resolution != PullSet.model_fields["resolution"].default:
-            raise ValueError(f"resolution is for real_iad; {self.benchmark} has one only")
-        return self
-
-    @model_validator(mode="after")
-    def _only_an_owner_states_a_licence(self) -> "PullSet":
-        if self.benchmark != "folder" and (self.licence or self.redistribution or self.attribution):
-            raise ValueError(
-                "licence, redistribution and attribution are for own folders (benchmark: folder); "
-                f"{self.benchmark} has its own"
-            )
+    def _a_licence_grants_redistribution(self) -> "PullSet":
         if self.redistribution and not self.licence:
             raise ValueError("redistribution needs the licence that grants it: set licence too")
         return self
@@ -328,7 +320,7 @@ class Params(Section):
     run: Run
     compute: Compute
     synthetic: Synthetic
-    pull: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")], PullSet], Field(min_length=1)]
+    pull: Annotated[dict[Annotated[str, Field(pattern=NAME)], PullSet], Field(min_length=1)]
     select: Select
     patch: Patch
     teacher: Teacher

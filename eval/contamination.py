@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from cot_builder.benchmarks import BENCHMARKS
-from cot_builder.benchmarks.licences import SYNTHETIC
+from cot_builder.benchmarks.benchmark import SYNTHETIC
 from cot_builder.benchmarks.same_category import overlaps
+from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.corpus.models import is_ours, trained_on
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import read_samples
@@ -97,7 +97,7 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
     if not counts:
         return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=None)
     yes = int((predictions["true_answer"] == "Yes").sum())
-    official = BENCHMARKS[manifest["counts"]["benchmark"]["name"]].BENCHMARK
+    official = load_benchmarks()[manifest["counts"]["benchmark"]["name"]].BENCHMARK
     same = (
         set(predictions["sample_id"]) == set(test["sample_id"])
         and counts == {"normal": predictions.height - yes, "anomalous": yes}

@@ -52,11 +52,12 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from cot_builder.benchmarks.labels import FOLDER, map_label
 from cot_builder.inspection.parsing import GrammarError, read, read_verdict
 from cot_builder.inspection.rendering import Message
 from schemas.errors import IndusCotError
 from schemas.geometry import SCALE, Box, check_box
-from schemas.taxonomy import FOLDER, leaf, leaves
+from schemas.taxonomy import leaves
 
 Answer = Literal["Yes", "No"]
 LONGEST = 40_000
@@ -646,6 +647,6 @@ def _leaf(words: str) -> str | None:
     if name.replace(" ", "_") in leaves():
         return name.replace(" ", "_")
     try:
-        return leaf(FOLDER, name)
+        return map_label(FOLDER, name)
     except IndusCotError:
         return None

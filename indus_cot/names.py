@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from schemas.errors import check_name
-
 if TYPE_CHECKING:
     from cot_builder.params import Params
 
@@ -15,10 +13,10 @@ def check_names(params: "Params") -> None:
         IndusCotError: a name is unknown; the message lists the known ones and the closest.
     """
     # Imported here: `--help` needs no table.
-    from cot_builder.benchmarks import BENCHMARKS
+    from cot_builder.benchmarks.table import check_pull_set
 
     for name, settings in params.pull.items():
-        check_name(f"pull.{name}.benchmark", settings.benchmark, BENCHMARKS)
+        check_pull_set(name, settings)
     if params.evaluate.mode.startswith("agent-without-"):
         from cot_builder.inspection.tools import offered_tools
 

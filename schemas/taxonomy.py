@@ -1,9 +1,9 @@
-"""Defect types, their families, each benchmark's own labels for them, and how alike two types are.
+"""Defect types, their families, and how alike two types are.
 
-The tree is ``taxonomy.yaml``: root, family, type (leaf), raw labels by benchmark.
+The tree is ``taxonomy.yaml``: root, family, type (leaf). The module of a data set says which type each of its own
+labels means (``cot_builder.benchmarks.labels``).
 """
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,7 +14,6 @@ import yaml
 from schemas.errors import IndusCotError
 
 UNSPECIFIED = "unspecified"
-FOLDER = "folder"
 SAME_FAMILY = 0.5
 UNSPECIFIED_CREDIT = 0.25
 
@@ -28,8 +27,6 @@ class DefectType:
     description: str
     iso8785: str | None
     """Term and clause of ISO 8785, where checked."""
-    labels: dict[str, tuple[str, ...]]
-    """Benchmark to the labels it uses for this type, as published."""
 
 
 def leaves() -> list[str]:
@@ -40,46 +37,6 @@ def leaves() -> list[str]:
 def families() -> list[str]:
     """Names of all families in the order of ``taxonomy.yaml``."""
     return list(dict.fromkeys(item.family for item in _types().values()))
-
-
-def benchmarks() -> list[str]:
-    """Benchmarks whose labels are known, ``folder`` (people's own data) last."""
-    names = dict.fromkeys(name for item in _types().values() for name in item.labels)
-    return [*(name for name in names if name != FOLDER), FOLDER]
-
-
-def labels(benchmark: str) -> dict[str, str]:
-    """Each raw label of ``benchmark``, as published, to its type.
-
-    Raises:
-        IndusCotError: no such benchmark.
-    """
-    if benchmark not in benchmarks():
-        raise IndusCotError(f"taxonomy: no benchmark {benchmark!r}; there are {', '.join(benchmarks())}")
-    return {label: item.name for item in _types().values() for label in item.labels.get(benchmark, ())}
-
-
-def leaf(benchmark: str, raw_label: str) -> str:
-    """Type of a benchmark's own label, compared without regard to case, spaces, hyphens and underscores.
-
-    A comma-joined combination (VisA has them) is the one type its members share, or ``unspecified``.
-    For ``folder`` every type's own name and every label of any benchmark is known.
-
-    Raises:
-        IndusCotError: the label is not in the taxonomy.
-    """
-    known = _index(benchmark)
-    parts = [part for part in raw_label.split(",") if part.strip()] or [raw_label]
-    for part in parts:
-        if _normalise(part) not in known:
-            whole = f" (in {raw_label!r})" if len(parts) > 1 else ""
-            choices = leaves() if benchmark == FOLDER else list(labels(benchmark))
-            raise IndusCotError(
-                f"unknown defect label {part.strip()!r}{whole} of {benchmark}; known are: {', '.join(choices)}. "
-                f"Correct the label, or add it to schemas/taxonomy.yaml under the type it belongs to"
-            )
-    found = {known[_normalise(part)] for part in parts}
-    return found.pop() if len(found) == 1 else UNSPECIFIED
 
 
 def family(leaf: str) -> str:
@@ -134,30 +91,11 @@ def _type(name: str) -> DefectType:
         raise IndusCotError(f"unknown defect type {name!r}; the taxonomy has: {', '.join(leaves())}") from None
 
 
-def _normalise(label: str) -> str:
-    return re.sub(r"[\s_-]+", " ", label).strip().casefold()
-
-
 @cache
 def _types() -> dict[str, DefectType]:
     tree: dict[str, Any] = yaml.safe_load(resources.files("schemas").joinpath("taxonomy.yaml").read_text("utf-8"))
     return {
-        name: DefectType(
-            name,
-            family_name,
-            entry["description"],
-            entry.get("iso8785"),
-            {benchmark: tuple(names) for benchmark, names in entry["labels"].items()},
-        )
+        name: DefectType(name, family_name, entry["description"], entry.get("iso8785"))
         for family_name, branch in tree.items()
         for name, entry in branch["types"].items()
     }
-
-
-@cache
-def _index(benchmark: str) -> dict[str, str]:
-    own = {_normalise(label): name for label, name in labels(benchmark).items()}
-    if benchmark != FOLDER:
-        return own
-    everyone = {_normalise(label): name for other in benchmarks() for label, name in labels(other).items()}
-    return everyone | {_normalise(name): name for name in leaves()} | own

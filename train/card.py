@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cot_builder.benchmarks.licences import SYNTHETIC
+from cot_builder.benchmarks.benchmark import SYNTHETIC
 from cot_builder.corpus.reading import read_index
 from cot_builder.params import Params
 from cot_builder.storage.output import read_manifest

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+SYNTHETIC = "synthetic"
+"""The source of a set that is rendered."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -22,6 +24,12 @@ class Benchmark:
     """Who is to be named with an image that is passed on."""
     citation: str
     homepage: str
+    labels: Mapping[str, tuple[str, ...]]
+    """Type of the taxonomy to the data set's own labels for it, as published. They are compared without regard to
+    case, spaces, hyphens and underscores."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of `pull` that this data set has and most have not, each with why those have none: how a sentence goes
+    on that begins with the name of such a data set, as in ``has its own``."""
     archive: str | None = None
     """File name of the published archive."""
     sha256: str | None = None
@@ -35,6 +43,15 @@ class Benchmark:
     """Samples an image is cut into, by rows: band i of n of a height h is rows i*h//n to (i+1)*h//n."""
     records_first: bool = False
     """Which files are images follows from records, which are therefore read in a pass of their own."""
+
+
+class Files(NamedTuple):
+    """What a first pass over a source found; nothing where none is made (:attr:`Benchmark.records_first`)."""
+
+    paths: tuple[str, ...] = ()
+    """Every file of the source, in its order."""
+    records: Mapping[str, bytes] = {}
+    """Content of the files that the data set reads before images, by path."""
 
 
 class Place(NamedTuple):

@@ -7,12 +7,14 @@ Layout: MVTec's (see ``mvtec_ad.py``) with ``good`` and ``bad``. Quirk: masks do
 mask and image pair by sort order within a texture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from cot_builder.benchmarks import mvtec_ad
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing
-from cot_builder.benchmarks.mvtec_ad import place
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing
+from cot_builder.benchmarks.mvtec_ad import place, render_in_this_layout
+from cot_builder.benchmarks.synthetic.parts import textures
+from cot_builder.benchmarks.synthetic.rendering import Recipe
 from cot_builder.params import PullSet
 
 TEST = {
@@ -30,6 +32,10 @@ TEST = {
     "Woven_127": (80, 80),
 }
 """Normal and anomalous test images by category, as published."""
+LABELS: dict[str, tuple[str, ...]] = {
+    "texture_irregularity": ("bad",),
+}
+"""Its one type, as a type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="dtd",
     title="DTD-Synthetic",
@@ -39,13 +45,14 @@ BENCHMARK = Benchmark(
     attribution="DTD-Synthetic, (c) T. Aota and others",
     citation="Aota, Tong, Okatani: Zero-shot versus many-shot: unsupervised texture anomaly detection. WACV 2023",
     homepage="https://github.com/zqhang/AnomalyCLIP",
+    labels=LABELS,
     published={("test", "normal"): 357, ("test", "anomalous"): 947},
     categories=tuple(TEST),
     published_test=TEST,
 )
 
 
-def layout(_settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+def layout(_settings: PullSet, _files: Files) -> Layout:
     """MVTec's layout, masks by sort order where their names do not match."""
     return Layout(place, entries)
 
@@ -71,3 +78,11 @@ def entries(listing: Listing) -> Iterator[Entry]:
 
 def _folder(key: str) -> str:
     return key.rpartition("/")[0]
+
+
+RECIPES = {
+    "Marbled_078": Recipe(textures.marbled, {"bad": ("scratch", "stain", "crack")}, zoom=1.3, spin=0.1),
+    "Perforated_037": Recipe(textures.perforated, {"bad": ("missing", "warp", "discolour")}, zoom=1.3, spin=0.1),
+    "Woven_001": Recipe(textures.woven, {"bad": ("warp", "fibre", "cut", "discolour")}, zoom=1.3, spin=0.1),
+}
+RENDERING = render_in_this_layout(BENCHMARK.name, RECIPES, share=0.75)

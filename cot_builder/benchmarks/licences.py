@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cot_builder.benchmarks import BENCHMARKS
-from cot_builder.benchmarks.benchmark import Benchmark
+from cot_builder.benchmarks.benchmark import SYNTHETIC, Benchmark
+from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import PullSet
 
-SYNTHETIC = "synthetic"
 SYNTHETIC_LICENCE = "rendered by this project, free of third-party rights"
 HUB = {
     SYNTHETIC_LICENCE: "cc0-1.0",
@@ -30,7 +29,7 @@ CONDITIONS = {
 
 def benchmark_of(settings: PullSet) -> Benchmark:
     """The facts of a set: its module's; rendered images are this project's own, and an owner speaks for theirs."""
-    facts: Benchmark = BENCHMARKS[settings.benchmark].BENCHMARK
+    facts: Benchmark = load_benchmarks()[settings.benchmark].BENCHMARK
     if settings.source == SYNTHETIC:
         return replace(
             facts,

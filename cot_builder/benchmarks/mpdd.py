@@ -10,9 +10,11 @@ Quirk: the one defect type of tubes, flattening, lies in a folder named ``anomal
 """
 
 from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.mvtec_ad import layout, place
+from cot_builder.benchmarks.mvtec_ad import layout, place, render_in_this_layout
+from cot_builder.benchmarks.synthetic.parts import hardware
+from cot_builder.benchmarks.synthetic.rendering import Recipe
 
-__all__ = ["BENCHMARK", "layout", "place"]
+__all__ = ["BENCHMARK", "RENDERING", "layout", "place"]
 
 TEST = {
     "bracket_black": (32, 47),
@@ -23,6 +25,25 @@ TEST = {
     "tubes": (32, 69),
 }
 """Normal and anomalous test images by category, as published."""
+LABELS: dict[str, tuple[str, ...]] = {
+    "scratch": ("scratches",),
+    "hole": ("hole",),
+    "discolouration": ("defective_painting",),
+    "corrosion": (
+        "major_rust",
+        "total_rust",
+    ),
+    "deformation": (
+        "flattening",
+        "anomalous",
+    ),
+    "wrong_part": ("parts_mismatch",),
+    "unspecified": (
+        "bend_and_parts_mismatch",
+        "bad",
+    ),
+}
+"""Its folder names, by the type of the taxonomy that each means."""
 BENCHMARK = Benchmark(
     name="mpdd",
     title="MPDD",
@@ -34,7 +55,19 @@ BENCHMARK = Benchmark(
     citation="Jezek, Jonak, Burget, Dvorak, Skotak: Deep learning-based defect detection of metal parts: evaluating "
     "current methods in complex conditions. ICUMT 2021",
     homepage="https://github.com/stepanje/MPDD",
+    labels=LABELS,
     published={("train", "normal"): 888, ("test", "normal"): 176, ("test", "anomalous"): 282},
     categories=tuple(TEST),
     published_test=TEST,
 )
+RECIPES = {
+    "bracket_black": Recipe(hardware.bracket_black, {"hole": ("hole",), "scratches": ("scratch",)}, "table", spin=1.5),
+    "metal_plate": Recipe(
+        hardware.metal_plate,
+        {"major_rust": ("rust",), "scratches": ("scratch",), "total_rust": ("wide_rust",)},
+        "table",
+        spin=0.12,
+    ),
+    "tubes": Recipe(hardware.tubes, {"flattening": ("flatten",)}, "belt", spin=0.3),
+}
+RENDERING = render_in_this_layout(BENCHMARK.name, RECIPES)

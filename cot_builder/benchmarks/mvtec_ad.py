@@ -18,8 +18,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Layout, Listing, Place
-from cot_builder.params import PullSet
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.synthetic.parts import electrics, hardware, textures
+from cot_builder.benchmarks.synthetic.rendering import (
+    File,
+    Part,
+    Recipe,
+    Rendered,
+    Rendering,
+    plan_parts,
+    take_photographs,
+    to_binary,
+)
+from cot_builder.params import PullSet, Synthetic
+from cot_builder.storage.images import encode_png
 
 TEST = {
     "bottle": (20, 63),
@@ -39,6 +51,83 @@ TEST = {
     "zipper": (32, 119),
 }
 """Normal and anomalous test images by category, as published."""
+LABELS: dict[str, tuple[str, ...]] = {
+    "scratch": (
+        "scratch",
+        "scratch_head",
+        "scratch_neck",
+    ),
+    "abrasion": ("rough",),
+    "dent": ("poke",),
+    "crack": ("crack",),
+    "hole": (
+        "hole",
+        "poke_insulation",
+    ),
+    "cut": (
+        "cut",
+        "cut_inner_insulation",
+        "cut_outer_insulation",
+        "cut_lead",
+    ),
+    "discolouration": ("color",),
+    "print_error": (
+        "faulty_imprint",
+        "print",
+    ),
+    "texture_irregularity": (
+        "fabric_border",
+        "fabric_interior",
+        "fold",
+    ),
+    "foreign_matter": (
+        "contamination",
+        "metal_contamination",
+        "glue",
+        "glue_strip",
+        "thread",
+    ),
+    "stain": (
+        "oil",
+        "liquid",
+        "gray_stroke",
+    ),
+    "broken": (
+        "broken",
+        "broken_large",
+        "broken_small",
+        "broken_teeth",
+        "damaged_case",
+    ),
+    "deformation": (
+        "bent",
+        "bent_lead",
+        "bent_wire",
+        "squeeze",
+        "squeezed_teeth",
+        "manipulated_front",
+        "thread_side",
+        "thread_top",
+    ),
+    "missing_part": (
+        "missing_cable",
+        "missing_wire",
+    ),
+    "misplaced": (
+        "misplaced",
+        "flip",
+        "split_teeth",
+    ),
+    "wrong_part": (
+        "cable_swap",
+        "pill_type",
+    ),
+    "unspecified": (
+        "combined",
+        "defective",
+    ),
+}
+"""Its folder names, by the type of the taxonomy that each means."""
 BENCHMARK = Benchmark(
     name="mvtec_ad",
     title="MVTec AD",
@@ -50,6 +139,7 @@ BENCHMARK = Benchmark(
     citation="Bergmann, Fauser, Sattlegger, Steger: MVTec AD, a comprehensive real-world dataset for unsupervised "
     "anomaly detection. CVPR 2019",
     homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    labels=LABELS,
     archive="mvtec_anomaly_detection.tar.xz",
     sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
     published={("train", "normal"): 3629, ("test", "normal"): 467, ("test", "anomalous"): 1258},
@@ -59,7 +149,7 @@ BENCHMARK = Benchmark(
 _PATH = re.compile(r"(?:^|/)(?P<key>(?P<category>[^/]+)/(?P<part>train|test|ground_truth)/(?P<type>[^/]+)/[^/]+)$")
 
 
-def layout(_settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+def layout(_settings: PullSet, _files: Files) -> Layout:
     """MVTec's layout; images are normal in ``good``, and the folder's name is the type elsewhere."""
     return Layout(place, entries)
 
@@ -89,3 +179,71 @@ def entries(listing: Listing) -> Iterator[Entry]:
 
 def _split(name: str) -> Literal["train", "test"]:
     return "train" if name == "train" else "test"
+
+
+def render_in_this_layout(benchmark: str, recipes: Mapping[str, Recipe], share: float = 1.0) -> Rendering:
+    """How a data set in MVTec's layout is rendered.
+
+    Args:
+        benchmark: Name of the data set.
+        recipes: Its categories.
+        share: Side of its images as a share of ``settings.size``.
+    """
+
+    def photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+        recipe = recipes[category]
+        numbers: dict[str, int] = {}
+        for planned in plan_parts(recipe, settings.parts):
+            good = "train/good" if planned.trains else "test/good"
+            folder = f"test/{planned.label}" if planned.label else good
+            number = numbers[folder] = numbers.get(folder, -1) + 1
+            size = round(settings.size * share)
+            part = Part(seed, benchmark, category, planned.index, recipe, size, planned.faults)
+            yield from take_photographs(part, [f"{category}/{folder}/{number:03d}.png"])
+
+    return Rendering(benchmark, lambda _: list(recipes), photographs, _files)
+
+
+def _files(category: str, shots: list[Rendered]) -> list[File]:
+    files = []
+    for shot in shots:
+        files.append((shot.path, encode_png(shot.pixels)))
+        if shot.labels:
+            _, _, label, name = shot.path.split("/")
+            mask = f"{category}/ground_truth/{label}/{name.replace('.png', '_mask.png')}"
+            files.append((mask, encode_png(to_binary(shot.mask))))
+    return files
+
+
+RECIPES = {
+    "grid": Recipe(
+        textures.grid,
+        {
+            "bent": ("warp",),
+            "broken": ("missing",),
+            "glue": ("glue",),
+            "metal_contamination": ("metal_crumb",),
+            "thread": ("fibre",),
+        },
+        "mat",
+        zoom=1.3,
+        grey=True,
+    ),
+    "leather": Recipe(
+        textures.leather,
+        {"color": ("discolour",), "cut": ("cut",), "fold": ("fold",), "glue": ("glue",), "poke": ("dent",)},
+        zoom=1.3,
+        spin=0.2,
+    ),
+    "metal_nut": Recipe(
+        hardware.metal_nut, {"bent": ("warp",), "color": ("discolour",), "scratch": ("scratch",)}, "mat", spin=3.0
+    ),
+    "transistor": Recipe(
+        electrics.strip_board,
+        {"bent_lead": ("bent",), "cut_lead": ("missing",), "damaged_case": ("chip", "crack")},
+        "mat",
+        zoom=1.15,
+        spin=0.05,
+    ),
+}
+RENDERING = render_in_this_layout(BENCHMARK.name, RECIPES)

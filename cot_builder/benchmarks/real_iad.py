@@ -25,14 +25,39 @@ Quirks, checked on the 30 official files:
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing, Place
-from cot_builder.params import PullSet
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.synthetic.camera import Wall
+from cot_builder.benchmarks.synthetic.parts import electrics, hardware, household
+from cot_builder.benchmarks.synthetic.rendering import (
+    File,
+    Part,
+    Recipe,
+    Rendered,
+    Rendering,
+    encode_jpg,
+    plan_parts,
+    take_photographs,
+    to_binary,
+)
+from cot_builder.params import PullSet, Synthetic
+from cot_builder.storage.images import encode_png
 from schemas.errors import IndusCotError
 
+LABELS: dict[str, tuple[str, ...]] = {
+    "scratch": ("HS",),
+    "abrasion": ("CH",),
+    "pit": ("AK",),
+    "foreign_matter": ("YW",),
+    "stain": ("ZW",),
+    "broken": ("PS",),
+    "deformation": ("BX",),
+    "missing_part": ("QS",),
+}
+"""Its codes, by the type of the taxonomy that each means."""
 BENCHMARK = Benchmark(
     name="real_iad",
     title="Real-IAD",
@@ -44,6 +69,8 @@ BENCHMARK = Benchmark(
     citation="Wang, Zhu, Gan, Zhang, Gu, Ji, Ma, Li: Real-IAD, a real-world multi-view dataset for benchmarking "
     "versatile industrial anomaly detection. CVPR 2024",
     homepage="https://realiad4ad.github.io/Real-IAD/",
+    labels=LABELS,
+    settings={"resolution": "has one only"},
     published={("train", "normal"): 36465, ("test", "normal"): 63256, ("test", "anomalous"): 51329},
     categories=(
         "audiojack",
@@ -95,7 +122,7 @@ def ignore(settings: PullSet) -> list[str]:
     return [f"*realiad_{other}[/.]*" for other in RESOLUTIONS if other != settings.resolution]
 
 
-def layout(settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+def layout(settings: PullSet, _files: Files) -> Layout:
     """Real-IAD's layout in the resolution that the settings name."""
     return Layout(partial(place, resolution=settings.resolution), partial(entries, resolution=settings.resolution))
 
@@ -175,3 +202,106 @@ def _entry(row: dict[str, Any], split: Any, where: str) -> Entry:
         raise IndusCotError(
             f"real_iad: {where} is no row of Real-IAD (category, anomaly_class, image_path, mask_path): {error!r}"
         ) from error
+
+
+_PIT, _LINE, _FILM, _BODY = ("pit",), ("scratch",), ("stain",), ("foreign",)
+_RUB, _BROKEN, _CHUNK, _GONE, _BENT = ("abrasion",), ("chip", "crack"), ("chip", "gouge"), ("missing",), ("bent",)
+
+RECIPES: dict[str, Recipe] = {
+    "bottle_cap": Recipe(
+        household.bottle_cap, {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.13, 60), 3.0
+    ),
+    "pcb": Recipe(electrics.pcb, {"HS": _LINE, "QS": _GONE, "YW": _BODY, "ZW": _FILM}, "mat", Wall(0.018)),
+    "button_battery": Recipe(
+        electrics.button_battery, {"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.07), 3.0
+    ),
+    "transistor1": Recipe(electrics.transistor, {"BX": _BENT, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.05)),
+    "tape": Recipe(
+        household.tape, {"HS": _LINE, "PS": ("chip", "cut"), "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.15), 3.0
+    ),
+    "toy_brick": Recipe(household.toy_brick, {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "u_block": Recipe(hardware.u_block, {"CH": _RUB, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.1)),
+    "usb": Recipe(electrics.usb, {"BX": ("bent", "dent"), "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.05)),
+    "plastic_plug": Recipe(
+        hardware.plastic_plug, {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.08), 3.0
+    ),
+    "eraser": Recipe(household.eraser, {"AK": _PIT, "HS": _LINE, "QS": _CHUNK, "ZW": _FILM}, "belt", Wall(0.12)),
+    "wooden_beads": Recipe(
+        household.wooden_beads, {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "mat", Wall(0.05), 3.0
+    ),
+    "terminalblock": Recipe(electrics.terminalblock, {"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "mint": Recipe(household.mint, {"QS": ("chip", "gouge"), "YW": _BODY, "ZW": _FILM}, "belt", Wall(0.05), 3.0),
+    "phone_battery": Recipe(
+        electrics.phone_battery, {"AK": _PIT, "HS": _LINE, "PS": ("chip", "cut"), "ZW": _FILM}, "paper", Wall(0.045)
+    ),
+    "zipper": Recipe(hardware.zipper, {"BX": _BENT, "PS": ("cut",), "QS": _GONE, "ZW": _FILM}, "table"),
+    "switch": Recipe(electrics.switch, {"HS": _LINE, "QS": _GONE, "ZW": _FILM}, "paper", Wall(0.13)),
+    "audiojack": Recipe(electrics.audiojack, {"BX": _BENT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "belt"),
+    "plastic_nut": Recipe(
+        hardware.plastic_nut, {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "mat", Wall(0.12), 3.0
+    ),
+    "vcpill": Recipe(household.vcpill, {"AK": _PIT, "HS": _LINE, "QS": _CHUNK, "ZW": _FILM}, "belt"),
+    "woodstick": Recipe(
+        household.woodstick, {"AK": _PIT, "HS": _LINE, "QS": ("chip", "missing"), "ZW": _FILM}, "mat", Wall(0.02)
+    ),
+    "mounts": Recipe(hardware.mounts, {"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.09)),
+    "end_cap": Recipe(hardware.end_cap, {"HS": _LINE, "PS": _BROKEN, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.14)),
+    "regulator": Recipe(hardware.regulator, {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1)),
+    "rolled_strip_base": Recipe(hardware.rolled_strip_base, {"AK": _PIT, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.04)),
+    "sim_card_set": Recipe(electrics.sim_card_set, {"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.012)),
+    "toothbrush": Recipe(household.toothbrush, {"CH": _RUB, "QS": _GONE, "ZW": _FILM}, "belt", Wall(0.06)),
+    "toy": Recipe(household.toy, {"AK": _PIT, "HS": _LINE, "QS": _GONE, "ZW": _FILM}, "table", Wall(0.1)),
+    "usb_adaptor": Recipe(
+        electrics.usb_adaptor, {"AK": _PIT, "CH": _RUB, "HS": _LINE, "ZW": _FILM}, "belt", Wall(0.16)
+    ),
+    "fire_hood": Recipe(
+        hardware.fire_hood, {"AK": _PIT, "HS": _LINE, "QS": ("chip",), "ZW": _FILM}, "table", Wall(0.08), 3.0
+    ),
+    "porcelain_doll": Recipe(household.porcelain_doll, {"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.05)),
+}
+"""Categories with their codes, in the order in which ``settings.categories`` takes them."""
+STAMP = "20231021130716"
+"""The time in the names of rendered photographs."""
+
+
+def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    recipe = RECIPES[category]
+    numbers: dict[str, int] = {}
+    for planned in plan_parts(recipe, settings.parts):
+        folder = f"NG/{planned.label}" if planned.label else "OK"
+        number = numbers[folder] = numbers.get(folder, 0) + 1
+        part = Part(seed, BENCHMARK.name, category, planned.index, recipe, settings.size, planned.faults)
+        name = f"{category}_{number:04d}_{folder.replace('/', '_')}"
+        path = f"realiad_1024/{category}/{folder}/S{number:04d}/{name}"
+        yield from take_photographs(part, [f"{path}_C{camera}_{STAMP}.jpg" for camera in range(1, settings.views + 1)])
+
+
+def _files(category: str, shots: list[Rendered]) -> list[File]:
+    files = [(f"realiad_jsons/{category}.json", _record(category, shots))]
+    for shot in shots:
+        files.append((shot.path, encode_jpg(shot.pixels)))
+        if shot.labels:
+            files.append((shot.path.replace(".jpg", ".png"), encode_png(to_binary(shot.mask))))
+    return files
+
+
+def _record(category: str, shots: list[Rendered]) -> bytes:
+    prefix = f"realiad_1024/{category}/"
+    rows: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
+    good = sorted({shot.path.split("/")[3] for shot in shots if "/OK/" in shot.path})
+    for shot in shots:
+        path = shot.path.removeprefix(prefix)
+        trained = path.startswith("OK/") and path.split("/")[1] in good[: (len(good) + 1) // 2]
+        rows["train" if trained else "test"].append(
+            {
+                "category": category,
+                "anomaly_class": shot.labels[0] if shot.labels else "OK",
+                "image_path": path,
+                "mask_path": path.replace(".jpg", ".png") if shot.labels else None,
+            }
+        )
+    meta = {"prefix": f"{category}/", "normal_class": "OK", "pre_transform": False}
+    return json.dumps({"meta": meta, **rows}, indent=1).encode()
+
+
+RENDERING = Rendering(BENCHMARK.name, lambda settings: list(RECIPES)[: settings.categories], _photographs, _files)

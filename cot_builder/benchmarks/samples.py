@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cot_builder.benchmarks.benchmark import Benchmark, Entry, Listing
+from cot_builder.benchmarks.labels import map_label, to_add_a_label
 from cot_builder.benchmarks.mask import Mask, Region, band_rows
 from cot_builder.storage.header import Header
 from cot_builder.storage.output import Output
 from schemas.errors import IndusCotError
 from schemas.geometry import Box, from_pixels
-from schemas.taxonomy import leaf
 
 MAX_NAME = 200
 SHOWN = 20
@@ -227,13 +227,13 @@ def defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
     unknown: list[str] = []
     for label, count in sorted(labels.items()):
         try:
-            types[label] = leaf(benchmark, label)
+            types[label] = map_label(benchmark, label)
         except IndusCotError:
             unknown.append(f"{label!r} ({count} images)")
     if unknown:
         raise IndusCotError(
             f"{benchmark}: {len(unknown)} defect label(s) that the taxonomy does not know: {', '.join(unknown[:SHOWN])}"
-            f". Correct them in the data, or add each to schemas/taxonomy.yaml under the type it belongs to"
+            f". Correct them in the data; to make one known, {to_add_a_label(benchmark)}"
         )
     return types
 

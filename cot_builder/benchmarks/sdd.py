@@ -22,14 +22,41 @@ Quirks:
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
+from itertools import pairwise
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing, Place
-from cot_builder.params import PullSet
+import cv2
+import numpy as np
+from PIL import Image
 
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.synthetic.camera import View, changed
+from cot_builder.benchmarks.synthetic.defects import crack_along
+from cot_builder.benchmarks.synthetic.parts import electrics
+from cot_builder.benchmarks.synthetic.rendering import (
+    CONTRASTS,
+    Fault,
+    File,
+    Part,
+    Recipe,
+    Rendered,
+    Rendering,
+    Shot,
+    develop,
+    encode_jpg,
+    random_numbers,
+)
+from cot_builder.params import PullSet, Synthetic
+
+LABELS: dict[str, tuple[str, ...]] = {
+    "crack": ("defect",),
+}
+"""Its one class, as a type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="sdd",
     title="KolektorSDD",
@@ -40,6 +67,7 @@ BENCHMARK = Benchmark(
     citation="Tabernik, Šela, Skvarč, Skočaj: Segmentation-based deep-learning approach for surface-defect detection. "
     "Journal of Intelligent Manufacturing, 2019",
     homepage="https://www.vicos.si/resources/kolektorsdd/",
+    labels=LABELS,
     archive="KolektorSDD.zip",
     sha256="65dc621693418585de9c4467d1340ea7958a6181816f0dc2883a1e8b61f9d4dc",
     published={("train", "normal"): 857, ("test", "normal"): 286, ("test", "anomalous"): 54},
@@ -50,7 +78,7 @@ TYPE = "defect"
 _PATH = re.compile(r"(?:^|/)(?P<key>kos\d+/Part\d+(?P<mask>_label)?\.(?:jpe?g|bmp|png))$", re.IGNORECASE)
 
 
-def layout(settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+def layout(settings: PullSet, _files: Files) -> Layout:
     """KolektorSDD's layout, three samples an image."""
     return Layout(place, partial(entries, compare=settings.source != "synthetic"))
 
@@ -91,3 +119,84 @@ def entries(listing: Listing, compare: bool = True) -> Iterator[Entry]:
                 band=band,
                 listed=("normal" if published_thirds().get(name) != "anomalous" else "anomalous") if compare else None,
             )
+
+
+TWINS = {"kos26": "kos01", "kos34": "kos27"}
+"""Commutators whose images are those of another, with labels drawn by another hand."""
+PECULIAR = ("kos01", "kos26", "kos15", "kos03", "kos27", "kos34", "kos20")
+"""Commutators with something peculiar: rendered first, before the others by number."""
+
+
+def _commutators(settings: Synthetic) -> list[str]:
+    others = [name for name in (f"kos{number:02d}" for number in range(1, 51)) if name not in PECULIAR]
+    return [*PECULIAR, *others][: settings.parts]
+
+
+def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    """The photographs of a commutator: its defects are where the published list of thirds has them."""
+    harmed: dict[str, list[int]] = {}
+    good: list[str] = []
+    for third, label in published_thirds().items():
+        commutator, part, band = third.split("_")
+        if commutator == name and label == "anomalous":
+            harmed.setdefault(part, []).append(int(band))
+        elif commutator == name and part not in good:
+            good.append(part)
+    for part in sorted({*harmed, *[part for part in good if part not in harmed][:1]}):
+        yield _photograph(name, part, harmed.get(part, []), settings, seed)
+
+
+def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> Rendered:
+    shown = TWINS.get(name, name)
+    rng = random_numbers(seed, BENCHMARK.name, shown, part)
+    # The scans are 500 wide; what is looked at are their thirds, and `size` is the largest side of those.
+    width = min(500, round(settings.size * 500 / 512))
+    height = round(width * float(rng.uniform(2.5, 2.55)))
+    clean = electrics.commutator(rng, width, height)
+    surfaces = [clean]
+    number = int(shown[3:])
+    for k in range((2 if name == "kos20" else 1) if bands else 0):
+        surface = surfaces[-1].copy()
+        strength = CONTRASTS[number % 3] * 0.6 + 0.4
+        if len(bands) > 1:
+            # The published test set lists both thirds: this crack runs across the cut between them.
+            start = np.array([width * rng.uniform(0.35, 0.65), height * (max(bands) / 3 - 0.03)])
+            turn, length = np.pi / 2 + rng.uniform(-0.3, 0.3), height * 0.08
+        else:
+            row = height * (bands[0] + 0.32 + 0.3 * k + rng.uniform(0, 0.1)) / 3
+            left = rng.random() < 0.5
+            start = np.array([0.0 if left else width - 1.0, row])
+            turn, length = (0.0 if left else np.pi) + rng.uniform(-0.15, 0.15), width * rng.uniform(0.14, 0.4)
+        crack_along(surface, rng, strength, start, float(turn), float(length), widest=3)
+        surfaces.append(surface)
+    view = View(width, height, 0, 0, 1, (0, 0), 0, 1, 1, 0, 0.55, 2.5, "table", int(rng.integers(1 << 30)))
+    images = [cv2.GaussianBlur(surface.albedo, (0, 0), view.blur) for surface in surfaces]
+    faults = (Fault(TYPE, "crack", 1.0),) * (len(images) - 1)
+    seen = [changed(before, after) for before, after in pairwise(images)]
+    recipe = Recipe(None, {TYPE: ("crack",)}, grey=True)
+    commutator_part = Part(seed, BENCHMARK.name, BENCHMARK.categories[0], number, recipe, width, faults)
+    shot = develop(f"{name}/{part}.jpg", commutator_part, Shot(images[0], images[-1], seen), view)
+    if name in TWINS and bands:
+        return replace(shot, mask=cv2.dilate(shot.mask, np.ones((5, 5), np.uint8)))
+    return shot
+
+
+def _files(_name: str, shots: list[Rendered]) -> list[File]:
+    files = []
+    for shot in shots:
+        files.append((shot.path, encode_jpg(shot.pixels)))
+        files.append((shot.path.replace(".jpg", "_label.bmp"), _label_bmp(shot.mask)))
+    return files
+
+
+def _label_bmp(mask: np.ndarray) -> bytes:
+    """Grey and black where there is no defect, else a palette image with index 1 and up."""
+    image = Image.fromarray(mask)
+    if mask.any():
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, *[0] * (253 * 3)])
+    file = io.BytesIO()
+    image.save(file, "BMP")
+    return file.getvalue()
+
+
+RENDERING = Rendering(BENCHMARK.name, _commutators, _photographs, _files, unit="commutators")

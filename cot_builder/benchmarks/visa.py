@@ -16,11 +16,29 @@ is the file's and cannot be told from the folders.
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Listing, Place
-from cot_builder.params import PullSet
+import numpy as np
+
+from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.synthetic.defects import SURFACE_HARMS
+from cot_builder.benchmarks.synthetic.parts import electrics, household
+from cot_builder.benchmarks.synthetic.rendering import (
+    CONTRASTS,
+    Fault,
+    File,
+    Part,
+    PlannedPart,
+    Recipe,
+    Rendered,
+    Rendering,
+    encode_jpg,
+    plan_parts,
+    take_photographs,
+)
+from cot_builder.params import PullSet, Synthetic
+from cot_builder.storage.images import encode_png
 from schemas.errors import IndusCotError
 
 TEST = {
@@ -38,6 +56,69 @@ TEST = {
     "pipe_fryum": (50, 100),
 }
 """Normal and anomalous test images by category, as published."""
+LABELS: dict[str, tuple[str, ...]] = {
+    "scratch": (
+        "Scratch",
+        "Scratches",
+        "Small Scratches",
+    ),
+    "crack": (
+        "Small Cracks",
+        "cracked",
+    ),
+    "hole": ("Small Holes",),
+    "discolouration": (
+        "Discolor",
+        "Different Colour Spot",
+        "Different Color spot",
+        "Similar Colour Spot",
+        "Same Colour Spot",
+        "Color spot similar to the Object",
+        "Burnt",
+    ),
+    "bubble": ("Bubble",),
+    "foreign_matter": (
+        "Foreign Particals on Candle",
+        "Extra Wax in Candle",
+    ),
+    "stain": ("Dirt",),
+    "leak": ("Leak",),
+    "broken": (
+        "Corner or Edge Breakage",
+        "Corner And Edge Breakage",
+        "Middle Breakage",
+        "Breakage down the middle",
+        "Chip Around Edge And Corner",
+        "Small chip around edge",
+        "Chunk Of Wax Missing",
+        "Chunk of gum missing",
+        "Corner Missing",
+        "Damaged Corner of Packaging",
+        "Damage",
+    ),
+    "deformation": (
+        "Bent",
+        "Melt",
+        "Misshape",
+        "Wax Melded out of the candle",
+    ),
+    "missing_part": ("Missing",),
+    "extra_part": ("Extra",),
+    "misplaced": (
+        "Wrong Place",
+        "weird candle wick",
+    ),
+    "stuck_together": (
+        "Stuck Together",
+        "Fryum Stuck Together",
+    ),
+    "unspecified": (
+        "Other",
+        "bad",
+        "anomaly",
+    ),
+}
+"""Its class names in ``image_anno.csv`` and masks, by the type of the taxonomy that each means."""
 BENCHMARK = Benchmark(
     name="visa",
     title="VisA",
@@ -48,6 +129,7 @@ BENCHMARK = Benchmark(
     citation="Zou, Jeong, Pemula, Zhang, Dabeer: SPot-the-difference self-supervised pre-training for anomaly "
     "detection and segmentation. ECCV 2022",
     homepage="https://github.com/amazon-science/spot-diff",
+    labels=LABELS,
     archive="VisA_20220922.tar",
     sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
     published={("train", "normal"): 8659, ("test", "normal"): 962, ("test", "anomalous"): 1200},
@@ -62,7 +144,7 @@ _MASK = re.compile(r"(?:^|/)(?P<key>[^/]+/Data/Masks/Anomaly/[^/]+\.png)$", re.I
 _RECORD = re.compile(rf"(?:^|/)(?P<key>{SPLIT}|[^/]+/{TYPES})$")
 
 
-def layout(_settings: PullSet, _records: Mapping[str, bytes]) -> Layout:
+def layout(_settings: PullSet, _files: Files) -> Layout:
     """VisA's own layout, not the MVTec-like one that its authors' script rearranges it to."""
     return Layout(place, entries)
 
@@ -123,3 +205,134 @@ def _rows(name: str, data: bytes, columns: tuple[str, ...]) -> Iterator[tuple[in
             yield number, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise IndusCotError(f"visa: {name} is no readable CSV ({error})") from error
+
+
+RECIPES = {
+    "candle": Recipe(
+        household.candle,
+        {
+            "chunk of wax missing": ("gouge",),
+            "damaged corner of packaging": ("chip",),
+            "different colour spot": ("discolour",),
+            "foreign particals on candle": ("crumb",),
+            "wax melded out of the candle": ("wax",),
+            "weird candle wick": ("missing",),
+        },
+        "mat",
+        spin=0.03,
+        aspect=0.75,
+        zoom=0.82,
+    ),
+    "macaroni1": Recipe(
+        household.macaroni,
+        {
+            "chip around edge and corner": ("chip",),
+            "different colour spot": ("discolour",),
+            "middle breakage": ("crack",),
+            "small cracks": ("crack",),
+            "small scratches": ("scratch",),
+        },
+        "belt",
+        spin=0.03,
+        aspect=0.75,
+        zoom=0.82,
+    ),
+    "pcb1": Recipe(
+        electrics.pcb,
+        {"bent": ("bent",), "melt": ("glue",), "missing": ("missing",), "scratch": ("scratch",)},
+        "table",
+        spin=0.04,
+        aspect=0.75,
+        zoom=0.95,
+    ),
+}
+CLASS_IDS = {
+    "candle": (
+        "chunk of wax missing",
+        "damaged corner of packaging",
+        "weird candle wick",
+        "different colour spot",
+        "extra wax in candle",
+        "foreign particals on candle",
+        "wax melded out of the candle",
+        "other",
+    ),
+    "macaroni1": (
+        "chip around edge and corner",
+        "different colour spot",
+        "middle breakage",
+        "similar colour spot",
+        "small cracks",
+        "small scratches",
+        "other",
+    ),
+    "pcb1": ("bent", "melt", "scratch", "missing"),
+}
+"""Labels of the rendered objects, lower case, in the order of their ids in masks, from 1."""
+
+
+def _plan(category: str, settings: Synthetic) -> Iterator[tuple[PlannedPart, str]]:
+    """The parts of an object, each with the path of its image."""
+    numbers: dict[str, int] = {}
+    for planned in plan_parts(RECIPES[category], settings.parts):
+        folder = "Anomaly" if planned.label else "Normal"
+        number = numbers[folder] = numbers.get(folder, -1) + 1
+        yield planned, f"{category}/Data/Images/{folder}/{number:03d}.JPG"
+
+
+def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    recipe = RECIPES[category]
+    for planned, path in _plan(category, settings):
+        faults = planned.faults
+        if planned.index == settings.parts - 1:
+            # VisA has images with several types, whose names it joins by commas.
+            other = next(
+                label for label, kinds in recipe.defects.items() if label != planned.label and kinds[0] in SURFACE_HARMS
+            )
+            faults += (Fault(other, recipe.defects[other][0], CONTRASTS[-1]),)
+        part = Part(seed, BENCHMARK.name, category, planned.index, recipe, settings.size, faults)
+        yield from take_photographs(part, [path])
+
+
+def _mask_path(image: str) -> str:
+    return image.replace("/Images/", "/Masks/").replace(".JPG", ".png")
+
+
+def _files(category: str, shots: list[Rendered]) -> list[File]:
+    files: list[File] = []
+    rows: list[tuple[str, str, str]] = []
+    for shot in shots:
+        files.append((shot.path, encode_jpg(shot.pixels)))
+        mask = _mask_path(shot.path) if shot.labels else ""
+        if mask:
+            ids = np.array([0, *(CLASS_IDS[category].index(label) + 1 for label in shot.labels)], np.uint8)
+            files.append((mask, encode_png(ids[shot.mask])))
+        rows.append((shot.path, ",".join(shot.labels) or "normal", mask))
+    files.append((f"{category}/{TYPES}", _csv(("image", "label", "mask"), rows)))
+    return files
+
+
+def _split(settings: Synthetic) -> list[File]:
+    rows = [
+        (
+            category,
+            "train" if planned.trains else "test",
+            "anomaly" if planned.label else "normal",
+            path,
+            _mask_path(path) if planned.label else "",
+        )
+        for category in RECIPES
+        for planned, path in _plan(category, settings)
+    ]
+    return [(SPLIT, _csv(("object", "split", "label", "image", "mask"), rows))]
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+RENDERING = Rendering(BENCHMARK.name, lambda _: list(RECIPES), _photographs, _files, _split)

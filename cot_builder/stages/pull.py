@@ -10,19 +10,20 @@ import hashlib
 import tarfile
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
 
-from cot_builder.benchmarks import BENCHMARKS
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Place
-from cot_builder.benchmarks.licences import SYNTHETIC, benchmark_of
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, SYNTHETIC, Benchmark, Files, Place
+from cot_builder.benchmarks.labels import FOLDER
+from cot_builder.benchmarks.licences import benchmark_of
 from cot_builder.benchmarks.mask import Mask, read_mask
 from cot_builder.benchmarks.samples import (
     Found,
@@ -35,6 +36,8 @@ from cot_builder.benchmarks.samples import (
     physical_parts,
     resolve,
 )
+from cot_builder.benchmarks.synthetic.rendering import render_files
+from cot_builder.benchmarks.table import check_pull_set, find_rendering, load_benchmarks
 from cot_builder.params import Params, PullSet
 from cot_builder.progress import console, track
 from cot_builder.storage.header import DamagedError, Header, RotatedError, read_header
@@ -52,7 +55,6 @@ BATCH_FILES = 32
 AHEAD = 10
 """Batches in flight."""
 SHOWN = 20
-SIMILAR_LAYOUT = ("mvtec_ad", "mpdd", "dtd")
 
 
 def pull(name: str, params: Params, workspace: Workspace) -> None:
@@ -70,7 +72,8 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
     if name not in params.pull:
         raise IndusCotError(f"pull {name}: not in the pull section; there are {', '.join(params.pull)}")
     settings = params.pull[name]
-    module = BENCHMARKS[settings.benchmark]
+    check_pull_set(name, settings)
+    module = load_benchmarks()[settings.benchmark]
     request: dict[str, Any] = settings.model_dump(mode="json")
     if settings.source == SYNTHETIC:
         request["synthetic"] = params.synthetic.model_dump(mode="json") | {"seed": params.run.seed}
@@ -89,13 +92,13 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         def members() -> Iterator[Member]:
             return open_members(place, workspace.root / "downloads", checksums, ignore)
 
-        tables = _read_tables(members(), module.place) if benchmark.records_first else {}
-        layout = module.layout(settings, tables)
+        files = _read_records(members(), module.place) if benchmark.records_first else Files()
+        layout = module.layout(settings, files)
         drawn = track(members(), f"pull {name}", share=lambda member: member.share)
         found = _read(drawn, layout.place, benchmark.bands, params.compute.workers, output)
         if not (found.images or found.damaged_images or found.other):
             raise _wrong_layout(source, name, settings.benchmark, found.strangers)
-        _check_family(name, settings.benchmark, found)
+        _check_categories(name, settings.benchmark, found)
         for path in found.strangers:
             output.leave_out("outside the layout", path, f"{settings.benchmark} has no images there")
         listing, report = found.listing(), Report(output)
@@ -125,21 +128,25 @@ def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
     if settings.source != SYNTHETIC:
         yield settings.source
         return
-    from cot_builder.benchmarks.synthetic import layouts
-
     with tempfile.TemporaryDirectory(prefix="indus-cot-") as folder:
         path = Path(folder) / f"{SYNTHETIC}.tar"
         with tarfile.open(path, "w") as tar:
-            rendered = layouts.members(settings.benchmark, params.synthetic, params.run.seed, params.compute.workers)
-            for name, data in rendered:
+            rendering = find_rendering(settings.benchmark)
+            for name, data in render_files(rendering, params.synthetic, params.run.seed, params.compute.workers):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, BytesIO(data))
         yield str(path)
 
 
-def _read_tables(members: Iterable[Member], place: Callable[[str], Place | None]) -> dict[str, bytes]:
-    return {member.path: member.read() for member in members if place(member.path)}
+def _read_records(members: Iterable[Member], place: Callable[[str], Place | None]) -> Files:
+    paths: list[str] = []
+    records: dict[str, bytes] = {}
+    for member in members:
+        paths.append(member.path)
+        if place(member.path):
+            records[member.path] = member.read()
+    return Files(tuple(paths), records)
 
 
 def _read(
@@ -255,35 +262,41 @@ def _wrong_layout(source: str, name: str, benchmark: str, strangers: list[str]) 
 
 def _guess(paths: list[str]) -> str | None:
     """The data set whose layout most of the paths fit."""
-    fits = {
-        name: sum(1 for path in paths if (spot := module.place(path)) and spot.role == "image")
-        for name, module in BENCHMARKS.items()
-        if name not in ("mpdd", "dtd", "folder")
-    }
+    fits: dict[str, int] = {}
+    for name, module in load_benchmarks().items():
+        # What has no layout of its own fits anything.
+        if not module.BENCHMARK.records_first:
+            fits[name] = sum(1 for path in paths if (spot := module.place(path)) and spot.role == "image")
     best = max(fits, key=lambda name: fits[name])
     if not fits[best]:
         return None
-    if best != "mvtec_ad":
+    alike = _alike(best)
+    if len(alike) == 1:
         return best
-    spots = [BENCHMARKS[best].place(path) for path in paths]
-    return _family({spot.key.partition("/")[0] for spot in spots if spot}) or "folder"
+    spots = [alike[best].place(path) for path in paths]
+    return _most_categories(alike, {spot.key.partition("/")[0] for spot in spots if spot}) or FOLDER
 
 
-def _family(categories: set[str]) -> str | None:
-    """Which of the sets in MVTec's layout publishes most of the categories, if any does."""
-    overlap = {name: len(categories & set(BENCHMARKS[name].BENCHMARK.categories)) for name in SIMILAR_LAYOUT}
+def _alike(benchmark: str) -> dict[str, ModuleType]:
+    """The data sets that have the layout of ``benchmark``, itself among them."""
+    place = load_benchmarks()[benchmark].place
+    return {name: module for name, module in load_benchmarks().items() if module.place is place}
+
+
+def _most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> str | None:
+    """Which of the data sets publishes most of the categories, if any does."""
+    overlap = {name: len(categories & set(module.BENCHMARK.categories)) for name, module in alike.items()}
     best = max(overlap, key=lambda name: overlap[name])
     return best if overlap[best] else None
 
 
-def _check_family(name: str, benchmark: str, found: Found) -> None:
-    if benchmark not in SIMILAR_LAYOUT:
-        return
+def _check_categories(name: str, benchmark: str, found: Found) -> None:
+    """Raise where the categories are those of another data set with the same layout."""
+    alike = _alike(benchmark)
     categories = {key.partition("/")[0] for key in found.images}
-    if categories & set(BENCHMARKS[benchmark].BENCHMARK.categories):
+    if len(alike) == 1 or categories & set(alike[benchmark].BENCHMARK.categories):
         return
-    other = _family(categories)
-    if other:
+    if other := _most_categories(alike, categories):
         raise IndusCotError(
             f"pull {name}: none of the categories {', '.join(sorted(categories)[:SHOWN])} is one of {benchmark}; "
             f"this looks like {other}: set pull.{name}.benchmark: {other}"

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.benchmarks.leakage import write_leakage
 from cot_builder.benchmarks.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
 from cot_builder.benchmarks.same_category import overlaps, share_a_word
+from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import Params
 from cot_builder.params import Select as SelectParams
 from cot_builder.storage.output import Output, stage_output
@@ -175,7 +175,7 @@ def _evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> d
     """Category to the evaluation sets that have it: those of the local copies and the published ones."""
     known: dict[str, list[str]] = {}
     for name, frame in others.items():
-        official = BENCHMARKS[params.pull[name].benchmark].BENCHMARK.categories
+        official = load_benchmarks()[params.pull[name].benchmark].BENCHMARK.categories
         for category in sorted({*frame["category"].to_list(), *official}):
             known.setdefault(category, []).append(name)
     return known
@@ -435,7 +435,7 @@ def _composition(rows: pl.DataFrame, splits: dict[str, str]) -> list[dict[str, A
 
 
 def _set_facts(params: Params, name: str, frame: pl.DataFrame, checked: dict[str, Any]) -> dict[str, Any]:
-    benchmark = BENCHMARKS[params.pull[name].benchmark].BENCHMARK
+    benchmark = load_benchmarks()[params.pull[name].benchmark].BENCHMARK
     return {
         "set": name,
         "benchmark": benchmark.title,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cot_builder.benchmarks.licences import SYNTHETIC
+from cot_builder.benchmarks.benchmark import SYNTHETIC
 from cot_builder.params import Params
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace

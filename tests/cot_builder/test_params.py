@@ -55,11 +55,11 @@ def test_numbers_arrive_as_they_were_given(samples: int, fraction: float) -> Non
 
 
 def test_everything_that_does_not_fit_is_named_at_once(project: Path) -> None:
-    settings = ["select.samples=0", "patch.jiter=0.1", "teacher.backend=oracle", "compute.workers=two"]
+    settings = ["select.samples=0", "patch.jiter=0.1", "teacher.structured=oracle", "compute.workers=two"]
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=settings, root=project)
     message = str(caught.value)
-    for key in ("select.samples", "teacher.backend", "compute.workers"):
+    for key in ("select.samples", "teacher.structured", "compute.workers"):
         assert f"\n  {key}: " in message
     assert "\n  no such parameter: patch.jiter; did you mean patch.jitter?" in message
     assert "'oracle'" in message
@@ -180,5 +180,3 @@ def test_values_that_no_run_could_use_are_refused(project: Path) -> None:
         load_params("latin", root=project)
     with pytest.raises(IndusCotError, match=r"select\.samples: Input should be greater than or equal to 2"):
         load_params(settings=["select.samples=1"], root=project)
-    with pytest.raises(IndusCotError, match=r"pull\.visa: resolution is for real_iad; visa has one only"):
-        load_params(settings=["pull.visa.resolution='512'"], root=project)

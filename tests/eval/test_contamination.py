@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from cot_builder.benchmarks import BENCHMARKS
+from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
 from schemas.errors import IndusCotError
@@ -169,7 +169,7 @@ def pulled(workspace: Workspace, samples: Sequence[Sample], source: str = "mpdd.
     folder = workspace.pull("mpdd")
     folder.mkdir(parents=True)
     SAMPLE.write(SAMPLE.frame(samples), folder / "sample.parquet")
-    published = {f"{split} {label}": n for (split, label), n in BENCHMARKS["mpdd"].BENCHMARK.published.items()}
+    published = {f"{split} {label}": n for (split, label), n in load_benchmarks()["mpdd"].BENCHMARK.published.items()}
     counts = {"published": published, "benchmark": {"name": "mpdd"}}
     (folder / "manifest.json").write_text(json.dumps({"params": {"source": source}, "counts": counts}))
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_builder.benchmarks import BENCHMARKS, dtd, mvtec_ad, real_iad, sdd, visa
+from cot_builder.benchmarks import dtd, mvtec_ad, real_iad, sdd, visa
 from cot_builder.benchmarks.benchmark import Listing
 from cot_builder.benchmarks.mask import read_mask
+from cot_builder.benchmarks.table import load_benchmarks
 from schemas.geometry import to_pixels
 from tests.helpers.layouts import mask, mvtec_files, real_iad_files, sdd_files, visa_files
 from tests.helpers.paths import REAL
@@ -38,7 +39,7 @@ def real(*parts: str) -> Path:
     ],
 )
 def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[str, bytes], prefix: str) -> None:
-    place = BENCHMARKS[name].place
+    place = load_benchmarks()[name].place
     for path in files:
         found = place(prefix + path)
         assert found is not None
@@ -50,7 +51,7 @@ def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[s
 
 @given(st.text(max_size=40))
 def test_no_path_breaks_a_layout(path: str) -> None:
-    for module in BENCHMARKS.values():
+    for module in load_benchmarks().values():
         found = module.place(path)
         assert found is None or found.key in path or found.key.endswith(path.rpartition("/")[2])
 
@@ -140,7 +141,7 @@ def test_visa_official_split() -> None:
 @pytest.mark.parametrize("name", ["mpdd", "dtd"])
 def test_published_test_lists(name: str) -> None:
     rows = list(csv.DictReader(io.StringIO(real("official", "eval_lists", f"{name}.csv").read_text())))
-    benchmark = BENCHMARKS[name].BENCHMARK
+    benchmark = load_benchmarks()[name].BENCHMARK
     places = [mvtec_ad.place(row["path"]) for row in rows]
     images = [place.key for place in places if place and place.role == "image"]
     entries = list(mvtec_ad.entries(Listing(images, (), {})))
@@ -231,7 +232,7 @@ def test_mask_areas_add_up_over_bands(rectangles: list[tuple[int, int, int, int]
 
 
 def test_every_data_set_says_what_may_be_done_with_it() -> None:
-    for name, module in BENCHMARKS.items():
+    for name, module in load_benchmarks().items():
         benchmark = module.BENCHMARK
         assert benchmark.name == name
         assert benchmark.licence

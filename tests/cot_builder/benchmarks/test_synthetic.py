@@ -9,24 +9,26 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from cot_builder.benchmarks import sdd
-from cot_builder.benchmarks.synthetic import layouts
+from cot_builder.benchmarks import sdd, visa
+from cot_builder.benchmarks.labels import list_labels
 from cot_builder.benchmarks.synthetic.camera import VISIBLE
+from cot_builder.benchmarks.synthetic.rendering import File, Rendered, render_files, render_photographs
+from cot_builder.benchmarks.table import find_rendering
 from cot_builder.params import Synthetic
-from schemas import taxonomy
 from schemas.errors import IndusCotError
 from tests.helpers.paths import ROOT
 
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd", "real_iad")
 SMALL = Synthetic(size=192, categories=4, parts=8, views=3)
 SEED = 7
-Case = tuple[str, dict[str, bytes], list[layouts.Rendered]]
+Case = tuple[str, dict[str, bytes], list[Rendered]]
 OFFICIAL = {
     "mvtec_ad": r"\w+/(train/good|test/\w+)/\d{3}\.png|\w+/ground_truth/(?!good)\w+/\d{3}_mask\.png",
     "visa": r"split_csv/1cls\.csv|\w+/(image_anno\.csv|Data/Images/(Normal|Anomaly)/\d{3}\.JPG|"
@@ -39,18 +41,26 @@ OFFICIAL = {
 }
 
 
+def members(name: str, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
+    return render_files(find_rendering(name), settings, seed, workers)
+
+
+def renders(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    return render_photographs(find_rendering(name), settings, seed)
+
+
 @pytest.fixture(scope="module", params=SETS)
 def rendered(request: pytest.FixtureRequest) -> Case:
     name = request.param
-    files = list(layouts.members(name, SMALL, SEED))
+    files = list(members(name, SMALL, SEED))
     paths = [path for path, _ in files]
     assert len(set(paths)) == len(paths)
-    return name, dict(files), list(layouts.renders(name, SMALL, SEED))
+    return name, dict(files), list(renders(name, SMALL, SEED))
 
 
 @pytest.fixture(scope="module")
 def real_iad() -> dict[str, bytes]:
-    return dict(layouts.members("real_iad", SMALL, SEED))
+    return dict(members("real_iad", SMALL, SEED))
 
 
 def test_paths_are_those_of_the_official_layout(rendered: Case) -> None:
@@ -71,7 +81,7 @@ def test_every_file_decodes_and_none_is_larger_than_asked(rendered: Case) -> Non
 
 def test_labels_are_official_and_some_images_of_each_category_are_good_and_some_not(rendered: Case) -> None:
     name, _, shots = rendered
-    known = {label.casefold() for label in taxonomy.labels(name)}
+    known = {label.casefold() for label in list_labels(name)}
     assert {label.casefold() for shot in shots for label in shot.labels} <= known
     for category in {shot.category for shot in shots}:
         assert {bool(shot.labels) for shot in shots if shot.category == category} == {True, False}
@@ -142,7 +152,7 @@ def test_each_harmed_part_of_real_iad_shows_its_defect_to_one_camera_at_least(re
 @pytest.mark.parametrize(("categories", "parts", "views"), [(2, 4, 1), (3, 5, 2), (30, 4, 1)])
 def test_counts_follow_the_settings(categories: int, parts: int, views: int) -> None:
     settings = Synthetic(size=128, categories=categories, parts=parts, views=views)
-    shots = list(layouts.renders("real_iad", settings, SEED))
+    shots = list(renders("real_iad", settings, SEED))
     assert len({shot.category for shot in shots}) == categories
     assert set(Counter(shot.category for shot in shots).values()) == {parts * views}
     anomalous = {shot.path.rsplit("/", 1)[0] for shot in shots if "/NG/" in shot.path}
@@ -152,21 +162,19 @@ def test_counts_follow_the_settings(categories: int, parts: int, views: int) -> 
 def test_counts_of_the_evaluation_sets_follow_the_settings() -> None:
     settings = Synthetic(size=128, categories=2, parts=5, views=1)
     for name in ("mvtec_ad", "visa", "mpdd", "dtd"):
-        counts = Counter(shot.category for shot in layouts.renders(name, settings, SEED))
+        counts = Counter(shot.category for shot in renders(name, settings, SEED))
         assert set(counts.values()) == {5}
-    assert len({shot.path.split("/")[0] for shot in layouts.renders("sdd", settings, SEED)}) == 5
+    assert len({shot.path.split("/")[0] for shot in renders("sdd", settings, SEED)}) == 5
 
 
 def test_two_training_categories_are_evaluation_categories_by_name(real_iad: dict[str, bytes]) -> None:
-    evaluated = {
-        shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in layouts.renders(n, SMALL, 1)
-    }
+    evaluated = {shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in renders(n, SMALL, 1)}
     training = {path.split("/")[1].removesuffix(".json") for path in real_iad if path.endswith(".json")}
     assert len({name for name in training if name.strip("0123456789") in evaluated}) >= 2
 
 
 def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
-    files = dict(layouts.members("visa", SMALL, SEED))
+    files = dict(members("visa", SMALL, SEED))
     rows = list(csv.DictReader(io.StringIO(files["split_csv/1cls.csv"].decode())))
     types = {
         row["image"]: row["label"]
@@ -187,7 +195,7 @@ def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
             continue
         labels = types[row["image"]].split(",")
         several += len(labels) > 1
-        official = layouts.VISA[row["object"]].ids
+        official = visa.CLASS_IDS[row["object"]]
         ids = set(np.unique(np.asarray(Image.open(io.BytesIO(files[row["mask"]]))))) - {0}
         assert ids <= {official.index(label) + 1 for label in labels}
         assert len(labels) > 1 or len(ids) == 1
@@ -197,14 +205,14 @@ def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
 def test_mvtec_has_a_single_channel_category() -> None:
     modes = {
         path.split("/")[0]: Image.open(io.BytesIO(data)).mode
-        for path, data in layouts.members("mvtec_ad", SMALL, SEED)
+        for path, data in members("mvtec_ad", SMALL, SEED)
         if "/train/" in path
     }
     assert set(modes.values()) == {"L", "RGB"}
 
 
 def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_labels() -> None:
-    files = dict(layouts.members("sdd", SMALL, SEED))
+    files = dict(members("sdd", SMALL, SEED))
     listed = {name for name, label in sdd.published_thirds().items() if label == "anomalous"}
     twos = 0
     for path, data in files.items():
@@ -225,7 +233,7 @@ def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_label
     assert files["kos01/Part5_label.bmp"] != files["kos26/Part5_label.bmp"]
 
 
-def _contrast_to_noise(shot: layouts.Rendered, side: int | None) -> float:
+def _contrast_to_noise(shot: Rendered, side: int | None) -> float:
     pair = [
         image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (shot.pixels, shot.normal)
     ]
@@ -242,7 +250,7 @@ def _contrast_to_noise(shot: layouts.Rendered, side: int | None) -> float:
 
 def test_some_defects_are_plain_in_full_size_and_lost_in_a_small_view() -> None:
     settings = Synthetic(size=512, categories=7, parts=16, views=1)
-    shots = [shot for shot in layouts.renders("real_iad", settings, SEED) if shot.labels]
+    shots = [shot for shot in renders("real_iad", settings, SEED) if shot.labels]
     full = np.array([_contrast_to_noise(shot, None) for shot in shots])
     small = np.array([_contrast_to_noise(shot, 128) for shot in shots])
     assert ((full > 2.5) & (small < 1)).any()
@@ -255,7 +263,7 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
     digests = {}
     for name in benchmarks:
         total = hashlib.sha256()
-        for path, data in layouts.members(name, settings, SEED):
+        for path, data in members(name, settings, SEED):
             total.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
         digests[name] = total.hexdigest()
     return digests
@@ -277,7 +285,7 @@ def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> Non
 @pytest.mark.parametrize("name", SETS)
 def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
     settings = Synthetic(size=128, categories=2, parts=4, views=1)
-    first, second = (list(layouts.renders(name, settings, seed)) for seed in (1, 2))
+    first, second = (list(renders(name, settings, seed)) for seed in (1, 2))
     assert [shot.path for shot in first] == [shot.path for shot in second]
     for one, other in zip(first, second, strict=True):
         assert one.pixels.shape != other.pixels.shape or not np.array_equal(one.pixels, other.pixels)
@@ -286,10 +294,10 @@ def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_threads_change_neither_the_files_nor_their_order(name: str) -> None:
     settings = Synthetic(size=128, categories=3, parts=4, views=1)
-    alone = list(layouts.members(name, settings, SEED))
-    assert list(layouts.members(name, settings, SEED, workers=3)) == alone
+    alone = list(members(name, settings, SEED))
+    assert list(members(name, settings, SEED, workers=3)) == alone
 
 
 def test_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     with pytest.raises(IndusCotError, match=r"'folder'.*mvtec_ad.*real_iad"):
-        list(layouts.members("folder", SMALL, SEED))
+        list(members("folder", SMALL, SEED))

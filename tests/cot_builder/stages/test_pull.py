@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cot_builder.benchmarks.labels import map_label
 from cot_builder.benchmarks.sdd import published_thirds
 from schemas.geometry import to_pixels
-from schemas.taxonomy import leaf
 from tests.helpers.layouts import (
     Files,
     Pulled,
@@ -84,7 +84,7 @@ def test_mvtec(tmp_path: Path) -> None:
     assert labels(pulled) == {"test anomalous": 2, "test normal": 1, "train normal": 2}
     two = pulled.row("bottle/test/contamination/001.png")
     assert (two["category"], two["view"], two["raw_type"]) == ("bottle", "default", "contamination")
-    assert two["defect_type"] == leaf("mvtec_ad", "contamination")
+    assert two["defect_type"] == map_label("mvtec_ad", "contamination")
     assert [to_pixels(tuple(box), 64, 48) for box in two["boxes"]] == [(32, 0, 64, 48), (0, 0, 8, 8)]
     assert two["area_fraction"] == pytest.approx((32 * 48 + 64) / (64 * 48))
     assert (two["width"], two["height"], two["channels"], two["image_format"]) == (64, 48, 3, "PNG")
@@ -371,7 +371,6 @@ def test_a_second_pull_gives_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("benchmark", list(LAYOUTS)[:-1])
 def test_synthetic_sets_pull_cleanly(tmp_path: Path, benchmark: str) -> None:
-    pytest.importorskip("cot_builder.benchmarks.synthetic.layouts")
     from cot_builder.params import load_params
     from cot_builder.stages.pull import pull
     from cot_builder.storage.workspace import Workspace

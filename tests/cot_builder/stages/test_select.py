@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_builder.benchmarks import BENCHMARKS
 from cot_builder.benchmarks.near_duplicates import SIDE, Fingerprints, near_pairs
 from cot_builder.benchmarks.same_category import overlaps, same_category, share_a_word
+from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import Params
 from cot_builder.stages.select import select
 from cot_builder.storage.images import encode_png
@@ -73,8 +73,8 @@ def leakage(workspace: Workspace) -> dict:
 
 
 def test_the_official_names_give_exactly_the_papers_drops() -> None:
-    training = BENCHMARKS["real_iad"].BENCHMARK.categories
-    official = {category for name in EVALUATION for category in BENCHMARKS[name].BENCHMARK.categories}
+    training = load_benchmarks()["real_iad"].BENCHMARK.categories
+    official = {category for name in EVALUATION for category in load_benchmarks()[name].BENCHMARK.categories}
     assert len(training) == 30
     dropped = {category for category, _, _ in overlaps(training, official)}
     assert dropped == {"toothbrush", "zipper", "pcb", "transistor1"}

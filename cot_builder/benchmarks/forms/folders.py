@@ -1,0 +1,31 @@
+"""Folders in MVTec's layout (see ``mvtec_ad.py``), with any image suffix; ``ground_truth`` may be absent.
+
+::
+
+    <category>/{train,test}/good/*          <category>/test/<type>/*          <category>/ground_truth/<type>/*_mask.png
+"""
+
+from collections.abc import Iterator
+
+from cot_builder.benchmarks import mvtec_ad
+from cot_builder.benchmarks.benchmark import Entry, Files, Layout, Listing
+from cot_builder.params import PullSet
+
+FORM = "folders named train, test, good and by types"
+
+
+def read(_settings: PullSet, files: Files) -> Layout | None:
+    """The layout, where any file lies as it has it."""
+    return LAYOUT if any(map(mvtec_ad.place, files.paths)) else None
+
+
+def _entries(listing: Listing) -> Iterator[Entry]:
+    with_masks = {key.partition("/")[0] for key in listing.masks}
+    for entry in mvtec_ad.entries(listing):
+        if entry.mask and entry.category not in with_masks:
+            yield Entry(entry.image, entry.category, entry.split, entry.label, entry.raw_type)
+        else:
+            yield entry
+
+
+LAYOUT = Layout(mvtec_ad.place, _entries)
