@@ -10,7 +10,7 @@ from cot_builder.corpus.prior_reviews import EXPERT, Key, key, last_words, read_
 from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
 from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.replies import NotAnsweredError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door
+from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -171,6 +171,7 @@ def _worded(
         worded.append(row)
 
     run_through_door(
+        teacher_endpoint(params),
         params,
         workspace,
         rows,
