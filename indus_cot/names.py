@@ -16,6 +16,8 @@ def check_names(params: "Params") -> None:
     """
     # Imported here: `--help` needs no table.
     from cot_builder.benchmarks import BENCHMARKS
+    from train.rewards import check_parameters
 
     for name, settings in params.pull.items():
         check_name(f"pull.{name}.benchmark", settings.benchmark, BENCHMARKS)
+    check_parameters(params.grpo.reward)
