@@ -20,7 +20,7 @@ from typing import Any
 from bench.latency_server import HOST, latency_server
 from bench.paired import Row
 from bench.rivals.measured import CONCURRENCY, MAX_TOKENS, MODEL, measured
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import Door, Endpoint
 from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
@@ -93,7 +93,7 @@ def write_samples(folder: Path, samples: int) -> None:
 def ask_all(address: str, folder: Path, store: Path) -> int:
     """Ask the door about every sample of ``folder``; returns how many were answered."""
     params = load_params()
-    teacher = params.teacher.model_copy(update={"base_url": address, "model": MODEL, "api_key_env": KEY_ENV})
+    endpoint = Endpoint(address, KEY_ENV, [MODEL], "teacher")
     pace = params.compute.endpoint.model_copy(update={"concurrency": CONCURRENCY})
     budget = params.budget.model_copy(update={"usd": 1e6})
     answers = Answers(store)
@@ -106,7 +106,7 @@ def ask_all(address: str, folder: Path, store: Path) -> int:
         answered += bool(answer.text)
 
     async def run() -> None:
-        async with Door(teacher, pace, budget, answers, price=lambda _: PRICE) as door:
+        async with Door(endpoint, pace, budget, answers, price=lambda _: PRICE) as door:
             with (folder / "samples.jsonl").open() as lines:
                 await in_order(
                     lines, lambda line: door.ask(_request(json.loads(line))), take, door, CONCURRENCY, "bench", total

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from bench.paired import Row, seconds
-from eval.arrays import SIZES
 from eval.metrics import metrics
+from eval.metrics.arrays import SIZES
 from schemas.geometry import union_iou
 from schemas.metrics import Contamination, Listing, Run
 from schemas.prediction import PREDICTION

@@ -243,15 +243,6 @@ class Sft(Section):
     log_steps: Positive
 
 
-class GrpoReward(Section):
-    alpha: Weight
-    beta: Weight
-    gamma: Weight
-    lambda_: Weight
-    eta: Weight
-    format_penalty: Weight
-
-
 class Grpo(Section):
     model: Annotated[str, Field(min_length=1)]
     epochs: Annotated[float, Field(gt=0)]
@@ -269,7 +260,8 @@ class Grpo(Section):
     rollouts: Literal["transformers", "vllm-colocate", "vllm-server"]
     save_steps: Positive
     sample_steps: Positive
-    reward: GrpoReward
+    reward: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Weight]
+    """Weights and other parameters of the terms (:mod:`train.rewards`); one that is not named has its default."""
 
 
 SCRIPTED = ("oracle", "always-yes", "always-no", "coin", "residual")

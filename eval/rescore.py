@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cot_builder.storage.results import METRICS_FILE, folders
-from eval.arrays import COUNTS
 from eval.metrics import metrics, read_predictions, write_metrics
+from eval.metrics.arrays import COUNTS
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing, Metrics, Run
 

@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import Door, Endpoint
 from cot_builder.endpoint.images import query_image
-from cot_builder.endpoint.replies import Answer, NotAnsweredError, StopError
+from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.run import run_through_door
 from cot_builder.inspection.episode import Episode, Written
 from cot_builder.inspection.rendering import Message, for_endpoint
-from cot_builder.params import Params
 from cot_builder.storage.header import read_header
 from cot_builder.storage.samples import DamagedImageError
 from eval.policies import Exam, Said, begin, failed, told
-from schemas.errors import IndusCotError
 from schemas.sample import Sample
 
 STEP = "evaluate"
@@ -69,35 +67,21 @@ def served(
         stopped = f"stopped by the server ({reason})" if reason in STOPPED else ""
         take(sample, told(exam, inspection.episode, seconds=time.perf_counter() - started, stopped=stopped))
 
-    try:
-        run_through_door(
-            _door_params(exam.params),
-            exam.workspace,
-            samples,
-            work,
-            lambda _: None,
-            description=description,
-            unit="images",
-            total=len(samples),
-            refresh=refresh,
-            allow_unpriced=allow_unpriced,
-            tell=tell,
-        )
-    except StopError as error:
-        raise IndusCotError(str(error).replace("teacher.", "evaluate.")) from error
-
-
-def _door_params(params: Params) -> Params:
-    """The door is opened by a teacher's parameters."""
-    settings = params.evaluate
-    changed = {
-        "backend": "endpoint",
-        "base_url": settings.base_url,
-        "model": settings.model,
-        "judge_model": "",
-        "api_key_env": settings.api_key_env,
-    }
-    return params.model_copy(update={"teacher": params.teacher.model_copy(update=changed)})
+    settings = exam.params.evaluate
+    run_through_door(
+        Endpoint(settings.base_url, settings.api_key_env, [settings.model], "evaluate"),
+        exam.params,
+        exam.workspace,
+        samples,
+        work,
+        lambda _: None,
+        description=description,
+        unit="images",
+        total=len(samples),
+        refresh=refresh,
+        allow_unpriced=allow_unpriced,
+        tell=tell,
+    )
 
 
 def _begin(exam: Exam, sample: Sample) -> tuple["_Inspection", Request | None]:

@@ -56,12 +56,11 @@ def evaluate(
 
 
 def _print_figures(name: str, found: "Metrics") -> None:
-    from eval.metrics import describe
+    from eval.metrics import headline
 
-    scores, listed = found.overall, found.listing
+    listed = found.listing
     typer.echo(
-        f"{name}, {found.run.policy} {found.run.mode}: balanced accuracy {describe(scores.balanced_accuracy)}, recall "
-        f"{describe(scores.recall)}, specificity {describe(scores.specificity)}, on {listed.evaluated} of "
+        f"{name}, {found.run.policy} {found.run.mode}: {headline(found.overall)}, on {listed.evaluated} of "
         f"{listed.published or listed.available} {'published' if listed.published else 'test'} images"
         f"{' (rendered ones)' if listed.same_list is False and not listed.published else ''}"
     )
@@ -87,7 +86,7 @@ def rescore(
     from cot_builder.progress import console
     from cot_builder.storage.results import PREDICTIONS_FILE
     from eval.macro import write_overview
-    from eval.metrics import describe
+    from eval.metrics import describe, headline
     from eval.rescore import of_counts
     from eval.rescore import rescore as again
 
@@ -99,8 +98,7 @@ def rescore(
         scores = item.found.overall
         changed = f"{len(item.changes)} figures changed" if item.changes else "nothing changed"
         typer.echo(
-            f"{item.folder}: balanced accuracy {describe(scores.balanced_accuracy)}, recall {describe(scores.recall)}, "
-            f"specificity {describe(scores.specificity)}, {scores.images} images of {scores.parts} parts, "
+            f"{item.folder}: {headline(scores)}, {scores.images} images of {scores.parts} parts, "
             f"{scores.unparsed} unparsed; {changed}"
         )
         for flag in item.found.flags:

@@ -14,6 +14,7 @@ def check_names(params: "Params") -> None:
     """
     # Imported here: `--help` needs no table.
     from cot_builder.benchmarks.table import check_pull_set
+    from train.rewards import check_parameters
 
     for name, settings in params.pull.items():
         check_pull_set(name, settings)
@@ -21,3 +22,4 @@ def check_names(params: "Params") -> None:
         from cot_builder.inspection.tools import offered_tools
 
         offered_tools(params.evaluate.mode)
+    check_parameters(params.grpo.reward)

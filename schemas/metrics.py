@@ -23,7 +23,15 @@ class Estimate(_Record):
 
 
 class Scores(_Record):
-    """Figures of one group of images; None where the group has nothing to compute them on. Shares are in [0, 1]."""
+    """Counts and figures of one group of images.
+
+    Every other field is a figure by its name, an :class:`Estimate` or None where the group has nothing to compute it
+    on; shares are in [0, 1]. :mod:`eval.metrics` knows the figures there are. Results of another version may lack some
+    or have others.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Estimate | None]
 
     images: Count
     parts: Count
@@ -34,24 +42,15 @@ class Scores(_Record):
     fn: Count
     """Defective images without a Yes: wrong or unread."""
     unparsed: Count
-    balanced_accuracy: Estimate | None
-    recall: Estimate | None
-    specificity: Estimate | None
-    precision: Estimate | None
-    f1: Estimate | None
-    auroc: Estimate | None
-    """Of the Yes/No margin, where the policy gives one."""
-    box_iou: Estimate | None
-    """Mean IoU of the regions that the boxes cover together, over defective images with a published place; 0 where the
-    defect was missed."""
-    box_accuracy: Estimate | None
-    """Share of them with an IoU of at least 0.5."""
-    pointing: Estimate | None
-    """Share of them where the centre of the first box lies in a true box."""
-    type_exact: Estimate | None
-    """Over defective images; 0 where the defect was missed."""
-    type_family: Estimate | None
-    type_similarity: Estimate | None
+
+    def figure(self, name: str) -> Estimate | None:
+        """The figure of this name; None where the group, or the version that computed it, has none."""
+        return self.__pydantic_extra__.get(name)
+
+    @property
+    def balanced_accuracy(self) -> Estimate | None:
+        """The headline: mean of recall and specificity."""
+        return self.figure("balanced_accuracy")
 
 
 class Tools(_Record):

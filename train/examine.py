@@ -1,6 +1,6 @@
 """Examines a policy: it inspects with the real tools, and every answer is read and rewarded as in training."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from cot_builder.inspection.parsing import read
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import TOOLS
-from cot_builder.params import GrpoReward
 from train.lessons import VIEW, Lesson
 from train.margin import gain, margins, until_observed
 from train.rewards import reward_functions
@@ -74,9 +73,14 @@ def inspect(
 
 
 def grade(
-    asked: Sequence[Lesson], done: Sequence[Inspection], model: Any, processor: Any, weights: GrpoReward, at_once: int
+    asked: Sequence[Lesson],
+    done: Sequence[Inspection],
+    model: Any,
+    processor: Any,
+    given: Mapping[str, float],
+    at_once: int,
 ) -> list[Grade]:
-    """Read and reward inspections, with the functions that GRPO is rewarded by."""
+    """Read and reward inspections, with the functions and parameters (``grpo.reward``) that GRPO is rewarded by."""
     completions = [one.completion for one in done]
     truths = [lesson.verdict for lesson in asked]
 
@@ -90,7 +94,7 @@ def grade(
             gains[place] = gain(truths[place].answer, low, high)
         return gains
 
-    functions, shares = reward_functions(weights, dconf)
+    functions, shares = reward_functions(given, dconf)
     columns = {
         "answer": [truth.answer for truth in truths],
         "boxes": [truth.boxes for truth in truths],

@@ -27,8 +27,9 @@ from train.guard import KEPT, last_whole, marker, memory_explained, stops_at_nan
 from train.margin import gain, margins, until_observed, ways
 from train.model import identity, load_policy, load_processor, located, lora, merge
 from train.plan import RolloutPlan, rollout_plan, rollout_updates, world_size
-from train.record import CURVE, PLOTTED, quiet, recorder, write_curve, write_metrics
-from train.rewards import RewardFunction, accuracy_reward, reward_functions
+from train.record import quiet, recorder, write_curves, write_metrics
+from train.rewards import TERMS, RewardFunction, reward_functions, reward_parameters
+from train.rewards.accuracy import accuracy_reward
 from train.sft import base_model
 from train.truth import Truth, read_truth
 
@@ -458,11 +459,7 @@ def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
 
 FIGURES = {
     "reward": "reward",
-    "accuracy": "rewards/accuracy_reward/mean",
-    "location": "rewards/location_reward/mean",
-    "type": "rewards/type_reward/mean",
-    "tool": "rewards/tool_reward/mean",
-    "format": "rewards/format_reward/mean",
+    **{term.name: term.column for term in TERMS},
     "valid": "valid",
     "tool_calls": "tool_calls",
     "calls_refused": "calls_refused",
@@ -489,7 +486,7 @@ def _finish(trainer: Any, params: Params, workspace: Workspace, start: str, outp
     (output.path / "training_args.bin").unlink(missing_ok=True)
     output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
     figures = _figures(trainer.state.log_history)
-    write_curve(trainer.state.log_history, workspace.reports / "grpo" / CURVE, PLOTTED["grpo"])
+    write_curves(trainer.state.log_history, workspace.reports, "grpo")
     write_metrics(figures, workspace.reports / "grpo.json")
     card.write(output.path, "grpo", params, workspace, figures)
     # Last: what fails before does not lose the training.
@@ -525,7 +522,7 @@ def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Outpu
     shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
     # Whatever changes the rollouts: a killed run goes on with equal ones only.
     settings = {
-        "grpo": params.grpo.model_dump(),
+        "grpo": params.grpo.model_dump() | {"reward": reward_parameters() | params.grpo.reward},
         "train": shared,
         "run": params.run.model_dump(),
         "draft": params.draft.model_dump(include={"max_calls"}),

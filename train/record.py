@@ -10,21 +10,17 @@ from typing import Any
 
 from cot_builder.progress import track
 from cot_builder.storage.output import write_text
+from train.rewards import TERMS
 
 CURVE = "curve.csv"
-PLOTTED = {
-    "sft": (),
-    "grpo": (
-        "kl",
-        *(f"rewards/{term}_reward/mean" for term in ("accuracy", "location", "type", "tool", "format")),
-    ),
-}
-"""Columns that are there, if empty, also where a weight of 0 leaves them out: dvc.yaml plots them."""
+PLOTTED = {"sft": (), "grpo": ("kl", *(term.column for term in TERMS))}
+"""Columns that are there, if empty, also where a weight of 0 leaves them out: `dvc plots` draws them."""
+FOLDER_OF_TERMS = "terms"
 Logs = Sequence[Mapping[str, Any]]
 
 
 def recorder(stage: str, reports: Path) -> Any:
-    """A callback that writes ``reports/<stage>/curve.csv`` at every log and shows progress.
+    """A callback that writes ``reports/<stage>/curve.csv`` and ``terms`` at every log and shows progress.
 
     Adds ``tokens_per_s``, of all processes together, to what the trainer logs. The curve is written from the
     trainer's own history, which its checkpoints hold: a resumed run goes on with the curve of the killed one.
@@ -59,7 +55,7 @@ def recorder(stage: str, reports: Path) -> Any:
                 entry["tokens_per_s"] = (entry["num_tokens"] - before) / (self._seen[0] - then)
                 entry["num_tokens"] += self._before
             if state.is_world_process_zero:
-                write_curve(state.log_history, reports / stage / CURVE, PLOTTED[stage])
+                write_curves(state.log_history, reports, stage)
 
     return Recorder()
 
@@ -71,17 +67,33 @@ def quiet(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
+def write_curves(history: Logs, reports: Path, stage: str) -> None:
+    """Write ``reports/<stage>/curve.csv``, and ``terms/<term>.csv`` of each term of the reward that was logged.
+
+    `dvc plots` draws a folder without a list of what is in it: a new term needs no line of dvc.yaml.
+    """
+    write_curve(history, reports / stage / CURVE, PLOTTED[stage])
+    for term in TERMS:
+        values = [{"step": entry["step"], "value": entry[term.column]} for entry in history if term.column in entry]
+        if values:
+            write_table(values, ("step", "value"), reports / stage / FOLDER_OF_TERMS / f"{term.name}.csv")
+
+
 def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:
     """The training logs among a trainer's history as CSV: a line a log, a column a quantity, ``step`` first.
 
     ``columns`` are there also where nothing was logged of them.
     """
     logs = [entry for entry in history if "loss" in entry]
-    names = ["step", *sorted({*columns, *(name for entry in logs for name in entry)} - {"step"})]
+    write_table(logs, ["step", *sorted({*columns, *(name for entry in logs for name in entry)} - {"step"})], path)
+
+
+def write_table(rows: Logs, columns: Sequence[str], path: Path) -> None:
+    """Rows as CSV, numbers with six digits."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _short(value) for name, value in entry.items()} for entry in logs)
+    writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 

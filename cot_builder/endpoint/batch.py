@@ -273,7 +273,8 @@ class Batches:
             if error.status_code in NO_BATCH_API:
                 raise StopError(
                     f"{self._ledger.address} answers {error.status_code} to an upload: it seems to have no Batch API. "
-                    "Set compute.endpoint.batch: false, or check teacher.base_url. Every answer so far is kept"
+                    f"Set compute.endpoint.batch: false, or check {self._ledger.section}.base_url. Every answer so far "
+                    "is kept"
                 ) from None
             raise
         return uploaded.id
@@ -372,7 +373,8 @@ class Batches:
             except (openai.NotFoundError, openai.BadRequestError):
                 raise NotAnsweredError(
                     f"batch {name} with {count} requests was submitted, and {self._ledger.address} does not know it; "
-                    "run with the teacher.base_url and the key it was submitted with, or with --refresh to pay again"
+                    f"run with the {self._ledger.section}.base_url and the key it was submitted with, or with "
+                    "--refresh to pay again"
                 ) from None
 
         return await self._patiently(retrieve)

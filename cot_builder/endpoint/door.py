@@ -4,10 +4,10 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cot_builder.endpoint import prices
 from cot_builder.endpoint.ledger import Ledger
@@ -26,7 +26,7 @@ from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import Answers
 from cot_builder.endpoint.throttle import Throttle
 from cot_builder.params import Budget as BudgetParams
-from cot_builder.params import EndpointPace, Teacher
+from cot_builder.params import EndpointPace
 from schemas.errors import IndusCotError
 
 # openai takes a second to import: most runs ask no model.
@@ -34,6 +34,19 @@ if TYPE_CHECKING:
     import openai
 
     from cot_builder.endpoint.batch import Batches
+
+
+class Endpoint(NamedTuple):
+    """A server of models, as a section of params.yaml names it."""
+
+    base_url: str
+    """Empty: OpenAI's own."""
+    api_key_env: str
+    """The environment variable that holds the key."""
+    models: Sequence[str]
+    """Every model that is asked, once each."""
+    section: str
+    """The section, ``teacher`` or ``evaluate``: messages name its parameters."""
 
 
 @dataclass
@@ -54,7 +67,7 @@ class Door:
 
     def __init__(
         self,
-        teacher: Teacher,
+        endpoint: Endpoint,
         pace: EndpointPace,
         budget: BudgetParams,
         answers: Answers,
@@ -66,7 +79,7 @@ class Door:
         """Open the door.
 
         Args:
-            teacher: The endpoint's address and where its key is.
+            endpoint: Its address and where its key is.
             pace: Concurrency, limits, timeouts.
             budget: The caps.
             answers: The store.
@@ -85,10 +98,10 @@ class Door:
         self._refresh = refresh
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._stop: IndusCotError | None = None
-        key = "" if offline else _read_key(teacher)
-        address = teacher.base_url or "api.openai.com"
-        self.ledger = Ledger(answers, pace, budget, price=price, address=address, key=key)
-        self.client = None if offline else _client(teacher, pace, key)
+        key = "" if offline else _read_key(endpoint)
+        address = endpoint.base_url or "api.openai.com"
+        self.ledger = Ledger(answers, pace, budget, price=price, address=address, key=key, section=endpoint.section)
+        self.client = None if offline else _client(endpoint, pace, key)
         # An open batch is collected even where batch mode is off by now: it is paid for.
         self._batches: Batches | None = None
         if self.client is not None and (pace.batch or answers.open_batches()):
@@ -241,22 +254,22 @@ class Door:
         return response
 
 
-def _read_key(teacher: Teacher) -> str:
-    key = os.environ.get(teacher.api_key_env, "")
+def _read_key(endpoint: Endpoint) -> str:
+    key = os.environ.get(endpoint.api_key_env, "")
     if not key:
         raise StopError(
-            f"the environment variable {teacher.api_key_env} (teacher.api_key_env) is not set; it holds the "
-            "endpoint's key. A server that needs none takes any text"
+            f"the environment variable {endpoint.api_key_env} ({endpoint.section}.api_key_env) is not set; it holds "
+            "the endpoint's key. A server that needs none takes any text"
         )
     return key
 
 
-def _client(teacher: Teacher, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
+def _client(endpoint: Endpoint, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
     import openai
 
     return openai.AsyncOpenAI(
         api_key=key,
-        base_url=teacher.base_url or None,
+        base_url=endpoint.base_url or None,
         max_retries=0,
         timeout=pace.timeout_s,
         # A quarter less CPU a request than the default transport.

@@ -64,6 +64,7 @@ class Ledger:
         price: Callable[[str], Price],
         address: str,
         key: str,
+        section: str,
     ) -> None:
         """Open the ledger.
 
@@ -74,12 +75,14 @@ class Ledger:
             price: Price of a model.
             address: Of the endpoint, for messages.
             key: The endpoint's key, which no message and no stored answer may hold.
+            section: Section of params.yaml that names the endpoint, for messages.
         """
         self.stats = Stats()
         self.answers = answers
         self.budget = Budget(budget.usd, budget.tokens, answers.spent())
         self.price = price
         self.address = address
+        self.section = section
         self.heard = False
         """Whether the endpoint has answered anything, a refusal included."""
         self.closing = False
@@ -124,7 +127,10 @@ class Ledger:
         said = words_of(error.body or error.message, self.hide)
         if status in HOPELESS or error.code == NO_MONEY:
             advice = {401: "check the key", 402: "top up the account", 403: "check the key's rights"}.get(
-                status, "top up the account" if error.code == NO_MONEY else "check teacher.base_url and teacher.model"
+                status,
+                "top up the account"
+                if error.code == NO_MONEY
+                else f"check {self.section}.base_url and {self.section}.model",
             )
             return StopError(f"{self.address} answers {status}: {said}; {advice}. Every answer so far is kept")
         if status in PASSING:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from cot_builder.endpoint import prices
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import Door, Endpoint
 from cot_builder.endpoint.flow import in_order
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.replies import Answer, NotAskedError
@@ -39,32 +39,29 @@ ASSUMED_OUTPUT = {
 """Tokens an answer takes, until a step has answers enough in the store to tell."""
 
 
-def check_teacher(params: Params) -> None:
-    """Raise where the parameters do not say enough to ask a model.
-
-    Raises:
-        IndusCotError: no model is named.
-    """
-    if not params.teacher.model:
-        raise IndusCotError(
-            "teacher.model is empty; name the model the endpoint serves, for example "
-            "--set teacher.model=gpt-4.1, and give its price in prices.yaml"
-        )
+def teacher_endpoint(params: Params) -> Endpoint:
+    """Where the teacher is asked."""
+    teacher = params.teacher
+    return Endpoint(teacher.base_url, teacher.api_key_env, teacher.models, "teacher")
 
 
-def _prices(params: Params, workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
-    """Prices by model, those of the teacher's looked up at once; warns of a model without.
+def _prices(endpoint: Endpoint, workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
+    """Prices by model, those of the endpoint's looked up at once; warns of a model without.
 
     Raises:
         IndusCotError: no model is named; one has no price, and that is not allowed.
     """
-    check_teacher(params)
+    if not all(endpoint.models):
+        raise IndusCotError(
+            f"{endpoint.section}.model is empty; name the model the endpoint serves, for example "
+            f"--set {endpoint.section}.model=gpt-4.1, and give its price in prices.yaml"
+        )
 
     @cache
     def price(model: str) -> Price:
         return prices.read_price(model, allow_unpriced, workspace.root / prices.PRICES_FILE)
 
-    for model in params.teacher.models:
+    for model in endpoint.models:
         if price(model) is prices.FREE:
             console.print(
                 f"no price for {model}: spend is counted as 0, budget.usd cannot hold", style="yellow", highlight=False
@@ -73,6 +70,7 @@ def _prices(params: Params, workspace: Workspace, allow_unpriced: bool) -> Calla
 
 
 def run_through_door(
+    endpoint: Endpoint,
     params: Params,
     workspace: Workspace,
     items: Iterable[Item],
@@ -86,12 +84,12 @@ def run_through_door(
     allow_unpriced: bool,
     tell: Callable[[], str] = str,
 ) -> None:
-    """Ask the endpoint about every item.
+    """Ask ``endpoint`` about every item, at the pace and within the budget of ``params``.
 
     Raises:
         IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
     """
-    price = _prices(params, workspace, allow_unpriced)
+    price = _prices(endpoint, workspace, allow_unpriced)
     path = store(workspace.root)
     # A cap is only hard where one run at a time spends against it.
     lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -106,7 +104,7 @@ def run_through_door(
 
     async def run() -> None:
         door = Door(
-            params.teacher,
+            endpoint,
             params.compute.endpoint,
             params.budget,
             answers,
@@ -165,7 +163,7 @@ def estimate(
     anew: bool,
     allow_unpriced: bool,
 ) -> Estimate:
-    """Walk the run with the kept answers alone, and reckon what would follow where one is missing.
+    """Walk a run of the teacher with the kept answers alone, and reckon what would follow where one is missing.
 
     Args:
         params: The parameters; ``teacher`` and ``compute.endpoint`` matter.
@@ -180,11 +178,12 @@ def estimate(
     Raises:
         IndusCotError: no model or price.
     """
-    price = _prices(params, workspace, allow_unpriced)
+    endpoint = teacher_endpoint(params)
+    price = _prices(endpoint, workspace, allow_unpriced)
     # Nothing is sent, so that no key is needed.
     answers = Answers(store(workspace.root))
     found = Estimate(spent_usd=answers.spent()[0])
-    means = {step: mean for model in params.teacher.models for step, mean in answers.mean_output(model).items()}
+    means = {step: mean for model in endpoint.models for step, mean in answers.mean_output(model).items()}
     batch = params.compute.endpoint.batch
 
     def add(step: str, request: Request) -> None:
@@ -217,7 +216,7 @@ def estimate(
 
     async def run() -> None:
         async with Reckoning(
-            params.teacher, params.compute.endpoint, params.budget, answers, price=price, offline=True
+            endpoint, params.compute.endpoint, params.budget, answers, price=price, offline=True
         ) as door:
             for item in items:
                 found.samples += 1

@@ -13,7 +13,7 @@ from cot_builder.corpus.drafts import columns, read_trajectory
 from cot_builder.corpus.priors import Priors, read_priors
 from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.replies import NotAskedError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door
+from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Params
@@ -304,6 +304,7 @@ def _draft_with_endpoint(
         return _Result(sample.sample_id, records, shown, failures=failures, unanswered=len(failures))
 
     run_through_door(
+        teacher_endpoint(params),
         params,
         workspace,
         tasks,

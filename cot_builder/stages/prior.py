@@ -11,7 +11,7 @@ from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
 from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.images import query_image
 from cot_builder.endpoint.replies import NotAnsweredError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door
+from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -172,6 +172,7 @@ def _worded(
         worded.append(row)
 
     run_through_door(
+        teacher_endpoint(params),
         params,
         workspace,
         rows,

@@ -8,28 +8,13 @@ from typing import get_args
 
 from cot_builder.storage.results import METRICS_FILE, sets_in
 from cot_builder.storage.workspace import Workspace
-from eval.arrays import Kind
 from eval.macro import over
 from eval.metrics import read_metrics
+from eval.metrics.arrays import Kind
+from eval.metrics.figure import FIGURES
 from eval.scoreboard import SETS, Line, scoreboard
 from schemas.metrics import Bin, Estimate, Metrics, Scores
 
-HEADLINE = (
-    ("balanced accuracy", "balanced_accuracy"),
-    ("recall", "recall"),
-    ("specificity", "specificity"),
-    ("precision", "precision"),
-    ("F1", "f1"),
-    ("AUROC", "auroc"),
-)
-PLACES = (
-    ("box IoU", "box_iou"),
-    ("IoU of at least 0.5", "box_accuracy"),
-    ("pointing", "pointing"),
-    ("type, exact", "type_exact"),
-    ("type, family", "type_family"),
-    ("type, likeness", "type_similarity"),
-)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 250.0, 8.0, 218.0
 """Of the drawn area of a calibration curve, in the units of the chart."""
@@ -133,14 +118,22 @@ def _set(found: Metrics) -> SetResult:
         name=found.run.set,
         facts=found,
         headline=[
-            *((title, spread(getattr(found.overall, key))) for title, key in HEADLINE),
+            *_rows(found.overall, over_defects=False),
             ("balanced, mean of categories", spread(found.macro)),
         ],
-        places=[(title, spread(getattr(found.overall, key))) for title, key in PLACES],
+        places=_rows(found.overall, over_defects=True),
         groups=[(kind, bars) for kind, bars in groups if len(bars) > 1],
         calibration=_curve(found.calibration),
         told=told,
     )
+
+
+def _rows(scores: Scores, *, over_defects: bool) -> list[tuple[str, str]]:
+    return [
+        (figure.title, spread(scores.figure(name)))
+        for name, figure in FIGURES.items()
+        if figure.is_over_defects == over_defects
+    ]
 
 
 def _bar(name: str, scores: Scores) -> Bar:

@@ -10,6 +10,7 @@ from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.report.pipeline import read_json
 from schemas.errors import IndusCotError
+from train.rewards import TERMS
 
 POINTS = 160
 """Of a line, at most; more steps are averaged."""
@@ -29,11 +30,7 @@ SFT: tuple[Quantity, ...] = (
 )
 GRPO: tuple[Quantity, ...] = (
     ("reward", "Reward", "mean of the completions of a step", None),
-    ("rewards/accuracy_reward/mean", "Right verdicts", "R_acc, the gate of the next three", SHARE),
-    ("rewards/location_reward/mean", "Location", "R_acc · R_loc, IoU of the boxes", SHARE),
-    ("rewards/type_reward/mean", "Type", "R_acc · R_type, likeness in the taxonomy", SHARE),
-    ("rewards/tool_reward/mean", "Use of tools", "R_acc · R_tool: confidence that rose, less each call", None),
-    ("rewards/format_reward/mean", "Format", "R_format, a penalty before its weight", None),
+    *((term.column, term.title, term.note, term.limits) for term in TERMS),
     ("valid", "Valid output", "share of completions without a fault of form", SHARE),
     ("tool_calls", "Tool calls", "a completion", None),
     (

@@ -177,7 +177,7 @@ def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytes
         ("schemas/geometry.py", "ANOTHER = 1", True),
         ("eval/scripted.py", "ANOTHER = 1", True),
         ("eval/scripted.py", "# a comment shapes nothing", False),
-        ("eval/metrics.py", "ANOTHER = 1", False),
+        ("eval/metrics/__init__.py", "ANOTHER = 1", False),
         ("train/writing.py", "ANOTHER = 1", False),
     ):
         with Path("changed", name).open("a") as file:
@@ -247,6 +247,11 @@ def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: A
         (("evaluate.model=",), "held_out", "evaluate.model is empty"),
         (("evaluate.policy=vllm", "evaluate.model=some/model"), "held_out", "vllm is not installed"),
         (("evaluate.model=profiles",), "held_out", "no config.json"),
+        (
+            ("evaluate.policy=endpoint", "evaluate.model=gpt-4.1", "evaluate.api_key_env=NO_SUCH_KEY"),
+            "held_out",
+            "NO_SUCH_KEY (evaluate.api_key_env) is not set",
+        ),
         (("evaluate.mode=agent-without-eyes",), "held_out", "evaluate.mode"),
     ],
 )

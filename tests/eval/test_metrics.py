@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 from typer.testing import CliRunner
 
-from eval.arrays import SIZES
 from eval.macro import over
-from eval.metrics import figures, metrics, read_metrics, write_metrics
+from eval.metrics import metrics, read_metrics, write_metrics
+from eval.metrics.arrays import SIZES, PredictionArrays, group_images
+from eval.metrics.figure import FIGURES
+from eval.metrics.resampling import Columns, resample
 from eval.scoreboard import SETS, scoreboard
 from eval.statistics import interval, parts_of, resamples
 from indus_cot.app import app, main
+from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing, Metrics, Overview
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family
@@ -152,12 +155,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def _interval(truth: list[bool], said: list[str], parts: list[str], seed: int) -> tuple[float, float]:
-    bad, yes = np.array(truth), np.array(said) == "Yes"
-    grouped = parts_of(np.array(parts), bad)
-    columns = np.column_stack([bad & yes, bad & ~yes, ~bad & ~yes, ~bad & yes]).astype(float)
-    counts = np.column_stack([np.bincount(grouped.of, weights=column) for column in columns.T])
-    totals = np.concatenate([weights @ counts for weights in resamples(grouped, 200, seed)])
-    low, high = interval(figures(np.pad(totals, ((0, 0), (0, 8))))["balanced_accuracy"][:, None])
+    images = PredictionArrays(table(truth, answer=said, part_id=parts), place_asked=False)
+    counted = {"balanced_accuracy": FIGURES["balanced_accuracy"].count(images)}
+    drawn, *_ = resample(images, group_images(images)[:1], counted, Columns(counted, len(truth)), 200, seed)
+    low, high = interval(drawn["balanced_accuracy"])
     return float(low[0]), float(high[0])
 
 
@@ -311,6 +312,24 @@ def test_rescore_needs_nothing_but_the_predictions(tmp_path: Path) -> None:
         assert (found.run.set, found.run.model, found.listing.available) == ("mpdd", None, None)
     (line, *_) = scoreboard([read_metrics(folder)])
     assert (line.same_list, line.same_protocol) == (None, None)
+
+
+def test_results_of_another_version_are_read(tmp_path: Path) -> None:
+    folder = results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if bad else "No"))
+    written = json.loads((folder / "metrics.json").read_bytes())
+    assert list(written["overall"])[7:] == [
+        "balanced_accuracy", "recall", "specificity", "precision", "f1", "auroc",
+        "box_iou", "box_accuracy", "pointing", "type_exact", "type_family", "type_similarity",
+    ]  # fmt: skip
+    written["overall"]["false_alarms"] = written["overall"].pop("pointing")
+    (folder / "metrics.json").write_text(json.dumps(written))
+    found = read_metrics(folder).overall
+    assert found.figure("pointing") is None
+    assert found.figure("false_alarms") and found.figure("false_alarms").value == 1.0  # type: ignore[union-attr]
+    written["overall"]["recall"] = "high"
+    (folder / "metrics.json").write_text(json.dumps(written))
+    with pytest.raises(IndusCotError, match=r"(?s)no figures of this version .* run `indus-cot rescore"):
+        read_metrics(folder)
 
 
 def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from train import card, corpus
 from train.grpo import CHECKPOINTS, Judge, build, check, groups_of_a_rank, grpo, print_plan, prompts
 from train.guard import last_whole
 from train.model import load_model, load_processor
-from train.rewards import location_reward
+from train.rewards.location import location_reward
 from train.sft import sft
 from train.truth import read_truth
 
@@ -274,7 +274,7 @@ def test_rewards_are_scored_against_what_was_published_and_experts_mended(policy
     unplaced = truth(drafted, [], boxes=whole)
     said = "<think>A stain.</think><location>[[0, 0, 1000, 1000]]</location><type>stain</type><answer>Yes</answer>"
     written = [[{"role": "assistant", "content": said}]]
-    assert location_reward(written, ["Yes"], [unplaced["boxes"]]) == [0.0]
+    assert location_reward(written, answer=["Yes"], boxes=[unplaced["boxes"]]) == [0.0]
     judge = Judge({"row": unplaced}, {"location_reward": 1.0})
     judge.score(location_reward)(completions=written, id=["row"], prompts=[written[0]], log_metric=lambda *_: None)
     assert judge.shown()[0]["truth"] == "<location>[]</location><type>stain</type><answer>Yes</answer>"
@@ -350,11 +350,11 @@ def test_a_run_weighs_every_term_and_one_of_weight_zero_is_left_out(
 ) -> None:
     weights = params(policy).grpo.reward
     if name := TERMS[left_out]:
-        weights = weights.model_copy(update={name: 0.0})
+        weights = weights | {name: 0.0}
     trainer = _trainer(policy, tmp_path, steps=1, batch=2, group=2, reward=weights)
     trainer.train()
     log = _log(trainer)
-    kept = {term: getattr(weights, name) if name else 1.0 for term, name in TERMS.items()}
+    kept = {term: weights[name] if name else 1.0 for term, name in TERMS.items()}
     if name:
         del kept[left_out]
     assert {entry.split("/")[1] for entry in log if entry.startswith("rewards/")} == set(kept)
@@ -394,7 +394,7 @@ def test_a_model_of_grpo_is_trained_on_whatever_is_left_out_and_none_goes_on_fro
     workspace: Workspace, trained: Workspace
 ) -> None:
     shutil.copytree(trained.grpo, workspace.models / "first")
-    none = params(Path()).grpo.reward.model_copy(update={"gamma": 0.0})
+    none = params(Path()).grpo.reward | {"gamma": 0.0}
     grpo(params(Path("models/first"), steps=1, batch=2, group=2, kl=0.0, reward=none), workspace)
     began = (workspace.grpo / "README.md").read_text()
     assert "| began from | `fitted`, then stage `grpo` of this project |" in began
@@ -532,7 +532,7 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     )
     chosen = params(
         model, steps=12, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0004, temperature=1.0,
-        max_completion=80, reward=params(model).grpo.reward.model_copy(update={"gamma": 0.0}),
+        max_completion=80, reward=params(model).grpo.reward | {"gamma": 0.0},
     )  # fmt: skip
     trainer = build(chosen, str(model), processor, rows, truth, {}, tmp_path)
     trainer.train()

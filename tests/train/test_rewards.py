@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from cot_builder.inspection import rendering
 from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
-from cot_builder.params import GrpoReward, load_params
+from cot_builder.params import load_params
 from schemas.errors import IndusCotError
 from schemas.geometry import Box, union_iou
 from schemas.taxonomy import leaves, similarity
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 from tests.helpers.paths import ROOT
-from train.rewards import reward_functions, tool_reward
+from train.rewards import reward_functions, reward_parameters
+from train.rewards.tool import tool_reward
 
 WEIGHTS = load_params(root=ROOT).grpo.reward
 TRUE_BOX = (0, 0, 10, 10)
@@ -48,7 +50,7 @@ def step(*calls: dict[str, Any], text: str = "<think>Look closer.</think>", seen
     return [{**say(text), "tool_calls": list(calls)}, *observations]
 
 
-def score(completion: Chat, truth: dict[str, Any], dconf: float = 1.0, weights: GrpoReward = WEIGHTS) -> float:
+def score(completion: Chat, truth: dict[str, Any], dconf: float = 1.0, weights: Mapping[str, float] = WEIGHTS) -> float:
     """What GRPO adds up for one completion."""
     functions, factors = reward_functions(weights, lambda **columns: [dconf] * len(columns["completions"]))
     columns = {name: [value] for name, value in truth.items()} | {"prompts": [[]], "trainer_state": None}
@@ -216,12 +218,12 @@ def test_a_malformed_call_costs_the_penalty_once_and_leaves_the_gate_open(name: 
 )
 def test_a_weight_of_zero_takes_one_term_out_and_leaves_the_others(weight: str, worth: float) -> None:
     completion = [*step(text="Look."), say(yes())]
-    weights = WEIGHTS.model_copy(update={weight: 0.0})
+    weights = WEIGHTS | {weight: 0.0}
     assert score(completion, DEFECT, weights=weights) == pytest.approx(score(completion, DEFECT) - worth)
 
 
 def test_the_base_alone_is_the_verdict_and_asks_for_no_confidence() -> None:
-    base = GrpoReward(alpha=0, beta=0, gamma=0, lambda_=0.3, eta=0.1, format_penalty=0)
+    base = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "lambda_": 0.3, "eta": 0.1, "format_penalty": 0.0}
 
     def unwanted(**_: Any) -> list[float]:
         raise AssertionError("the margin costs two forward passes")
@@ -239,7 +241,18 @@ def test_every_term_is_named_for_the_log_and_weighted_as_in_the_paper() -> None:
         "tool_reward": 0.5,
         "format_reward": 0.5,
     }
-    assert (WEIGHTS.lambda_, WEIGHTS.eta) == (0.3, 0.1)
+    assert (WEIGHTS["lambda_"], WEIGHTS["eta"]) == (0.3, 0.1)
+
+
+def test_a_parameter_that_is_not_named_has_its_default() -> None:
+    assert reward_parameters() == WEIGHTS, "params.yaml says what the terms declare"
+    completion = [*step(), say(yes())]
+    assert score(completion, DEFECT, weights={"gamma": 1.0}) == pytest.approx(score(completion, DEFECT) + 0.5 * 0.2)
+
+
+def test_an_unknown_reward_parameter_is_refused() -> None:
+    with pytest.raises(IndusCotError, match=r"grpo\.reward: no 'alhpa'; there are alpha, .*; did you mean alpha\?"):
+        reward_functions({"alhpa": 1.0}, lambda **_: [0.0])
 
 
 def test_an_environment_that_remembers_more_than_the_completion_says_changes_nothing() -> None:
@@ -267,7 +280,7 @@ def test_completions_are_scored_each_against_its_own_row() -> None:
     assert scores["accuracy_reward"] == scores["location_reward"] == scores["type_reward"] == [1.0, 0.0, 1.0]
     assert scores["tool_reward"] == scores["format_reward"] == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="shorter"):
-        tool_reward(completions, columns["answer"], [0.0], 0.3, 0.1)
+        tool_reward(completions, answer=columns["answer"], dconf=[0.0], lambda_=0.3, eta=0.1)
 
 
 # --- properties ---

@@ -17,7 +17,7 @@ import pytest
 
 from cot_builder.endpoint import batch
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import Door, Endpoint
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError, StopError
 from cot_builder.endpoint.request import ImageFile, Request
@@ -67,14 +67,14 @@ def use(work: Callable[[Door], Awaitable[Any]], url: str, store: Path, **setting
     price = settings.pop("price", lambda _: PRICE)
     changes = {"batch": True, "poll_s": 0.02, "attempts": 3, "backoff_s": 0.01, "timeout_s": 10.0} | settings
     pace: EndpointPace = PARAMS.compute.endpoint.model_copy(update=changes)
-    teacher = PARAMS.teacher.model_copy(update={"base_url": url, "model": "small", "api_key_env": KEY_VARIABLE})
+    endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Any:
         answers = Answers(store)
         try:
             async with (
                 asyncio.timeout(LONGEST_S),
-                Door(teacher, pace, caps, answers, price=price, refresh=refresh) as door,
+                Door(endpoint, pace, caps, answers, price=price, refresh=refresh) as door,
             ):
                 return await work(door)
         finally:

@@ -20,7 +20,7 @@ import pytest
 
 from cot_builder.endpoint import flow
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.door import Door, Endpoint
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.prices import most as most_tokens
 from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError, StopError
@@ -96,13 +96,13 @@ def use(
     **changes: Any,
 ) -> Result:
     """What ``work`` returns, given a new door on ``store``; ``changes`` are those of the pace."""
-    teacher = PARAMS.teacher.model_copy(update={"base_url": url, "model": "small", "api_key_env": KEY_VARIABLE})
+    endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Result:
         answers = Answers(store)
         try:
             async with Door(
-                teacher,
+                endpoint,
                 pace(**changes),
                 Budget(usd=usd, tokens=tokens),
                 answers,
@@ -177,9 +177,9 @@ def test_two_doors_at_once_on_one_store_share_their_answers(store: Path) -> None
 
         async def both(door: Door) -> None:
             other_store = Answers(store)
-            teacher = PARAMS.teacher.model_copy(update={"base_url": server.url, "api_key_env": KEY_VARIABLE})
+            endpoint = Endpoint(server.url, KEY_VARIABLE, ["small"], "teacher")
             async with Door(
-                teacher, pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
+                endpoint, pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
             ) as other:
                 assert not (await door.ask(question("one"))).kept
                 assert (await other.ask(question("one"))).kept

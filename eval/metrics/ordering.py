@@ -1,33 +1,34 @@
-"""Area under the ROC curve over bootstrap resamples."""
+"""The share of pairs that a score puts in the right order (AUROC), over bootstrap resamples."""
 
 import numpy as np
 
-from eval.arrays import _Grouping, _Images
+from eval.metrics.arrays import Grouping, PredictionArrays
 
 
-class _Order:
-    """Normal images in the order of their margins, one block behind the other, and where defective ones fall in it.
+class PairOrder:
+    """Normal images in the order of their scores, one block behind the other, and where defective ones fall in it.
 
-    AUROC is the share of pairs that the margin puts in the right order. The weight of the normal images below a
+    The weight of the normal images below a
     defective one, ties half, is a difference of cumulative sums.
     """
 
-    def __init__(self, images: _Images, block: np.ndarray) -> None:
-        has = ~np.isnan(images.margin)
-        normal, self.bad = np.flatnonzero(has & ~images.defective), np.flatnonzero(has & images.defective)
-        normal = normal[np.lexsort((images.margin[normal], block[normal]))]
+    def __init__(self, images: PredictionArrays, score: np.ndarray, block: np.ndarray) -> None:
+        """Sort the images with a ``score`` within each ``block``; both are (images,)."""
+        has = ~np.isnan(score)
+        normal, self.bad = np.flatnonzero(has & images.normal), np.flatnonzero(has & images.defective)
+        normal = normal[np.lexsort((score[normal], block[normal]))]
         self._normal_part, self._bad_part = images.parts.of[normal], images.parts.of[self.bad]
         self.bounds = np.searchsorted(block[normal], np.arange(block.max() + 2))
         own = block[self.bad]
         self._low, self._high = np.zeros(len(own), np.int64), np.zeros(len(own), np.int64)
         for number in np.unique(own):
             start, end = self.bounds[number], self.bounds[number + 1]
-            ordered, asked = images.margin[normal[start:end]], images.margin[self.bad[own == number]]
+            ordered, asked = score[normal[start:end]], score[self.bad[own == number]]
             self._low[own == number] = start + np.searchsorted(ordered, asked, side="left")
             self._high[own == number] = start + np.searchsorted(ordered, asked, side="right")
         self._start = self.bounds[own]
 
-    def of(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def weigh(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of weights (draws, parts): cumulative weight of the normal images, weight of the defective ones, and the
         weighted pairs that each of them wins; each (draws, images)."""
         below = np.zeros((len(weights), len(self._normal_part) + 1))
@@ -39,10 +40,11 @@ class _Order:
         return below, bad, bad * (lower - below[:, self._start])
 
 
-class _Area:
+class GroupAreas:
     """AUROC of each group of one way to put the images into groups."""
 
-    def __init__(self, grouping: _Grouping, order: _Order) -> None:
+    def __init__(self, grouping: Grouping, order: PairOrder) -> None:
+        """Find the images of each group in ``order``."""
         from scipy.sparse import csr_array
 
         group = grouping.of[order.bad]
@@ -53,7 +55,7 @@ class _Area:
         self._start, self._end = order.bounds[block], order.bounds[block + 1]
 
     def of(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
-        """(draws, groups) of what :meth:`_Order.of` gives; NaN where a group has no pair."""
+        """(draws, groups) of what :meth:`PairOrder.weigh` gives; NaN where a group has no pair."""
         pairs = np.asarray(self._member @ bad.T).T * (below[:, self._end] - below[:, self._start])
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self._member @ won.T).T / pairs

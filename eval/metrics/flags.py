@@ -2,21 +2,19 @@
 
 import numpy as np
 
-from eval.arrays import _Images
+from eval.metrics.arrays import PredictionArrays
 from schemas.metrics import Contamination, Listing, Run, Scores
 
 MOST_UNPARSED = 0.02
-
-
 FEW_PARTS = 30
 """Parts with a label below which a reader is warned: the quantiles of a bootstrap of so few are too narrow."""
-
-
 NAMED = 3
 """Images that a flag names."""
 
 
-def _flags(images: _Images, overall: Scores, run: Run, listing: Listing, contamination: Contamination) -> list[str]:
+def find_flags(
+    images: PredictionArrays, overall: Scores, run: Run, listing: Listing, contamination: Contamination
+) -> list[str]:
     """What to know before believing a figure."""
     found = []
     if overall.balanced_accuracy and f"{100 * overall.balanced_accuracy.value:.1f}" == "50.0":

@@ -1,0 +1,127 @@
+"""A new term of the reward is one file: with it alone, the parameter, the trainer, the curve and the pages know it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.pipeline import new_project
+from tests.helpers.product_copy import run_copy
+
+TERM = '''
+"""R_brevity: fewer words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from train.rewards.term import Completion, reward_term
+
+
+@reward_term(weight="delta", default=0.0, title="Brevity", note="R_acc · R_brevity, few words", limits=(0.0, 1.0))
+def brevity_reward(completions: Sequence[Completion], most_words: float = 8.0, **_: Any) -> list[float]:
+    """1 less the share of ``most_words`` that were written."""
+    counts = [sum(len(message["content"].split()) for message in written) for written in completions]
+    return [max(0.0, 1.0 - count / most_words) for count in counts]
+'''
+FACTS = """
+import json
+from pathlib import Path
+
+import train
+from cot_builder.params import load_params
+from cot_builder.storage.workspace import Workspace
+from eval.report.training import training
+from train import record
+from train.grpo import FIGURES, Judge
+from train.rewards import reward_functions
+
+given = load_params(settings=["grpo.reward.delta=0.3", "grpo.reward.gamma=0"]).grpo.reward
+functions, weights = reward_functions(given, lambda **_: [0.0])
+judge = Judge(
+    {"row": {"answer": "No", "boxes": [], "defect_type": None}},
+    dict(zip([function.__name__ for function in functions], weights, strict=True)),
+)
+scores = {}
+for words in ("All is even.", "All of it is even and clean."):
+    for answer in ("No", "Yes"):
+        said = f"<think>{words}</think><answer>{answer}</answer>"
+        columns = {
+            "completions": [[{"role": "assistant", "content": said}]],
+            "prompts": [[{"role": "user", "content": "?"}]],
+            "id": ["row"],
+            "log_metric": lambda *_: None,
+        }
+        for function in functions:
+            judge.score(function)(**columns)
+        scores[f"{words} {answer}"] = judge.shown()[0]["terms"]
+history = [{"step": step, "loss": 0.0, "rewards/brevity_reward/mean": step / 8} for step in (1, 2)]
+record.write_curves(history, Path("reports"), "grpo")
+record.write_curves([{"step": 1, "loss": 0.0}], Path("without"), "grpo")
+run = training(Workspace()).grpo
+print(json.dumps({
+    "file": train.__file__,
+    "weights": dict(zip([function.__name__ for function in functions], weights, strict=True)),
+    "scores": scores,
+    "figures": FIGURES["brevity"],
+    "header": Path("without/grpo/curve.csv").read_text().splitlines()[0].split(","),
+    "plotted": Path("reports/grpo/terms/brevity.csv").read_text(),
+    "charts": {chart.title: [chart.note, chart.low, chart.high, chart.told] for chart in run.charts},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the product."""
+    return new_project(tmp_path_factory.mktemp("house") / "before")
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with a sixth term, in a file of its own."""
+    project = new_project(tmp_path_factory.mktemp("house") / "after")
+    (project / "train" / "rewards" / "brevity.py").write_text(TERM, encoding="utf-8")
+    return project
+
+
+@pytest.fixture(scope="module")
+def facts(after: Path) -> dict[str, Any]:
+    """What the copy with the term says of it."""
+    done = run_copy(after, "-c", FACTS)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert Path(found["file"]).is_relative_to(after)
+    return found
+
+
+def test_its_weight_is_a_parameter(before: Path, after: Path) -> None:
+    setting = ("-m", "indus_cot", "--set", "grpo.reward.delta=0.3", "params")
+    refused = run_copy(before, *setting)
+    assert refused.returncode == 1
+    assert "grpo.reward: no 'delta'; there are alpha, beta," in refused.stderr and "did you mean" in refused.stderr
+    taken = run_copy(after, *setting)
+    assert taken.returncode == 0, taken.stderr
+    assert json.loads((after / "data" / "params.json").read_text())["grpo"]["reward"]["delta"] == 0.3
+
+
+def test_the_trainer_is_given_it(facts: dict[str, Any]) -> None:
+    assert facts["weights"] == {
+        "accuracy_reward": 1.0, "location_reward": 0.8, "type_reward": 0.6, "brevity_reward": 0.3, "format_reward": 0.5,
+    }  # fmt: skip
+
+
+def test_rollouts_show_it_behind_the_gate(facts: dict[str, Any]) -> None:
+    brevity = {said: terms["brevity"] for said, terms in facts["scores"].items()}
+    assert brevity == {
+        "All is even. No": 0.625, "All is even. Yes": 0.0,
+        "All of it is even and clean. No": 0.125, "All of it is even and clean. Yes": 0.0,
+    }  # fmt: skip
+    assert facts["scores"]["All is even. No"]["reward"] == pytest.approx(1 + 0.8 + 0.6 + 0.3 * 0.625)
+
+
+def test_curve_figures_and_charts_have_it(facts: dict[str, Any]) -> None:
+    assert "rewards/brevity_reward/mean" in facts["header"]
+    assert facts["figures"] == "rewards/brevity_reward/mean"
+    assert facts["plotted"] == "step,value\n1,0.125\n2,0.25\n"
+    assert facts["charts"]["Brevity"] == ["R_acc · R_brevity, few words", "0", "1", "steps 1 to 2: 0.125 to 0.25"]

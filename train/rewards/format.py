@@ -1,0 +1,24 @@
+"""R_format: a penalty for what is malformed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cot_builder.inspection.parsing import read
+from train.rewards.term import Completion, reward_term
+
+
+@reward_term(
+    weight="format_penalty",
+    default=0.5,
+    title="Format",
+    note="R_format, a penalty before its weight",
+    gated=False,
+)
+def format_reward(completions: Sequence[Completion], **_: Any) -> list[float]:
+    """R_format before its weight, outside the gate: -1 where anything is malformed, otherwise 0.
+
+    Malformed are a last turn that is not one thought and one verdict, a turn with a call that is not one thought and
+    one call, and a call of an unknown tool or with other arguments than it takes. However much is malformed, the
+    penalty is the same: a second slip cannot make up for a first one.
+    """
+    return [-1.0 if read(written).faults else 0.0 for written in completions]
