@@ -36,6 +36,9 @@ from train.truth import Truth, read_truth
 SHOWN = 8
 """Rollouts kept of a step, at most."""
 CHECKPOINTS = "checkpoints"
+TERM_COLUMNS = {term.name: term.column for term in TERMS}
+PLOTTED = ("kl", *TERM_COLUMNS.values())
+"""Columns of the curve that `dvc plots` draws: there, if empty, also where a weight of 0 leaves them out."""
 PAGE = "rollouts.html"
 
 
@@ -65,7 +68,7 @@ def grpo(params: Params, workspace: Workspace) -> None:
         truth, priors = read_truth(workspace, found), read_priors(workspace, trained)
         page = workspace.reports / "grpo" / PAGE
         trainer = build(params, source, processor, rows, truth, priors, output.path, page)
-        trainer.add_callback(recorder("grpo", workspace.reports))
+        trainer.add_callback(recorder("grpo", workspace.reports, PLOTTED, TERM_COLUMNS))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _finish(trainer, params, workspace, source, output)
@@ -486,7 +489,7 @@ def _finish(trainer: Any, params: Params, workspace: Workspace, start: str, outp
     (output.path / "training_args.bin").unlink(missing_ok=True)
     output.counts |= {"prompts": len(trainer.train_dataset), "steps": trainer.state.global_step}
     figures = _figures(trainer.state.log_history)
-    write_curves(trainer.state.log_history, workspace.reports, "grpo")
+    write_curves(trainer.state.log_history, workspace.reports, "grpo", PLOTTED, TERM_COLUMNS)
     write_metrics(figures, workspace.reports / "grpo.json")
     card.write(output.path, "grpo", params, workspace, figures)
     # Last: what fails before does not lose the training.

@@ -267,7 +267,7 @@ def practise(params: Params, start: Path, workspace: Workspace, asked: Sequence[
     from datasets import Dataset, Features, Json, Value
     from datasets import Image as Picture
 
-    from train.grpo import CHECKPOINTS, FIGURES, build
+    from train.grpo import CHECKPOINTS, FIGURES, PLOTTED, TERM_COLUMNS, build
     from train.record import recorder
 
     target = workspace.grpo
@@ -287,7 +287,7 @@ def practise(params: Params, start: Path, workspace: Workspace, asked: Sequence[
         truth = {lesson.name: lesson.verdict.model_dump(include={"answer", "boxes", "defect_type"}) for lesson in asked}
         processor = load_processor(str(start))
         trainer = build(params, str(start), processor, rows, truth, {}, target)
-        trainer.add_callback(recorder("grpo", workspace.reports))
+        trainer.add_callback(recorder("grpo", workspace.reports, PLOTTED, TERM_COLUMNS))
         checkpoint = last_whole(target / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model(str(target))

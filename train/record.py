@@ -6,24 +6,30 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cot_builder.progress import track
 from cot_builder.storage.output import write_text
-from train.rewards import TERMS
 
 CURVE = "curve.csv"
-PLOTTED = {"sft": (), "grpo": ("kl", *(term.column for term in TERMS))}
-"""Columns that are there, if empty, also where a weight of 0 leaves them out: `dvc plots` draws them."""
 FOLDER_OF_TERMS = "terms"
 Logs = Sequence[Mapping[str, Any]]
 
 
-def recorder(stage: str, reports: Path) -> Any:
+def recorder(
+    stage: str, reports: Path, columns: Sequence[str] = (), terms: Mapping[str, str] = MappingProxyType({})
+) -> Any:
     """A callback that writes ``reports/<stage>/curve.csv`` and ``terms`` at every log and shows progress.
 
     Adds ``tokens_per_s``, of all processes together, to what the trainer logs. The curve is written from the
     trainer's own history, which its checkpoints hold: a resumed run goes on with the curve of the killed one.
+
+    Args:
+        stage: Name of the stage.
+        reports: Folder of the reports.
+        columns: As of :func:`write_curves`.
+        terms: As of :func:`write_curves`.
     """
     from transformers import TrainerCallback
 
@@ -55,7 +61,7 @@ def recorder(stage: str, reports: Path) -> Any:
                 entry["tokens_per_s"] = (entry["num_tokens"] - before) / (self._seen[0] - then)
                 entry["num_tokens"] += self._before
             if state.is_world_process_zero:
-                write_curves(state.log_history, reports, stage)
+                write_curves(state.log_history, reports, stage, columns, terms)
 
     return Recorder()
 
@@ -67,16 +73,23 @@ def quiet(trainer: Any) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def write_curves(history: Logs, reports: Path, stage: str) -> None:
+def write_curves(history: Logs, reports: Path, stage: str, columns: Sequence[str], terms: Mapping[str, str]) -> None:
     """Write ``reports/<stage>/curve.csv``, and ``terms/<term>.csv`` of each term of the reward that was logged.
 
     `dvc plots` draws a folder without a list of what is in it: a new term needs no line of dvc.yaml.
+
+    Args:
+        history: The trainer's.
+        reports: Folder of the reports.
+        stage: Name of the stage.
+        columns: Of the curve that are there, if empty, also where nothing was logged of them: `dvc plots` draws them.
+        terms: Column of the curve, by name of the term.
     """
-    write_curve(history, reports / stage / CURVE, PLOTTED[stage])
-    for term in TERMS:
-        values = [{"step": entry["step"], "value": entry[term.column]} for entry in history if term.column in entry]
+    write_curve(history, reports / stage / CURVE, columns)
+    for name, column in terms.items():
+        values = [{"step": entry["step"], "value": entry[column]} for entry in history if column in entry]
         if values:
-            write_table(values, ("step", "value"), reports / stage / FOLDER_OF_TERMS / f"{term.name}.csv")
+            write_table(values, ("step", "value"), reports / stage / FOLDER_OF_TERMS / f"{name}.csv")
 
 
 def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:
