@@ -20,6 +20,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from pydantic import ValidationError
 
 from cot_builder.inspection.rendering import question
+from cot_builder.inspection.tools import TOOLS
 from schemas.errors import IndusCotError
 from schemas.geometry import SCALE, Box, check_box
 from schemas.review import REASONS
@@ -311,6 +312,8 @@ def _call(text: str, before: ToolCall | None, rectangle: Box | None) -> str | To
         try:
             call = ToolCall.model_validate_json(text)
         except ValidationError:
+            return text
+        if call.tool not in TOOLS:
             return text
     if call == before and rectangle is not None and rectangle != _call_region(before):
         return call.model_copy(update={"arguments": call.arguments | {"region": list(rectangle)}})
