@@ -75,8 +75,12 @@ def write_curves(history: Logs, reports: Path, stage: str) -> None:
     write_curve(history, reports / stage / CURVE, PLOTTED[stage])
     for term in TERMS:
         values = [{"step": entry["step"], "value": entry[term.column]} for entry in history if term.column in entry]
+        path = reports / stage / FOLDER_OF_TERMS / f"{term.name}.csv"
         if values:
-            write_table(values, ("step", "value"), reports / stage / FOLDER_OF_TERMS / f"{term.name}.csv")
+            write_table(values, ("step", "value"), path)
+        else:
+            # An earlier run may have had the term.
+            path.unlink(missing_ok=True)
 
 
 def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:
