@@ -88,8 +88,12 @@ def write_curves(history: Logs, reports: Path, stage: str, columns: Sequence[str
     write_curve(history, reports / stage / CURVE, columns)
     for name, column in terms.items():
         values = [{"step": entry["step"], "value": entry[column]} for entry in history if column in entry]
+        path = reports / stage / FOLDER_OF_TERMS / f"{name}.csv"
         if values:
-            write_table(values, ("step", "value"), reports / stage / FOLDER_OF_TERMS / f"{name}.csv")
+            write_table(values, ("step", "value"), path)
+        else:
+            # An earlier run may have had the term.
+            path.unlink(missing_ok=True)
 
 
 def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:

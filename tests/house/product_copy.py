@@ -36,11 +36,16 @@ def run_module(copy: Path, module: str) -> Any:
     return json.loads((copy / FOUND).read_text(encoding="utf-8"))
 
 
+def run_copy(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in ``copy``, with the copy's modules; what it printed and how it ended."""
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(copy)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def run_command(copy: Path, *arguments: str) -> str:
     """`indus-cot` with the code of ``copy``, in it; what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "indus_cot", *arguments],
-        cwd=copy, env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_copy(copy, "-m", "indus_cot", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -11,7 +11,7 @@ from eval.metrics import metrics, read_metrics, write_metrics
 from schemas.prediction import PREDICTION
 from tests.helpers.pipeline import new_project
 from tests.helpers.predictions import NOTHING_SEEN, listing, mpdd, run
-from tests.helpers.product_copy import run_copy
+from tests.house.product_copy import run_copy
 
 METRIC = '''
 """The figure of alarms."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.pipeline import new_project
-from tests.helpers.product_copy import run_copy
+from tests.house.product_copy import run_copy
 
 TERM = '''
 """R_brevity: fewer words."""

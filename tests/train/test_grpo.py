@@ -376,6 +376,8 @@ def test_a_run_leaves_a_model_figures_a_curve_and_a_page(trained: Workspace) -> 
     assert len(curve) == 3
     assert {"step", "reward", "kl", "valid", "tool_calls", "confidence_gain"} <= set(curve[0])
     assert _plotted() <= set(curve[0])
+    drawn = {path.stem: path.read_text().count("\n") for path in (trained.reports / "grpo" / "terms").iterdir()}
+    assert drawn == {name.removesuffix("_reward"): 1 + 3 for name in TERMS}
     page = (trained.reports / "grpo" / "rollouts.html").read_text()
     assert page.count("<article>") == 12
     assert "data:image/jpeg;base64," in page
