@@ -32,7 +32,7 @@ import train
 from cot_builder.params import load_params
 from cot_builder.storage.workspace import Workspace
 from eval.report.training import training
-from train import record
+from train import grpo, record
 from train.grpo import FIGURES, Judge
 from train.rewards import reward_functions
 
@@ -56,8 +56,8 @@ for words in ("All is even.", "All of it is even and clean."):
             judge.score(function)(**columns)
         scores[f"{words} {answer}"] = judge.shown()[0]["terms"]
 history = [{"step": step, "loss": 0.0, "rewards/brevity_reward/mean": step / 8} for step in (1, 2)]
-record.write_curves(history, Path("reports"), "grpo")
-record.write_curves([{"step": 1, "loss": 0.0}], Path("without"), "grpo")
+record.write_curves(history, Path("reports"), "grpo", grpo.PLOTTED, grpo.TERM_COLUMNS)
+record.write_curves([{"step": 1, "loss": 0.0}], Path("without"), "grpo", grpo.PLOTTED, grpo.TERM_COLUMNS)
 run = training(Workspace()).grpo
 print(json.dumps({
     "file": train.__file__,
