@@ -125,7 +125,8 @@ def _check_url(url: str) -> str:
 
 
 class Teacher(Section):
-    backend: Literal["offline", "endpoint"]
+    backend: Annotated[str, Field(pattern=NAME)]
+    """A teacher: a module of ``cot_builder.teacher.backends``."""
     base_url: Annotated[str, AfterValidator(_check_url)]
     model: str
     judge_model: str

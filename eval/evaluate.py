@@ -6,6 +6,7 @@ killed goes on where it was, and a run of the same weights, questions and parame
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from cot_builder.benchmarks.labels import FOLDER, index_labels
 from cot_builder.corpus.models import is_ours, weights_sha256
 from cot_builder.corpus.priors import read_priors
 from cot_builder.inspection.rendering import prompt
@@ -153,7 +155,10 @@ def _drawn(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: 
 
 def answering_key(policy: str) -> str:
     """Code key of all that such a policy is asked with and read by: kept answers are of this code alone."""
-    return code_key("eval.policies", ANSWERED_BY[policy])
+    # Of the data sets, only the words count by which a type is read: a change of a layout leaves kept answers valid.
+    code = code_key("eval.policies", ANSWERED_BY[policy], by_value=["cot_builder.benchmarks.table"])
+    words = json.dumps(index_labels(FOLDER), sort_keys=True)
+    return hashlib.sha256(f"{code} {words}".encode()).hexdigest()[:16]
 
 
 def evaluated_sets(params: Params) -> list[str]:

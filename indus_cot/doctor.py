@@ -22,6 +22,7 @@ from cot_builder.endpoint.store import Answers, store
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import damaged_tables, read_manifest
 from cot_builder.storage.workspace import Workspace
+from indus_cot.names import check_names
 from schemas.errors import IndusCotError
 
 FREE_GIB = 5
@@ -60,8 +61,11 @@ def doctor(profile: str, settings: Sequence[str]) -> bool:
     except IndusCotError as error:
         findings.append(Finding("fault", "parameters", str(error), "correct params.yaml, the profile or --set"))
     else:
-        findings.append(Finding("ok", "parameters", f"params.yaml with profile {profile} fits"))
-        findings += [*_sources(params), *_teacher(params, Workspace()), *_stages(params, Workspace())]
+        names = _names(params, profile)
+        findings += [names, *_sources(params)]
+        # Whether a teacher asks a server is known to its module alone.
+        findings += _teacher(params, Workspace()) if names.state == "ok" else []
+        findings += _stages(params, Workspace())
     signs = {"ok": "[green]✓[/green]", "note": "[yellow]·[/yellow]", "fault": "[red]✗[/red]"}
     table = Table(box=None, padding=(0, 1), show_header=False)
     for finding in findings:
@@ -167,6 +171,17 @@ def _installed(name: str) -> str:
         return ""
 
 
+def _names(params: Params, profile: str) -> Finding:
+    """Whether the data sets, tools and so on that the parameters name exist."""
+    try:
+        check_names(params)
+    except IndusCotError as error:
+        return Finding("fault", "parameters", str(error), "correct params.yaml, the profile or --set")
+    except ImportError as error:
+        return Finding("note", "parameters", f"names are not checked: {error}", "see the dependencies above")
+    return Finding("ok", "parameters", f"params.yaml with profile {profile} fits")
+
+
 def _sources(params: Params) -> Iterator[Finding]:
     for name, source in params.pull.items():
         for place in [source.source] if isinstance(source.source, str) else source.source:
@@ -178,8 +193,10 @@ def _sources(params: Params) -> Iterator[Finding]:
 
 
 def _teacher(params: Params, workspace: Workspace) -> Iterator[Finding]:
+    from cot_builder.teacher.backends import load_backend
+
     teacher = params.teacher
-    if teacher.backend == "offline":
+    if not load_backend(teacher.backend).ASKS:
         return
     # As the client chooses where none is given.
     url = teacher.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"

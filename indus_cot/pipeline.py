@@ -65,10 +65,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked
 Refresh = Annotated[bool, typer.Option("--refresh", help="Ask the endpoint anew; kept answers are replaced.")]
 
 
-def _refuse_offline(params: "Params", verb: str, **flags: bool) -> None:
+def _refuse_asking(params: "Params", verb: str, **flags: bool) -> None:
+    """Raise where options about asking a server are given to a teacher that asks none."""
+    from cot_builder.teacher.backends import load_backend
+
     given = " ".join(f"--{name.replace('_', '-')}" for name, on in flags.items() if on)
-    if given and params.teacher.backend == "offline":
-        raise IndusCotError(f"{verb} {given}: teacher.backend is offline, which asks nobody and costs nothing")
+    backend = params.teacher.backend
+    if given and not load_backend(backend).ASKS:
+        raise IndusCotError(f"{verb} {given}: teacher.backend is {backend}, which asks nobody and costs nothing")
 
 
 def prior(
@@ -79,7 +83,7 @@ def prior(
     from cot_builder.stages.prior import prior as stage
 
     params, workspace = load(context)
-    _refuse_offline(params, "prior", dry_run=dry_run, refresh=refresh)
+    _refuse_asking(params, "prior", dry_run=dry_run, refresh=refresh)
     if dry_run:
         found = estimate_prior(params, workspace, refresh=refresh, allow_unpriced=allow_unpriced)
         _print_estimate(found, params, "priors")
@@ -107,7 +111,7 @@ def draft(
     from cot_builder.stages.draft import estimate_draft
 
     params, workspace = load(context)
-    _refuse_offline(params, "draft", dry_run=dry_run, only_failed=only_failed, refresh=refresh)
+    _refuse_asking(params, "draft", dry_run=dry_run, only_failed=only_failed, refresh=refresh)
     if dry_run:
         found = estimate_draft(
             params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced
@@ -116,16 +120,18 @@ def draft(
         return
     stage(params, workspace, refresh=refresh, only_failed=only_failed, allow_unpriced=allow_unpriced)
     print_done(workspace.draft)
-    _tell_failed(workspace, params.teacher.backend)
+    _tell_failed(params, workspace)
 
 
-def _tell_failed(workspace: "Workspace", backend: str) -> None:
+def _tell_failed(params: "Params", workspace: "Workspace") -> None:
     from cot_builder.progress import console
     from cot_builder.storage.output import read_manifest
+    from cot_builder.teacher.backends import load_backend
 
     counts = read_manifest(workspace.draft)["counts"]
     if without := counts["samples"] - counts["trajectories"]:
-        again = "; `indus-cot draft --only-failed` asks about them again" if backend == "endpoint" else ""
+        asks = load_backend(params.teacher.backend).ASKS
+        again = "; `indus-cot draft --only-failed` asks about them again" if asks else ""
         console.print(
             f"{without} of {counts['samples']} samples have no trajectory: reports/failures.csv says why{again}",
             style="yellow",

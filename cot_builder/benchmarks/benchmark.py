@@ -49,9 +49,14 @@ class Files(NamedTuple):
     """What a first pass over a source found; nothing where none is made (:attr:`Benchmark.records_first`)."""
 
     paths: tuple[str, ...] = ()
-    """Every file of the source, in its order."""
+    """Every file of the source, in its order, each with the source's own name in front (:func:`path_within`)."""
     records: Mapping[str, bytes] = {}
     """Content of the files that the data set reads before images, by path."""
+
+
+def path_within(path: str) -> str:
+    """Path without the source's own name, so that a copy under another name is the same data."""
+    return path.partition("/")[2]
 
 
 class Place(NamedTuple):

@@ -34,7 +34,7 @@ def map_label(benchmark: str, raw_label: str) -> str:
     Raises:
         IndusCotError: the data set does not have the label.
     """
-    known = _index(benchmark)
+    known = index_labels(benchmark)
     parts = [part for part in raw_label.split(",") if part.strip()] or [raw_label]
     for part in parts:
         if _normalise(part) not in known:
@@ -59,7 +59,12 @@ def _normalise(label: str) -> str:
 
 
 @cache
-def _index(benchmark: str) -> dict[str, str]:
+def index_labels(benchmark: str) -> dict[str, str]:
+    """Each label that is known for a data set, in the form in which labels are compared, to its type.
+
+    Raises:
+        IndusCotError: there is no such data set.
+    """
     own = {_normalise(label): name for label, name in list_labels(benchmark).items()}
     if benchmark != FOLDER:
         return own

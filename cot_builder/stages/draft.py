@@ -4,39 +4,28 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
-from cot_builder.corpus.drafts import columns, read_trajectory
+from cot_builder.corpus.drafts import read_trajectory
 from cot_builder.corpus.priors import Priors, read_priors
-from cot_builder.endpoint.door import Door
-from cot_builder.endpoint.replies import NotAskedError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
-from cot_builder.inspection.tools import TOOLBOX_VERSION
-from cot_builder.params import Draft as DraftParams
+from cot_builder.endpoint.run import Estimate
 from cot_builder.params import Params
-from cot_builder.progress import track
-from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
-from cot_builder.storage.parallel import process_map
-from cot_builder.storage.samples import DamagedImageError, SampleImages, SharedImages
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.endpoint import Attempt, Lesson, draft_with_endpoint, in_a_row
-from cot_builder.teacher.gates import CORPUS_GATES, GATES, Case, duplicates, run_gates
-from cot_builder.teacher.gates.gate import AUDIT, JUDGE
-from cot_builder.teacher.offline import PROMPT_VERSION, TEACHER, draft_offline
-from cot_builder.teacher.prompts import prompt_version
+from cot_builder.teacher.backends import Asking, load_backend
+from cot_builder.teacher.drafts import SampleDrafts, Task
+from cot_builder.teacher.endpoint import in_a_row
+from cot_builder.teacher.gates import duplicates
+from cot_builder.teacher.gates.gate import JUDGE
 from schemas.errors import IndusCotError
-from schemas.sample import SAMPLE, Sample
-from schemas.supervision import SUPERVISION, Supervision
-from schemas.trajectory import DRAFT, OBSERVATION, Draft, ObservationImage, Trajectory, Violation
+from schemas.sample import SAMPLE
+from schemas.supervision import SUPERVISION
+from schemas.trajectory import DRAFT, OBSERVATION, Draft, ObservationImage, Violation
 
 FAILURES = "failures.csv"
-DRAFT_CHUNK = 8
-"""Samples that travel to a worker together."""
 
 
 def draft(
@@ -62,8 +51,10 @@ def draft(
         allow_unpriced: Ask a model whose price is not known.
 
     Raises:
-        IndusCotError: an earlier stage has not run; nothing passed the gates; the endpoint stops the run.
+        IndusCotError: no such backend; an earlier stage has not run; nothing passed the gates; the endpoint stops the
+            run.
     """
+    backend = load_backend(params.teacher.backend)
     tasks, priors = _tasks(params, workspace)
     inputs = {
         name: file_hash(path)
@@ -80,10 +71,7 @@ def draft(
     ) as output:
         with ShardWriter(output.path, "observations") as writer:
             sink = _Sink(output, writer)
-            if params.teacher.backend == "offline":
-                _draft_offline(params, workspace, tasks, priors, sink)
-            else:
-                _draft_with_endpoint(params, workspace, tasks, priors, sink, refresh, again, allow_unpriced)
+            backend.draft_samples(params, workspace, tasks, priors, sink.take, Asking(refresh, again, allow_unpriced))
         kept, rejected = _without_duplicates(sink.kept, sink.rejected)
         _write_failures(workspace, [sample.sample_id for sample, _ in tasks], kept, rejected, sink.failures)
         if not kept:
@@ -114,7 +102,7 @@ def estimate_draft(
     only_failed: bool = False,
     allow_unpriced: bool = False,
 ) -> Estimate:
-    """What drafting with an endpoint teacher would ask, take and cost, without asking anything.
+    """What drafting with a teacher that asks a server would take and cost, without asking anything.
 
     With ``only_failed``, for the samples of the ledger alone, none of whose kept answers count.
 
@@ -122,38 +110,12 @@ def estimate_draft(
         IndusCotError: an earlier stage has not run; no model or price; nothing to try again.
     """
     tasks, priors = _tasks(params, workspace)
-    if only_failed:
-        again = _to_try_again(workspace, tasks)
-        tasks = [task for task in tasks if task[0].sample_id in again]
-    images = SharedImages(workspace)
-
-    def after(step: str) -> list[str]:
-        judge = ["judge"] * params.teacher.judge_readings
-        chain = ["describe", "compose", *(["audit"] if params.teacher.audit else []), *judge]
-        if step in ("blind", "judge"):
-            return [step]
-        if step in ("correct", "replan"):
-            return [step, *chain[2 if step == "correct" else 1 :]]
-        return chain[chain.index(step) :]
-
-    async def work(door: Door, task: Task) -> None:
-        await draft_with_endpoint(door, _lesson(params, images, priors, *task), {})
-
-    found = estimate(
-        params,
-        workspace,
-        tasks,
-        work,
-        after,
-        reading=(AUDIT, JUDGE),
-        anew=refresh or only_failed,
-        allow_unpriced=allow_unpriced,
+    again = _to_try_again(workspace, tasks) if only_failed else set()
+    found: Estimate = load_backend(params.teacher.backend).estimate_drafts(
+        params, workspace, tasks, priors, Asking(refresh, again, allow_unpriced)
     )
     found.failed = len(_failed(workspace, tasks))
     return found
-
-
-Task = tuple[Sample, Supervision]
 
 
 def _tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
@@ -162,17 +124,6 @@ def _tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
     priors = read_priors(workspace, [name for name, source in params.pull.items() if source.role == "train"])
     truth = {row.sample_id: row for row in SUPERVISION.records(supervision)}
     return [(sample, truth[sample.sample_id]) for sample in SAMPLE.records(samples)], priors
-
-
-@dataclass(frozen=True)
-class _Result:
-    sample_id: str
-    drafts: list[Draft]
-    images: dict[str, bytes]
-    damage: str = ""
-    failures: tuple[str, ...] = ()
-    """Why candidates never became a draft."""
-    unanswered: int = 0
 
 
 class _Sink:
@@ -187,7 +138,7 @@ class _Sink:
         self._output = output
         self._writer = writer
 
-    def take(self, result: _Result) -> None:
+    def take(self, result: SampleDrafts) -> None:
         if result.damage:
             self._output.leave_out("damaged image", result.sample_id, result.damage)
             self.failures.setdefault(result.sample_id, []).append(f"damaged image: {result.damage}")
@@ -201,164 +152,6 @@ class _Sink:
             if digest in shown and digest not in self.places:
                 shard, row = self._writer.add(digest, png)
                 self.places[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
-
-
-# --- the offline teacher --------------------------------------------------------------------------
-
-
-def _draft_offline(params: Params, workspace: Workspace, tasks: list[Task], priors: Priors, sink: _Sink) -> None:
-    results = process_map(
-        _draft_one,
-        tasks,
-        params.compute.workers,
-        initializer=_start,
-        initargs=(workspace, priors, params),
-        chunksize=DRAFT_CHUNK,
-    )
-    for result in track(results, "draft", len(tasks)):
-        sink.take(result)
-
-
-@dataclass
-class _Worker:
-    images: SampleImages
-    priors: Priors
-    params: DraftParams
-    seed: int
-
-
-_worker: _Worker | None = None
-
-
-def _start(workspace: Workspace, priors: Priors, params: Params) -> None:
-    global _worker  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
-    _worker = _Worker(SampleImages(workspace), priors, params.draft, params.run.seed)
-
-
-def _draft_one(task: Task) -> _Result:
-    assert _worker is not None
-    sample, supervision = task
-    try:
-        image = _worker.images.pixels(sample)
-    except UndecodableError as error:
-        return _Result(sample.sample_id, [], {}, str(error))
-    drafts: list[Draft] = []
-    shown: dict[str, bytes] = {}
-    for candidate in range(_worker.params.candidates):
-        trajectory, images = draft_offline(
-            image,
-            sample,
-            supervision,
-            _worker.priors,
-            seed=_worker.seed,
-            candidate=candidate,
-            max_calls=_worker.params.max_calls,
-        )
-        violations = run_gates(Case(trajectory, sample, supervision, _worker.params))
-        drafts.append(_record(trajectory, sample, Attempt(candidate, trajectory, violations=violations), [*GATES]))
-        shown |= images
-        if not violations:
-            break
-    return _Result(sample.sample_id, drafts, shown)
-
-
-# --- the endpoint teacher -------------------------------------------------------------------------
-
-
-def _draft_with_endpoint(
-    params: Params,
-    workspace: Workspace,
-    tasks: list[Task],
-    priors: Priors,
-    sink: _Sink,
-    refresh: bool,
-    again: Collection[str],
-    allow_unpriced: bool,
-) -> None:
-    images = SharedImages(workspace)
-    gates = [*GATES, *([AUDIT] if params.teacher.audit else [])]
-
-    async def work(door: Door, task: Task) -> _Result:
-        sample, supervision = task
-        lesson = _lesson(params, images, priors, sample, supervision)
-        try:
-            drafted = await draft_with_endpoint(
-                door, lesson, {"offline": bool(again) and sample.sample_id not in again}
-            )
-            if sample.sample_id in again and all(item.violations or item.failure for item in drafted.attempts):
-                # What was kept, and what could not be asked last time, does not do: new answers are needed.
-                drafted = await draft_with_endpoint(door, lesson, {"refresh": True})
-        except DamagedImageError as error:
-            return _Result(sample.sample_id, [], {}, str(error))
-        except NotAskedError as error:
-            if again and sample.sample_id not in again:
-                return _Result(sample.sample_id, [], {}, failures=(f"{error}: not asked, --only-failed",))
-            raise
-        records = [
-            _record(item.trajectory, sample, item, gates, params.teacher.model, prompt_version(), drafted.blind_answer)
-            for item in drafted.attempts
-            if item.trajectory is not None
-        ]
-        shown = {digest: png for item in drafted.attempts for digest, png in item.images.items()}
-        failures = tuple(f"candidate {item.candidate}: {item.failure}" for item in drafted.attempts if item.failure)
-        return _Result(sample.sample_id, records, shown, failures=failures, unanswered=len(failures))
-
-    run_through_door(
-        teacher_endpoint(params),
-        params,
-        workspace,
-        tasks,
-        work,
-        sink.take,
-        description="draft",
-        unit="samples",
-        total=len(tasks),
-        refresh=refresh,
-        allow_unpriced=allow_unpriced,
-    )
-
-
-def _lesson(params: Params, images: SharedImages, priors: Priors, sample: Sample, supervision: Supervision) -> Lesson:
-    return Lesson(
-        sample,
-        supervision,
-        images=images,
-        priors=priors,
-        teacher=params.teacher,
-        params=params.draft,
-    )
-
-
-# --- records and reports --------------------------------------------------------------------------
-
-
-def _record(
-    trajectory: Trajectory,
-    sample: Sample,
-    attempt: Attempt,
-    gates: list[str],
-    teacher: str = TEACHER,
-    prompts: str = PROMPT_VERSION,
-    blind_answer: Literal["Yes", "No"] | None = None,
-) -> Draft:
-    scores = attempt.scores
-    return Draft(
-        draft_id=f"{sample.sample_id}#{attempt.candidate}",
-        sample_id=sample.sample_id,
-        candidate=attempt.candidate,
-        **columns(trajectory),
-        gates=[*gates, *CORPUS_GATES],
-        violations=attempt.violations,
-        judge_scores=scores,
-        judge_disagreement=max(scores) - min(scores) if scores else None,
-        blind_answer=blind_answer,
-        corrections=attempt.corrections,
-        sent_back_by=attempt.sent_back_by,
-        teacher=teacher,
-        prompt_version=prompts,
-        toolbox_version=TOOLBOX_VERSION,
-        cost_usd=attempt.usd,
-    )
 
 
 def _failed(workspace: Workspace, tasks: list[Task]) -> set[str]:

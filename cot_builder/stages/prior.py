@@ -2,25 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from cot_builder.corpus.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
 from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
-from cot_builder.endpoint.door import Door
-from cot_builder.endpoint.images import query_image
-from cot_builder.endpoint.replies import NotAnsweredError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
+from cot_builder.endpoint.run import Estimate
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
-from cot_builder.storage.samples import SampleImages, SharedImages
+from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.endpoint import word_prior
-from cot_builder.teacher.prompts import prompt_version
+from cot_builder.teacher.backends import Asking, load_backend
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
@@ -55,6 +51,7 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
         IndusCotError: an earlier stage has not run; no category has a normal training image; the endpoint stops
             the run.
     """
+    backend = load_backend(params.teacher.backend)
     inputs = {name: file_hash(workspace.pull(name) / "sample.parquet") for name in params.pull}
     inputs |= {name: file_hash(workspace.select / f"{name}.parquet") for name in ("sample", "split")}
     if workspace.prior_reviews.is_file():
@@ -64,9 +61,9 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
         measured, groups = _measured(params, workspace, output)
-        made = measured
-        if params.teacher.backend == "endpoint":
-            made = _worded(measured, groups, params, workspace, output, refresh, allow_unpriced)
+        made = backend.word_priors(
+            params, workspace, measured, groups, output, Asking(refresh, allow_unpriced=allow_unpriced)
+        )
         PRIOR.write(PRIOR.frame(made), output.path / MACHINE)
         rows = reviewed(made, measured, read_prior_reviews(workspace), output)
         PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
@@ -83,8 +80,10 @@ def estimate_prior(
         IndusCotError: an earlier stage has not run; no category has a normal training image; no model or price.
     """
     rows, groups = _measured(params, workspace, Output(workspace.prior, params.run.strict))
-    work = _wording(groups, params, workspace)
-    return estimate(params, workspace, rows, work, lambda step: [step], anew=refresh, allow_unpriced=allow_unpriced)
+    found: Estimate = load_backend(params.teacher.backend).estimate_priors(
+        params, workspace, rows, groups, Asking(refresh, allow_unpriced=allow_unpriced)
+    )
+    return found
 
 
 def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
@@ -133,58 +132,6 @@ def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, outp
         author=MEASURED,
         version=NORMALCY_VERSION,
     )
-
-
-def _wording(
-    groups: Groups, params: Params, workspace: Workspace
-) -> Callable[[Door, NormalcyPrior], Awaitable[tuple[NormalcyPrior, str]]]:
-    """Asks for the words of one prior; gives it back as it was, with the reason, where there are none."""
-    images = SharedImages(workspace)
-
-    async def work(door: Door, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
-        by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
-        shown = [by_hash[digest] for digest in row.image_sha256[: params.prior.shown_images]]
-        try:
-            text = await word_prior(door, params.teacher, row, [query_image(item, images) for item in shown])
-        except NotAnsweredError as error:
-            return row, str(error)
-        return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""
-
-    return work
-
-
-def _worded(
-    rows: list[NormalcyPrior],
-    groups: Groups,
-    params: Params,
-    workspace: Workspace,
-    output: Output,
-    refresh: bool,
-    allow_unpriced: bool,
-) -> list[NormalcyPrior]:
-    """The priors in the endpoint teacher's words."""
-    worded: list[NormalcyPrior] = []
-
-    def take(result: tuple[NormalcyPrior, str]) -> None:
-        row, failure = result
-        if failure:
-            output.leave_out("no usable text from the teacher, the measured one is kept", row.prior_id, failure)
-        worded.append(row)
-
-    run_through_door(
-        teacher_endpoint(params),
-        params,
-        workspace,
-        rows,
-        _wording(groups, params, workspace),
-        take,
-        description="prior",
-        unit="priors",
-        total=len(rows),
-        refresh=refresh,
-        allow_unpriced=allow_unpriced,
-    )
-    return worded
 
 
 def reviewed(

@@ -7,7 +7,7 @@ nothing else.
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 """What a file's or a folder's name looks like."""
 
 
-def code_key(*modules: str) -> str:
+def code_key(*modules: str, by_value: Collection[str] = ()) -> str:
     """sha256 over what the modules import within the project, lazy imports included, and the files that these read.
 
     Counted are docstrings (a tool's is the schema that a model reads), but neither comments nor blank lines; every
@@ -31,6 +31,8 @@ def code_key(*modules: str) -> str:
 
     Args:
         modules: Dotted names, such as ``train.sft``.
+        by_value: Dotted names of modules that are left out, with what only they import, because the caller compares
+            what it takes from them by value.
 
     Returns:
         16 hexadecimal digits.
@@ -38,17 +40,18 @@ def code_key(*modules: str) -> str:
     Raises:
         ValueError: there is no such module.
     """
-    text = "\n".join(f"{file.as_posix()} {_file_key(file)}" for file in files_of(*modules))
+    text = "\n".join(f"{file.as_posix()} {_file_key(file)}" for file in files_of(*modules, by_value=by_value))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def files_of(*modules: str) -> list[Path]:
+def files_of(*modules: str, by_value: Collection[str] = ()) -> list[Path]:
     """The files that :func:`code_key` hashes, in order of their paths, relative to :data:`BASE`.
 
     Raises:
         ValueError: there is no such module.
     """
     found: set[Path] = set()
+    left_out = {_path(module) for module in by_value}
     left = []
     for module in modules:
         path = _path(module)
@@ -57,7 +60,7 @@ def files_of(*modules: str) -> list[Path]:
         left.append(path)
     while left:
         path = left.pop()
-        if path not in found:
+        if path not in found and path not in left_out:
             found.add(path)
             left += _needs(path)
     return sorted(path.relative_to(BASE) for path in found)

@@ -96,13 +96,17 @@ def test_a_change_makes_its_dependents_stale(case: str, tree: Path, before: dict
     assert stale(tree, before, name, old, new) == due
 
 
+# A teacher's backend is one file, which both words priors and drafts: `prior` depends on its gates too.
 @pytest.mark.parametrize(
     ("name", "due"),
     [
         ("cot_builder/inspection/tools/another.py", READ_BY_INSPECTIONS),
-        ("cot_builder/teacher/gates/another.py", {"draft", "report"}),
+        ("cot_builder/teacher/gates/another.py", {"prior", "draft", "report"}),
         ("cot_builder/benchmarks/another.py", {"pull", "select", "evaluate"}),
+        ("cot_builder/benchmarks/forms/another.py", {"pull", "select", "evaluate"}),
+        ("cot_builder/teacher/backends/another.py", {"prior", "draft"}),
         ("train/rewards/another.py", {"grpo", "report"}),
+        ("eval/metrics/another.py", {"evaluate", "report"}),
     ],
 )
 def test_a_file_in_a_tables_folder_makes_stale(name: str, due: set[str], tree: Path, before: dict[str, str]) -> None:

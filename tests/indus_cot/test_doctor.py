@@ -46,3 +46,16 @@ def test_python_versions(
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version))
     assert doctor.doctor("default", []) == sound
     assert ("use Python 3.11, 3.12 or 3.13" in capsys.readouterr().out) != sound
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("pull.visa.benchmark=viza", "pull.visa.benchmark: no 'viza'"),
+        ("teacher.backend=endpont", "did you mean endpoint?"),
+    ],
+)
+def test_unknown_names_are_faults(setting: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not doctor.doctor("default", [setting])
+    shown = capsys.readouterr().out
+    assert advice in shown and "correct params.yaml" in shown

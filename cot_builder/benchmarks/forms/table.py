@@ -30,7 +30,7 @@ from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any
 
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Entry, Files, Layout, Listing, Place, path_within
 from cot_builder.benchmarks.forms.verdicts import LABELS, tells_the_label
 from cot_builder.params import PullSet
 from schemas.errors import IndusCotError
@@ -65,7 +65,7 @@ def read(settings: PullSet, files: Files) -> Layout | None:
         IndusCotError: naming file, row and column of every wrong row, up to 20.
     """
     named = settings.source if isinstance(settings.source, str) else ""
-    tables = {key: data for path, data in files.records.items() if (key := _key(path)) and _is_named(key, named)}
+    tables = {key: data for path, data in files.records.items() if (key := path_within(path)) and _is_named(key, named)}
     found: list[Entry] = []
     unnamed: dict[int, tuple[str, str]] = {}
     notes: list[tuple[str, str, str]] = []
@@ -99,17 +99,12 @@ def read(settings: PullSet, files: Files) -> Layout | None:
 
 
 def _place(path: str, images: set[str], masks: set[str]) -> Place | None:
-    key = _key(path)
+    key = path_within(path)
     if key in images:
         return Place("image", key)
     if key in masks:
         return Place("mask", key)
     return Place("unlisted", key) if key.lower().endswith(IMAGE_SUFFIXES) else None
-
-
-def _key(path: str) -> str:
-    """Path without the source's own name."""
-    return path.partition("/")[2]
 
 
 def _table_name(source: str) -> str:
