@@ -35,7 +35,7 @@ from schemas.supervision import SUPERVISION, Supervision
 
 ROOT = Path(__file__).parent.parent
 ANSWERING = (
-    "cot_builder/inspection/*.py", "cot_builder/storage/images.py", "eval/parse.py", "eval/parse.yaml",
+    "cot_builder/inspection/*.py", "cot_builder/storage/images.py", "eval/parse*.py", "eval/parse.yaml",
     "eval/policies.py", "schemas/geometry.py", "schemas/prediction.py", "schemas/sample.py", "schemas/taxonomy.*",
     "schemas/trajectory.py",
 )  # fmt: skip
