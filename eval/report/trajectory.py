@@ -294,13 +294,13 @@ def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *,
 
 
 def _asset(name: str) -> str:
-    return resources.files("eval").joinpath("templates", name).read_text("utf-8")
+    return resources.files("eval.report").joinpath("templates", name).read_text("utf-8")
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", "templates"),
+        loader=jinja2.PackageLoader("eval.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
