@@ -24,7 +24,8 @@ from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
-from tests.helpers.expert import CHROMIUM, SMALL, Expert, chromium
+from tests.helpers.browser import CHROMIUM, chromium
+from tests.helpers.expert import SMALL, Expert
 from tests.helpers.review_project import Project, Result
 
 SHA = "a" * 64

@@ -13,7 +13,8 @@ from playwright.sync_api import sync_playwright
 
 from annotation import images
 from schemas.errors import IndusCotError
-from tests.helpers.expert import CHROMIUM, LONGEST_MS
+from tests.helpers.browser import CHROMIUM
+from tests.helpers.expert import LONGEST_MS
 from tests.helpers.review_project import Project
 from tests.servers.label_studio_server import Server, new_server
 from tests.servers.s3_server import BUCKET, S3

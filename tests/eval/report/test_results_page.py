@@ -22,7 +22,7 @@ from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import ToolCall
 from tests.helpers import predictions
-from tests.helpers.expert import CHROMIUM, chromium
+from tests.helpers.browser import CHROMIUM, chromium
 from tests.helpers.small_corpus import HOSTILE, build, params
 
 REGION = [100, 200, 700, 900]
