@@ -1,6 +1,5 @@
 """Fixtures of more than one test file."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,13 +7,10 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.servers.label_studio_server import Server, label_studio
+from tests.helpers.made_once import made_once
 
 if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
-    from tests.helpers.review_project import Project
-
-__all__ = ["label_studio"]
 
 # The same examples in every run, however slow the machine; `pytest -m hypothesis --hypothesis-profile default` looks
 # for new ones.
@@ -36,34 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with drafts, to be copied."""
-    # Imported here: most test files need no Label Studio, and its SDK is slow to import.
-    from tests.helpers.review_project import new_drafts
-
-    return new_drafts(tmp_path_factory.mktemp("review"))
-
-
-@pytest.fixture
-def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
-    """A copy of the project with drafts, and its own project on the server."""
-    from tests.helpers.review_project import Project
-
-    return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
-
-
-@pytest.fixture(scope="session")
 def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]":
     """A small corpus and a tiny model, ``tiny``, made from its words; to be read only."""
     # Imported here: most test files need no torch.
     import datasets
 
+    from cot_builder.storage.workspace import Workspace
     from tests.helpers.training_project import build
 
-    root = tmp_path_factory.mktemp("training")
+    root = made_once(tmp_path_factory, "training", build)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "hf")
-        yield build(root)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+        yield Workspace(root)
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +51,4 @@ def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with the small corpus and a tiny policy; not to be written to."""
     from tests.helpers.small_policy import build
 
-    return build(tmp_path_factory.mktemp("policy"), trainable)
+    return made_once(tmp_path_factory, "policy", lambda folder: build(folder, trainable))
