@@ -233,6 +233,7 @@ def test_priors_are_reviewed_before_anything_is_drafted(project: Project) -> Non
 # In a browser
 
 
+@pytest.mark.browser
 def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
     if not CHROMIUM:
         pytest.skip("no chromium here: `make test` installs it where it may")

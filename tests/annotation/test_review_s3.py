@@ -95,6 +95,7 @@ def test_images_are_put_there_once(on_s3, s3):
     assert list(on_s3.client.import_storage.s3.list(project=on_s3.number)) == [storage]
 
 
+@pytest.mark.browser
 def test_an_expert_sees_them(on_s3):
     if CHROMIUM is None:
         pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")

@@ -140,6 +140,7 @@ def test_what_ends_a_run_keeps_what_is_finished(run: Any, monkeypatch: pytest.Mo
     assert len(server.requests) == 16 and set(rows()["answer"]) == {"No"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
     """SIGKILL at random moments, early and late; what was finished then is not asked again, half a line included.
 

@@ -48,6 +48,7 @@ def test_a_model_that_knows_no_tools_is_asked_where_it_is_told_of_none(run: Any,
         assert rows()["margin"].is_null().all() == (mode == "direct")
 
 
+@pytest.mark.slow
 def test_a_server_of_transformers_says_the_same_as_transformers_here(
     run: Any, policy: Path, trainable: Workspace
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     assert sum(entry["reward"] for entry in logs[-4:]) / 4 > logs[0]["reward"] + 0.3
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
     workspace = link_project(policy, tmp_path)
     (tmp_path / "stopped").mkdir()

@@ -47,6 +47,7 @@ batches.ask_all(batches.questions(6), sys.argv[1], Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["upload", "create", "poll", "put"])
 def test_killed_at_any_moment_nothing_is_paid_twice(server: BatchServer, store: Path, moment: str) -> None:
     begun: list[subprocess.Popen[bytes]] = []

@@ -191,6 +191,7 @@ def test_a_reader_is_not_held_up_by_a_writer(path: Path) -> None:
             assert answers.get(key_of(number % 5)) == expected(number % 5)
 
 
+@pytest.mark.slow
 def test_every_answer_that_was_kept_is_there_after_kill_9(path: Path) -> None:
     moments = random.Random(7)
     kept: list[int] = []

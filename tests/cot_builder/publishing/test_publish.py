@@ -184,6 +184,8 @@ def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Done,
             assert {f"{config}/{column}.{name}" for name in REFERENCE} <= rows[0].keys()
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_sft_trainer_trains_from_the_published_rows(client: Client, published: Done, hub: HubServer) -> None:
     code = next(
         block

@@ -310,6 +310,7 @@ def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: 
     assert "preference" not in text and "correct such reasoning" not in text
 
 
+@pytest.mark.browser
 def test_the_card_is_shown_with_its_pictures_and_tables(copy: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no chromium here: `make test` installs it where it may")

@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cot_builder.endpoint.store import Answers, store
 from tests.helpers.drafting import CONCURRENCY, KEY, draft, drafts, key_of, settings
 from tests.helpers.pipeline import command, forked, run
@@ -38,6 +40,7 @@ def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
     return kept
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(project: Path, tmp_path: Path) -> None:
     calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
     with chat_server(answer) as server:

@@ -21,6 +21,7 @@ from tests.helpers.patches import again, chosen, parts, with_settings, written
 from tests.helpers.paths import ROOT
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(many: Workspace, tmp_path: Path) -> None:
     other = again(many, tmp_path)
     patch(with_settings(compute__workers=2), other)
@@ -59,6 +60,7 @@ def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
         shard.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Workspace, bytes], workers: int) -> None:
     workspace, data = killed
@@ -95,6 +97,7 @@ def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Worksp
     assert resumed == written(workspace.patch)
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_bytes_quietly_and_ends(many: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     other = again(many, tmp_path)
@@ -126,6 +129,7 @@ sys.meta_path.insert(0, NoRay())
 """
 
 
+@pytest.mark.slow
 def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(2)})
     child = command(workspace, "--set", "compute.executor=ray", script=NO_RAY)
@@ -143,6 +147,7 @@ def test_the_number_of_workers_is_no_reason_to_start_again(tmp_path: Path) -> No
     assert json.dumps(read_manifest(workspace.patch)["params"]) == one
 
 
+@pytest.mark.slow
 def test_a_worker_imports_neither_pandas_nor_pandera(tmp_path: Path) -> None:
     # Each costs a worker process half a second before its first image.
     script = "import sys\nfrom cot_builder.stages import patch\nfrom cot_builder.storage.shards import ShardWriter\n"

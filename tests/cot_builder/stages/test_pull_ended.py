@@ -79,6 +79,7 @@ def test_kill_in_the_middle_leaves_nothing_visible(tmp_path: Path) -> None:
     assert [name for name in hidden if not name.endswith(".lock")] == []
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(tmp_path: Path) -> None:
     source, pipe = stuck_source(tmp_path)
     with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
