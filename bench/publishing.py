@@ -20,9 +20,9 @@ from cot_builder.storage.images import encode_png
 from cot_builder.storage.shards import image_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.trajectory import Trajectory
-from tests.cot_builder.publishing.test_publish import STATED, write_params
 from tests.helpers import small_corpus
 from tests.helpers.hub_client import Client
+from tests.helpers.publication import STATED, write_params
 from tests.servers.hub_server import OWNER, HubServer
 
 ROWS = 480

@@ -15,7 +15,7 @@ from eval.report.items import write_items
 from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample
 from tests.helpers import predictions, small_corpus
-from tests.helpers.expert import chromium
+from tests.helpers.browser import chromium
 
 MANY, FEW = 5_000, 50
 RUNS = 9

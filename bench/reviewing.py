@@ -23,7 +23,8 @@ from bench.paired import Row, paired, seconds
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
 from schemas.trajectory import DRAFT
-from tests.helpers.expert import Expert, chromium
+from tests.helpers.browser import chromium
+from tests.helpers.expert import Expert
 from tests.helpers.pipeline import new_project, run
 from tests.servers.label_studio_server import Server, new_server
 

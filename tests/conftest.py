@@ -1,6 +1,5 @@
 """Fixtures of more than one test file."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,48 +7,78 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.servers.label_studio_server import Server, label_studio
+from tests.helpers.made_once import made_once
 
 if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
-    from tests.helpers.review_project import Project
-
-__all__ = ["label_studio"]
 
 # The same examples in every run, however slow the machine; `pytest -m hypothesis --hypothesis-profile default` looks
 # for new ones.
 hypothesis.settings.load_profile("ci")
 
 LONGEST = (
-    "test_review_faults", "test_pipeline", "test_publish", "test_review_browser", "test_review_round_trip",
-    "test_label_studio_server", "test_grpo", "test_prior_review", "test_evaluate", "test_draft",
-    "test_review_experts", "test_review_s3", "test_patch", "test_learn", "test_teacher", "test_sft",
-    "test_synthetic", "test_door", "test_parse", "test_report", "test_batch",
-)  # fmt: skip
-"""Files of minutes, the longest first."""
+    "annotation/test_review_faults.py",
+    "indus_cot/test_pipeline.py",
+    "annotation/test_review_browser.py",
+    "annotation/test_review_round_trip.py",
+    "annotation/test_label_studio_server.py",
+    "annotation/test_prior_review.py",
+    "cot_builder/stages/test_patch_command.py",
+    "annotation/test_review_experts.py",
+    "annotation/test_review_s3.py",
+    "train/test_grpo.py",
+    "train/test_learn.py",
+    "cot_builder/publishing/",
+    "train/test_sft.py",
+    "eval/test_local.py",
+    "eval/test_journal.py",
+    "cot_builder/teacher/test_teacher.py",
+    "cot_builder/stages/test_draft",
+    "cot_builder/benchmarks/test_synthetic.py",
+    "cot_builder/endpoint/test_batch_faults.py",
+    "cot_builder/endpoint/test_retries.py",
+    "eval/test_parse.py",
+    "eval/report/",
+)
+"""Files of minutes, and folders whose files share a fixture: beginnings of paths below ``tests``, the longest first."""
+
+MARKED = {
+    "server": ("label_studio", "hub_server", "s3"),
+    "browser": ("browser", "chromium"),
+    "train": ("policy",),
+}
+"""Markers of the tests that use one of these fixtures, directly or by way of another."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest: a file stays on one worker, and a long one at the end would leave the others idle."""
-    rank = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    """Mark tests by what they use, and begin with what takes longest.
+
+    A file stays on one worker, and a long one at the end would leave the others idle.
+    """
+    for item in items:
+        for marker, fixtures in MARKED.items():
+            if not _fixtures(item).isdisjoint(fixtures):
+                item.add_marker(marker)
+        if _uses_a_server(item):
+            item.add_marker("server")
+    items.sort(key=_rank)
 
 
-@pytest.fixture(scope="session")
-def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with drafts, to be copied."""
-    # Imported here: most test files need no Label Studio, and its SDK is slow to import.
-    from tests.helpers.review_project import new_drafts
-
-    return new_drafts(tmp_path_factory.mktemp("review"))
+def _fixtures(item: pytest.Item) -> set[str]:
+    """Names of the fixtures that the test uses, without those of its parameters."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return set(getattr(item, "fixturenames", ())) - set(parameters)
 
 
-@pytest.fixture
-def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
-    """A copy of the project with drafts, and its own project on the server."""
-    from tests.helpers.review_project import Project
+def _uses_a_server(item: pytest.Item) -> bool:
+    """Whether the test's module imports anything from ``tests/servers``."""
+    values = vars(getattr(item, "module", None) or object).values()
+    return any(str(getattr(value, "__module__", "")).startswith("tests.servers.") for value in values)
 
-    return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((place for place, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +87,13 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
     # Imported here: most test files need no torch.
     import datasets
 
+    from cot_builder.storage.workspace import Workspace
     from tests.helpers.training_project import build
 
-    root = tmp_path_factory.mktemp("training")
+    root = made_once(tmp_path_factory, "training", build)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", root / "hf")
-        yield build(root)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+        yield Workspace(root)
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +101,4 @@ def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with the small corpus and a tiny policy; not to be written to."""
     from tests.helpers.small_policy import build
 
-    return build(tmp_path_factory.mktemp("policy"), trainable)
+    return made_once(tmp_path_factory, "policy", lambda folder: build(folder, trainable))

@@ -24,7 +24,8 @@ from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
-from tests.helpers.expert import CHROMIUM, SMALL, Expert, chromium
+from tests.helpers.browser import CHROMIUM, chromium
+from tests.helpers.expert import SMALL, Expert
 from tests.helpers.review_project import Project, Result
 
 SHA = "a" * 64
@@ -232,6 +233,7 @@ def test_priors_are_reviewed_before_anything_is_drafted(project: Project) -> Non
 # In a browser
 
 
+@pytest.mark.browser
 def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
     if not CHROMIUM:
         pytest.skip("no chromium here: `make test` installs it where it may")

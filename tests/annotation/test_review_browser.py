@@ -17,7 +17,8 @@ from playwright.sync_api import Browser
 from schemas.geometry import SCALE, to_pixels
 from schemas.review import Review
 from schemas.trajectory import Trajectory, Turn, Verdict
-from tests.helpers.expert import CHROMIUM, LARGE, SMALL, Expert, chromium
+from tests.helpers.browser import CHROMIUM, chromium
+from tests.helpers.expert import LARGE, SMALL, Expert
 from tests.helpers.review_project import Project, change_draft, reworded, uids
 from tests.servers.label_studio_server import Server
 

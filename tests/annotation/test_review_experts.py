@@ -66,6 +66,7 @@ def test_one_project_has_everything_without_annotators() -> None:
     assert [item.shown for item in only] == rows and not golds({"": only})
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(2, 5), st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.0, 0.1]), st.integers(0, 9))
 def test_every_draft_has_one_true_page_or_all(count: int, overlap: float, gold: float, seed: int) -> None:
@@ -188,6 +189,7 @@ def agreement(folder: Path, rows: Sequence[Review]) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_kappa_of_two_is_that_of_the_textbook(tmp_path: Path) -> None:
     # 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: po = 0.7, pe = 0.5, so κ = 0.4.
     cells = [("accepted", "accepted")] * 20 + [("accepted", "rejected")] * 5
@@ -208,6 +210,7 @@ def test_kappa_of_two_is_that_of_the_textbook(tmp_path: Path) -> None:
     assert (found.shared, found.disagreements) == (50, 15)
 
 
+@pytest.mark.slow
 def test_alpha_of_four_is_that_of_krippendorff(tmp_path: Path) -> None:
     # Computing Krippendorff's Alpha-Reliability (2011), section C: nominal α = 0.743.
     data = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 ."]
@@ -227,6 +230,7 @@ def test_alpha_of_four_is_that_of_krippendorff(tmp_path: Path) -> None:
     assert everybody.type.value == pytest.approx(0.743, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_boxes_and_masks_are_compared_where_both_see_a_defect(tmp_path: Path) -> None:
     def painted(columns: int) -> str:
         mask = np.zeros((20, 40), np.uint8)

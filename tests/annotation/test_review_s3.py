@@ -13,7 +13,8 @@ from playwright.sync_api import sync_playwright
 
 from annotation import images
 from schemas.errors import IndusCotError
-from tests.helpers.expert import CHROMIUM, LONGEST_MS
+from tests.helpers.browser import CHROMIUM
+from tests.helpers.expert import LONGEST_MS
 from tests.helpers.review_project import Project
 from tests.servers.label_studio_server import Server, new_server
 from tests.servers.s3_server import BUCKET, S3
@@ -94,6 +95,7 @@ def test_images_are_put_there_once(on_s3, s3):
     assert list(on_s3.client.import_storage.s3.list(project=on_s3.number)) == [storage]
 
 
+@pytest.mark.browser
 def test_an_expert_sees_them(on_s3):
     if CHROMIUM is None:
         pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")

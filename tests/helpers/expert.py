@@ -1,19 +1,12 @@
 """An expert at the review page, in a real browser."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Dialog, FloatRect, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, FloatRect, Locator, Page
 
 from tests.servers.label_studio_server import Server
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--no-first-run"]  # fmt: skip
 LONGEST_MS = 180_000
 """Milliseconds that a page may take while other servers start beside it."""
 LARGE = (1920, 1080)
@@ -29,15 +22,6 @@ SHOWN = """() => {
 """Every image is there, the inspected one from a blob as Label Studio shows it, those of a prior in its text; on a
 review page the prefilled texts are too; and the page can be submitted."""
 ANSWERS = "() => JSON.stringify(Htx.annotationStore.selected.serializeAnnotation())"
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """Debian's browser; needs :data:`CHROMIUM`."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 class Expert:

@@ -208,3 +208,9 @@ def pull_set(root: Path, benchmark: str, source: Path | str | list[str], strict:
     workspace = Workspace(root)
     pull("mine", params, workspace)
     return Pulled(workspace, "mine")
+
+
+def no_trace(root: Path) -> None:
+    """Check that no set was pulled below ``root``."""
+    folder = root / "data" / "pull"
+    assert [path.name for path in folder.glob("*") if not path.name.endswith(".lock")] == []

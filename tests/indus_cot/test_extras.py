@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.paths import ROOT
 
 WITHOUT = """
@@ -20,6 +22,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT + code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_corpus_half_needs_nothing_of_the_extra_train():
     done = python(
         "import importlib, pkgutil, annotation, cot_builder.stages, cot_builder.benchmarks, cot_builder.teacher\n"

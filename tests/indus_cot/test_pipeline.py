@@ -24,6 +24,8 @@ STAGES = ("select", "patch", "prior", "draft", "assemble")
 TRAININGS = ("sft", "grpo")
 FOLDERS = {"assemble": "indus_cot"}
 
+pytestmark = [pytest.mark.slow, pytest.mark.train]
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
@@ -113,6 +115,7 @@ def test_overlapping_categories_are_dropped_with_their_reason(project):
     assert dropped.height >= 2 and not set(dropped["category"]) & kept
 
 
+@pytest.mark.browser
 def test_the_report_of_a_real_run_fits_a_desk_and_a_phone(project):
     chromium = shutil.which("chromium")
     if chromium is None:

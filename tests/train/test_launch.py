@@ -51,6 +51,8 @@ def project(trainable: Workspace, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_two_processes_train_one_model_and_one_of_them_speaks(project: Path, trainable: Workspace) -> None:
     # What `grpo` does in two processes is in test_grpo.py; here is what the command adds.
     done = _launch(project, "--set", f"train.model={trainable.root / 'tiny'}", "--set", "sft.steps=2", "sft")

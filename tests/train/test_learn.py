@@ -65,6 +65,7 @@ def roughness(shown: np.ndarray) -> float:
     return float(cv2.GaussianBlur(fine * fine, (0, 0), 2.0)[4:-4, 4:-4].max())
 
 
+@pytest.mark.slow
 def test_a_small_defect_is_not_in_what_the_policy_sees_of_the_whole(processor, small_and_twins):
     for surface, twin in zip(*small_and_twins, strict=True):
         assert np.abs(surface.pixels.astype(int) - twin.pixels).max() > 60
@@ -73,6 +74,7 @@ def test_a_small_defect_is_not_in_what_the_policy_sees_of_the_whole(processor, s
         assert left.max() < 1.5 and left.mean() < 0.01
 
 
+@pytest.mark.slow
 def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(processor, small_and_twins):
     """On the path of training and exams; scaled down otherwise than here, small defects once told themselves so."""
     small, clean = small_and_twins[0], drawn("none")
@@ -194,6 +196,8 @@ BRIEFLY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
     for name, value in FEW.items():
         monkeypatch.setattr(learn, name, value)
@@ -214,6 +218,7 @@ def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
     ElementTree.fromstring(shown[shown.index("<table>") : shown.index("</table>") + len("</table>")])
 
 
+@pytest.mark.slow
 def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
     (tmp_path / "settings.json").write_text('["sft.steps=3"]')
     ran = subprocess.run(

@@ -27,6 +27,8 @@ from train import corpus, guard
 from train.model import load_model, load_policy, load_processor
 from train.sft import print_plan, sft
 
+pytestmark = pytest.mark.train
+
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path

@@ -248,6 +248,7 @@ def _contrast_to_noise(shot: Rendered, side: int | None) -> float:
     return float(np.quantile(np.abs(here - sound)[around > 0], 1 - share / 2) / texture)
 
 
+@pytest.mark.slow
 def test_some_defects_are_plain_in_full_size_and_lost_in_a_small_view() -> None:
     settings = Synthetic(size=512, categories=7, parts=16, views=1)
     shots = [shot for shot in renders("real_iad", settings, SEED) if shot.labels]
@@ -269,6 +270,7 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
     return digests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> None:
     script = f"import json, {__name__} as t; print(json.dumps(t._digest(list(reversed(t.SETS)))))"

@@ -1,15 +1,9 @@
-"""Batch mode against a real server on loopback: half the price, and nothing paid twice whatever happens."""
+"""Batch mode against a real server on loopback: half the price, and every open batch is collected."""
 
 import asyncio
 import base64
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,124 +11,29 @@ import pytest
 
 from cot_builder.endpoint import batch
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Door, Endpoint
-from cot_builder.endpoint.prices import Patches, Price
-from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError, StopError
+from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.prices import Price
+from cot_builder.endpoint.replies import NotAnsweredError, NotAskedError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.store import Answers
-from cot_builder.params import Budget, EndpointPace, load_params
 from schemas.errors import IndusCotError
-from tests.helpers.paths import ROOT
-from tests.servers.batch_server import BatchServer, Fault, Line, batch_server
+from tests.helpers.batches import (
+    LONGEST_S,
+    PRICE,
+    USD_AN_ANSWER,
+    ask_all,
+    expected,
+    open_batches,
+    outcomes,
+    questions,
+    spent,
+    submit_and_leave,
+    texts,
+    use,
+)
+from tests.servers.batch_server import BatchServer, Fault, batch_server
 
-KEY_VARIABLE = "TEST_BATCH_KEY"
-KEY = "sk-not-a-real-key-9876543210"
-PARAMS = load_params(root=ROOT)
-PRICE = Price(input=1000, output=1000, image=Patches(formula="patches", side=32, most=1536))
-USD_AN_ANSWER = 20 * 1000 / 1_000_000 / 2
-"""20 tokens at half of a thousandth of a dollar each."""
-LONGEST_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setattr(batch, "SETTLE_S", 0.05)
-
-
-@pytest.fixture
-def server() -> Iterator[BatchServer]:
-    with batch_server() as running:
-        yield running
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "answers.sqlite"
-
-
-def questions(count: int, step: str = "describe", model: str = "small") -> list[Request]:
-    return [
-        Request(step, model, [{"role": "user", "content": f"place {number} of {step}"}], max_tokens=20)
-        for number in range(count)
-    ]
-
-
-def use(work: Callable[[Door], Awaitable[Any]], url: str, store: Path, **settings: Any) -> Any:
-    """What ``work`` returns, given a new door on ``store``; it may not take long, and its loop ends with it."""
-    caps = Budget(usd=settings.pop("usd", None), tokens=None)
-    refresh = settings.pop("refresh", False)
-    price = settings.pop("price", lambda _: PRICE)
-    changes = {"batch": True, "poll_s": 0.02, "attempts": 3, "backoff_s": 0.01, "timeout_s": 10.0} | settings
-    pace: EndpointPace = PARAMS.compute.endpoint.model_copy(update=changes)
-    endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
-
-    async def run() -> Any:
-        answers = Answers(store)
-        try:
-            async with (
-                asyncio.timeout(LONGEST_S),
-                Door(endpoint, pace, caps, answers, price=price, refresh=refresh) as door,
-            ):
-                return await work(door)
-        finally:
-            answers.close()
-
-    return asyncio.run(run())
-
-
-async def outcomes(door: Door, requests: list[Request]) -> list[Answer | BaseException]:
-    return await asyncio.gather(*(door.ask(request) for request in requests), return_exceptions=True)
-
-
-def ask_all(requests: list[Request], url: str, store: Path, **settings: Any) -> list[Any]:
-    return use(lambda door: outcomes(door, requests), url, store, **settings)
-
-
-async def abandon(door: Door, requests: list[Request], when: Callable[[], bool]) -> None:
-    """Ask, and let the loop end without a word as soon as ``when``."""
-    asked = [asyncio.create_task(door.ask(request)) for request in requests]
-    while not when():
-        await asyncio.sleep(0.005)
-    for task in asked:
-        task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
-    raise asyncio.CancelledError
-
-
-def submit_and_leave(requests: list[Request], server: BatchServer, store: Path, **settings: Any) -> None:
-    polls, server.polls = server.polls, 10**9
-
-    def submitted() -> bool:
-        return bool(server.calls["poll"])
-
-    with pytest.raises(asyncio.CancelledError):
-        use(lambda door: abandon(door, requests, submitted), server.url, store, **settings)
-    server.polls = polls
-
-
-def open_batches(store: Path) -> dict[str, list[str]]:
-    answers = Answers(store)
-    try:
-        return answers.open_batches()
-    finally:
-        answers.close()
-
-
-def spent(store: Path) -> float:
-    answers = Answers(store)
-    try:
-        return answers.spent()[0]
-    finally:
-        answers.close()
-
-
-def texts(found: list[Any]) -> list[str]:
-    return [answer.text if isinstance(answer, Answer) else repr(answer) for answer in found]
-
-
-def expected(requests: list[Request]) -> list[str]:
-    return [f"answer to {request.messages[0]['content']}" for request in requests]
+pytestmark = pytest.mark.usefixtures("quick_batches")
 
 
 def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: BatchServer, store: Path) -> None:
@@ -270,160 +169,6 @@ def test_answers_nobody_asks_for_are_collected_with_their_step_and_price(server:
     answers.close()
 
 
-CLIENT = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from cot_builder.endpoint import batch
-from cot_builder.endpoint.store import Answers
-from tests.cot_builder.endpoint import test_batch
-batch.SETTLE_S = 0.05
-if sys.argv[3] == "put":
-    put = Answers.put
-    count = 0
-    def killed(*arguments):
-        global count
-        put(*arguments)
-        count += 1
-        if count == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-    Answers.put = killed
-test_batch.ask_all(test_batch.questions(6), sys.argv[1], Path(sys.argv[2]))
-"""
-
-
-@pytest.mark.parametrize("moment", ["upload", "create", "poll", "put"])
-def test_killed_at_any_moment_nothing_is_paid_twice(server: BatchServer, store: Path, moment: str) -> None:
-    begun: list[subprocess.Popen[bytes]] = []
-
-    def kill(what: str) -> None:
-        if what == moment and begun[0].returncode is None:
-            os.kill(begun[0].pid, signal.SIGKILL)
-
-    server.done = kill
-    # The server answers no sooner than it is called, so that the process is known by then.
-    begun.append(
-        subprocess.Popen([sys.executable, "-c", CLIENT, server.url, str(store), moment], cwd=ROOT, env={**os.environ})
-    )
-    assert begun[0].wait(timeout=60) == -signal.SIGKILL
-    asked = questions(6)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert len(server.submitted) == 1
-    assert server.paid == Counter(request.key for request in asked)
-    assert spent(store) == pytest.approx(6 * USD_AN_ANSWER)
-    assert open_batches(store) == {}
-
-
-@pytest.mark.parametrize("what", ["upload", "create", "poll", "content"])
-@pytest.mark.parametrize("fault", [Fault(status=503), Fault(after=True)], ids=["refused", "lost"])
-def test_what_passes_is_tried_again_and_loses_and_doubles_nothing(
-    server: BatchServer, store: Path, what: str, fault: Fault
-) -> None:
-    server.fault = lambda seen, number: fault if seen == what and number < 2 else None
-    asked = questions(3)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert len(server.submitted) == 1
-    assert spent(store) == pytest.approx(3 * USD_AN_ANSWER)
-    assert open_batches(store) == {}
-
-
-def test_a_download_cut_short_is_begun_anew(server: BatchServer, store: Path) -> None:
-    server.fault = lambda what, number: Fault(cut=True) if what == "content" and number == 0 else None
-    asked = questions(1)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert server.calls["content"] == 2
-
-
-def test_polls_are_tried_more_often_than_requests(server: BatchServer, store: Path) -> None:
-    server.fault = lambda what, number: Fault() if what == "poll" and number < 6 else None
-    asked = questions(2)
-    assert texts(ask_all(asked, server.url, store, attempts=1)) == expected(asked)
-
-
-def test_a_batch_that_is_out_of_reach_for_long_stops_the_run_and_stays_open(
-    server: BatchServer, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "UNREACHABLE_S", 0.05)
-    server.fault = lambda what, number: Fault() if what == "poll" else None
-    asked = questions(2)
-    (first, second) = ask_all(asked, server.url, store)
-    assert isinstance(first, StopError) and isinstance(second, StopError)
-    assert "run the same command again" in str(first)
-    server.fault = lambda what, number: None
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert len(server.submitted) == 1
-
-
-def test_an_overloaded_line_goes_into_the_next_batch(server: BatchServer, store: Path) -> None:
-    fates = {"place 0 of describe": 429, "place 1 of describe": 503}
-    server.line = lambda body, run: Line(fates.get(body["messages"][0]["content"], 200) if run == 0 else 200)
-    asked = questions(3)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert server.submitted == [[request.key for request in asked], [request.key for request in asked[:2]]]
-    assert spent(store) == pytest.approx(3 * USD_AN_ANSWER)
-
-
-def test_a_line_that_is_always_overloaded_names_every_batch(server: BatchServer, store: Path) -> None:
-    server.line = lambda body, run: Line(500)
-    (error,) = ask_all(questions(1), server.url, store)
-    assert isinstance(error, NotAnsweredError)
-    assert str(error) == "no answer after 3 batches: " + "; ".join(f"batch batch_{n}: status 500" for n in (1, 2, 3))
-    assert len(server.submitted) == 3
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (Line(400), "batch batch_1: status 400: status 400"),
-        (Line(error="this request could not be run in time"), "batch batch_1: this request could not be run in time"),
-        (Line(silent=True), "batch batch_1: it holds no answer to this request"),
-        (Line(garbled=True), "batch batch_1: it holds no answer to this request"),
-    ],
-    ids=["refused", "expired", "silent", "garbled"],
-)
-def test_a_line_without_an_answer_fails_alone_and_names_its_batch(
-    server: BatchServer, store: Path, line: Line, words: str
-) -> None:
-    asked = questions(3)
-    server.line = lambda body, run: line if body["messages"][0]["content"] == "place 1 of describe" else Line()
-    found = ask_all(asked, server.url, store)
-    assert isinstance(found[1], NotAnsweredError) and str(found[1]) == words
-    assert [found[0].text, found[2].text] == [expected(asked)[0], expected(asked)[2]]
-    assert open_batches(store) == {}
-
-
-def test_a_response_that_is_no_completion_goes_into_the_next_batch(server: BatchServer, store: Path) -> None:
-    server.line = lambda body, run: Line(change=lambda _: {"choices": []}) if run == 0 else Line()
-    asked = questions(2)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert len(server.submitted) == 2
-
-
-@pytest.mark.parametrize(
-    ("end", "words"),
-    [("failed", "batch batch_1: failed: the file is refused"), ("cancelled", "batch batch_1: cancelled")],
-)
-def test_a_batch_that_failed_says_why_and_can_be_submitted_again(
-    server: BatchServer, store: Path, end: str, words: str
-) -> None:
-    server.end = end
-    server.line = lambda body, run: Line(silent=run == 0)
-    asked = questions(2)
-    found = ask_all(asked, server.url, store)
-    assert [str(error) for error in found] == [words] * 2
-    assert all(isinstance(error, NotAnsweredError) for error in found)
-    server.end = "completed"
-    server.line = lambda body, run: Line()
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-
-
-def test_what_an_expired_batch_did_answer_is_kept(server: BatchServer, store: Path) -> None:
-    server.end = "expired"
-    server.line = lambda body, run: Line(error="it expired") if "place 1" in body["messages"][0]["content"] else Line()
-    first, second = ask_all(questions(2), server.url, store)
-    assert first.text == "answer to place 0 of describe"
-    assert str(second) == "batch batch_1: it expired"
-
-
 def test_closed_to_new_nobody_waits_and_the_batch_is_collected_next_time(server: BatchServer, store: Path) -> None:
     server.polls = 10**9
     asked, later = questions(3), questions(2, "compose")
@@ -473,15 +218,6 @@ def test_closed_to_new_during_an_upload_no_batch_is_created(server: BatchServer,
     assert server.calls == {"upload": 1} and open_batches(store) == {}
 
 
-def test_a_line_of_an_earlier_batch_that_was_overloaded_goes_into_the_next(server: BatchServer, store: Path) -> None:
-    asked = questions(2)
-    submit_and_leave(asked, server, store)
-    server.polls = 10
-    server.line = lambda body, run: Line(429 if run == 0 else 200)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-    assert [len(keys) for keys in server.submitted] == [2, 2]
-
-
 def test_a_batch_of_another_endpoint_is_left_open_and_can_be_asked_anew(server: BatchServer, store: Path) -> None:
     asked, more = questions(2), questions(3)
     submit_and_leave(asked, server, store)
@@ -496,34 +232,6 @@ def test_a_batch_of_another_endpoint_is_left_open_and_can_be_asked_anew(server: 
     # Back at the first, it is there.
     assert texts(ask_all(more, server.url, store)) == expected(more)
     assert len(server.submitted) == 1 and open_batches(store) == {}
-
-
-def test_an_endpoint_without_a_batch_api_is_said_to_have_none(server: BatchServer, store: Path) -> None:
-    server.has_batches = False
-    found = ask_all(questions(2), server.url, store)
-    assert all(isinstance(error, StopError) for error in found)
-    assert "compute.endpoint.batch: false" in str(found[0])
-
-
-def test_a_server_that_cannot_list_still_takes_batches(server: BatchServer, store: Path) -> None:
-    server.lists = False
-    server.fault = lambda what, number: Fault() if what == "create" and number == 0 else None
-    asked = questions(2)
-    assert texts(ask_all(asked, server.url, store)) == expected(asked)
-
-
-def test_a_server_that_is_not_there_stops_the_run(store: Path) -> None:
-    found = ask_all(questions(2), "http://127.0.0.1:9/v1", store)
-    assert all(isinstance(error, StopError) for error in found)
-    assert "check that the server runs" in str(found[0])
-
-
-@pytest.mark.parametrize(("what", "status"), [("upload", 401), ("create", 403)])
-def test_a_refused_key_stops_the_run_and_is_not_told(server: BatchServer, store: Path, what: str, status: int) -> None:
-    server.fault = lambda seen, number: Fault(status=status) if seen == what else None
-    found = ask_all(questions(2), server.url, store)
-    assert all(isinstance(error, StopError) and KEY not in str(error) for error in found)
-    assert open_batches(store) == {}
 
 
 def test_the_budget_holds_the_price_of_a_batch(server: BatchServer, store: Path) -> None:

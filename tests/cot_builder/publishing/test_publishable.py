@@ -17,7 +17,7 @@ import pytest
 from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.corpus.writing import row_id
 from cot_builder.params import Params, load_params
-from cot_builder.publishing import card, changes, publishable
+from cot_builder.publishing import card, changes, publishable, shards
 from cot_builder.publishing.configs import CONFIGS, features, schema
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.publish import plan
@@ -33,11 +33,10 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import REVIEW, Review
 from schemas.trajectory import DRAFT, Draft
-from tests.cot_builder.publishing.test_publish import STATED, change, copy, project, validated, write_params
 from tests.helpers import small_corpus
-from tests.helpers.expert import CHROMIUM, chromium
+from tests.helpers.browser import CHROMIUM, chromium
+from tests.helpers.publication import STATED, change, validated, write_params
 
-__all__ = ["copy", "project"]
 STATE = {"version": "1.0.0", "changelog": [{"version": "1.0.0", "date": "2026-03-04", "rows": 22, "note": ""}]}
 
 
@@ -61,6 +60,13 @@ def with_reviews(root: Path, what: Callable[[list[Review]], list[Review]]) -> No
         path.mkdir()
     REVIEW.write(REVIEW.frame(what(reviews)), path / "reviews.parquet")
     validated(root)
+
+
+def own_drafts(root: Path) -> None:
+    """Put a copy of the drafts in place of the link to those that all tests share."""
+    shutil.copytree(root / "data/draft", root / "draft")
+    (root / "data/draft").unlink()
+    (root / "draft").rename(root / "data/draft")
 
 
 def card_of(root: Path, params: Params | None = None) -> str:
@@ -210,9 +216,7 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
     rated = built(copy)["review"][0]["row"]
     again = changes.read(str(copy / "data/publish"))
     assert changes.compare(index, again)._replace(same=0) == changes.Changes([], [], [], [rated], 0, 0, 0)
-    shutil.copytree(copy / "data/draft", copy / "draft")
-    (copy / "data/draft").unlink()
-    (copy / "draft").rename(copy / "data/draft")
+    own_drafts(copy)
     path = copy / "data/draft/rejected.parquet"
     drafts: list[Draft] = DRAFT.records(DRAFT.read(path))
     kept = [draft for draft in drafts if [item.gate for item in draft.violations] != ["length"]]
@@ -269,7 +273,7 @@ def test_row_groups_are_within_what_the_viewer_scans(
     table = pa.concat_tables(
         pq.read_table(path) for path in sorted((copy / "data/publish/sft/train").glob("*.parquet"))
     )
-    monkeypatch.setattr(publishable, "MOST_ROW_GROUP", 2**20)
+    monkeypatch.setattr(shards, "MOST_ROW_GROUP", 2**20)
     write_shard(tmp_path / "cut.parquet", table, "sft")
     found = pq.ParquetFile(tmp_path / "cut.parquet")
     sizes = [found.metadata.row_group(number).total_byte_size for number in range(found.num_row_groups)]
@@ -299,12 +303,14 @@ def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: 
         and "category-disjoint" not in text
         and "widget, nut, kept by hand" in text
     )
+    own_drafts(copy)
     (copy / "data/draft/rejected.parquet").unlink()
     text = card_of(copy)
     assert "supervised fine-tuning and\nreinforcement learning with verifiable rewards." in text
     assert "preference" not in text and "correct such reasoning" not in text
 
 
+@pytest.mark.browser
 def test_the_card_is_shown_with_its_pictures_and_tables(copy: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no chromium here: `make test` installs it where it may")

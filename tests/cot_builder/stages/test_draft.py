@@ -1,19 +1,11 @@
 """`indus-cot draft` with a teacher behind an endpoint: the real command against a real server on loopback."""
 
-import base64
-import csv
 import hashlib
 import json
-import os
-import random
 import re
 import shutil
-import signal
-import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +14,8 @@ import pytest
 
 from cot_builder.endpoint.store import Answers, store
 from cot_builder.teacher.endpoint import in_a_row
-from tests.helpers.pipeline import SMALL, command, forked, new_project, run
+from tests.helpers.drafting import KEY, asked, draft, drafts, form, images, ledger, settings
+from tests.helpers.pipeline import run
 from tests.helpers.scripted_teacher import answer, finding
 from tests.servers.chat_server import (
     CUT,
@@ -32,86 +25,11 @@ from tests.servers.chat_server import (
     MALFORMED,
     REFUSED,
     TRUNCATED,
-    ChatServer,
     Fault,
     chat_server,
     status,
     text_of,
 )
-
-KEY = "sk-not-a-real-key-0123456789"
-FEW = ("select.samples=24",)
-CONCURRENCY = 8
-KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to `prior`, with the offline teacher's priors."""
-    project = new_project(tmp_path_factory.mktemp("endpoint"))
-    sets = ("real_iad", "mvtec_ad", "visa", "mpdd", "dtd", "sdd")
-    for stage in (*(("pull", name) for name in sets), ("select",), ("prior",)):
-        done = run(project, *stage, settings=(*SMALL, *FEW))
-        assert done.returncode == 0, done.stderr
-    return project
-
-
-@pytest.fixture
-def project(prepared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "project", symlinks=True))
-
-
-def settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
-    url = server if isinstance(server, str) else server.url
-    return (
-        *SMALL, *FEW, "teacher.backend=endpoint", f"teacher.base_url={url}", "teacher.model=gpt-4.1",
-        f"compute.endpoint.concurrency={CONCURRENCY}", "compute.endpoint.backoff_s=0.01", *more,
-    )  # fmt: skip
-
-
-def draft(
-    project: Path, server: ChatServer | str, *flags: str, more: tuple[str, ...] = (), key: str = KEY
-) -> subprocess.CompletedProcess[str]:
-    return run(project, "draft", *flags, settings=settings(server, *more), OPENAI_API_KEY=key)
-
-
-def drafts(project: Path) -> pl.DataFrame:
-    return pl.read_parquet(project / "data/draft/trajectory.parquet").sort("draft_id")
-
-
-def form(body: dict[str, Any]) -> str:
-    return body["response_format"]["json_schema"]["name"]
-
-
-def images(body: dict[str, Any]) -> list[bytes]:
-    urls = [
-        part["image_url"]["url"]
-        for message in body["messages"]
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-        if part["type"] == "image_url"
-    ]
-    return [base64.b64decode(url.partition(",")[2]) for url in urls]
-
-
-def key_of(body: dict[str, Any]) -> str:
-    """The key under which the answer to a request of candidate 0 is kept."""
-    text = json.dumps(body)
-    for url in set(re.findall(r"data:image/\w+;base64,[A-Za-z0-9+/=]+", text)):
-        digest = hashlib.sha256(base64.b64decode(url.partition(",")[2])).hexdigest()
-        text = text.replace(url, f"sha256:{digest}")
-    return hashlib.sha256(json.dumps([json.loads(text), 0], sort_keys=True).encode()).hexdigest()
-
-
-def ledger(project: Path) -> dict[str, str]:
-    with (project / "reports/failures.csv").open(newline="", encoding="utf-8") as file:
-        return {row["sample_id"]: row["why"] for row in csv.DictReader(file)}
-
-
-def asked(result: subprocess.CompletedProcess[str]) -> int:
-    found = re.search(r"to ask: (\d+) requests", result.stdout)
-    assert found, result.stdout + result.stderr
-    return int(found.group(1))
 
 
 def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -> None:
@@ -271,111 +189,6 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
     assert drafts(project).height == 24
 
 
-def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("draft", settings=settings(server, "teacher.judge_readings=1", *more)),
-        cwd=project,
-        env=os.environ | {"OPENAI_API_KEY": KEY, "PYTHONPATH": str(project)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
-    answers = Answers(store(project))
-    kept = {key for body in bodies if answers.has(key := key_of(body))}
-    answers.close()
-    return kept
-
-
-def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(project: Path, tmp_path: Path) -> None:
-    calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
-    with chat_server(answer) as server:
-        assert draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
-        whole = len(server.requests)
-    dice = random.Random(5)
-    running: BaseProcess | None = None
-    countdown = 0
-
-    def killing(body: dict[str, Any]) -> dict[str, Any]:
-        # The kill comes as a request arrives, so that it falls between any two steps of the run.
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0 and running is not None:
-            running.kill()
-        return answer(body)
-
-    kills = 0
-    with chat_server(killing, latency_s=0.005) as server:
-        while kills < KILLS:
-            before, answered = len(server.requests), len(server.answered)
-            stored = kept_keys(project, server.requests)
-            countdown = dice.randint(1, max(2, whole // KILLS))
-            judged = settings(server, "teacher.judge_readings=1")
-            running = forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
-            running.join()
-            if running.exitcode == 0:
-                break
-            assert running.exitcode == -signal.SIGKILL
-            kills += 1
-            new = server.requests[before:]
-            assert not {key_of(body) for body in new} & stored
-            lost = {key_of(body) for body in server.answered[answered:]} - kept_keys(project, new)
-            assert len(lost) <= CONCURRENCY
-        countdown = 0
-        stored = kept_keys(project, server.requests)
-        before = len(server.requests)
-        ran = draft(project, server, more=("teacher.judge_readings=1",))
-        assert ran.returncode == 0, ran.stderr
-        assert not {key_of(body) for body in server.requests[before:]} & stored
-    assert kills >= KILLS // 2
-    assert drafts(project).equals(drafts(calm))
-
-
-def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
-    running: subprocess.Popen[str] | None = None
-    interrupted = False
-
-    def interrupting(body: dict[str, Any]) -> dict[str, Any]:
-        nonlocal interrupted
-        if len(server.requests) >= 20 and running is not None and not interrupted:
-            interrupted = True
-            running.send_signal(signal.SIGINT)
-        return answer(body)
-
-    with chat_server(interrupting, latency_s=0.05) as server:
-        running = start(project, server)
-        _, told = running.communicate(timeout=60)
-        assert running.returncode == 130, told
-        assert "stopping" in told
-        assert told.splitlines()[-2:] == [
-            "stopped; every answer is kept: the same command goes on from here",
-            "interrupted; nothing half-written was left behind",
-        ]
-        assert "Traceback" not in told
-        stored = kept_keys(project, server.requests)
-        assert stored == {key_of(body) for body in server.requests}
-        before = len(server.requests)
-        assert not (project / "data/draft").exists()
-        assert draft(project, server, more=("teacher.judge_readings=1",)).returncode == 0
-        assert not {key_of(body) for body in server.requests[before:]} & stored
-
-
-def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
-    with chat_server(answer) as server:
-        stopped = draft(project, server, more=("budget.tokens=30000",))
-        assert stopped.returncode == 1
-        assert "the budget ends here" in stopped.stderr
-        assert "budget.tokens=" in stopped.stderr
-        assert 0 < server.tokens <= 30000
-        assert not (project / "data/draft").exists()
-        ran = draft(project, server)
-        assert ran.returncode == 0, ran.stderr
-        assert len({json.dumps(body, sort_keys=True) for body in server.requests}) == len(server.requests) - 24
-    # Each draft is judged twice with one and the same request body: 24 bodies come a second time.
-
-
 @pytest.mark.parametrize(
     ("more", "flags", "key", "told"),
     [
@@ -401,26 +214,6 @@ def test_what_cannot_run_says_why_in_one_message(
     assert told in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (project / "data/draft").exists()
-
-
-def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
-    begun, release = threading.Event(), threading.Event()
-
-    def holding(body: dict[str, Any]) -> dict[str, Any]:
-        begun.set()
-        assert release.wait(60)
-        return answer(body)
-
-    with chat_server(holding) as server:
-        first = start(project, server)
-        assert begun.wait(60)
-        second = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
-        release.set()
-        _, told = first.communicate(timeout=120)
-    assert first.returncode == 0, told
-    assert second.returncode == 1
-    assert "another run of this project is asking the endpoint" in second.stderr
-    assert "Traceback" not in second.stderr
 
 
 def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
@@ -451,57 +244,6 @@ def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
     for file in store(project).parent.iterdir():
         told += file.read_bytes().decode(errors="replace")
     assert KEY not in told
-
-
-def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) -> None:
-    with chat_server(answer) as server:
-        assert draft(project, server).returncode == 0
-        before, sent = drafts(project), len(server.requests)
-        prices = project / "prices.yaml"
-        prices.write_text(prices.read_text().replace("gpt-4.1: {input: 2.00", "gpt-4.1: {input: 200.00"))
-        assert draft(project, server).returncode == 0
-        assert len(server.requests) == sent
-        estimate = draft(project, server, "--dry-run", more=("draft.blind=true",))
-    assert drafts(project).equals(before)
-    assert asked(estimate) == 24
-
-
-def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(project: Path) -> None:
-    with chat_server(answer) as server:
-        assert draft(project, server).returncode == 0
-        before, sent = drafts(project), len(server.requests)
-        file = store(project)
-        data = file.read_bytes()
-        page = len(data) // 4096 // 2 * 4096
-        sound = run(project, "cache", "--salvage")
-        assert "the store is sound; nothing to salvage" in sound.stdout
-        assert file.read_bytes() == data
-        file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
-        result = draft(project, server)
-        if result.returncode:
-            assert "indus-cot cache --salvage" in result.stderr
-            assert "Traceback" not in result.stderr
-        assert run(project, "cache", "--salvage").returncode == 0
-        again = draft(project, server)
-        assert again.returncode == 0, again.stderr
-        assert len(server.requests) < 2 * sent
-    assert drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
-
-
-def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
-    store(project).parent.mkdir()
-    store(project).write_bytes(b"no database at all" * 400)
-    examined = run(project, "doctor", settings=settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
-    assert examined.returncode == 1
-    assert "`indus-cot cache --salvage`" in examined.stdout
-
-
-def test_what_the_cache_cannot_do_says_why(project: Path, tmp_path: Path) -> None:
-    for flags in (("--older-than", "3"), ("--model", "gpt-4.1"), ("--salvage", "--model", "gpt-4.1")):
-        result = run(project, "cache", *flags)
-        assert (result.returncode, "add --prune" in result.stderr) == (1, True)
-    (tmp_path / "elsewhere").mkdir()
-    assert "run indus-cot in the project's folder" in run(tmp_path / "elsewhere", "cache").stderr
 
 
 def test_equal_reasons_in_a_row_are_told_once() -> None:

@@ -431,6 +431,7 @@ def test_without_evaluation_sets_the_report_says_that_nothing_was_checked(tmp_pa
     assert "No evaluation set is configured: nothing was checked" in (workspace.select / "leakage.md").read_text()
 
 
+@pytest.mark.slow
 def test_many_processes_find_what_one_finds(tmp_path: Path) -> None:
     small = [Pulled("lid", f"{n:03d}", "C1", "dent" if n % 2 else None) for n in range(420)]
     copy = [Pulled("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))]

@@ -93,6 +93,7 @@ def test_a_worker_ended_by_the_system_is_one_message_that_says_what_to_do() -> N
         list(process_map(partial(end_at, 3), range(40), 2))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(

@@ -103,6 +103,7 @@ def test_normal_parts_pass_every_gate_with_and_without_tools():
     assert 0 in calls and max(calls) > 0
 
 
+@pytest.mark.slow
 def test_how_an_inspection_begins_does_not_tell_how_it_ends():
     """Naive Bayes on the words before the first observation, leaving one out, on images whose doubt looks alike."""
     drafts = []
@@ -154,6 +155,7 @@ def test_the_thoughts_never_contain_the_sample_or_the_raw_label():
     assert not re.search(r"AKXYZ|file|real_iad|0000", text(trajectory))
 
 
+@pytest.mark.slow
 def test_a_subtle_defect_gets_a_second_look():
     subtle = sum(len(draft(*defective("pit", (246, 246, 254, 254), 112, s), f"{s}", s)[0].calls) for s in range(12))
     plain = sum(len(draft(*defective("stain", (160, 160, 340, 340), 20, s), f"{s}", s)[0].calls) for s in range(12))

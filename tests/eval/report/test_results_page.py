@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.storage.results import PREDICTIONS_FILE
@@ -22,7 +22,6 @@ from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import ToolCall
 from tests.helpers import predictions
-from tests.helpers.expert import CHROMIUM, chromium
 from tests.helpers.small_corpus import HOSTILE, build, params
 
 REGION = [100, 200, 700, 900]
@@ -102,24 +101,22 @@ def table(workspace: Workspace) -> pl.DataFrame:
 
 
 @pytest.fixture
-def opened(workspace: Workspace) -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")
-    with chromium() as browser:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        asked: list[str] = []
-        faults: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("dialog", lambda dialog: faults.append(dialog.message))
-        page.goto((workspace.reports / "items/index.html").as_uri())
-        expect(page.locator("#item")).to_be_visible()
-        yield page
-        assert not faults
-        assert all(url.startswith(("file:", "data:")) for url in asked), asked
-        assert "owned" not in page.title()
+def opened(chromium: Browser, workspace: Workspace) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    asked: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("dialog", lambda dialog: faults.append(dialog.message))
+    page.goto((workspace.reports / "items/index.html").as_uri())
+    expect(page.locator("#item")).to_be_visible()
+    yield page
+    assert not faults
+    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    assert "owned" not in page.title()
+    context.close()
 
 
 def said_boxes(page: Page) -> list[list[float]]:

@@ -1,0 +1,84 @@
+"""An inspection by a model, turn by turn: its calls, their observations, its end."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect
+from cot_builder.inspection.rendering import prompt
+from cot_builder.inspection.toolbox import Toolbox
+from eval.parse import parse_strict
+from tests.helpers.evaluated import CALL, NO
+
+
+def episode(pixels: Any, tools: Any = ("crop", "enhance", "measure", "prior"), rounds: int = 2) -> Episode:
+    return Episode(prompt("bolt", "C1"), Toolbox(pixels, {("bolt", "C1"): "A grey bolt."}), tools, rounds)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Any:
+    import numpy as np
+
+    return np.full((64, 64, 3), 128, np.uint8)
+
+
+def test_who_is_done_makes_room_for_the_next(pixels: Any) -> None:
+    batches: list[int] = []
+
+    def write(chats: Any) -> list[Written]:
+        batches.append(len(chats))
+        return [Written(NO if len(chat) > 2 or number == 0 else CALL) for number, chat in enumerate(chats)]
+
+    done = list(inspect((episode(pixels) for _ in range(7)), write, 3))
+    assert len(done) == 7 and all(item.done for item in done)
+    assert batches[0] == 3 and max(batches) == 3 and sum(batches) == sum(len(item.steps) for item in done)
+
+
+def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
+    one = episode(pixels)
+    one.take(Written(CALL + CALL.partition("</think>")[2] * 20))
+    assert len(one.calls) == 21 and one.observed == MOST_CALLS
+    assert one.completion[-1]["content"][0]["text"].startswith("error: more than")
+    one.take(Written(NO))
+    assert one.done and "several calls" in parse_strict(one.completion).fault
+
+
+def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: Any) -> None:
+    one = episode(pixels)
+    one.take(Written(NO, cut=True))
+    assert one.done and parse_strict(one.completion).answer is None and one.steps[0].text.endswith(CUT)
+    two = episode(pixels)
+    two.take(Written(f"<|image_pad|><|im_end|>{CALL}"))
+    assert "<|" not in two.chat[2]["content"][0]["text"].replace("<| ", "")
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
+"""Halves of characters too, as JSON escapes them."""
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["crop", "enhance", "measure", "prior", "run", "observe", "__init__"]) | ANY_TEXT
+ARGUMENTS = st.dictionaries(
+    st.sampled_from(["region", "operator", "points", "mm_per_px", "category", "view", "self"]) | st.text(max_size=5),
+    JSON,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(max_size=30)
+    | st.builds(lambda name, given: json.dumps({"name": name, "arguments": given}), NAMES, ARGUMENTS | JSON)
+)
+def test_whatever_a_call_holds_it_is_an_observation(pixels: Any, body: str) -> None:
+    one = episode(pixels, rounds=1)
+    one.take(Written(f"<think>x</think><tool_call>{body}</tool_call>"))
+    assert json.dumps(one.completion[1:], default=str, ensure_ascii=False).encode()
+    if "</tool_call>" not in body and "<tool_call>" not in body:
+        assert len(one.calls) == 1 and not one.done
+        assert (one.calls[0] == MALFORMED) <= one.completion[-1]["content"][-1]["text"].startswith("error:")

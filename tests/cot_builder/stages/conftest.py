@@ -1,0 +1,37 @@
+"""Inputs of stages that several files share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cot_builder.storage.workspace import Workspace
+from tests.helpers.made_once import made_once
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Forty samples in three chunks, one of them damaged, cut by one worker in this process; to be read only."""
+    from cot_builder.stages.patch import patch
+    from tests.helpers.patches import NO_IMAGE, chosen, parts, with_settings
+    from tests.helpers.pulled import Pulled
+
+    def make(folder: Path) -> None:
+        damaged = Pulled("bracket", "broken", data=NO_IMAGE)
+        patch(with_settings(), chosen(folder, {"real_iad": [*parts(19), damaged, *parts(20, "lid")]}))
+
+    return Workspace(made_once(tmp_path_factory, "many", make))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project up to `prior`, with the offline teacher's priors; to be copied."""
+    from tests.helpers.drafting import prepare
+
+    return made_once(tmp_path_factory, "drafting", prepare)
+
+
+@pytest.fixture
+def project(prepared: Path, tmp_path: Path) -> Path:
+    """A project up to `prior`, to draft in."""
+    return Path(shutil.copytree(prepared, tmp_path / "project", symlinks=True))

@@ -1,0 +1,147 @@
+"""`indus-cot draft` that is killed, interrupted or out of budget goes on where it was, and asks nothing twice."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cot_builder.endpoint.store import Answers, store
+from tests.helpers.drafting import CONCURRENCY, KEY, draft, drafts, key_of, settings
+from tests.helpers.pipeline import command, forked, run
+from tests.helpers.scripted_teacher import answer
+from tests.servers.chat_server import ChatServer, chat_server
+
+KILLS = 20
+
+
+def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command("draft", settings=settings(server, "teacher.judge_readings=1", *more)),
+        cwd=project,
+        env=os.environ | {"OPENAI_API_KEY": KEY, "PYTHONPATH": str(project)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
+    answers = Answers(store(project))
+    kept = {key for body in bodies if answers.has(key := key_of(body))}
+    answers.close()
+    return kept
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(project: Path, tmp_path: Path) -> None:
+    calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
+    with chat_server(answer) as server:
+        assert draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
+        whole = len(server.requests)
+    dice = random.Random(5)
+    running: BaseProcess | None = None
+    countdown = 0
+
+    def killing(body: dict[str, Any]) -> dict[str, Any]:
+        # The kill comes as a request arrives, so that it falls between any two steps of the run.
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0 and running is not None:
+            running.kill()
+        return answer(body)
+
+    kills = 0
+    with chat_server(killing, latency_s=0.005) as server:
+        while kills < KILLS:
+            before, answered = len(server.requests), len(server.answered)
+            stored = kept_keys(project, server.requests)
+            countdown = dice.randint(1, max(2, whole // KILLS))
+            judged = settings(server, "teacher.judge_readings=1")
+            running = forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
+            running.join()
+            if running.exitcode == 0:
+                break
+            assert running.exitcode == -signal.SIGKILL
+            kills += 1
+            new = server.requests[before:]
+            assert not {key_of(body) for body in new} & stored
+            lost = {key_of(body) for body in server.answered[answered:]} - kept_keys(project, new)
+            assert len(lost) <= CONCURRENCY
+        countdown = 0
+        stored = kept_keys(project, server.requests)
+        before = len(server.requests)
+        ran = draft(project, server, more=("teacher.judge_readings=1",))
+        assert ran.returncode == 0, ran.stderr
+        assert not {key_of(body) for body in server.requests[before:]} & stored
+    assert kills >= KILLS // 2
+    assert drafts(project).equals(drafts(calm))
+
+
+def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
+    running: subprocess.Popen[str] | None = None
+    interrupted = False
+
+    def interrupting(body: dict[str, Any]) -> dict[str, Any]:
+        nonlocal interrupted
+        if len(server.requests) >= 20 and running is not None and not interrupted:
+            interrupted = True
+            running.send_signal(signal.SIGINT)
+        return answer(body)
+
+    with chat_server(interrupting, latency_s=0.05) as server:
+        running = start(project, server)
+        _, told = running.communicate(timeout=60)
+        assert running.returncode == 130, told
+        assert "stopping" in told
+        assert told.splitlines()[-2:] == [
+            "stopped; every answer is kept: the same command goes on from here",
+            "interrupted; nothing half-written was left behind",
+        ]
+        assert "Traceback" not in told
+        stored = kept_keys(project, server.requests)
+        assert stored == {key_of(body) for body in server.requests}
+        before = len(server.requests)
+        assert not (project / "data/draft").exists()
+        assert draft(project, server, more=("teacher.judge_readings=1",)).returncode == 0
+        assert not {key_of(body) for body in server.requests[before:]} & stored
+
+
+def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
+    with chat_server(answer) as server:
+        stopped = draft(project, server, more=("budget.tokens=30000",))
+        assert stopped.returncode == 1
+        assert "the budget ends here" in stopped.stderr
+        assert "budget.tokens=" in stopped.stderr
+        assert 0 < server.tokens <= 30000
+        assert not (project / "data/draft").exists()
+        ran = draft(project, server)
+        assert ran.returncode == 0, ran.stderr
+        assert len({json.dumps(body, sort_keys=True) for body in server.requests}) == len(server.requests) - 24
+
+
+def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def holding(body: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        assert release.wait(60)
+        return answer(body)
+
+    with chat_server(holding) as server:
+        first = start(project, server)
+        assert begun.wait(60)
+        second = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
+        release.set()
+        _, told = first.communicate(timeout=120)
+    assert first.returncode == 0, told
+    assert second.returncode == 1
+    assert "another run of this project is asking the endpoint" in second.stderr
+    assert "Traceback" not in second.stderr

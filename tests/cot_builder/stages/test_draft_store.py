@@ -1,0 +1,60 @@
+"""The answers that `indus-cot draft` has paid for: their prices, a damaged store, `indus-cot cache`."""
+
+from pathlib import Path
+
+from cot_builder.endpoint.store import store
+from tests.helpers.drafting import KEY, asked, draft, drafts, settings
+from tests.helpers.pipeline import run
+from tests.helpers.scripted_teacher import answer
+from tests.servers.chat_server import chat_server
+
+
+def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) -> None:
+    with chat_server(answer) as server:
+        assert draft(project, server).returncode == 0
+        before, sent = drafts(project), len(server.requests)
+        prices = project / "prices.yaml"
+        prices.write_text(prices.read_text().replace("gpt-4.1: {input: 2.00", "gpt-4.1: {input: 200.00"))
+        assert draft(project, server).returncode == 0
+        assert len(server.requests) == sent
+        estimate = draft(project, server, "--dry-run", more=("draft.blind=true",))
+    assert drafts(project).equals(before)
+    assert asked(estimate) == 24
+
+
+def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(project: Path) -> None:
+    with chat_server(answer) as server:
+        assert draft(project, server).returncode == 0
+        before, sent = drafts(project), len(server.requests)
+        file = store(project)
+        data = file.read_bytes()
+        page = len(data) // 4096 // 2 * 4096
+        sound = run(project, "cache", "--salvage")
+        assert "the store is sound; nothing to salvage" in sound.stdout
+        assert file.read_bytes() == data
+        file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
+        result = draft(project, server)
+        if result.returncode:
+            assert "indus-cot cache --salvage" in result.stderr
+            assert "Traceback" not in result.stderr
+        assert run(project, "cache", "--salvage").returncode == 0
+        again = draft(project, server)
+        assert again.returncode == 0, again.stderr
+        assert len(server.requests) < 2 * sent
+    assert drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
+
+
+def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
+    store(project).parent.mkdir()
+    store(project).write_bytes(b"no database at all" * 400)
+    examined = run(project, "doctor", settings=settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
+    assert examined.returncode == 1
+    assert "`indus-cot cache --salvage`" in examined.stdout
+
+
+def test_what_the_cache_cannot_do_says_why(project: Path, tmp_path: Path) -> None:
+    for flags in (("--older-than", "3"), ("--model", "gpt-4.1"), ("--salvage", "--model", "gpt-4.1")):
+        result = run(project, "cache", *flags)
+        assert (result.returncode, "add --prune" in result.stderr) == (1, True)
+    (tmp_path / "elsewhere").mkdir()
+    assert "run indus-cot in the project's folder" in run(tmp_path / "elsewhere", "cache").stderr

@@ -1,0 +1,163 @@
+"""Patches as a command: killed, in several processes, on Ray and without Ray."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cot_builder.stages.patch import CHUNK, PATCH_VERSION, patch
+from cot_builder.storage.output import read_manifest
+from cot_builder.storage.workspace import Workspace
+from tests.helpers.patches import again, chosen, parts, with_settings, written
+from tests.helpers.paths import ROOT
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes(many: Workspace, tmp_path: Path) -> None:
+    other = again(many, tmp_path)
+    patch(with_settings(compute__workers=2), other)
+    assert written(other.patch) == written(many.patch)
+
+
+def command(workspace: Workspace, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
+    """Start ``indus-cot <arguments> patch`` in the workspace; ``script`` runs before it, in its process."""
+    shutil.copy(ROOT / "params.yaml", workspace.root)
+    (workspace.root / "profiles").mkdir(exist_ok=True)
+    (workspace.root / "profiles/default.yaml").write_text("{}\n")
+    words = ["--set", "patch.local_size=56", *arguments, "patch"]
+    start = f"import sys\n{script}\nif __name__ == '__main__':\n    from indus_cot.app import main\n    sys.exit(main({words!r}))\n"
+    (workspace.root / "start.py").write_text(start)
+    return subprocess.Popen(
+        [sys.executable, "start.py"],
+        cwd=workspace.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
+    """A chunk of good images, then one whose shard is a pipe that nobody writes: the run stops there."""
+    workspace = chosen(tmp_path, {"real_iad": parts(CHUNK), "sdd": parts(2, "kos")})
+    shard = workspace.pull("sdd") / "image-00000.parquet"
+    data = shard.read_bytes()
+    shard.unlink()
+    os.mkfifo(shard)
+    yield workspace, data
+    if shard.is_fifo():
+        shard.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Workspace, bytes], workers: int) -> None:
+    workspace, data = killed
+    staging = workspace.data / ".patch.partial"
+    child = command(workspace, "--set", f"compute.workers={workers}")
+    family: list[psutil.Process] = []
+    try:
+        while not (staging / ".rows-00000.json").exists():
+            with pytest.raises(subprocess.TimeoutExpired):  # it must not end by itself
+                child.wait(0.02)
+        family = psutil.Process(child.pid).children(recursive=True)
+        assert workers == 1 or len(family) >= 2
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if child.stdout:
+            child.stdout.close()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for process in alive:
+            process.kill()
+    assert not alive, "workers end with the run"
+    assert not workspace.patch.exists()
+    before = (staging / "patches-00000-00000.parquet").stat()
+
+    shard = workspace.pull("sdd") / "image-00000.parquet"
+    shard.unlink()
+    shard.write_bytes(data)
+    patch(with_settings(), workspace)
+    after = (workspace.patch / "patches-00000-00000.parquet").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    resumed = written(workspace.patch)
+    shutil.rmtree(workspace.patch)
+    patch(with_settings(), workspace)
+    assert resumed == written(workspace.patch)
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_bytes_quietly_and_ends(many: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+    other = again(many, tmp_path)
+    # Ray's sockets need a short path.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    try:
+        child = command(
+            other,
+            *("--set", "compute.executor=ray", "--set", "compute.workers=2"),
+            env=os.environ | {"RAY_TMPDIR": folder},
+        )
+        said, _ = child.communicate(timeout=300)
+        assert child.returncode == 0, said
+        left = [item for item in psutil.process_iter(["cmdline"]) if folder in " ".join(item.info["cmdline"] or [])]
+        _, alive = psutil.wait_procs(left, timeout=60)
+        assert not alive, "Ray ends with the run"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert written(other.patch) == written(many.patch)
+    assert "ray" not in said.lower() and "INFO" not in said, said
+
+
+NO_RAY = """
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray" or name.startswith("ray."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoRay())
+"""
+
+
+@pytest.mark.slow
+def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
+    workspace = chosen(tmp_path, {"real_iad": parts(2)})
+    child = command(workspace, "--set", "compute.executor=ray", script=NO_RAY)
+    said, _ = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert said.strip() == "error: compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`"
+    assert not workspace.patch.exists()
+
+
+def test_the_number_of_workers_is_no_reason_to_start_again(tmp_path: Path) -> None:
+    workspace = chosen(tmp_path, {"real_iad": parts(2)})
+    patch(with_settings(), workspace)
+    one = json.dumps(read_manifest(workspace.patch)["params"])
+    patch(with_settings(compute__workers=2), workspace)
+    assert json.dumps(read_manifest(workspace.patch)["params"]) == one
+
+
+@pytest.mark.slow
+def test_a_worker_imports_neither_pandas_nor_pandera(tmp_path: Path) -> None:
+    # Each costs a worker process half a second before its first image.
+    script = "import sys\nfrom cot_builder.stages import patch\nfrom cot_builder.storage.shards import ShardWriter\n"
+    script += f"with ShardWriter(__import__('pathlib').Path({str(tmp_path)!r})) as writer:\n    writer.add('a', b'b')\n"
+    script += "print(sorted({'pandas', 'pandera', 'datasets'} & set(sys.modules)))\n"
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_the_version_of_the_patches_is_part_of_what_a_resumed_run_must_share(tmp_path: Path) -> None:
+    workspace = chosen(tmp_path, {"real_iad": parts(2)})
+    patch(with_settings(), workspace)
+    assert read_manifest(workspace.patch)["params"]["patch_version"] == PATCH_VERSION

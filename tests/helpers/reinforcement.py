@@ -1,0 +1,57 @@
+"""A trainer of `grpo` on the small corpus, and what it computes the loss on."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cot_builder.storage.output import Output
+from cot_builder.storage.workspace import Workspace
+from tests.helpers.small_policy import params
+from train import corpus
+from train.grpo import build, prompts
+from train.model import load_processor
+from train.truth import read_truth
+
+torch.set_num_threads(1)
+
+
+def link_project(policy: Path, root: Path) -> Workspace:
+    """A workspace at ``root`` with the data of the policy's."""
+    (root / "data").symlink_to(policy / "data")
+    return Workspace(root)
+
+
+def build_trainer(
+    policy: Path,
+    folder: Path,
+    told: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    **changed: Any,
+) -> Any:
+    """The trainer of a run, and rewards that are told the truth of each row as ``told`` has it."""
+    model = policy / "fitted"
+    processor = load_processor(str(model))
+    found = corpus.read(policy / "data" / "indus_cot")["train"]
+    rows = prompts(found, processor, 4096, Output(folder))
+    truth = {name: told(row) for name, row in read_truth(Workspace(policy), found).items()}
+    return build(params(model, **changed), str(model), processor, rows, truth, {("bolt", "C1"): "Even."}, folder)
+
+
+def take_batches(trainer: Any) -> list[dict[str, Any]]:
+    """Train, and return what the loss was computed on."""
+    seen: list[dict[str, Any]] = []
+    compute = trainer.compute_loss
+
+    def noted(model: Any, inputs: Any, **options: Any) -> Any:
+        seen.append(dict(inputs))
+        return compute(model, inputs, **options)
+
+    trainer.compute_loss = noted
+    trainer.train()
+    return seen
+
+
+def last_log(trainer: Any) -> dict[str, float]:
+    """What the trainer logged of its last step."""
+    return next(entry for entry in reversed(trainer.state.log_history) if "reward" in entry)

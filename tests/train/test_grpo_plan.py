@@ -1,0 +1,148 @@
+"""`grpo` before it loads a model: what is refused, what the plan says, how a batch is divided."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from tests.helpers.reinforcement import build_trainer
+from tests.helpers.small_policy import params
+from train import corpus
+from train.grpo import check, groups_of_a_rank, grpo, print_plan
+from train.model import load_model
+from train.sft import sft
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "accumulation", "group", "fits"),
+    [(1, 4, 1, 4, True), (1, 2, 2, 4, True), (4, 1, 2, 4, True), (1, 3, 1, 4, False), (2, 1, 1, 4, False)],
+)
+def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation: int, group: int, fits: bool) -> None:
+    chosen = params(Path("m"), batch=batch, accumulation=accumulation, group=group)
+    if fits:
+        check(chosen, processes)
+    else:
+        with pytest.raises(IndusCotError, match="multiple of"):
+            check(chosen, processes)
+
+
+@pytest.mark.parametrize(
+    ("train", "changed", "processes", "words"),
+    [
+        ({}, {"rollouts": "vllm-server"}, 2, "vllm-server with 2 processes: .* set grpo.rollouts=vllm-colocate"),
+        ({"target": "labels"}, {}, 1, "train.target is labels, the control arm"),
+    ],
+)
+def test_what_would_train_something_else_than_it_says_is_refused(
+    train: dict[str, Any], changed: dict[str, Any], processes: int, words: str
+) -> None:
+    with pytest.raises(IndusCotError, match=words):
+        check(params(Path("m"), train, **changed), processes)
+
+
+def test_several_gpus_without_a_launcher_are_refused_with_the_command(
+    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    # As in the paper's profile: the groups divide what four processes ask for, and not what one does.
+    chosen = params(policy / "fitted", {"model": str(policy / "fitted")}, batch=1, accumulation=2, group=4)
+    for stage in (sft, grpo):
+        told = rf"{stage.__name__}: 4 GPUs are visible .*accelerate launch .* --profile paper {stage.__name__}`"
+        with pytest.raises(IndusCotError, match=told):
+            stage(chosen, workspace)
+    assert not workspace.models.exists()
+
+
+def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(policy / "fitted", bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = {"steps": None, "batch": 2, "accumulation": 4, "group": 4, "max_completion": 300}
+    found = print_plan(params(bare, **settings), Workspace(policy))
+    rows = len(corpus.read(policy / "data" / "indus_cot")["train"])
+    assert (found.rows, found.refused, found.effective_batch, found.steps) == (rows, 0, 8, rows // 2)
+    weights = sum(weight.numel() for weight in load_model(str(policy / "fitted")).parameters())
+    assert found.parameters == found.trained == weights
+    assert found.weights == found.reference == 4 * weights and found.optimiser == 12 * weights
+    assert found.tokens == round(found.steps * 8 * (found.mean_tokens + 300))
+    text = json.loads((bare / "config.json").read_text())["text_config"]
+    values = text["num_hidden_layers"] * text["num_key_value_heads"] * text["head_dim"]
+    # A key and a value each, in 32 bit.
+    assert found.cache == 2 * (found.longest + 300) * 2 * values * 4
+    for text in (
+        "x 4 accumulated: 2 prompts x 4 completions",
+        f"{rows}, 0 more left out",
+        "by transformers, at most 5 turns",
+    ):
+        assert text in str(found)
+    assert print_plan(params(bare, **settings, kl=0.0), Workspace(policy)).reference == 0
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    four = print_plan(params(bare, **settings), Workspace(policy))
+    assert (four.effective_batch, four.steps, four.weights) == (32, rows // 8, weights)
+    # ZeRO-3 gathers all of them on every device before the first word, in 32 bit here.
+    assert (found.gathered, four.gathered) == (0, 4 * weights) and "weights gathered to write" in str(four)
+    assert four.memory == four.weights + four.reference + four.optimiser + max(
+        four.activations, four.cache + 4 * weights
+    )
+    assert print_plan(params(bare, **settings, rollouts="vllm-colocate"), Workspace(policy)).gathered == 0
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert print_plan(params(bare, **settings), Workspace(policy)).gathered == 0
+    assert not (policy / "models").exists()
+
+
+def test_a_plan_before_sft_counts_the_model_that_sft_begins_from(policy: Path) -> None:
+    found = print_plan(params(Path("models/sft")), Workspace(policy))
+    assert "models/sft (not there yet; counted as tiny)" in str(found) and found.parameters > 1e6
+
+
+def test_a_plan_counts_the_steps_that_are_taken(policy: Path, tmp_path: Path) -> None:
+    settings = {"steps": None, "epochs": 0.1, "max_completion": 40}
+    due = print_plan(params(policy / "fitted", **settings), Workspace(policy)).steps
+    trainer = build_trainer(policy, tmp_path, **settings)
+    trainer.train()
+    assert trainer.state.global_step == due > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"), [({"group": 3}, "no multiple of grpo.group 3"), ({"batch": 400}, "an update takes 100 ")]
+)
+def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_loaded(
+    workspace: Workspace, policy: Path, changed: dict[str, int], words: str
+) -> None:
+    chosen = params(policy / "fitted", **changed)
+    for run in (print_plan, grpo):
+        with pytest.raises(IndusCotError, match=words):
+            run(chosen, workspace)
+    assert not workspace.grpo.exists()
+
+
+def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Workspace, policy: Path) -> None:
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    with pytest.raises(IndusCotError, match="vllm-server needs vLLM, which is not installed: `pip install vllm`, or"):
+        grpo(params(policy / "fitted", rollouts="vllm-server"), workspace)
+
+
+@pytest.mark.parametrize(
+    ("completions", "group", "processes", "due"), [(4, 4, 1, 1), (8, 4, 1, 2), (2, 4, 2, 1), (3, 4, 4, 2), (3, 2, 2, 2)]
+)
+def test_ranks_ask_for_the_margins_of_as_many_prompts(completions: int, group: int, processes: int, due: int) -> None:
+    prompt = [place // group for place in range(completions * processes)]
+    held = [len(set(prompt[start : start + completions])) for start in range(0, len(prompt), completions)]
+    assert groups_of_a_rank(completions, group, processes) == max(held) == due
+
+
+def test_a_batch_that_no_group_divides_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        IndusCotError, match=r"grpo\.batch 3 .* = 3 completions an update, no multiple of grpo\.group 4"
+    ):
+        grpo(params(tmp_path / "no model", batch=3), Workspace(tmp_path))
+    assert not list(tmp_path.iterdir())
