@@ -90,10 +90,10 @@ def read_index(path: Path, place: str) -> pl.DataFrame:
     Raises:
         IndusCotError: it is damaged, a pointer of git-lfs, or somebody else's file.
     """
-    from cot_builder.publishing.manifest import whole
+    from cot_builder.publishing.manifest import refuse_lfs_pointer
 
     try:
-        found = pl.read_parquet(whole(path))
+        found = pl.read_parquet(refuse_lfs_pointer(path))
     except pl.exceptions.PolarsError as error:
         raise IndusCotError(f"{place}: its {INDEX} is damaged ({error}); take it anew from where it came") from None
     # Version 1 of the format had no word of them.
@@ -115,13 +115,13 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from cot_builder.publishing.manifest import NotThereError
-    from cot_builder.publishing.retry import again, quiet
+    from cot_builder.publishing.retry import call_hub, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
         with quiet():
             return Path(
-                again(
+                call_hub(
                     lambda: hf_hub_download(repo, path, repo_type="dataset", revision=revision or None, token=token),
                     repo,
                 )

@@ -20,7 +20,7 @@ from cot_builder.publishing.changes import Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
-from cot_builder.publishing.hub import Commit, Hub, Remote, differing, see, size_of
+from cot_builder.publishing.hub import Commit, Hub, Remote, differing, inspect_repo, size_of
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
@@ -103,7 +103,7 @@ def plan(
             as it is asked for.
     """
     check(params, workspace)
-    hub, remote, before, note = see(
+    hub, remote, before, note = inspect_repo(
         repo, "dataset", pull_request=pull_request, private=private, parent=parent, offline=offline
     )
     folder = build(params, workspace, before["bits"] if before else None)
@@ -292,8 +292,8 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import not_compared, short
-    from cot_builder.publishing.retry import again, broken, quiet
+    from cot_builder.publishing.hub import not_compared, short_revision
+    from cot_builder.publishing.retry import call_hub, connection_errors, quiet
 
     compared = 0
     datasets.disable_progress_bars()
@@ -310,7 +310,7 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                 with quiet():
                     theirs = (
                         row
-                        for table in again(load, repo, stands).with_format("arrow").iter(BATCH)
+                        for table in call_hub(load, repo, stands).with_format("arrow").iter(BATCH)
                         for row in table.to_pylist()
                     )
                     pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
@@ -319,12 +319,13 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                             identity = (ours or read)["id"]
                             raise IndusCotError(
                                 f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
-                                f"was published as {short(revision)}; look at that row there, and publish again"
+                                f"was published as {short_revision(revision)}; look at that row there, and publish "
+                                "again"
                             )
                         compared += 1
     except (
         HfHubHTTPError,
-        *broken(),
+        *connection_errors(),
         OSError,
         ValueError,
         pa.ArrowException,
