@@ -8,7 +8,6 @@ Such a group is measured against all normal images of the set, since a normal im
 precision and F1 therefore depend on how many normal images there are.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from cot_builder.storage.output import write_text
 from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
 from eval.arrays import COLUMNS, COUNTS, OVER_DEFECTS, Kind, _Grouping, _groupings, _Images, _images
 from eval.auroc import _Area, _Order
@@ -124,10 +124,7 @@ def read_metrics(folder: Path) -> Metrics:
 
 def write_metrics(found: Metrics, folder: Path) -> None:
     """Write ``metrics.json``; it appears whole or not at all."""
-    path = folder / METRICS_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(folder / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
 
 
 def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:

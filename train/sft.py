@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cot_builder.params import Params
-from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.output import Output, stage_output, staging_of
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
@@ -138,7 +138,7 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
             resumable=True,
         )
         if state.is_main_process
-        else nullcontext(Output(target.with_name(f".{target.name}.partial"), params.run.strict))
+        else nullcontext(Output(staging_of(target), params.run.strict))
     )
     with staged as output:
         state.wait_for_everyone()

@@ -26,7 +26,7 @@ from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
 from cot_builder.publishing.publishable import build, check
 from cot_builder.publishing.sources import Source, sources
-from cot_builder.storage.output import read_manifest, versions, write_text
+from cot_builder.storage.output import read_manifest, versions, write_bytes, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
@@ -129,11 +129,7 @@ def plan(
         texts = _texts(repo, params, workspace, shown, state, audit)
     gone += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
     for path, content in texts.items():
-        if path.endswith(TEXTS):
-            write_text(folder / path, content.decode())
-        else:
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(content)
+        write_bytes(folder / path, content)
     files: dict[str, Path | bytes] = {**data, **texts}
     made = Plan(
         repo=repo,

@@ -7,7 +7,6 @@ changes one file of a configuration, whatever is added or removed elsewhere, and
 import hashlib
 import hmac
 import json
-import os
 import secrets as random
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from cot_builder.publishing.preconditions import SMALL, _inputs, _stamp, _unchan
 from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
 from cot_builder.publishing.sources import Source, sources
 from cot_builder.storage.images import decode
-from cot_builder.storage.output import Output, read_manifest, stage_output, versions
+from cot_builder.storage.output import Output, read_manifest, stage_output, versions, write_text
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.review import Review
@@ -597,12 +596,7 @@ def _salt(workspace: Workspace) -> bytes:
     """This project's own salt, made once and never published: who has it can try names."""
     path = workspace.root / ".indus-cot" / SALT
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{SALT}.{random.token_hex(4)}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(random.token_hex(SALT_DIGITS // 2))
-        os.replace(partial, path)
+        write_text(path, random.token_hex(SALT_DIGITS // 2), private=True)
     salt = path.read_bytes()
     if len(salt.strip()) < SALT_DIGITS:
         raise IndusCotError(

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from cot_builder.progress import track
+from cot_builder.storage.output import write_text
 from cot_builder.storage.retry import TransientError, parse_wait, with_retries
 from schemas.errors import IndusCotError
 
@@ -489,7 +490,7 @@ def _append(client: "httpx.Client", url: str, partial: Path) -> None:
         etag = response.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
         if validator:
-            note.write_text(json.dumps(validator))
+            write_text(note, json.dumps(validator))
         else:
             note.unlink(missing_ok=True)
         length = response.headers.get("Content-Length")
