@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from cot_builder.benchmarks.licences import SYNTHETIC
 from cot_builder.corpus.reading import read_index
+from cot_builder.corpus.validated import corpus_sha256
 from cot_builder.params import Params
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -69,7 +70,7 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
         summary=METHODS[arm],
         began=_began(origin),
         splits=", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation")),
-        corpus_sha256=file_hash(workspace.indus_cot / "manifest.json"),
+        corpus_sha256=corpus_sha256(workspace.indus_cot),
         images="synthetic stand-ins, rendered for the demonstration" if synthetic else "photographs",
         licences="; ".join(licences),
         teachers=", ".join(sorted(index["teacher"].unique())),

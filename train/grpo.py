@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.corpus.priors import read_priors
+from cot_builder.corpus.validated import corpus_sha256
 from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
 from cot_builder.inspection.rendering import Message, prompt, verdict_text
 from cot_builder.inspection.toolbox import tool_schemas
@@ -531,7 +532,7 @@ def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Outpu
         "processes": world_size(),
     }
     inputs = {
-        "corpus": file_hash(workspace.indus_cot / "manifest.json"),
+        "corpus": corpus_sha256(workspace.indus_cot),
         "supervision": file_hash(workspace.select / "supervision.parquet"),
         "prior": file_hash(workspace.prior / "prior.parquet"),
         **identity(source),

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.validated import corpus_of
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 
@@ -33,16 +34,7 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """
     manifest = read_manifest(model)
     inputs: dict[str, Any] = manifest["inputs"]
-    corpus = workspace.indus_cot / "manifest.json"
-    now = file_hash(corpus) if corpus.is_file() else None
-    if "corpus" in inputs:
-        named, here = str(inputs["corpus"]), inputs["corpus"] == now
-    else:
-        # SFT names the shards.
-        shards = {name: digest for name, digest in inputs.items() if name.endswith(".parquet")}
-        held = {path.name: file_hash(path) for path in sorted(workspace.indus_cot.glob("data/*.parquet"))}
-        here = now is not None and bool(shards) and shards == held
-        named = now if here and now else hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    named, here = corpus_of(inputs, workspace.indus_cot)
     parameters = manifest["params"]
     began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
     earlier = workspace.root / began

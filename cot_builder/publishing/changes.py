@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cot_builder.publishing.configs import combined
-from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, read_corpus_index
+from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, build_index
 from cot_builder.publishing.manifest import FORMAT
 from schemas.errors import IndusCotError
 
@@ -78,13 +78,13 @@ def read(place: str) -> pl.DataFrame:
     """
     folder = Path(place)
     if (folder / INDEX).is_file():
-        return read_index(folder / INDEX, place)
+        return read_published_index(folder / INDEX, place)
     if folder.is_dir():
-        return read_corpus_index(folder)
-    return read_index(fetch(place, INDEX), place)
+        return build_index(folder)
+    return read_published_index(fetch(place, INDEX), place)
 
 
-def read_index(path: Path, place: str) -> pl.DataFrame:
+def read_published_index(path: Path, place: str) -> pl.DataFrame:
     """The index of what is published.
 
     Raises:

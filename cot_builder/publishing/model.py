@@ -22,7 +22,7 @@ from cot_builder.publishing.hub import (
     not_compared,
     short_revision,
 )
-from cot_builder.publishing.index import read_corpus_index
+from cot_builder.publishing.index import build_index
 from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.results import METRICS_FILE, sets_in
@@ -222,7 +222,7 @@ def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> 
         published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
     except NotThereError:
         published = {}
-    made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
+    made = changes.corpus_sha256(build_index(workspace.indus_cot))
     if published.get("corpus_sha256") == made:
         link = {"repo": repo, "version": published["version"], "sha256": made}
         return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link

@@ -199,7 +199,7 @@ def publish(
 
 def _index(hub: Hub | None, remote: Remote | None) -> pl.DataFrame:
     assert hub is not None and remote is not None and remote.head is not None
-    return changes.read_index(hub.fetch(INDEX, remote.head), hub.repo)
+    return changes.read_published_index(hub.fetch(INDEX, remote.head), hub.repo)
 
 
 def _data(folder: Path) -> list[Path]:

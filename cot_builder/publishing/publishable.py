@@ -25,16 +25,18 @@ from pydantic import ValidationError
 
 from cot_builder.benchmarks.licences import of_row
 from cot_builder.corpus.drafts import ObservationImages
+from cot_builder.corpus.reading import SPLITS
 from cot_builder.corpus.reviews import read_reviews
-from cot_builder.corpus.writing import SPLITS, row_id
+from cot_builder.corpus.validated import change_stamp, check_bytes
+from cot_builder.corpus.writing import row_id
 from cot_builder.inspection.rendering import messages, prompt
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
 from cot_builder.publishing.configs import TRUTH, Config, combined, row_hash, schema
-from cot_builder.publishing.index import BATCH, INDEX, INDEX_SCHEMA, _batches, _line
-from cot_builder.publishing.preconditions import SMALL, _inputs, _stamp, _unchanged, _validated
+from cot_builder.publishing.index import BATCH, COMPARED, INDEX, INDEX_SCHEMA, index_row, read_split
+from cot_builder.publishing.preconditions import check_corpus, corpus_inputs
 from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
 from cot_builder.publishing.sources import Source, sources
 from cot_builder.storage.images import decode
@@ -83,7 +85,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         IndusCotError: the corpus is not there, was not validated or was changed since; a licence forbids what
             ``publish.images`` asks for; a row holds something that must not leave.
     """
-    counts = _validated(workspace)
+    counts = check_corpus(workspace)
     shown = sources(params, workspace.indus_cot)
     bits = shard_bits(counts, bits_before)
     reviews, salt = read_reviews(workspace), _salt(workspace)
@@ -97,10 +99,10 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         "looked_for": _pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
     }
-    inputs = _inputs(workspace)
+    inputs = corpus_inputs(workspace)
     if _is_built(workspace.publish, request, inputs):
         return workspace.publish
-    _unchanged(workspace)
+    check_bytes(workspace)
     with stage_output(workspace.publish, stage="publish", params=request, inputs=inputs) as output:
         build = _Build(params, workspace, shown, bits, reviews, output, expression, salt)
         output.counts |= build.run(counts)
@@ -114,7 +116,7 @@ def check(params: Params, workspace: Workspace) -> None:
     Raises:
         IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
     """
-    _validated(workspace)
+    check_corpus(workspace)
     sources(params, workspace.indus_cot)
 
 
@@ -133,7 +135,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _written(folder: Path) -> str:
     """Of every file of rows in the folder: another one where one was changed since."""
     paths = sorted(folder.rglob("*.parquet"))
-    return combined(f"{path.relative_to(folder).as_posix()} {_stamp(path.stat())}" for path in paths)
+    return combined(f"{path.relative_to(folder).as_posix()} {change_stamp(path)}" for path in paths)
 
 
 def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
@@ -202,7 +204,7 @@ class _Build:
         """Cut each batch, made ready as a whole, where the leading bits of the ids change."""
         held: dict[Config, list[pa.Table]] = {}
         bucket, last = -1, ""
-        batches = _batches(self.workspace.indus_cot, split)
+        batches = read_split(self.workspace.indus_cot, split)
         for batch in track(batches, f"publishable {split} (batches)", -(-count // BATCH)):
             self._scan(batch, split)
             ids = batch.column("id").to_pylist()
@@ -246,7 +248,7 @@ class _Build:
     def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
         """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
         images = batch.column("images")
-        rows = batch.select([name.partition(".")[0] for name in SMALL]).to_pylist()
+        rows = batch.select([name.partition(".")[0] for name in COMPARED]).to_pylist()
         paths = iter(pc.struct_field(images.flatten(), "path").to_pylist())
         references: list[list[dict[str, Any]]] = []
         pairs: list[dict[str, Any]] = []
@@ -327,7 +329,7 @@ class _Build:
         self, row: Mapping[str, Any], split: str, trajectory: Trajectory, pairs: Sequence[Mapping[str, Any]]
     ) -> None:
         said = [self._review(review, row["sample_id"]) for review in self._said.pop(row["id"], [])]
-        line = _line(row, split, trajectory)
+        line = index_row(row, split, trajectory)
         line |= {
             "reviews_sha256": combined(sorted(map(row_hash, said))),
             "pairs_sha256": combined(map(row_hash, pairs)),

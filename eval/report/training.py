@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.validated import corpus_of
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace, file_hash
+from cot_builder.storage.workspace import Workspace
 from eval.report.pipeline import read_json
 from schemas.errors import IndusCotError
 
@@ -144,7 +145,7 @@ def _run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Ru
         moments=[_moment(path, stage) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
         kept=len(kept),
         other_corpus=(folder / "manifest.json").is_file()
-        and _is_another(read_manifest(folder)["inputs"], workspace.indus_cot),
+        and not corpus_of(read_manifest(folder)["inputs"], workspace.indus_cot)[1],
     )
 
 
@@ -164,12 +165,6 @@ def _moment(path: Path, stage: str) -> Moment:
     found = read_json(path, f"indus-cot {stage}")
     rewards = [item["terms"]["reward"] for item in found["rollouts"]]
     return Moment(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:ROLLOUTS])
-
-
-def _is_another(inputs: Mapping[str, str], corpus: Path) -> bool:
-    if "corpus" in inputs:
-        return inputs["corpus"] != file_hash(corpus / "manifest.json")
-    return any(inputs.get(shard.name) != file_hash(shard) for shard in corpus.glob("data/*.parquet"))
 
 
 def _table(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -17,7 +17,7 @@ import pytest
 from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.corpus.writing import row_id
 from cot_builder.params import Params, load_params
-from cot_builder.publishing import card, changes, publishable
+from cot_builder.publishing import card, changes, shards
 from cot_builder.publishing.configs import CONFIGS, features, schema
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.publish import plan
@@ -150,7 +150,7 @@ def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.Mo
         def killed(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(publishable.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             built(copy)
     assert not (copy / ".indus-cot/publish.salt").exists()
@@ -269,7 +269,7 @@ def test_row_groups_are_within_what_the_viewer_scans(
     table = pa.concat_tables(
         pq.read_table(path) for path in sorted((copy / "data/publish/sft/train").glob("*.parquet"))
     )
-    monkeypatch.setattr(publishable, "MOST_ROW_GROUP", 2**20)
+    monkeypatch.setattr(shards, "MOST_ROW_GROUP", 2**20)
     write_shard(tmp_path / "cut.parquet", table, "sft")
     found = pq.ParquetFile(tmp_path / "cut.parquet")
     sizes = [found.metadata.row_group(number).total_byte_size for number in range(found.num_row_groups)]
