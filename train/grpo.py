@@ -36,13 +36,17 @@ from train.truth import Truth, read_truth
 SHOWN = 8
 """Rollouts kept of a step, at most."""
 CHECKPOINTS = "checkpoints"
-PAGE = "rollouts.html"
 
 
-def grpo(params: Params, workspace: Workspace) -> None:
+def grpo(params: Params, workspace: Workspace, show: Callable[[Path, Path], None] | None = None) -> None:
     """Write ``models/grpo``: the weights, their processor, and ``rollouts`` as JSON; and ``reports/grpo``.
 
     A run that was killed goes on from its last whole checkpoint when it is started again.
+
+    Args:
+        params: Of the run.
+        workspace: The project.
+        show: Called with the folder of rollouts and that of reports whenever rollouts were kept, to show them.
 
     Raises:
         IndusCotError: the groups do not divide the batch; several GPUs, or processes, are to do what one can; the
@@ -63,8 +67,8 @@ def grpo(params: Params, workspace: Workspace) -> None:
         rows = prompts(found, processor, settings.max_prompt, output)
         rollout_updates(params, world_size(), len(rows))
         truth, priors = read_truth(workspace, found), read_priors(workspace, trained)
-        page = workspace.reports / "grpo" / PAGE
-        trainer = build(params, source, processor, rows, truth, priors, output.path, page)
+        kept = (lambda folder: show(folder, workspace.reports)) if show else None
+        trainer = build(params, source, processor, rows, truth, priors, output.path, kept)
         trainer.add_callback(recorder("grpo", workspace.reports))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -181,7 +185,7 @@ def build(
     truth: Truth,
     priors: Mapping[tuple[str, str], str],
     folder: Path,
-    page: Path | None = None,
+    show: Callable[[Path], None] | None = None,
 ) -> Any:
     """The trainer, ready to be run.
 
@@ -193,7 +197,7 @@ def build(
         truth: By id; the rewards alone are given it.
         priors: Normalcy texts by (category, view), which a tool looks up.
         folder: For checkpoints and rollouts.
-        page: Shows the rollouts, and is written anew whenever some are kept; None for no page.
+        show: Called with the folder of rollouts whenever some were kept.
     """
     processor.tokenizer.response_template = RESPONSE_TEMPLATE
     ways(processor)
@@ -216,7 +220,7 @@ def build(
     holder.append(trainer)
     quiet(trainer)
     trainer.add_callback(marker())
-    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps, page))
+    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps, show))
     return trainer
 
 
@@ -442,7 +446,7 @@ class Judge:
         return found
 
 
-def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
+def _sampler(judge: Judge, folder: Path, every: int, show: Callable[[Path], None] | None) -> Any:
     from transformers import TrainerCallback
 
     class Sampler(TrainerCallback):
@@ -450,8 +454,8 @@ def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
             due = state.global_step % every == 0 or state.global_step in (1, state.max_steps)
             if state.is_world_process_zero and due:
                 rollouts.save(folder, state.global_step, judge.shown())
-                if page:
-                    rollouts.page(folder, page, "Rollouts of GRPO")
+                if show:
+                    show(folder)
 
     return Sampler()
 
