@@ -40,7 +40,7 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     earlier = workspace.root / began
     if not began or not is_ours(earlier):
         # Weights of this project that have gone since: their manifest's hash was kept.
-        gone = _is_digest(inputs.get("model"))
+        gone = is_digest(inputs.get("model"))
         return named, here and not gone
     # Asked of what is the same alone, this ends: no manifest holds its own hash.
     same = inputs.get("model") == file_hash(earlier / "manifest.json")
@@ -52,5 +52,6 @@ def is_ours(model: Path) -> bool:
     return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
 
 
-def _is_digest(value: object) -> bool:
+def is_digest(value: object) -> bool:
+    """Whether a value is a sha256 in hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
