@@ -59,6 +59,7 @@ label-studio: $(VENV)/.installed
 
 learn: $(VENV)/.installed
 	$(BIN)/python -m train.learn
+	$(BIN)/python -m eval.report.learn
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)

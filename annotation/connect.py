@@ -1,9 +1,9 @@
 """The connection to Label Studio: where it is, who we are there, and its failures in words."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import httpx
@@ -13,15 +13,17 @@ from label_studio_sdk.core.api_error import ApiError
 from annotation.server import admin
 from cot_builder.params import Review
 from cot_builder.progress import console
+from cot_builder.storage.retry import TransientError, parse_wait, with_retries
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 TIMEOUT_S = 300.0
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Before each further attempt; a restart of the server takes some ten seconds, of a busy one a minute."""
-FEW = 3
-"""Pauses after which a server that never answered, or that fails by itself, is given up."""
+ATTEMPTS = 8
+"""A minute in all; a restart of the server takes some ten seconds, of a busy one a minute."""
+FEW = 4
+"""Attempts after which a server that never answered, or that fails by itself, is given up."""
+LONGEST_WAIT_S = 60.0
 RESTARTING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 """What a proxy answers for a server that is not there."""
 
@@ -61,31 +63,40 @@ class _Patient(httpx.BaseTransport):
         self._answered = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for attempt, pause in enumerate((*PAUSES_S, None)):
+        numbers = count(1)
+
+        def send() -> httpx.Response:
+            attempt = next(numbers)
             try:
                 response = self._inner.handle_request(request)
             except (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout) as error:
                 unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                last = attempt >= FEW and not self._answered
-                if pause is None or last or not (unsent or _repeatable(request)):
+                last = attempt >= (ATTEMPTS if self._answered else FEW)
+                if last or not (unsent or _repeatable(request)):
                     raise
-            else:
-                self._answered = True
-                if attempt and request.method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND:
-                    # The first attempt did it, and its answer was lost.
-                    response.close()
-                    return httpx.Response(httpx.codes.NO_CONTENT, request=request)
-                last = attempt >= FEW and response.status_code not in RESTARTING
-                if pause is None or last or response.status_code < 500 or not _repeatable(request):
-                    return response
+                raise TransientError("Label Studio does not answer") from error
+            self._answered = True
+            if attempt > 1 and request.method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND:
+                # The first attempt did it, and its answer was lost.
                 response.close()
-            if attempt == FEW:
-                console.print("Label Studio does not answer; waiting up to a minute for it", highlight=False)
-            time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+                return httpx.Response(httpx.codes.NO_CONTENT, request=request)
+            last = attempt >= (ATTEMPTS if response.status_code in RESTARTING else FEW)
+            if last or response.status_code < 500 or not _repeatable(request):
+                return response
+            response.close()
+            wait = parse_wait(response.headers.get("Retry-After", ""))
+            raise TransientError("Label Studio does not answer", wait if wait is None else min(wait, LONGEST_WAIT_S))
+
+        return with_retries(send, str(request.url), ATTEMPTS, LONGEST_WAIT_S, _tell_once)
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _tell_once(name: str, error: TransientError, wait: float, attempt: int) -> None:  # noqa: ARG001
+    """Say that the server is waited for, once it is sure to take a while."""
+    if attempt == FEW - 1:
+        console.print("Label Studio does not answer; waiting up to a minute for it", highlight=False)
 
 
 def _repeatable(request: httpx.Request) -> bool:

@@ -16,6 +16,7 @@ from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.params import Review
 from cot_builder.progress import track
 from cot_builder.storage.images import encode_png
+from cot_builder.storage.output import write_bytes
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -134,11 +135,7 @@ class Folder:
         return name in self._there
 
     def put(self, name: str, data: bytes) -> None:
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_bytes(self._path(name), data)
         self._there.add(name)
 
     def address(self, name: str) -> str:

@@ -21,6 +21,7 @@ import httpx
 from filelock import FileLock, Timeout
 
 from cot_builder.progress import console
+from cot_builder.storage.output import write_text
 from schemas.errors import IndusCotError
 
 LOCK = Path(__file__).with_name("label-studio.lock")
@@ -260,14 +261,7 @@ def _admin_of_this_start(folder: Path, database: str | None) -> Admin:
             "or move the folder away to begin with an empty server"
         )
     account = Admin(EMAIL, secrets.token_urlsafe(18), secrets.token_hex(20))
-    partial = path.with_name(".admin.json.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(account._asdict(), file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_text(path, json.dumps(account._asdict(), indent=1) + "\n", private=True)
     return account
 
 

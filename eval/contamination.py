@@ -14,10 +14,10 @@ from cot_builder.benchmarks.benchmark import SYNTHETIC
 from cot_builder.benchmarks.same_category import overlaps
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.corpus.models import is_ours, trained_on
+from cot_builder.corpus.reading import read_columns
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace
-from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing
 from schemas.sample import Sample
 
@@ -54,7 +54,7 @@ def contamination(
         named, here = trained_on(model_folder, workspace)
     if not here:
         return Contamination(trained_on=named, categories=[], images=0, prior_categories=described, zero_shot=None)
-    seen = _corpus(workspace.indus_cot)
+    seen = read_columns(workspace.indus_cot, ("category", "image_sha256"))
     evaluated = set(predictions["sample_id"])
     digests = {sample.image_sha256 for sample in samples if sample.sample_id in evaluated}
     copies = digests & set(seen["image_sha256"])
@@ -112,12 +112,3 @@ def _by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
     yes = pl.col("true_answer") == "Yes"
     found = predictions.group_by("category").agg(normal=(~yes).sum(), anomalous=yes.sum())
     return {category: (normal, anomalous) for category, normal, anomalous in found.iter_rows()}
-
-
-def _corpus(folder: Path) -> pl.DataFrame:
-    """Category and image of each row, of both splits."""
-    shards = sorted(folder.glob("data/*.parquet"))
-    try:
-        return pl.concat([pl.read_parquet(shard, columns=["category", "image_sha256"]) for shard in shards])
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise IndusCotError(f"{folder}: damaged corpus ({error}); run `indus-cot assemble` again") from error

@@ -1,6 +1,7 @@
 """Verbs that train: `sft` and `grpo`."""
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,9 +33,10 @@ def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
 
     A killed run goes on when started again.
     """
+    from eval.report.rollouts import write_rollouts
     from train import grpo as stage
 
-    _train(context, "grpo", stage.print_plan if print_plan else stage.grpo)
+    _train(context, "grpo", stage.print_plan if print_plan else partial(stage.grpo, show=write_rollouts))
 
 
 def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:

@@ -1,6 +1,5 @@
 """Reading and writing validated parquet: no table is written or read unvalidated."""
 
-import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from schemas.errors import IndusCotError
+from schemas.files import replace_file
 from schemas.geometry import check_box
 
 if TYPE_CHECKING:
@@ -151,13 +151,8 @@ class Table:
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Validate and write; the file appears whole or not at all."""
         self.validate(frame, str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with replace_file(path) as partial:
             frame.write_parquet(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def read(self, path: Path) -> pl.DataFrame:
         """Read and validate.

@@ -1,14 +1,15 @@
 """The model card beside the weights: what they were made from and how, how it went, how to load them."""
 
 import importlib.metadata
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cot_builder.benchmarks.benchmark import SYNTHETIC
+from cot_builder.corpus.models import is_digest
 from cot_builder.corpus.reading import read_index
+from cot_builder.corpus.validated import corpus_sha256
 from cot_builder.params import Params
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -69,7 +70,7 @@ def write(folder: Path, stage: str, params: Params, workspace: Workspace, figure
         summary=METHODS[arm],
         began=_began(origin),
         splits=", ".join(f"{counts[name]:,} {name}" for name in ("train", "validation")),
-        corpus_sha256=file_hash(workspace.indus_cot / "manifest.json"),
+        corpus_sha256=corpus_sha256(workspace.indus_cot),
         images="synthetic stand-ins, rendered for the demonstration" if synthetic else "photographs",
         licences="; ".join(licences),
         teachers=", ".join(sorted(index["teacher"].unique())),
@@ -112,14 +113,10 @@ def _origin(model: str, workspace: Workspace) -> _Origin:
             break
         stages.insert(0, stage)
         # Folders may be gone since: their hashes were kept.
-        digest = inputs.get("model") if _is_digest(inputs.get("model")) else None
+        digest = inputs.get("model") if is_digest(inputs.get("model")) else None
         here = digest is not None or any(name.endswith(".safetensors") for name in inputs)
         model, on_the_hub = earlier, not here and _is_on_the_hub(earlier, workspace)
     return _Origin(model, on_the_hub, stages)
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _began(origin: _Origin) -> str:

@@ -9,16 +9,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from cot_builder.corpus.reading import read_all
+from cot_builder.corpus.reading import SPLITS, read_all
+from cot_builder.corpus.validated import check_counts, check_validated
 from cot_builder.inspection.rendering import prompt, verdict_text
 from cot_builder.storage.header import DamagedError, read_header
-from cot_builder.storage.output import read_manifest
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 from schemas.trajectory import Trajectory, Verdict
 
 Target = Literal["trajectory", "labels"]
-SPLITS = ("train", "validation")
 COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "messages", "images", "tools",
     "answer", "boxes", "defect_type", "review_status",
@@ -61,22 +60,12 @@ def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
     Raises:
         IndusCotError: as :func:`read`.
     """
-    manifest = read_manifest(folder)
-    if manifest.get("stage") != "assemble":
-        raise IndusCotError(
-            f"{folder}: its manifest is of {manifest.get('stage')!r}, not of assemble, which validates a corpus; "
-            "run `indus-cot repro assemble` and train on data/indus_cot"
-        )
+    due = check_validated(folder)
     counts: Counter[str] = Counter()
     for row in read_all(folder):
         _check_row(row, f"{folder}, row {row.id}", evaluation_sets)
         counts[row.split] += 1
-    due = {name: manifest["counts"].get(name, 0) for name in SPLITS}
-    if any(counts[name] != due[name] for name in SPLITS):
-        raise IndusCotError(
-            f"{folder}: holds {dict(counts)} rows, its manifest says {due}: it was changed after it was validated; "
-            f"{AGAIN}"
-        )
+    check_counts(folder, counts, due)
     if not counts["train"]:
         raise IndusCotError(
             f"{folder}: no row to train on; see data/indus_cot/left_out.csv, assemble.review and "

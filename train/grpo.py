@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.corpus.priors import read_priors
+from cot_builder.corpus.validated import corpus_sha256
 from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
 from cot_builder.inspection.rendering import Message, prompt, verdict_text
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
-from cot_builder.storage.output import Output, stage_output
+from cot_builder.storage.output import Output, stage_output, staging_of
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.trajectory import Verdict
@@ -39,13 +40,17 @@ CHECKPOINTS = "checkpoints"
 TERM_COLUMNS = {term.name: term.column for term in TERMS}
 PLOTTED = ("kl", *TERM_COLUMNS.values())
 """Columns of the curve that `dvc plots` draws: there, if empty, also where a weight of 0 leaves them out."""
-PAGE = "rollouts.html"
 
 
-def grpo(params: Params, workspace: Workspace) -> None:
+def grpo(params: Params, workspace: Workspace, show: Callable[[Path, Path], None] | None = None) -> None:
     """Write ``models/grpo``: the weights, their processor, and ``rollouts`` as JSON; and ``reports/grpo``.
 
     A run that was killed goes on from its last whole checkpoint when it is started again.
+
+    Args:
+        params: Of the run.
+        workspace: The project.
+        show: Called with the folder of rollouts and that of reports whenever rollouts were kept, to show them.
 
     Raises:
         IndusCotError: the groups do not divide the batch; several GPUs, or processes, are to do what one can; the
@@ -66,8 +71,8 @@ def grpo(params: Params, workspace: Workspace) -> None:
         rows = prompts(found, processor, settings.max_prompt, output)
         rollout_updates(params, world_size(), len(rows))
         truth, priors = read_truth(workspace, found), read_priors(workspace, trained)
-        page = workspace.reports / "grpo" / PAGE
-        trainer = build(params, source, processor, rows, truth, priors, output.path, page)
+        kept = (lambda folder: show(folder, workspace.reports)) if show else None
+        trainer = build(params, source, processor, rows, truth, priors, output.path, kept)
         trainer.add_callback(recorder("grpo", workspace.reports, PLOTTED, TERM_COLUMNS))
         checkpoint = last_whole(output.path / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -184,7 +189,7 @@ def build(
     truth: Truth,
     priors: Mapping[tuple[str, str], str],
     folder: Path,
-    page: Path | None = None,
+    show: Callable[[Path], None] | None = None,
 ) -> Any:
     """The trainer, ready to be run.
 
@@ -196,7 +201,7 @@ def build(
         truth: By id; the rewards alone are given it.
         priors: Normalcy texts by (category, view), which a tool looks up.
         folder: For checkpoints and rollouts.
-        page: Shows the rollouts, and is written anew whenever some are kept; None for no page.
+        show: Called with the folder of rollouts whenever some were kept.
     """
     processor.tokenizer.response_template = RESPONSE_TEMPLATE
     ways(processor)
@@ -219,7 +224,7 @@ def build(
     holder.append(trainer)
     quiet(trainer)
     trainer.add_callback(marker())
-    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps, page))
+    trainer.add_callback(_sampler(judge, folder / "rollouts", params.grpo.sample_steps, show))
     return trainer
 
 
@@ -446,7 +451,7 @@ class Judge:
         return found
 
 
-def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
+def _sampler(judge: Judge, folder: Path, every: int, show: Callable[[Path], None] | None) -> Any:
     from transformers import TrainerCallback
 
     class Sampler(TrainerCallback):
@@ -454,8 +459,8 @@ def _sampler(judge: Judge, folder: Path, every: int, page: Path | None) -> Any:
             due = state.global_step % every == 0 or state.global_step in (1, state.max_steps)
             if state.is_world_process_zero and due:
                 rollouts.save(folder, state.global_step, judge.shown())
-                if page:
-                    rollouts.page(folder, page, "Rollouts of GRPO")
+                if show:
+                    show(folder)
 
     return Sampler()
 
@@ -519,7 +524,7 @@ def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Outpu
     state, target, strict = processes.state(), workspace.grpo.absolute(), params.run.strict
     if not state.is_main_process:
         state.wait_for_everyone()
-        yield Output(target.with_name(f".{target.name}.partial"), strict)
+        yield Output(staging_of(target), strict)
         state.wait_for_everyone()
         return
     shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})
@@ -532,7 +537,7 @@ def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Outpu
         "processes": world_size(),
     }
     inputs = {
-        "corpus": file_hash(workspace.indus_cot / "manifest.json"),
+        "corpus": corpus_sha256(workspace.indus_cot),
         "supervision": file_hash(workspace.select / "supervision.parquet"),
         "prior": file_hash(workspace.prior / "prior.parquet"),
         **identity(source),

@@ -133,7 +133,6 @@ def learn(folder: Path, seeds: int, processes: int, reports: Path, settings: Seq
     found["seen"] = json.loads((folder / BACKBONE / SEEN).read_text("utf-8"))
     found["seconds"] = round(time.monotonic() - started)
     write_text(reports / "learn.json", json.dumps(found, indent=1) + "\n")
-    write_text(reports / "learn.html", page(found))
     return found
 
 
@@ -337,67 +336,14 @@ def report(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     claims.append(
         {"claim": "SFT writes valid trajectories", "statistic": "valid", **arms["sft"]["valid"], "holds": least >= 0.95}
     )
-    return {"seeds": len(results), "arms": arms, "claims": claims, "curves": [result["curve"] for result in results]}
-
-
-def page(found: Mapping[str, Any]) -> str:
-    """The report for people: what had to hold, every arm, what can be seen at all, and the curves of GRPO."""
-
-    def row(cells: Sequence[str], tag: str = "td") -> str:
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
-
-    def spread(values: Mapping[str, float]) -> str:
-        return f"{values['mean']:.3f} <small>[{values['low']:.3f}, {values['high']:.3f}]</small>"
-
-    claims = [
-        row((claim["claim"], claim["statistic"].replace("_", " "), spread(claim), "yes" if claim["holds"] else "no"))
-        for claim in found["claims"]
-    ]
-    arms = [row((ARMS[name], *map(spread, values.values()))) for name, values in found["arms"].items()]
-    seen = [row((name, f"{value:.3f}")) for name, value in found["seen"].items()]
-    curves = [
-        f"<figure><figcaption>{name.replace('_', ' ')}</figcaption>{_plot(found['curves'], name)}</figure>"
-        for name in ("reward", "accuracy", "tool_calls", "valid")
-    ]
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>make learn</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}}
-table{{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}}
-td,th{{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:left}}
-small{{color:#555;white-space:nowrap}}figure{{display:inline-block;margin:0 1rem 1rem 0;max-width:100%}}
-svg{{max-width:100%}}</style>
-<h1>Does training teach?</h1>
-<p>A tiny Qwen3-VL on synthetic categories it never saw, {found["seeds"]} seeds, {TESTS} images each; brackets are
-bootstrap 95 % intervals over seeds and images. Answers are the likeliest ones, unless marked sampled.</p>
-<table>{row(("Claim", "Measured by", "Difference, or share", "Holds"), "th")}{"".join(claims)}</table>
-<table>{row(("Policy", *(key.replace("_", " ") for key in STATISTICS)), "th")}{"".join(arms)}</table>
-<h2>What can be seen</h2>
-<p>AUROC of the vision tower on the test categories, after it was taught to find both sizes in whole images and in
-crops; 0.5 is chance. The global view is what the processor makes of an image, and small defects are drawn in the null
-space of that.</p><table>{row(("View and size", "AUROC"), "th")}{"".join(seen)}</table>
-<h2>GRPO, a line a seed</h2>{"".join(curves)}</html>
-"""
-
-
-def _plot(curves: Sequence[Sequence[Mapping[str, float]]], name: str) -> str:
-    series = [[step[name] for step in curve if name in step] for curve in curves]
-    values = [value for line in series for value in line]
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    width, height, scale = 420, 160, (high - low) or 1.0
-    lines = "".join(
-        '<polyline fill="none" stroke="steelblue" points="'
-        + " ".join(
-            f"{width * place / max(len(line) - 1, 1):.1f},{height - height * (value - low) / scale:.1f}"
-            for place, value in enumerate(line)
-        )
-        + '"/>'
-        for line in series
-    )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}">{lines}</svg><br><small>{low:.2f} to {high:.2f}</small>'
-    )
+    return {
+        "seeds": len(results),
+        "images": TESTS,
+        "names": ARMS,
+        "arms": arms,
+        "claims": claims,
+        "curves": [result["curve"] for result in results],
+    }
 
 
 def _result(folder: Path, seed: int) -> Path:
@@ -427,7 +373,6 @@ def main() -> None:
         spread = f"{claim['mean']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
         held = "holds" if claim["holds"] else "does not hold"
         console.print(f"{claim['claim']}, {claim['statistic'].replace('_', ' ')}: {spread} {held}", highlight=False)
-    console.print(f"open {given.reports / 'learn.html'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.validated import corpus_of
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 
@@ -33,22 +34,13 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """
     manifest = read_manifest(model)
     inputs: dict[str, Any] = manifest["inputs"]
-    corpus = workspace.indus_cot / "manifest.json"
-    now = file_hash(corpus) if corpus.is_file() else None
-    if "corpus" in inputs:
-        named, here = str(inputs["corpus"]), inputs["corpus"] == now
-    else:
-        # SFT names the shards.
-        shards = {name: digest for name, digest in inputs.items() if name.endswith(".parquet")}
-        held = {path.name: file_hash(path) for path in sorted(workspace.indus_cot.glob("data/*.parquet"))}
-        here = now is not None and bool(shards) and shards == held
-        named = now if here and now else hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+    named, here = corpus_of(inputs, workspace.indus_cot)
     parameters = manifest["params"]
     began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
     earlier = workspace.root / began
     if not began or not is_ours(earlier):
         # Weights of this project that have gone since: their manifest's hash was kept.
-        gone = _is_digest(inputs.get("model"))
+        gone = is_digest(inputs.get("model"))
         return named, here and not gone
     # Asked of what is the same alone, this ends: no manifest holds its own hash.
     same = inputs.get("model") == file_hash(earlier / "manifest.json")
@@ -60,5 +52,6 @@ def is_ours(model: Path) -> bool:
     return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
 
 
-def _is_digest(value: object) -> bool:
+def is_digest(value: object) -> bool:
+    """Whether a value is a sha256 in hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

@@ -1,10 +1,14 @@
-"""Reading a corpus: its small columns as one frame, and whole rows by their place, never all of it at once."""
+"""The one reader of a corpus as `assemble` writes it: small columns as one frame, whole rows, Arrow batches.
+
+Images are never all in memory at once. What is published has another layout (``cot_builder/publishing/configs.py``).
+"""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import mmap
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -12,8 +16,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from schemas.errors import IndusCotError
-from schemas.indus_cot import IndusCot
+from schemas.indus_cot import INDUS_COT, IndusCot
 
+SPLITS: tuple[str, ...] = get_args(IndusCot.model_fields["split"].annotation)
 SMALL_BATCH = 512
 ROW_BATCH = 8
 PLAIN = (
@@ -51,9 +56,9 @@ def read_index(corpus: Path) -> pl.DataFrame:
         IndusCotError: no corpus is there, a shard is damaged, or a column is missing.
     """
     frames = []
-    for shard in _shards(corpus):
+    for shard in _existing_shards(corpus):
         start = 0
-        for batch in _batches(shard, (*PLAIN, "trajectory"), SMALL_BATCH):
+        for batch in _rows(shard, (*PLAIN, "trajectory"), SMALL_BATCH):
             rows = [
                 {"shard": shard.name, "row": start + offset, **_lengths(row.pop("trajectory"), shard, row), **row}
                 for offset, row in enumerate(batch)
@@ -70,8 +75,8 @@ def read_names(corpus: Path) -> list[tuple[str, str, Place]]:
         IndusCotError: as :func:`read_index`.
     """
     found = []
-    for shard in _shards(corpus):
-        names = [row for batch in _batches(shard, ("id", "sample_id"), SMALL_BATCH) for row in batch]
+    for shard in _existing_shards(corpus):
+        names = [row for batch in _rows(shard, ("id", "sample_id"), SMALL_BATCH) for row in batch]
         found += [(row["id"], row["sample_id"], Place(shard.name, number)) for number, row in enumerate(names)]
     return found
 
@@ -82,14 +87,14 @@ def read_rows(corpus: Path, places: Collection[Place]) -> Iterator[IndusCot]:
     Raises:
         IndusCotError: a shard is damaged, or a row breaks the contract.
     """
-    for shard in _shards(corpus):
+    for shard in _existing_shards(corpus):
         wanted = {place.row for place in places if place.shard == shard.name}
         start = 0
-        with _opened(shard) as file:
+        with _opened(shard) as (file, _):
             counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         for group, count in enumerate(counts):
             if wanted.intersection(range(start, start + count)):
-                rows = (row for batch in _batches(shard, None, ROW_BATCH, [group]) for row in batch)
+                rows = (row for batch in _rows(shard, None, ROW_BATCH, [group]) for row in batch)
                 for number, row in enumerate(rows, start):
                     if number in wanted:
                         yield _record(row, f"{shard}, row {number}")
@@ -102,38 +107,88 @@ def read_all(corpus: Path) -> Iterator[IndusCot]:
     Raises:
         IndusCotError: as :func:`read_rows`.
     """
-    for shard in _shards(corpus):
-        rows = (row for batch in _batches(shard, None, ROW_BATCH) for row in batch)
+    for shard in _existing_shards(corpus):
+        rows = (row for batch in _rows(shard, None, ROW_BATCH) for row in batch)
         for number, row in enumerate(rows):
             yield _record(row, f"{shard}, row {number}")
 
 
-def _shards(corpus: Path) -> list[Path]:
-    shards = sorted((corpus / "data").glob("*.parquet"))
+def read_columns(corpus: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Some columns of every row, in the order of the corpus.
+
+    Raises:
+        IndusCotError: as :func:`read_index`.
+    """
+    batches = [batch for shard in _existing_shards(corpus) for batch in read_batches(shard, columns, SMALL_BATCH)]
+    found = pl.from_arrow(pa.Table.from_batches([batch.select(columns) for batch in batches]))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def read_batches(
+    shard: Path, columns: Sequence[str] | None, size: int, groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard as Arrow batches of at most ``size``; of a struct's field (``image.path``) that field alone.
+
+    Args:
+        shard: A parquet file of the corpus.
+        columns: All, if None.
+        size: Rows of a batch.
+        groups: Numbers of the row groups to read; all, if None.
+
+    Raises:
+        IndusCotError: the file is damaged, or a column is missing.
+    """
+    if missing := missing_columns(shard, columns or ()):
+        raise IndusCotError(
+            f"{shard}: no column {', '.join(missing)}; this is no Indus-CoT corpus, or one of another "
+            "version: run `indus-cot assemble` again"
+        )
+    with _opened(shard) as (file, window):
+        # Threads of its own would stand in the way of those that work on the batches.
+        chosen = columns and list(columns)
+        for batch in file.iter_batches(size, row_groups=groups, columns=chosen, use_threads=False):
+            yield batch
+            # Release the pages just read: else the whole corpus would count as this process's memory.
+            window.madvise(mmap.MADV_DONTNEED)
+
+
+def shard_paths(corpus: Path) -> list[Path]:
+    """The shards of a corpus as `assemble` writes it, in their order; none where no corpus is."""
+    return sorted((corpus / "data").glob("*.parquet"))
+
+
+def missing_columns(shard: Path, columns: Iterable[str] = INDUS_COT.dtypes) -> list[str]:
+    """Which of the columns, those of the contract by default, a shard does not have.
+
+    Raises:
+        IndusCotError: the file is damaged.
+    """
+    with _opened(shard) as (file, _):
+        return sorted({name.partition(".")[0] for name in columns} - set(file.schema_arrow.names))
+
+
+def _existing_shards(corpus: Path) -> list[Path]:
+    shards = shard_paths(corpus)
     if not shards:
         raise IndusCotError(f"{corpus}: no data/*.parquet; is this a corpus? `indus-cot assemble` writes one")
     return shards
 
 
-def _batches(
+def _rows(
     shard: Path, columns: Sequence[str] | None, size: int, groups: list[int] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    with _opened(shard) as file:
-        missing = set(columns or ()) - set(file.schema_arrow.names)
-        if missing:
-            raise IndusCotError(
-                f"{shard}: no column {', '.join(sorted(missing))}; this is no Indus-CoT corpus, or one of another "
-                "version: run `indus-cot assemble` again"
-            )
-        for batch in file.iter_batches(size, row_groups=groups, columns=columns and list(columns)):
-            yield batch.to_pylist()
+    for batch in read_batches(shard, columns, size, groups):
+        yield batch.to_pylist()
 
 
 @contextmanager
-def _opened(shard: Path) -> Iterator[pq.ParquetFile]:
+def _opened(shard: Path) -> Iterator[tuple[pq.ParquetFile, mmap.mmap]]:
     try:
-        with pq.ParquetFile(shard, memory_map=True) as file:
-            yield file
+        with shard.open("rb") as opened:
+            window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(window))) as file:
+            yield file, window
     except (OSError, ValueError, pa.ArrowException) as error:
         raise IndusCotError(f"{shard}: damaged parquet file ({error}); run `indus-cot assemble` again") from error
 

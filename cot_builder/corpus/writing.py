@@ -23,9 +23,6 @@ ROW_GROUP_BYTES = 64 * 2**20
 SHARD_BYTES = 512 * 2**20
 
 
-SPLITS = ("train", "validation")
-
-
 def row_id(draft_id: str) -> str:
     """Id of the row that a draft becomes."""
     return hashlib.sha256(draft_id.encode()).hexdigest()[:16]

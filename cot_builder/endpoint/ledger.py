@@ -22,9 +22,9 @@ from cot_builder.endpoint.replies import (
 )
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import Answers, Stored
-from cot_builder.endpoint.throttle import seconds
 from cot_builder.params import Budget as BudgetParams
 from cot_builder.params import EndpointPace
+from cot_builder.storage.retry import backoff, parse_wait
 
 # openai takes a second to import: most runs ask no model.
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class Ledger:
     def pause(self, attempt: int, wait: float | None) -> float:
         """Seconds between ``attempt`` and the next, no less than the server asks."""
         # Jitter is no part of any result: it needs no seed.
-        backoff = min(LONGEST_WAIT_S, self._pace.backoff_s * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.5)
-        return max(backoff, wait or 0.0)
+        pause = backoff(attempt, self._pace.backoff_s, LONGEST_WAIT_S) * random.uniform(0.5, 1.5)
+        return max(pause, wait or 0.0)
 
     def refusal(self, error: "openai.APIStatusError") -> Exception:
         """The error to raise for a refused request: it ends the run, ends the request, or passes."""
@@ -134,7 +134,7 @@ class Ledger:
             )
             return StopError(f"{self.address} answers {status}: {said}; {advice}. Every answer so far is kept")
         if status in PASSING:
-            wait = seconds(error.response.headers.get("retry-after", ""))
+            wait = parse_wait(error.response.headers.get("retry-after", ""))
             return PassingError(f"status {status}", status in OVERLOADED, wait)
         return NotAnsweredError(f"{self.address} answers {status}: {said}")
 

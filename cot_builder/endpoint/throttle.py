@@ -1,13 +1,13 @@
 """How many requests may be under way: within the provider's limits, fewer when it says it has enough."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
 
 from aiolimiter import AsyncLimiter
+
+from cot_builder.storage.retry import parse_wait
 
 GROWTH = 1.0
 """Requests more at once after as many successes as are allowed at once (additive increase, RFC 5681)."""
@@ -97,7 +97,7 @@ class Throttle:
         self._limit = min(self._most, self._limit + GROWTH / self.limit)
         for what in ("requests", "tokens"):
             if headers.get(f"x-ratelimit-remaining-{what}") == "0":
-                self.pause(seconds(headers.get(f"x-ratelimit-reset-{what}", "")) or 0.0)
+                self.pause(parse_wait(headers.get(f"x-ratelimit-reset-{what}", "")) or 0.0)
 
     def overloaded(self, sent: float, wait: float | None) -> None:
         """Halve, once for all that were under way together; wait as long as the server asks.
@@ -115,16 +115,3 @@ class Throttle:
     def pause(self, wait: float) -> None:
         """Send nothing for ``wait`` seconds."""
         self._resume_at = max(self._resume_at, time.monotonic() + wait)
-
-
-def seconds(text: str) -> float | None:
-    """Seconds of a Retry-After (RFC 9110: a number or a date) or rate-reset header (``6m0s``, ``250ms``), or None."""
-    text = text.strip()
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)

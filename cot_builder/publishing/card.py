@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 
 from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, hub_licence, strictest
 from cot_builder.corpus import figures
-from cot_builder.corpus.reading import read_index
+from cot_builder.corpus.reading import SPLITS, read_index
 from cot_builder.corpus.reviews import Share, read_reviews
-from cot_builder.corpus.writing import SPLITS
 from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.publishing import pictures

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from cot_builder.publishing.configs import combined
-from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, read_corpus_index
+from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, build_index
 from cot_builder.publishing.manifest import FORMAT
 from schemas.errors import IndusCotError
 
@@ -78,22 +78,22 @@ def read(place: str) -> pl.DataFrame:
     """
     folder = Path(place)
     if (folder / INDEX).is_file():
-        return read_index(folder / INDEX, place)
+        return read_published_index(folder / INDEX, place)
     if folder.is_dir():
-        return read_corpus_index(folder)
-    return read_index(fetch(place, INDEX), place)
+        return build_index(folder)
+    return read_published_index(fetch(place, INDEX), place)
 
 
-def read_index(path: Path, place: str) -> pl.DataFrame:
+def read_published_index(path: Path, place: str) -> pl.DataFrame:
     """The index of what is published.
 
     Raises:
         IndusCotError: it is damaged, a pointer of git-lfs, or somebody else's file.
     """
-    from cot_builder.publishing.manifest import whole
+    from cot_builder.publishing.manifest import refuse_lfs_pointer
 
     try:
-        found = pl.read_parquet(whole(path))
+        found = pl.read_parquet(refuse_lfs_pointer(path))
     except pl.exceptions.PolarsError as error:
         raise IndusCotError(f"{place}: its {INDEX} is damaged ({error}); take it anew from where it came") from None
     # Version 1 of the format had no word of them.
@@ -115,13 +115,13 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from cot_builder.publishing.manifest import NotThereError
-    from cot_builder.publishing.retry import again, quiet
+    from cot_builder.publishing.retry import call_hub, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
         with quiet():
             return Path(
-                again(
+                call_hub(
                     lambda: hf_hub_download(repo, path, repo_type="dataset", revision=revision or None, token=token),
                     repo,
                 )

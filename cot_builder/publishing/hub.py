@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from cot_builder.progress import track
 from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
-from cot_builder.publishing.retry import T, UnreachableError, again, quiet
+from cot_builder.publishing.retry import T, UnreachableError, call_hub, quiet
 from schemas.errors import IndusCotError
 
 Kind = Literal["dataset", "model"]
@@ -22,7 +22,7 @@ OF_THE_HUB = {".gitattributes", README}
 """What the Hub itself writes into a new repository; its card has metadata and no word."""
 
 
-class Held(NamedTuple):
+class RemoteFile(NamedTuple):
     """A file in a repository."""
 
     size: int
@@ -37,7 +37,7 @@ class Remote(NamedTuple):
 
     head: str | None
     """Its last commit; None where there is no such repository."""
-    files: Mapping[str, Held]
+    files: Mapping[str, RemoteFile]
     private: bool = False
 
 
@@ -50,7 +50,7 @@ class Commit(NamedTuple):
     pull_request: bool
 
 
-class Seen(NamedTuple):
+class RepoState(NamedTuple):
     """What a publication finds before it sends anything."""
 
     hub: "Hub | None"
@@ -62,7 +62,7 @@ class Seen(NamedTuple):
     """Why the Hub was not asked."""
 
 
-def see(repo: str, kind: Kind, *, pull_request: bool, private: bool, parent: str, offline: bool) -> Seen:
+def inspect_repo(repo: str, kind: Kind, *, pull_request: bool, private: bool, parent: str, offline: bool) -> RepoState:
     """Look at a repository that is to be published to.
 
     Args:
@@ -83,9 +83,9 @@ def see(repo: str, kind: Kind, *, pull_request: bool, private: bool, parent: str
     except UnreachableError as error:
         if not offline:
             raise
-        return Seen(None, None, None, str(error))
-    hub.agree(remote, private, pull_request, parent)
-    return Seen(hub, remote, hub.state(remote), "")
+        return RepoState(None, None, None, str(error))
+    hub.check_options(remote, private, pull_request, parent)
+    return RepoState(hub, remote, hub.state(remote), "")
 
 
 class Hub:
@@ -142,8 +142,8 @@ class Hub:
                 ) from None
             return Remote(None, {})
 
-    def files(self, revision: str, stands: str = "") -> dict[str, Held]:
-        """Every file at a revision; ``stands`` as :func:`again`.
+    def files(self, revision: str, stands: str = "") -> dict[str, RemoteFile]:
+        """Every file at a revision; ``stands`` as :func:`call_hub`.
 
         Raises:
             NotThereError: there is no such revision.
@@ -151,10 +151,10 @@ class Hub:
         from huggingface_hub.errors import RevisionNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
-        def listed() -> dict[str, Held]:
+        def listed() -> dict[str, RemoteFile]:
             tree = self._api.list_repo_tree(**self._named, revision=revision, recursive=True)
             return {
-                item.path: Held(item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
+                item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
                 for item in tree
                 if isinstance(item, RepoFile)
             }
@@ -162,7 +162,9 @@ class Hub:
         try:
             return self._do(listed, stands)
         except RevisionNotFoundError:
-            raise NotThereError(f"{self.repo}: has no revision {short(revision)}; {stands or 'run again'}") from None
+            raise NotThereError(
+                f"{self.repo}: has no revision {short_revision(revision)}; {stands or 'run again'}"
+            ) from None
 
     def state(self, remote: Remote) -> dict[str, Any] | None:
         """The manifest of what is there, which says that it is this command's to change; None where nothing is.
@@ -187,7 +189,7 @@ class Hub:
             )
         return None
 
-    def agree(self, remote: Remote, private: bool, pull_request: bool, parent: str) -> None:
+    def check_options(self, remote: Remote, private: bool, pull_request: bool, parent: str) -> None:
         """Hold what is there against what is asked for, before anything is sent.
 
         Raises:
@@ -221,7 +223,7 @@ class Hub:
         """
         self._do(lambda: self._api.create_repo(**self._named, private=private or None, exist_ok=True))
         made = self.look()
-        self.agree(made, private, False, "")
+        self.check_options(made, private, False, "")
         if self.state(made) is not None:
             raise IndusCotError(
                 f"{self.repo}: somebody else has published to it since it was looked at; nothing was overwritten. Look "
@@ -263,7 +265,7 @@ class Hub:
                 return str(error)
             return ""
 
-        # Asked inside: what comes out of `again` is no more than the 400 behind it.
+        # Asked inside: what comes out of `call_hub` is no more than the 400 behind it.
         if found := self._do(faults):
             raise IndusCotError(f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_messages(found)}")
 
@@ -287,7 +289,7 @@ class Hub:
             gone: What is there and is not to be.
             remote: What was looked at.
             title: Of the commit.
-            private: As :func:`see`, for a repository that is made.
+            private: As :func:`inspect_repo`, for a repository that is made.
             pull_request: Propose it.
             tag: What the commit is to be named afterwards, where it is.
 
@@ -302,7 +304,7 @@ class Hub:
             remote = self._create(private)
             changed = differing(files, remote.files)
         elif tag:
-            self._spare_tag(tag)
+            self.check_tag_is_free(tag)
         return self.push(changed, gone, remote, title, pull_request)
 
     def push(
@@ -386,7 +388,7 @@ class Hub:
                     return Commit(revision, f"{self._url}/discussions/{item.num}", True)
         return None
 
-    def _spare_tag(self, name: str) -> None:
+    def check_tag_is_free(self, name: str) -> None:
         """Before a commit that is to have it.
 
         Raises:
@@ -408,7 +410,8 @@ class Hub:
         Raises:
             IndusCotError: another commit has it.
         """
-        stands = f"{short(revision)} is committed, without the tag {name}: run the same command again, which sets it"
+        commit = short_revision(revision)
+        stands = f"{commit} is committed, without the tag {name}: run the same command again, which sets it"
         if found := self._tagged(name, stands):
             if found == revision:
                 return False
@@ -417,15 +420,17 @@ class Hub:
         return True
 
     def _do(self, action: Callable[[], T], stands: str = "", unsure: str = "") -> T:
-        return again(action, self.repo, stands, unsure)
+        return call_hub(action, self.repo, stands, unsure)
 
 
 def not_compared(revision: str) -> str:
     """What stands where a commit was made and could not be compared."""
-    return f"it is committed as {short(revision)}, but was not compared: run the same command again, which does"
+    return (
+        f"it is committed as {short_revision(revision)}, but was not compared: run the same command again, which does"
+    )
 
 
-def short(revision: str) -> str:
+def short_revision(revision: str) -> str:
     """A commit as people name it; a pull request's revision as it is."""
     return revision if revision.startswith("refs/") else revision[:8]
 
@@ -443,7 +448,7 @@ def _messages(answer: str) -> str:
         return (answer.strip().splitlines() or ["it does not say why"])[0]
 
 
-def differing(wanted: Mapping[str, Path | bytes], there: Mapping[str, Held]) -> dict[str, Path | bytes]:
+def differing(wanted: Mapping[str, Path | bytes], there: Mapping[str, RemoteFile]) -> dict[str, Path | bytes]:
     """Which of the wanted files are not there with the same content."""
     return {path: source for path, source in wanted.items() if path not in there or not _same(source, there[path])}
 
@@ -453,7 +458,7 @@ def size_of(source: Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-def _same(source: Path | bytes, held: Held) -> bool:
+def _same(source: Path | bytes, held: RemoteFile) -> bool:
     if size_of(source) != held.size:
         return False
     if held.sha256:

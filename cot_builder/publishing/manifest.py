@@ -34,7 +34,7 @@ def read_state(text: bytes, where: str) -> dict[str, Any]:
     )
 
 
-def whole(path: Path) -> Path:
+def refuse_lfs_pointer(path: Path) -> Path:
     """The same path.
 
     Raises:

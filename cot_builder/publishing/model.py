@@ -11,8 +11,18 @@ from pydantic import ValidationError
 from cot_builder.corpus.models import trained_on, weights_sha256
 from cot_builder.params import Params
 from cot_builder.publishing import changes, manifest, secrets
-from cot_builder.publishing.hub import OF_THE_HUB, README, Commit, Hub, Remote, differing, not_compared, see, short
-from cot_builder.publishing.index import read_corpus_index
+from cot_builder.publishing.hub import (
+    OF_THE_HUB,
+    README,
+    Commit,
+    Hub,
+    Remote,
+    differing,
+    inspect_repo,
+    not_compared,
+    short_revision,
+)
+from cot_builder.publishing.index import build_index
 from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.results import METRICS_FILE, sets_in
@@ -91,7 +101,7 @@ def plan_model(
     if stage not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
         raise IndusCotError(f"{folder}: is no trained model; give models/sft or models/grpo (`indus-cot repro`)")
     parts = {path.name: path for part in PARTS for path in sorted(folder.glob(part)) if path.name not in STAY}
-    hub, remote, before, note = see(
+    hub, remote, before, note = inspect_repo(
         repo, "model", pull_request=pull_request, private=private, parent=parent, offline=offline
     )
     there = remote.files if remote else {}
@@ -178,8 +188,8 @@ def publish_model(
         there = hub.files(commit.revision, not_compared(commit.revision))
         if wrong := sorted([*differing(made.files, there), *(path for path in made.gone if path in there)]):
             raise IndusCotError(
-                f"{repo}: what is there as {short(commit.revision)} differs from what was sent: {', '.join(wrong)}; "
-                "look at it there, and publish again"
+                f"{repo}: what is there as {short_revision(commit.revision)} differs from what was sent: "
+                f"{', '.join(wrong)}; look at it there, and publish again"
             )
     if name:
         hub.tag(name, commit.revision if commit else (remote.head or "main"))
@@ -212,7 +222,7 @@ def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> 
         published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
     except NotThereError:
         published = {}
-    made = changes.corpus_sha256(read_corpus_index(workspace.indus_cot))
+    made = changes.corpus_sha256(build_index(workspace.indus_cot))
     if published.get("corpus_sha256") == made:
         link = {"repo": repo, "version": published["version"], "sha256": made}
         return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link

@@ -20,13 +20,13 @@ from cot_builder.publishing.changes import Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.croissant import croissant
-from cot_builder.publishing.hub import Commit, Hub, Remote, differing, see, size_of
+from cot_builder.publishing.hub import Commit, Hub, Remote, differing, inspect_repo, size_of
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
 from cot_builder.publishing.publishable import build, check
 from cot_builder.publishing.sources import Source, sources
-from cot_builder.storage.output import read_manifest, versions, write_text
+from cot_builder.storage.output import read_manifest, versions, write_bytes, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
@@ -103,7 +103,7 @@ def plan(
             as it is asked for.
     """
     check(params, workspace)
-    hub, remote, before, note = see(
+    hub, remote, before, note = inspect_repo(
         repo, "dataset", pull_request=pull_request, private=private, parent=parent, offline=offline
     )
     folder = build(params, workspace, before["bits"] if before else None)
@@ -129,11 +129,7 @@ def plan(
         texts = _texts(repo, params, workspace, shown, state, audit)
     gone += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
     for path, content in texts.items():
-        if path.endswith(TEXTS):
-            write_text(folder / path, content.decode())
-        else:
-            (folder / path).parent.mkdir(exist_ok=True)
-            (folder / path).write_bytes(content)
+        write_bytes(folder / path, content)
     files: dict[str, Path | bytes] = {**data, **texts}
     made = Plan(
         repo=repo,
@@ -203,7 +199,7 @@ def publish(
 
 def _index(hub: Hub | None, remote: Remote | None) -> pl.DataFrame:
     assert hub is not None and remote is not None and remote.head is not None
-    return changes.read_index(hub.fetch(INDEX, remote.head), hub.repo)
+    return changes.read_published_index(hub.fetch(INDEX, remote.head), hub.repo)
 
 
 def _data(folder: Path) -> list[Path]:
@@ -292,8 +288,8 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import not_compared, short
-    from cot_builder.publishing.retry import again, broken, quiet
+    from cot_builder.publishing.hub import not_compared, short_revision
+    from cot_builder.publishing.retry import call_hub, connection_errors, quiet
 
     compared = 0
     datasets.disable_progress_bars()
@@ -310,7 +306,7 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                 with quiet():
                     theirs = (
                         row
-                        for table in again(load, repo, stands).with_format("arrow").iter(BATCH)
+                        for table in call_hub(load, repo, stands).with_format("arrow").iter(BATCH)
                         for row in table.to_pylist()
                     )
                     pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
@@ -319,12 +315,13 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                             identity = (ours or read)["id"]
                             raise IndusCotError(
                                 f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
-                                f"was published as {short(revision)}; look at that row there, and publish again"
+                                f"was published as {short_revision(revision)}; look at that row there, and publish "
+                                "again"
                             )
                         compared += 1
     except (
         HfHubHTTPError,
-        *broken(),
+        *connection_errors(),
         OSError,
         ValueError,
         pa.ArrowException,

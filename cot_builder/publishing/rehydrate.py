@@ -21,7 +21,7 @@ from cot_builder.publishing import card
 from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.index import INDEX
-from cot_builder.publishing.manifest import MANIFEST, manifest_text, read_state, whole
+from cot_builder.publishing.manifest import MANIFEST, manifest_text, read_state, refuse_lfs_pointer
 from cot_builder.publishing.shards import write_shard
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest, stage_output
@@ -87,7 +87,7 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
             rows, images = rows + len(table), images + made
         for name in (INDEX, card.CHANGELOG, CROISSANT):
             if (folder / name).is_file():
-                shutil.copyfile(whole(folder / name), output.path / name)
+                shutil.copyfile(refuse_lfs_pointer(folder / name), output.path / name)
         if (folder / "assets").is_dir():
             shutil.copytree(folder / "assets", output.path / "assets")
         if (folder / MANIFEST).is_file():
@@ -104,12 +104,12 @@ def _folder(place: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.retry import again, quiet
+    from cot_builder.publishing.retry import call_hub, quiet
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
         with quiet():
-            return Path(again(lambda: snapshot_download(repo, repo_type="dataset", revision=revision or None), repo))
+            return Path(call_hub(lambda: snapshot_download(repo, repo_type="dataset", revision=revision or None), repo))
     except (HfHubHTTPError, HFValidationError):
         raise IndusCotError(
             f"{place}: neither a folder nor a dataset on the Hub that you may read; write OWNER/NAME, and run "
@@ -122,7 +122,7 @@ def _needed(folder: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for config in CONFIGS:
         for path in sorted((folder / config).rglob("*.parquet")):
-            with _readable(whole(path)):
+            with _readable(refuse_lfs_pointer(path)):
                 shard = pq.ParquetFile(path)
                 there = {field.name: field.type for field in shard.schema_arrow}
                 if wrong := [field.name for field in schema(config) if there.get(field.name) != field.type]:
@@ -150,7 +150,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _tell_manifest(published: Path, target: Path, made: Collection[str]) -> None:
     """The manifest, of which sets the images are within the rows by now."""
-    state = read_state(whole(published).read_bytes(), str(published.parent))
+    state = read_state(refuse_lfs_pointer(published).read_bytes(), str(published.parent))
     for name, source in state.get("sources", {}).items():
         source["images"] = "embedded" if name in made else source["images"]
     target.write_text(manifest_text(state), encoding="utf-8")

@@ -1,24 +1,14 @@
 """Requests to the Hub, retried where that can help, and refusals in words that say what to do."""
 
 import errno
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from cot_builder.progress import console
+from cot_builder.storage.retry import T, TransientError, parse_wait, with_retries
 from schemas.errors import IndusCotError
 
-T = TypeVar("T")
-
-
 ATTEMPTS = 5
-
-
-BACKOFF_S = 0.5
-
-
 LONGEST_WAIT_S = 900.0
 """Three of the Hub's windows; who is told to wait longer does something else meanwhile."""
 
@@ -27,7 +17,7 @@ class UnreachableError(IndusCotError):
     """Nobody is logged in, or there is no connection: the Hub was not asked."""
 
 
-def again(action: Callable[[], T], repo: str, stands: str = "", unsure: str = "") -> T:
+def call_hub(action: Callable[[], T], repo: str, stands: str = "", unsure: str = "") -> T:
     """Do something on the Hub, again where that can help: 429 (as long as it says), 5xx, broken connections.
 
     Args:
@@ -42,50 +32,58 @@ def again(action: Callable[[], T], repo: str, stands: str = "", unsure: str = ""
         UnreachableError: the connection breaks every time.
         HfHubHTTPError: 404 and 412, which mean something to the caller.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
     left = unsure or stands or "nothing was committed. What arrived is kept: run the same command again to go on"
-    reason, refusal = "", IndusCotError
-    for attempt in range(ATTEMPTS):
-        wait = BACKOFF_S * 2**attempt
+
+    def attempt() -> T:
         try:
             return action()
-        except Exception as raised:
-            error = _cause(raised)
-            if isinstance(error, HfHubHTTPError):
-                status = error.response.status_code
-                if status in (404, 412):
-                    raise error from None
-                if status != 429 and status < 500:
-                    raise _refusal(status, repo, error, stands) from None
-                reason, refusal = f"the Hub answers {status}", IndusCotError
-                said = _retry_after(error.response.headers)
-                wait = wait if said is None else said
-            elif isinstance(error, broken()):
-                reason, refusal = f"the connection broke ({type(error).__name__})", UnreachableError
-            elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _full(repo, left) from None
-            else:
+        except Exception as error:
+            failure = _as_failure(error, repo, stands, left)
+            if failure is error:
                 raise
-        if wait > LONGEST_WAIT_S:
-            raise IndusCotError(f"{repo}: {reason}, and says to come back in {wait / 60:.0f} minutes; {left}")
-        if attempt + 1 < ATTEMPTS:
-            console.print(f"{repo}: {reason}; trying again in {wait:.0f} s", highlight=False, markup=False)
-            time.sleep(wait)
-    raise refusal(f"{repo}: {reason}, after {ATTEMPTS} attempts; {left}")
+            raise failure from None
+
+    try:
+        return with_retries(attempt, repo, ATTEMPTS, LONGEST_WAIT_S)
+    except _BrokenConnectionError as error:
+        raise UnreachableError(f"{repo}: {error}, after {ATTEMPTS} attempts; {left}") from None
+    except TransientError as error:
+        if error.wait is not None and error.wait > LONGEST_WAIT_S:
+            minutes = f"{error.wait / 60:.0f} minutes"
+            raise IndusCotError(f"{repo}: {error}, and says to come back in {minutes}; {left}") from None
+        raise IndusCotError(f"{repo}: {error}, after {ATTEMPTS} attempts; {left}") from None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer says to wait: a number, or a date; None where it says nothing that can be read."""
+class _BrokenConnectionError(TransientError):
+    """The connection broke."""
+
+
+def _as_failure(raised: Exception, repo: str, stands: str, left: str) -> BaseException:
+    """What to raise for the failure of one attempt: a :class:`TransientError` where another one can help."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    error = _cause(raised)
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (404, 412):
+            return error
+        if status != 429 and status < 500:
+            return _refusal(status, repo, error, stands)
+        return TransientError(f"the Hub answers {status}", _asked_wait(error.response.headers))
+    if isinstance(error, connection_errors()):
+        return _BrokenConnectionError(f"the connection broke ({type(error).__name__})")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _full(repo, left)
+    return raised
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an answer says to wait; None where it says nothing that can be read."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    said = headers.get("Retry-After", "").strip()
-    if said.isdecimal():
-        return float(said)
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        pass
+    wait = parse_wait(headers.get("Retry-After", ""))
+    if wait is not None:
+        return wait
     # What the Hub says in place of it.
     limit = parse_ratelimit_headers(headers)
     return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
@@ -100,7 +98,7 @@ def _full(repo: str, left: str) -> IndusCotError:
     )
 
 
-def broken() -> tuple[type[Exception], ...]:
+def connection_errors() -> tuple[type[Exception], ...]:
     """What a connection that breaks raises."""
     import httpx
     import httpx2
@@ -112,7 +110,7 @@ def _cause(error: BaseException) -> BaseException:
     """What the Hub or the network said, where `huggingface_hub` wraps it: a failed upload, a file that is not there."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *broken())
+    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *connection_errors())
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, known):
         inner = inner.__cause__ or inner.__context__

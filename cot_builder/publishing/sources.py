@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import polars as pl
-
 from cot_builder.benchmarks.benchmark import Benchmark
 from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, benchmark_of, hub_licence
+from cot_builder.corpus.reading import read_columns
 from cot_builder.params import Params
 from schemas.errors import IndusCotError
 
@@ -27,9 +26,7 @@ def sources(params: Params, corpus: Path) -> dict[str, Source]:
             not be passed on and ``publish.images`` is embed.
     """
     found: dict[str, Source] = {}
-    table = pl.concat(
-        [pl.read_parquet(path, columns=["source_set", "licence"]).unique() for path in _shards(corpus)]
-    ).unique()
+    table = read_columns(corpus, ("source_set", "licence")).unique()
     for name, licence in sorted(table.iter_rows()):
         if name not in params.pull:
             raise IndusCotError(
@@ -64,7 +61,3 @@ def _obtain(name: str, facts: Benchmark) -> str:
         )
     where = facts.homepage or "ask the owner of the images"
     return f"{facts.title}: {where}; then `indus-cot rehydrate REPO --source {name}=PATH`"
-
-
-def _shards(corpus: Path) -> list[Path]:
-    return sorted((corpus / "data").glob("*.parquet"))

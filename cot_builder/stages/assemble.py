@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from cot_builder.corpus.drafts import ObservationImages, columns, read_trajectory
 from cot_builder.corpus.priors import read_priors
+from cot_builder.corpus.reading import SPLITS
 from cot_builder.corpus.reviews import Decision, decisions, read_reviews
-from cot_builder.corpus.writing import SPLITS, row_id, write_split
+from cot_builder.corpus.writing import row_id, write_split
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params

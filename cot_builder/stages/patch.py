@@ -19,7 +19,7 @@ from cot_builder.params import Params
 from cot_builder.params import Patch as PatchParams
 from cot_builder.progress import track
 from cot_builder.storage.images import UndecodableError, encode_png
-from cot_builder.storage.output import stage_output
+from cot_builder.storage.output import stage_output, write_text
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.shards import ShardWriter
@@ -198,9 +198,8 @@ class _Work:
                 rows += self._write(image, sample, truth, writer)
         for shard in self.staging.glob(f".{name}-*.parquet"):
             os.replace(shard, shard.with_name(shard.name[1:]))
-        partial = self.staging / f".rows-{number:05d}.partial"
-        partial.write_text(json.dumps({"rows": [row.model_dump() for row in rows], "damaged": damaged}))
-        os.replace(partial, _rows_file(self.staging, number))
+        text = json.dumps({"rows": [row.model_dump() for row in rows], "damaged": damaged})
+        write_text(_rows_file(self.staging, number), text)
         return number
 
     def _write(self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter) -> Iterator[PatchPair]:

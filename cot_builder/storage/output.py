@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from cot_builder.progress import console
 from schemas.errors import IndusCotError
+from schemas.files import replace_file
 
 REQUEST = ".request.json"
 MOST_NAMED = 5
@@ -84,7 +85,7 @@ def stage_output(
     target = target.absolute()
     _spare(target, stage)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.partial")
+    staging = staging_of(target)
     retired = target.with_name(f".{target.name}.retired")
     aside = target.with_name(f".{target.name}.aside")
     lock = FileLock(target.with_name(f".{target.name}.lock"))
@@ -290,14 +291,28 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        # Of a full disk: what half was written would take up room, too.
-        partial.unlink(missing_ok=True)
-        raise
+def staging_of(target: Path) -> Path:
+    """The folder that a stage writes to until it has ended well, beside its output."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file in UTF-8; see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), private=private)
+
+
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file; it appears whole or not at all, however many processes write it.
+
+    Args:
+        path: Its folder is made where it is not there.
+        content: Of the file.
+        private: Only its owner may read it, and it is on the disk before this returns: for keys and passwords.
+    """
+    with replace_file(path) as partial:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if private:
+                file.flush()
+                os.fsync(file.fileno())

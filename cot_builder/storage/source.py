@@ -13,7 +13,6 @@ import os
 import re
 import stat
 import tarfile
-import time
 import unicodedata
 import zipfile
 import zlib
@@ -27,7 +26,9 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from cot_builder.progress import console, track
+from cot_builder.progress import track
+from cot_builder.storage.output import write_text
+from cot_builder.storage.retry import TransientError, parse_wait, with_retries
 from schemas.errors import IndusCotError
 
 # Takes a third of the time `indus-cot params` has, which only asks for the files of a source.
@@ -46,8 +47,8 @@ STREAM_BYTES = 2**18
 _DECOMPRESS: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
 DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
-BACKOFF_S = 0.5
-MAX_BACKOFF_S = 60.0
+LONGEST_WAIT_S = 60.0
+"""A server that asks for more is asked again after this time."""
 DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -430,36 +431,19 @@ def download(url: str, cache: Path) -> Path:
         if target.exists():
             return target
         partial = target.with_name(f".{target.name}.partial")
-        reason = ""
         with httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60, connect=20)) as client:
-            for attempt in range(ATTEMPTS):
-                try:
-                    _fetch(client, url, partial)
-                except _TryAgainError as error:
-                    reason = str(error)
-                    pause = error.pause if error.pause is not None else BACKOFF_S * 2**attempt
-                except httpx.TransportError as error:
-                    reason = f"{type(error).__name__}: {error}"
-                    pause = BACKOFF_S * 2**attempt
-                except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-                    raise IndusCotError(f"{url}: cannot be fetched ({error}); check the address") from error
-                else:
-                    os.replace(partial, target)
-                    _validator(partial).unlink(missing_ok=True)
-                    return target
-                if attempt + 1 < ATTEMPTS:
-                    console.print(f"{url}: {reason}; trying again", highlight=False, markup=False)
-                    time.sleep(min(pause, MAX_BACKOFF_S))
-    raise IndusCotError(
-        f"{url}: {reason}, after {ATTEMPTS} attempts. What arrived is kept: run again to go on, "
-        "or download it by hand and give the file"
-    )
-
-
-class _TryAgainError(Exception):
-    def __init__(self, reason: str, pause: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause = pause
+            try:
+                with_retries(lambda: _fetch(client, url, partial), url, ATTEMPTS, LONGEST_WAIT_S)
+            except TransientError as error:
+                raise IndusCotError(
+                    f"{url}: {error}, after {ATTEMPTS} attempts. What arrived is kept: run again to go on, "
+                    "or download it by hand and give the file"
+                ) from error
+            except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+                raise IndusCotError(f"{url}: cannot be fetched ({error}); check the address") from error
+        os.replace(partial, target)
+        _validator(partial).unlink(missing_ok=True)
+        return target
 
 
 def _validator(partial: Path) -> Path:
@@ -467,7 +451,21 @@ def _validator(partial: Path) -> Path:
 
 
 def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
-    """One attempt; appends to ``partial`` if the server vouches that the file is still the same one."""
+    """One attempt; appends to ``partial`` if the server vouches that the file is still the same one.
+
+    Raises:
+        TransientError: the connection broke, or the server fails for now.
+        IndusCotError: the server refuses.
+    """
+    import httpx
+
+    try:
+        _append(client, url, partial)
+    except httpx.TransportError as error:
+        raise TransientError(f"{type(error).__name__}: {error}") from error
+
+
+def _append(client: "httpx.Client", url: str, partial: Path) -> None:
     note = _validator(partial)
     have = partial.stat().st_size if partial.exists() and note.exists() else 0
     headers = {"Accept-Encoding": "identity"}
@@ -476,10 +474,12 @@ def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 416:
             partial.unlink()
-            raise _TryAgainError("the part that was downloaded no longer fits the file", 0)
+            raise TransientError("the part that was downloaded no longer fits the file", 0)
         if response.status_code == 429 or response.status_code >= 500:
-            wait = response.headers.get("Retry-After", "")
-            raise _TryAgainError(f"the server answers {response.status_code}", float(wait) if wait.isdigit() else None)
+            wait = parse_wait(response.headers.get("Retry-After", ""))
+            raise TransientError(
+                f"the server answers {response.status_code}", wait if wait is None else min(wait, LONGEST_WAIT_S)
+            )
         if response.status_code >= 400:
             raise IndusCotError(
                 f"{url}: the server answers {response.status_code}; check the address, or download it by hand "
@@ -490,7 +490,7 @@ def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
         etag = response.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
         if validator:
-            note.write_text(json.dumps(validator))
+            write_text(note, json.dumps(validator))
         else:
             note.unlink(missing_ok=True)
         length = response.headers.get("Content-Length")
@@ -500,7 +500,7 @@ def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
             for _ in track(_receive(response, file), f"download {_url_name(url)} (MiB)", blocks):
                 pass
         if total is not None and partial.stat().st_size != total:
-            raise _TryAgainError(f"{partial.stat().st_size} of {total} bytes arrived")
+            raise TransientError(f"{partial.stat().st_size} of {total} bytes arrived")
 
 
 def _receive(response: "httpx.Response", file: IO[bytes]) -> Iterator[None]:

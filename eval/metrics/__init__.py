@@ -11,7 +11,6 @@ and no type; its precision and F1 therefore depend on how many normal images the
 """
 
 import importlib
-import os
 import pkgutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from cot_builder.inspection.tools import TOOLS
+from cot_builder.storage.output import write_text
 from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
 from eval.metrics.arrays import Grouping, Kind, PredictionArrays, group_images
 from eval.metrics.figure import FIGURES, Counting, Ordering
@@ -124,10 +124,7 @@ def read_metrics(folder: Path) -> Metrics:
 
 def write_metrics(found: Metrics, folder: Path) -> None:
     """Write ``metrics.json``; it appears whole or not at all."""
-    path = folder / METRICS_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(folder / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
 
 
 def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:

@@ -24,6 +24,7 @@ from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.metrics import read_metrics, read_predictions
+from eval.report.html import render
 from eval.report.results import evaluated, outcome
 from eval.report.trajectory import (
     OBSERVATION_SIDE,
@@ -32,7 +33,6 @@ from eval.report.trajectory import (
     THUMBNAIL_SIDE,
     Picture,
     picture,
-    render,
 )
 from schemas.errors import IndusCotError
 from schemas.prediction import Transcript

@@ -18,11 +18,12 @@ from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from cot_builder.teacher.gates.gate import AUDIT, JUDGE, UNFINISHED
+from eval.report.html import plural, render
 from eval.report.items import clear_items, write_items
 from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
 from eval.report.results import results
 from eval.report.training import training
-from eval.report.trajectory import THUMBNAIL_BYTES, View, plural, render, view_of
+from eval.report.trajectory import THUMBNAIL_BYTES, View, view_of
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT, Trajectory

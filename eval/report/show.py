@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cot_builder.corpus.reading import Place, read_names, read_rows
-from eval.report.trajectory import arguments, render, trajectory_of, view_of
+from eval.report.html import render
+from eval.report.trajectory import arguments, trajectory_of, view_of
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 from schemas.trajectory import Turn, Verdict

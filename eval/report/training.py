@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cot_builder.corpus.validated import corpus_of
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.workspace import Workspace, file_hash
+from cot_builder.storage.workspace import Workspace
 from eval.report.pipeline import read_json
 from schemas.errors import IndusCotError
 from train.rewards import TERMS
@@ -94,6 +95,8 @@ class Proof:
     """What `make learn` found."""
 
     seeds: int
+    images: int | None
+    """Inspected by each; None where it was not recorded."""
     statistics: list[str]
     arms: list[tuple[str, list[str]]]
     claims: list[tuple[str, str, str, bool]]
@@ -120,7 +123,7 @@ def training(workspace: Workspace) -> Training | None:
     found = Training(
         _run("sft", SFT, workspace),
         _run("grpo", GRPO, workspace),
-        _proof(read_json(learned, "make learn")) if learned.is_file() else None,
+        read_proof(learned) if learned.is_file() else None,
     )
     return found if found.sft or found.grpo or found.proof else None
 
@@ -138,10 +141,10 @@ def _run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Ru
         charts=[item for item in drawn if item],
         head=head,
         figures=rows,
-        moments=[_moment(path, stage) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
+        moments=[read_step(path, stage, ROLLOUTS) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
         kept=len(kept),
         other_corpus=(folder / "manifest.json").is_file()
-        and _is_another(read_manifest(folder)["inputs"], workspace.indus_cot),
+        and not corpus_of(read_manifest(folder)["inputs"], workspace.indus_cot)[1],
     )
 
 
@@ -157,16 +160,15 @@ def _line(logs: Sequence[Mapping[str, float]], name: str) -> Line:
     return [(entry["step"], entry[name]) for entry in logs if name in entry]
 
 
-def _moment(path: Path, stage: str) -> Moment:
+def read_step(path: Path, stage: str, most: int | None = None) -> Moment:
+    """A step whose rollouts were kept, with at most ``most`` of them.
+
+    Raises:
+        IndusCotError: the file is damaged.
+    """
     found = read_json(path, f"indus-cot {stage}")
     rewards = [item["terms"]["reward"] for item in found["rollouts"]]
-    return Moment(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:ROLLOUTS])
-
-
-def _is_another(inputs: Mapping[str, str], corpus: Path) -> bool:
-    if "corpus" in inputs:
-        return inputs["corpus"] != file_hash(corpus / "manifest.json")
-    return any(inputs.get(shard.name) != file_hash(shard) for shard in corpus.glob("data/*.parquet"))
+    return Moment(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:most])
 
 
 def _table(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -220,7 +222,15 @@ def _thinned(line: Line) -> Line:
     return [(sum(step for step, _ in part) / len(part), sum(value for _, value in part) / len(part)) for part in parts]
 
 
-def _proof(found: Mapping[str, Any]) -> Proof:
+def read_proof(path: Path) -> Proof:
+    """The proof that training teaches, from what `make learn` wrote.
+
+    Raises:
+        IndusCotError: it is not there, or damaged.
+    """
+    found = read_json(path, "make learn")
+    names: Mapping[str, str] = found.get("names", {})
+
     def spread(values: Mapping[str, float]) -> str:
         return f"{values['mean']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
 
@@ -234,9 +244,10 @@ def _proof(found: Mapping[str, Any]) -> Proof:
     drawn = (chart(_words(name).capitalize(), "GRPO, a line a seed", lines[name]) for name in LEARN)
     return Proof(
         seeds=found["seeds"],
+        images=found.get("images"),
         statistics=[_words(name) for name in statistics],
         arms=[
-            (_words(name), [spread(arm[key]) if key in arm else "–" for key in statistics])
+            (names.get(name, _words(name)), [spread(arm[key]) if key in arm else "–" for key in statistics])
             for name, arm in arms.items()
         ],
         claims=[

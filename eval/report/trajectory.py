@@ -1,20 +1,14 @@
 """One trajectory as an inspector follows it, for the page: images made small, marks placed, HTML from the templates."""
 
 import base64
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from io import BytesIO
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 from pydantic import ValidationError
 
@@ -266,75 +260,3 @@ def mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) ->
     style = f"left:{x1 / 10:g}%;top:{y1 / 10:g}%;width:{(x2 - x1) / 10:g}%;height:{(y2 - y1) / 10:g}%"
     near = {"at-top": y1 < 70, "low": y2 > 900, "to-right": to_right}
     return Mark(kind, style, badge, title, " ".join(name for name, holds in near.items() if holds))
-
-
-def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *, loads_scripts: bool = False) -> str:
-    """A page of the templates' folder with its style and ``scripts`` inside.
-
-    Its content security policy lets a browser load nothing but the page's own data: images and run nothing but
-    these scripts, whatever a thought may contain; with ``loads_scripts``, also scripts that lie beside the page.
-    """
-    sources = [_asset(name) for name in scripts]
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in sources)
-    # To a page that was opened from a file, the files beside it are no 'self'.
-    allowed = " ".join(filter(None, [hashes, "'self' file:" if loads_scripts else ""])) or "'none'"
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            policy=policy,
-            style=Markup(_asset("page.css")),
-            scripts=[Markup(source) for source in sources],
-            **context,
-        )
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("eval.report").joinpath("templates", name).read_text("utf-8")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "share": _share,
-        "plural": plural,
-        "words": lambda name: str(name).replace("_", " "),
-    }
-    return environment
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"
-    return f"{int(value):,}"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """``1 call``, ``2 calls``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _share(part: float, whole: float) -> str:
-    if not whole:
-        return "–"
-    percent = 100 * part / whole
-    if 0 < percent < 0.1:
-        return "< 0.1 %"
-    if 99.9 < percent < 100:
-        return "> 99.9 %"
-    return f"{percent:.1f} %" if percent < 10 and percent != int(percent) else f"{percent:.0f} %"

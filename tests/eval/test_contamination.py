@@ -160,7 +160,7 @@ def test_a_damaged_corpus_is_said_to_be(tmp_path: Path) -> None:
     corpus(workspace, [("bottle_cap", OTHER)])
     shard = workspace.indus_cot / "data" / "train-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(IndusCotError, match="damaged corpus"):
+    with pytest.raises(IndusCotError, match=r"train-00000\.parquet: damaged parquet file"):
         contamination(PREDICTIONS, SAMPLES, sft(workspace), workspace)
 
 

@@ -164,7 +164,7 @@ def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
 
 def test_a_corpus_that_was_changed_afterwards_is_refused(copied: Path) -> None:
     with_rows(copied, lambda rows: rows[1:])
-    with pytest.raises(IndusCotError, match="it was changed after it was validated; run `indus-cot assemble` again"):
+    with pytest.raises(IndusCotError, match="it was changed after it was validated; run `indus-cot repro assemble`"):
         corpus.read(copied)
 
 

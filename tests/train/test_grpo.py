@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
+from eval.report.rollouts import write_rollouts
 from schemas.errors import IndusCotError
 from tests.helpers.faults import before_a_pass, no_memory, not_a_number
 from tests.helpers.paths import ROOT
@@ -42,7 +43,7 @@ TERMS = {
 def trained(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """What three steps leave."""
     workspace = link_project(policy, tmp_path_factory.mktemp("trained"))
-    grpo(params(policy / "fitted"), workspace)
+    grpo(params(policy / "fitted"), workspace, write_rollouts)
     return workspace
 
 
@@ -81,9 +82,9 @@ def test_a_run_leaves_a_model_figures_a_curve_and_a_page(trained: Workspace) -> 
     drawn = {path.stem: path.read_text().count("\n") for path in (trained.reports / "grpo" / "terms").iterdir()}
     assert drawn == {name.removesuffix("_reward"): 1 + 3 for name in TERMS}
     page = (trained.reports / "grpo" / "rollouts.html").read_text()
-    assert page.count("<article>") == 12
+    assert page.count('<article class="rollout">') == 12
     assert "data:image/jpeg;base64," in page
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
     assert "| figure | first quarter | last quarter |" in (trained.grpo / "README.md").read_text()
 
 
@@ -159,7 +160,7 @@ def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_c
     with monkeypatch.context() as patch:
         before_a_pass(patch, not_a_number(3))
         with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower"):
-            grpo(settings, workspace)
+            grpo(settings, workspace, write_rollouts)
     assert not workspace.grpo.exists()
     # Of the steps that were done, it can be watched while it trains.
     assert (workspace.reports / "grpo" / "rollouts.html").read_text().count("<details") == 2

@@ -18,6 +18,7 @@ from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.rendering import system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.inspection.tools.crop import crop
+from eval.report.learn import write_proof
 from schemas.errors import IndusCotError
 from schemas.geometry import area, intersection
 from train import corpus, examine, learn, pretrain, surfaces, tiny
@@ -211,7 +212,9 @@ def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
     assert {claim["claim"] for claim in found["claims"]} > {words for words, *_ in learn.CLAIMS}
     # What was not trained, or for a step only, cannot do what is claimed.
     assert not any(claim["holds"] for claim in found["claims"])
-    shown = learn.page({**found, "seen": json.loads((tmp_path / "backbone/seen.json").read_text())})
+    found["seen"] = json.loads((tmp_path / "backbone/seen.json").read_text())
+    (tmp_path / "learn.json").write_text(json.dumps(found))
+    shown = write_proof(tmp_path).read_text()
     for words in (*learn.ARMS.values(), "small in the global view", "[0.000, 0.000]"):
         assert words in shown
     assert shown.count("<svg") == 4
@@ -252,7 +255,6 @@ def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, mon
     monkeypatch.setattr(learn.subprocess, "Popen", Child)
     # Figures are another test's; a thousand resamples of each take their time.
     monkeypatch.setattr(learn, "report", lambda _: {})
-    monkeypatch.setattr(learn, "page", lambda _: "")
 
     def again() -> list[int]:
         trained.clear()

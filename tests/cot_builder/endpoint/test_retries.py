@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import time
-from email.utils import formatdate
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 
 from cot_builder.endpoint.door import Door
 from cot_builder.endpoint.replies import NotAnsweredError, StopError
-from cot_builder.endpoint.throttle import seconds
 from tests.helpers.door import PASSING, ask, ask_all, counted, echo, given, outcomes, question, questions, use
 from tests.servers.chat_server import (
     DROPPED,
@@ -136,23 +134,6 @@ def test_a_server_that_asks_to_wait_for_nothing_is_not_hammered(store: Path) -> 
     with chat_server(echo, lambda _, number: status(429, retry_after="0") if number < 2 else None) as server:
         ask(question(), server.url, store, backoff_s=0.2)
         assert server.arrivals[1] - server.arrivals[0] >= 0.1
-
-
-def test_a_wait_until_a_date_is_read() -> None:
-    assert seconds(formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=3)
-
-
-@pytest.mark.parametrize(
-    ("text", "wait"),
-    [("20", 20), ("0.5", 0.5), (" 1 ", 1), ("6m0s", 360), ("250ms", 0.25), ("1h0m2.5s", 3602.5), ("0", 0)],
-)
-def test_waits_are_read_in_every_notation(text: str, wait: float) -> None:
-    assert seconds(text) == pytest.approx(wait)
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-1", "1 day", "nan", "s", "5x3s"])
-def test_no_wait_is_read_from_anything_else(text: str) -> None:
-    assert seconds(text) is None
 
 
 def test_refusals_of_one_moment_halve_the_concurrency_once_and_it_recovers(store: Path) -> None:

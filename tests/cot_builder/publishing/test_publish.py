@@ -73,7 +73,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Cli
     hub.make("owner/a-model", "models")
     refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
     hub.fail("whoami", 0, times=99)
-    client.python("from cot_builder.publishing import retry; retry.BACKOFF_S = 0.01")
+    client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
     done = client.run(*dry, REPO)
     assert done.code == 0 and "not compared with the Hub" in done.out and "the connection broke" in done.out, done.out
 

@@ -84,7 +84,7 @@ def test_bad_weather_passes(
 def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, published: Done) -> None:
     """The client's clock is not waited for: it notes what it would have waited."""
     client.python(
-        "import types; from cot_builder.publishing import retry\n"
+        "import types; from cot_builder.storage import retry\n"
         "retry.kept, retry.waits = retry.time, []\n"
         "retry.time = types.SimpleNamespace(sleep=retry.waits.append, time=retry.kept.time)"
     )
@@ -92,16 +92,16 @@ def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, pub
         hub.fail("whoami", 429, retry_after=said)
     words = ("publish", "--repo", REPO, "--dry-run")
     done = client.run(*words)
-    number, date, _ = client.python("from cot_builder.publishing import retry; value = retry.waits")
+    number, date, _ = client.python("from cot_builder.storage import retry; value = retry.waits")
     assert done.code == 0 and number == 90 and 200 < date <= 300 and "trying again in 90 s" in done.out, done.out
     hub.fail("whoami", 429, retry_after="7200")
     refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
-    client.python("from cot_builder.publishing import retry; retry.time = retry.kept")
+    client.python("from cot_builder.storage import retry; retry.time = retry.kept")
 
 
 def test_a_hub_that_stays_down_is_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fail("whoami", 503, times=99)
-    client.python("from cot_builder.publishing import retry; retry.BACKOFF_S = 0.01")
+    client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
     refused(client.run("publish", "--repo", REPO), "the Hub answers 503, after 5 attempts", "nothing was committed")
 
 

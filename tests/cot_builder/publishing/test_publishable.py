@@ -17,7 +17,7 @@ import pytest
 from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.corpus.writing import row_id
 from cot_builder.params import Params, load_params
-from cot_builder.publishing import card, changes, publishable, shards
+from cot_builder.publishing import card, changes, shards
 from cot_builder.publishing.configs import CONFIGS, features, schema
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.publish import plan
@@ -156,7 +156,7 @@ def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.Mo
         def killed(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(publishable.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             built(copy)
     assert not (copy / ".indus-cot/publish.salt").exists()

@@ -7,7 +7,9 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cot_builder.storage import shards
-from cot_builder.storage.output import read_manifest, stage_output, write_text
+from cot_builder.storage.output import read_manifest, stage_output, write_bytes, write_text
 from cot_builder.storage.shards import ShardReader, ShardWriter
 from schemas.errors import IndusCotError
 
@@ -141,11 +143,11 @@ def test_a_stage_does_not_replace_what_another_one_wrote(tmp_path):
 def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
     write_text(tmp_path / "a.md", "old")
 
-    def full(path, text, **_):
-        path.write_bytes(text.encode()[:1])
+    def full(partial, _):
+        assert partial.read_text() == "new"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write_text(tmp_path / "a.md", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.md", "old")]
@@ -256,3 +258,46 @@ def test_a_missing_row_or_shard_says_what_to_run(tmp_path):
 def test_the_manifest_is_json_a_person_can_read(tmp_path):
     write(tmp_path / "out", "one")
     assert json.loads((tmp_path / "out/manifest.json").read_text())["stage"] == "select"
+
+
+def test_file_is_written_whole(tmp_path):
+    path = tmp_path / "folder" / "file"
+    write_text(path, "größer\n")
+    write_bytes(path, b"\x00two")
+    assert path.read_bytes() == b"\x00two" and [item.name for item in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch, step):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file"
+    write_text(path, "old")
+    monkeypatch.setattr(os, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "new", private=True)
+    assert path.read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_full_disk_leaves_no_partial_file(tiny_disk):
+    write_text(tiny_disk / "file", "old")
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(tiny_disk / "file", bytes(8_000_000))
+    assert (tiny_disk / "file").read_text() == "old" and not list(tiny_disk.glob(".file.*"))
+
+
+def test_private_file_is_for_its_owner_and_on_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write_text(tmp_path / "key", "secret", private=True)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600 and len(synced) == 1
+    write_text(tmp_path / "page", "public")
+    assert stat.S_IMODE((tmp_path / "page").stat().st_mode) & 0o044 and len(synced) == 1
+
+
+def test_concurrent_writers_leave_one_whole_file(tmp_path):
+    texts = [str(number) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_text(tmp_path / "file", text), texts * 4))
+    assert (tmp_path / "file").read_text() in texts and [item.name for item in tmp_path.iterdir()] == ["file"]

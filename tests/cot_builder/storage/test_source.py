@@ -10,18 +10,21 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_builder.storage import source as source_module
+from cot_builder.storage import retry
 from cot_builder.storage.source import Checksums, clean_path, open_members
 from schemas.errors import IndusCotError
 from tests.helpers.layouts import Files, write_folder, write_tar, write_zip
@@ -320,7 +323,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Keep quiet."""
 
-    monkeypatch.setattr(source_module, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(retry, "BACKOFF_S", 0.0)
     with serve(Handler) as root:
         state.url = f"{root}/data/set.zip?key=1"
         yield state
@@ -381,6 +384,15 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server) -> None:
     server.answers = [status(429, Retry_After="0"), status(500), status(503)]
     assert len(read(server.url, tmp_path / "cache")) == 3
     assert len(server.requests) == 4
+
+
+def test_download_waits_a_minute_at_most(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=waits.append, time=time.time))
+    soon = formatdate(time.time() + 30, usegmt=True)
+    server.answers = [status(429, Retry_After="7200"), status(503, Retry_After=soon)]
+    assert len(read(server.url, tmp_path / "cache")) == 3
+    assert waits == [60.0, pytest.approx(30, abs=3)]
 
 
 def test_a_server_that_never_answers_well_is_named(tmp_path: Path, server: Server) -> None:

@@ -1,0 +1,35 @@
+"""The page of `make learn`: what had to hold, every arm, what can be seen at all, and the curves of GRPO."""
+
+import argparse
+from pathlib import Path
+
+from cot_builder.progress import console
+from cot_builder.storage.output import write_text
+from eval.report.html import render
+from eval.report.training import read_proof
+from schemas.errors import IndusCotError
+
+
+def write_proof(reports: Path) -> Path:
+    """Write ``learn.html`` beside the ``learn.json`` that `train.learn` left in ``reports``.
+
+    Raises:
+        IndusCotError: it is not there, or damaged.
+    """
+    target = reports / "learn.html"
+    write_text(target, render("learn.html.jinja", [], {"found": read_proof(reports / "learn.json")}))
+    return target
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m eval.report.learn", description=__doc__)
+    parser.add_argument("--reports", type=Path, default=Path("reports"))
+    try:
+        console.print(f"open {write_proof(parser.parse_args().reports)}", highlight=False)
+    except IndusCotError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

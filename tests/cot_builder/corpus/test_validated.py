@@ -1,0 +1,135 @@
+"""Is this the validated corpus? One reader and one answer for training, publishing, evaluation and the report."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cot_builder.corpus import validated
+from cot_builder.corpus.reading import read_all, read_columns, shard_paths
+from cot_builder.corpus.validated import (
+    check_bytes,
+    check_up_to_date,
+    check_validated,
+    corpus_of,
+    corpus_sha256,
+    shard_hashes,
+)
+from cot_builder.storage.workspace import Workspace
+from schemas.errors import IndusCotError
+from tests.helpers import small_corpus
+from tests.helpers.training_project import with_manifest
+
+
+@pytest.fixture(scope="module")
+def assembled(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return small_corpus.build(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def workspace(assembled: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of a project that may be damaged."""
+    return Workspace(Path(shutil.copytree(assembled.root, tmp_path / "project")))
+
+
+def check(workspace: Workspace) -> dict[str, int]:
+    counts = check_validated(workspace.indus_cot)
+    check_up_to_date(workspace)
+    check_bytes(workspace)
+    return counts
+
+
+def test_validated_corpus_has_its_rows(workspace: Workspace) -> None:
+    counts = check(workspace)
+    rows = list(read_all(workspace.indus_cot))
+    assert sum(counts.values()) == len(rows) > 0
+    assert counts == {split: sum(row.split == split for row in rows) for split in counts}
+
+
+def no_corpus(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.indus_cot)
+
+
+def no_shard(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.indus_cot / "data")
+
+
+def other_stage(workspace: Workspace) -> None:
+    with_manifest(workspace.indus_cot, stage="draft")
+
+
+def row_less(workspace: Workspace) -> None:
+    shard = shard_paths(workspace.indus_cot)[0]
+    pq.write_table(pq.read_table(shard).slice(1), shard)
+
+
+def column_less(workspace: Workspace) -> None:
+    shard = shard_paths(workspace.indus_cot)[0]
+    pq.write_table(pq.read_table(shard).drop_columns(["answer"]), shard)
+
+
+def cut_short(workspace: Workspace) -> None:
+    shard = shard_paths(workspace.indus_cot)[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+
+def empty(workspace: Workspace) -> None:
+    shard_paths(workspace.indus_cot)[0].write_bytes(b"")
+
+
+def same_rows_other_bytes(workspace: Workspace) -> None:
+    shard = shard_paths(workspace.indus_cot)[0]
+    pq.write_table(pq.read_table(shard), shard)
+
+
+def other_drafts(workspace: Workspace) -> None:
+    table = workspace.draft / "trajectory.parquet"
+    pq.write_table(pq.read_table(table).slice(1), table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_corpus, "no corpus is there; run `indus-cot repro assemble`"),
+        (no_shard, r"holds \{\} rows, its manifest says .* changed after it was validated"),
+        (other_stage, "was not validated: its manifest is of 'draft', not of assemble; run `indus-cot repro assemble`"),
+        (row_less, "changed after it was validated; run `indus-cot repro assemble`"),
+        (column_less, r"train-00000\.parquet: has no column answer"),
+        (cut_short, r"train-00000\.parquet: damaged parquet file"),
+        (empty, r"train-00000\.parquet: damaged parquet file"),
+        (same_rows_other_bytes, r"train-00000\.parquet: has another sha256"),
+        (other_drafts, r"was assembled from another trajectory\.parquet"),
+    ],
+)
+def test_changed_corpus_is_refused(workspace: Workspace, change: Callable[[Workspace], None], message: str) -> None:
+    change(workspace)
+    with pytest.raises(IndusCotError, match=message):
+        check(workspace)
+
+
+def test_unchanged_shards_are_hashed_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_bytes(workspace)
+    monkeypatch.setattr(validated, "file_hash", None)
+    check_bytes(workspace)
+
+
+def test_corpus_of_a_model(workspace: Workspace) -> None:
+    corpus = workspace.indus_cot
+    ours, shards = corpus_sha256(corpus), shard_hashes(corpus)
+    assert corpus_of({"corpus": ours, "prior": "1" * 64}, corpus) == (ours, True)
+    assert corpus_of({**shards, "model": "tiny"}, corpus) == (ours, True)
+    assert corpus_of({"corpus": "1" * 64}, corpus) == ("1" * 64, False)
+    named, here = corpus_of(dict.fromkeys(shards, "1" * 64), corpus)
+    assert not here and named not in ("1" * 64, ours)
+    assert not corpus_of({"model": "tiny"}, corpus)[1]
+    shutil.rmtree(corpus)
+    assert not corpus_of({**shards}, corpus)[1] and corpus_of({"corpus": ours}, corpus) == (ours, False)
+
+
+def test_some_columns_of_every_row(assembled: Workspace) -> None:
+    found = read_columns(assembled.indus_cot, ("view", "id"))
+    assert found.rows() == [(row.view, row.id) for row in read_all(assembled.indus_cot)]
+    with pytest.raises(IndusCotError, match="no column colour"):
+        read_columns(assembled.indus_cot, ("id", "colour"))
