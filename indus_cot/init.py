@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import shutil
+import sysconfig
 from pathlib import Path
 
 from cot_builder.storage.code import BASE
@@ -10,6 +11,7 @@ from schemas.errors import IndusCotError
 
 FILES = ("params.yaml", "dvc.yaml", "prices.yaml", ".gitignore", ".dvcignore")
 PROFILES = "profiles"
+SHARED = "share/indus-cot"
 README = "README.md"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
@@ -57,10 +59,12 @@ def init(folder: Path) -> list[str]:
 
 
 def _source() -> Path:
-    """The folder that holds the project's files: the checkout, or where the wheel put them."""
-    if (BASE / "params.yaml").is_file() and (BASE / "dvc.yaml").is_file():
-        return BASE
-    for file in importlib.metadata.files("indus-cot") or []:
-        if file.name == "params.yaml":
-            return Path(str(file.locate())).resolve().parent
+    """The folder that holds the project's files: the checkout, or where an installer put those of the wheel."""
+    # `pip install --target` records other paths than it writes to: there they lie beside the packages.
+    folders = [BASE, BASE / SHARED, Path(sysconfig.get_path("data")) / SHARED]
+    installed = importlib.metadata.files("indus-cot") or []
+    folders += [Path(str(file.locate())).resolve().parent for file in installed if file.name == "params.yaml"]
+    for folder in folders:
+        if all((folder / name).is_file() for name in FILES):
+            return folder
     raise IndusCotError("init: this installation holds no params.yaml; install the wheel again")

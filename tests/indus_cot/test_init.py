@@ -18,19 +18,27 @@ SETTINGS = (
 )  # fmt: skip
 
 
+UV = Path(sys.executable).with_name("uv")
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel of this checkout; its libraries are those of the tests."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    uv = Path(sys.executable).with_name("uv")
     # Of a copy: building leaves files beside the sources.
-    build = [uv, "build", "--wheel", "--quiet", "--out-dir", folder, new_project(folder / "sources")]
+    build = [UV, "build", "--wheel", "--quiet", "--out-dir", folder, new_project(folder / "sources")]
     subprocess.run(build, check=True, capture_output=True)
-    environment = folder / "environment"
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """An environment with the wheel; its libraries are those of the tests."""
+    environment = wheel.parent / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([uv, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
+    subprocess.run([UV, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
     libraries = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     # Libraries alone: the editable checkout lies in a .pth file, which is not read from there.
     (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -68,6 +76,21 @@ def test_init_refuses_what_it_would_overwrite(tmp_path: Path, name: str, told: s
     assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "taken" / "dvc.yaml").read_text() == "mine"
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["dvc.yaml"]
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_init_finds_its_files_in_a_target_folder(installer: str, wheel: Path, tmp_path: Path) -> None:
+    """`pip install --target` records other paths than it writes to."""
+    target, project = tmp_path / "target", tmp_path / "project"
+    pip = [sys.executable, "-m", "pip"] if installer == "pip" else [UV, "pip"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", target, wheel], check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "indus_cot", "init", project],
+        cwd=tmp_path, env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(target)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (project / "profiles/default.yaml").is_file()
 
 
 def test_a_wheel_makes_a_project_that_runs(installed: Path, tmp_path: Path) -> None:
