@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from cot_builder.benchmarks.leakage import write_leakage
-from cot_builder.benchmarks.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
 from cot_builder.benchmarks.same_category import overlaps, share_a_word
 from cot_builder.benchmarks.table import load_benchmarks
+from cot_builder.corpus.leakage import write_leakage
 from cot_builder.params import Params
 from cot_builder.params import Select as SelectParams
+from cot_builder.storage.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace, file_hash

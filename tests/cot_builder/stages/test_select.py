@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_builder.benchmarks.near_duplicates import SIDE, Fingerprints, near_pairs
 from cot_builder.benchmarks.same_category import overlaps, same_category, share_a_word
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import Params
 from cot_builder.stages.select import select
 from cot_builder.storage.images import encode_png
+from cot_builder.storage.near_duplicates import SIDE, Fingerprints, near_pairs
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE

@@ -31,7 +31,7 @@ def write_leakage(folder: Path, facts: dict[str, Any]) -> None:
 
 def _render(facts: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cot_builder.benchmarks", "templates"),
+        loader=jinja2.PackageLoader("cot_builder.corpus", "templates"),
         extensions=["jinja2.ext.do"],
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # Markdown
