@@ -44,8 +44,13 @@ def run_copy(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_command(copy: Path, *arguments: str) -> str:
-    """`indus-cot` with the code of ``copy``, in it; what it prints."""
-    done = run_copy(copy, "-m", "indus_cot", *arguments)
+def run_python(copy: Path, *arguments: str) -> str:
+    """As :func:`run_copy`; what it printed, where it ended well."""
+    done = run_copy(copy, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_command(copy: Path, *arguments: str) -> str:
+    """`indus-cot` with the code of ``copy``, in it; what it prints."""
+    return run_python(copy, "-m", "indus_cot", *arguments)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.helpers import small_corpus
-from tests.helpers.product import copy_product, run_python
+from tests.house.product_copy import copy_with, run_python
 
 PARROT = '''"""A teacher that repeats the offline one in its own name."""
 
@@ -33,7 +33,7 @@ def word_priors(params, workspace, measured, groups, output, asking):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_product(tmp_path_factory.mktemp("tree"))
+    folder = copy_with(tmp_path_factory.mktemp("tree"), {})
     (folder / "cot_builder/teacher/backends/parrot.py").write_text(PARROT, encoding="utf-8")
     small_corpus.build(folder)
     values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.helpers.product import copy_product, run_python
+from tests.house.product_copy import copy_with, run_python
 
 TILES = '''"""Tiles: photographs of ceramic tiles with a mask beside each.
 
@@ -86,7 +86,7 @@ SMALL = ("--set", "synthetic.parts=6", "--set", "synthetic.size=128")
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_product(tmp_path_factory.mktemp("tree"))
+    return copy_with(tmp_path_factory.mktemp("tree"), {})
 
 
 @pytest.fixture(scope="module")

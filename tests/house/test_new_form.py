@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from tests.helpers.product import copy_product, run_python
+from tests.house.product_copy import copy_with, run_python
 
 LINES = '''"""A text file with a line an image: path, category, and the defect with its box in pixels, or good."""
 
@@ -48,7 +48,7 @@ def read(settings, files):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_product(tmp_path_factory.mktemp("tree"))
+    folder = copy_with(tmp_path_factory.mktemp("tree"), {})
     (folder / "cot_builder/benchmarks/forms/lines.py").write_text(LINES, encoding="utf-8")
     source = folder / "bolts"
     source.mkdir()
