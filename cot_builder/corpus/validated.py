@@ -34,7 +34,8 @@ def check_validated(corpus: Path) -> dict[str, int]:
     manifest = read_manifest(corpus)
     if manifest.get("stage") != STAGE:
         raise IndusCotError(
-            f"{corpus}: was not validated: its manifest is of {manifest.get('stage')!r}, not of {STAGE}; {ASSEMBLE}"
+            f"{corpus}: was not validated: its manifest is of {manifest.get('stage')!r}, not of {STAGE}, which "
+            f"validates a corpus; run `indus-cot repro {STAGE}`"
         )
     due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
     found: Counter[str] = Counter()

@@ -94,7 +94,10 @@ def other_drafts(workspace: Workspace) -> None:
     [
         (no_corpus, "no corpus is there; run `indus-cot repro assemble`"),
         (no_shard, r"holds \{\} rows, its manifest says .* changed after it was validated"),
-        (other_stage, "was not validated: its manifest is of 'draft', not of assemble; run `indus-cot repro assemble`"),
+        (
+            other_stage,
+            "was not validated: its manifest is of 'draft', not of assemble, which validates a corpus; run `indus-cot repro assemble`",
+        ),
         (row_less, "changed after it was validated; run `indus-cot repro assemble`"),
         (column_less, r"train-00000\.parquet: has no column answer"),
         (cut_short, r"train-00000\.parquet: damaged parquet file"),
