@@ -52,7 +52,7 @@ class Journal:
             ) from None
         self._done, whole = ({}, 0) if anew else _read(self.path, described)
         self.others: dict[Path, dict[str, Said]] = {}
-        """Finished items of runs that differ in their code alone, by file; looked for where this run has none."""
+        """Finished items of runs that differ in their code alone, by file."""
         self._file = self.path.open("r+b" if whole else "wb", buffering=0)
         # Half a line is what a killed process leaves.
         self._file.truncate(whole)
@@ -60,7 +60,7 @@ class Journal:
         if not whole:
             self._file.write(described.encode() + b"\n")
         self._synced = time.monotonic()
-        if not self._done and not anew:
+        if not anew:
             self._take_over(json.loads(described), code)
 
     def _take_over(self, run: dict[str, Any], code: str) -> None:
@@ -76,8 +76,9 @@ class Journal:
                 continue
             done, _ = _read(path, text)
             if key == code:
-                for item, said in done.items():
-                    self.add(item, said)
+                # A process that was killed while it took over has some of them already.
+                for item in done.keys() - self._done.keys():
+                    self.add(item, done[item])
             else:
                 self.others[path] = done
 

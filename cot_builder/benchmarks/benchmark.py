@@ -46,7 +46,7 @@ class Benchmark:
 
 
 class Files(NamedTuple):
-    """What a first pass over a source found; nothing where none is made (:attr:`Benchmark.records_first`)."""
+    """Files found by a first pass over a source; empty unless :attr:`Benchmark.records_first` asks for one."""
 
     paths: tuple[str, ...] = ()
     """Every file of the source, in its order, each with the source's own name in front (:func:`path_within`)."""

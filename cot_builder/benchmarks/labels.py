@@ -49,7 +49,7 @@ def map_label(benchmark: str, raw_label: str) -> str:
 
 
 def to_add_a_label(benchmark: str) -> str:
-    """What to do to make a label known, for messages."""
+    """Advice for messages: how to make a label known."""
     module = f"cot_builder/benchmarks/{benchmark}.py"
     return f"add it to the labels in {module}, at the type of schemas/taxonomy.yaml it belongs to"
 

@@ -84,6 +84,9 @@ def test_kept_answers_of_the_former_key_are_taken_over_once(run: Any, monkeypatc
     table.write_text(f"{digest}: {key}\n")
     assert "16 of 16 images are finished already" in run("evaluate.policy=coin")
     assert kept.is_file()
+    # Killed while it took over: the rest is taken over by the next run.
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:4]))
+    assert "16 of 16 images are finished already" in run("evaluate.policy=coin")
 
 
 def test_another_seed_or_other_weights_are_asked_anew_and_nothing_else(run: Any) -> None:

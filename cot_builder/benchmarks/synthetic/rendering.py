@@ -87,7 +87,7 @@ class Rendering:
     lists: Callable[[Synthetic], list[File]] = no_files
     """Files about all groups, such as a list of the test images."""
     unit: str = "categories"
-    """What a group is, for the progress bar."""
+    """Name of a group, for the progress bar."""
 
 
 def render_files(rendering: Rendering, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
@@ -125,7 +125,7 @@ class Fault:
     label: str
     """The data set's own label."""
     kind: str
-    """What it looks like, as in :attr:`Recipe.defects`."""
+    """Appearance of the defect, as in :attr:`Recipe.defects`."""
     strength: float
     """One of :data:`CONTRASTS`."""
 

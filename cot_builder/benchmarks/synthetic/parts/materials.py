@@ -1,4 +1,4 @@
-"""What the parts share: materials, and a choice of colours, texts and outlines."""
+"""Materials, and a choice of colours, texts and outlines, that the parts share."""
 
 import numpy as np
 
