@@ -22,7 +22,7 @@ from cot_builder.stages.pull import pull
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace
-from eval.policies import Exam, Said, begin, told
+from eval.policies import EvalContext, PolicyAnswer, start_episode, to_answer
 from schemas.sample import SAMPLE, Sample
 
 AT_ONCE, INSPECTED = 8, 16
@@ -50,21 +50,21 @@ def evaluate_loop() -> Row:
         workspace = small_corpus.build(folder / "corpus")
         (folder / "policy").mkdir()
         policy = str(small_policy.build(folder / "policy", workspace, tiny.build, THOUGHTS) / small_policy.FITTED)
-        exam = _exam(small_corpus.params(), workspace)
+        context = _make_context(small_corpus.params(), workspace)
         samples = SAMPLE.records(read_samples(workspace, "mine"))[:INSPECTED]
-        write = writer(load_model(policy).eval(), load_processor(policy), exam.schemas, 200, 0.0)
+        write = writer(load_model(policy).eval(), load_processor(policy), context.schemas, 200, 0.0)
         batches: list[list[list[Message]]] = []
 
         def noted(chats: Sequence[Sequence[Message]]) -> Sequence[Written]:
             batches.append([list(chat) for chat in chats])
             return write(chats)
 
-        calls = sum(episode.observed for episode in inspect(_begun(exam, samples), noted, AT_ONCE))
+        calls = sum(episode.observed for episode in inspect(_start_all(context, samples), noted, AT_ONCE))
         assert calls, "the policy calls no tool"
 
         def ours() -> None:
-            for episode in inspect(_begun(exam, samples), write, AT_ONCE):
-                told(exam, episode, seconds=0.0)
+            for episode in inspect(_start_all(context, samples), write, AT_ONCE):
+                to_answer(context, episode, seconds=0.0)
 
         def bare() -> None:
             for chats in batches:
@@ -81,7 +81,7 @@ def evaluate_endpoint() -> Row:
     import httpcore2  # noqa: F401
     import openai  # noqa: F401
 
-    from eval.served import served
+    from eval.served import ask_endpoint
 
     os.environ[KEY_ENV] = "none"
     with tempfile.TemporaryDirectory() as name, latency_server(LATENCY_S, CALL) as server:
@@ -94,13 +94,13 @@ def evaluate_endpoint() -> Row:
         )
         pull("parts", params, workspace)
         samples = SAMPLE.records(read_samples(workspace, "parts"))
-        said: list[Said] = []
-        exam = _exam(params, workspace)
+        said: list[PolicyAnswer] = []
+        context = _make_context(params, workspace)
         # The pictures, just written, would be on their way to the disk while answers are kept there.
         os.sync()
         spent = seconds(
-            lambda: served(
-                exam, samples, lambda _, one: said.append(one), "bench", str, refresh=False, allow_unpriced=True
+            lambda: ask_endpoint(
+                context, samples, lambda _, one: said.append(one), "bench", str, refresh=False, allow_unpriced=True
             )
         )
         assert len(said) == SERVED and all(item.observed == 1 for item in said)
@@ -121,12 +121,12 @@ def _settings(address: str) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
 
 
-def _exam(params: Params, workspace: Workspace) -> Exam:
-    return Exam(params, workspace, SharedImages(workspace), {})
+def _make_context(params: Params, workspace: Workspace) -> EvalContext:
+    return EvalContext(params, workspace, SharedImages(workspace), {})
 
 
-def _begun(exam: Exam, samples: Sequence[Sample]) -> Any:
-    return (begin(exam, sample) for sample in samples)
+def _start_all(context: EvalContext, samples: Sequence[Sample]) -> Any:
+    return (start_episode(context, sample) for sample in samples)
 
 
 def _photographs(folder: Path, images: int) -> Path:

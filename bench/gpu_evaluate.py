@@ -25,8 +25,8 @@ from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params, load_params
 from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace
-from eval.local import local
-from eval.policies import Exam
+from eval.local import ask_transformers
+from eval.policies import EvalContext
 from schemas.sample import SAMPLE
 from train.model import load_processor
 
@@ -68,13 +68,13 @@ def run(params: Params, name: str, images: int, texts: list[list[int]]) -> None:
     from transformers import Qwen3VLForConditionalGeneration as Model
 
     workspace = Workspace()
-    exam = Exam(params, workspace, SharedImages(workspace), {})
+    context = EvalContext(params, workspace, SharedImages(workspace), {})
     batch = params.evaluate.batch
     samples = list(islice(cycle(SAMPLE.records(read_samples(workspace, name))), batch + images))
     spent: dict[str, float] = defaultdict(float)
     Model.generate, Model.__call__ = _apart(dictated(Model.generate, texts, spent), Model.__call__, spent)
     started, calls = 0.0, 0
-    for number, (_, said) in enumerate(local(exam, samples)):
+    for number, (_, said) in enumerate(ask_transformers(context, samples)):
         calls += said.observed
         if number == batch - 1:
             started, calls = time.perf_counter(), 0

@@ -1,8 +1,8 @@
-"""What of a set the evaluated model may have seen in training, and which images of the published list were evaluated.
+"""Overlap of a set with the training data of the evaluated model, and of its images with the published test list.
 
-A model of this project names in its manifest the corpus it was trained on, and the model it began from. That corpus
-is read if it still lies in ``data/indus_cot`` and is the one that was named; otherwise nothing is claimed. What a
-backbone saw before, nobody here knows: *zero-shot* is said as the field says it, of what the training added.
+The manifest of a model of this project names its training corpus and its base model. The corpus is compared if it
+still lies in ``data/indus_cot`` and has the named hash; otherwise nothing is claimed. The training data of the backbone
+are unknown: *zero-shot* refers to what this project's training added, as is usual in the field.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ from cot_builder.storage.workspace import Workspace
 from schemas.metrics import Contamination, Listing
 from schemas.sample import Sample
 
-NAMED = 20
-"""Images that are named; of more the number."""
+MAX_NAMED = 20
+"""Maximum number of image ids that are listed."""
 
 
 def contamination(
@@ -32,17 +32,17 @@ def contamination(
     workspace: Workspace,
     priors: Iterable[str] = (),
 ) -> Contamination:
-    """What the model saw of the evaluated categories and images, and what the prior tool tells of them.
+    """Find which evaluated categories and images the model was trained on, and which the prior tool describes.
 
     A category counts by its exact or normalised name (:mod:`cot_builder.benchmarks.same_category`), an
     image by its bytes.
 
     Args:
-        predictions: What was evaluated.
-        samples: Of the evaluated images, at least.
-        model_folder: Where the weights lie, with the ``manifest.json`` of the stage that trained them; None for a
-            model that does not lie here.
-        workspace: Holds the corpus, and the model that the training began from.
+        predictions: The evaluated images.
+        samples: Samples of at least the evaluated images.
+        model_folder: Folder of the weights, with the ``manifest.json`` of the stage that trained them; None for a
+            model that is not on this machine.
+        workspace: Holds the corpus and the base model of the training.
         priors: Categories that the texts of the prior tool describe.
 
     Raises:
@@ -65,21 +65,21 @@ def contamination(
         trained_on=named,
         categories=categories,
         images=len(held),
-        image_ids=sorted(held)[:NAMED],
+        image_ids=sorted(held)[:MAX_NAMED],
         prior_categories=described,
         zero_shot=not categories and not held,
     )
 
 
 def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
-    """The evaluated images beside the pulled set and the published list.
+    """Compare the evaluated images with the pulled set and the published list.
 
-    Counts by category and label tell whether it is the published list: ``pull`` takes test images as the official
-    files name them, for VisA and SDD by the published lists. Rendered sets are never it.
+    Counts by category and label decide whether they are the published list: ``pull`` takes the test images that the
+    official files name, for VisA and SDD those of the published lists. A rendered set is never the published list.
 
     Args:
-        predictions: Of one set, which was pulled.
-        workspace: Holds it.
+        predictions: Predictions of one pulled set.
+        workspace: Holds the set.
 
     Raises:
         IndusCotError: the set was not pulled.
@@ -102,12 +102,12 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
         set(predictions["sample_id"]) == set(test["sample_id"])
         and counts == {"normal": predictions.height - yes, "anomalous": yes}
         and set(predictions["category"]) == set(official.categories)
-        and (not official.published_test or _by_category(predictions) == official.published_test)
+        and (not official.published_test or _counts_by_category(predictions) == official.published_test)
     )
     return Listing(evaluated=predictions.height, available=test.height, published=sum(counts.values()), same_list=same)
 
 
-def _by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
+def _counts_by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:
     """Normal and anomalous images of each category."""
     yes = pl.col("true_answer") == "Yes"
     found = predictions.group_by("category").agg(normal=(~yes).sum(), anomalous=yes.sum())

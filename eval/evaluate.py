@@ -1,7 +1,7 @@
-"""Stage `evaluate`: a policy inspects the test images of a benchmark; what it said of each, and what it is worth.
+"""Stage `evaluate`: a policy inspects the test images of a benchmark; writes its answers and their metrics.
 
-Every finished item is kept in a journal below ``.indus-cot/evaluate`` before the next one is counted: a run that was
-killed goes on where it was, and a run of the same weights, questions and parameters asks nothing twice.
+Every finished item is written to a journal below ``.indus-cot/evaluate`` before the next one is counted. A killed run
+resumes there, and a run of the same weights, questions and parameters asks nothing twice.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
 from eval.journal import Journal
 from eval.metrics import metrics, write_metrics
-from eval.policies import Exam, Said, direct_prompt
+from eval.policies import EvalContext, PolicyAnswer, direct_prompt
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics, Run
 from schemas.prediction import PREDICTION, Prediction
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
-ANSWERED_BY = {
+POLICY_MODULES = {
     "transformers": "eval.local",
     "vllm": "eval.local",
     "endpoint": "eval.served",
     **dict.fromkeys(SCRIPTED, "eval.scripted"),
 }
-"""Module that asks a policy, by policy."""
+"""Module that runs each policy."""
 
 
 def evaluate(
@@ -58,43 +58,43 @@ def evaluate(
 
     Args:
         name: A set of the ``pull`` section with role evaluate.
-        params: Of the run; ``evaluate`` matters most.
+        params: Parameters of the run, above all its section ``evaluate``.
         workspace: Holds the pulled set, the priors and the model.
-        results: Root of the results; the workspace's own without.
-        refresh: Ask anew what is kept: for a model that has changed under its name.
-        allow_unpriced: Ask an endpoint's model that prices.yaml does not know.
+        results: Root folder of the results; default: the workspace's.
+        refresh: Ignore stored answers, for a model that has changed under its name.
+        allow_unpriced: Allow a served model without a price in prices.yaml.
 
     Raises:
         IndusCotError: the set is unknown, of another role, or not pulled; the model is missing; the endpoint refuses
             or does not answer; the memory or the disk is full.
     """
-    samples, truth, pulled = _images(name, params, workspace)
-    exam = _exam(params, workspace)
-    run = _run(name, exam)
+    samples, truth, pulled = _read_test_set(name, params, workspace)
+    context = _make_context(params, workspace)
+    run = _describe_run(name, context)
     asked = {
         "run": run.model_dump(mode="json"),
-        "tools": exam.schemas,
-        "prompt": direct_prompt("c", "v") if exam.direct else prompt("c", "v", tools=bool(exam.tools)),
+        "tools": context.schemas,
+        "prompt": direct_prompt("c", "v") if context.direct else prompt("c", "v", tools=bool(context.tools)),
         "toolbox": TOOLBOX_VERSION,
-        "prior_texts": sorted([*key, text] for key, text in exam.priors.items()),
-        # What the oracle says is the truth as it was pulled.
+        "prior_texts": sorted([*key, text] for key, text in context.priors.items()),
+        # The oracle's answers depend on the pulled ground truth.
         "truth": pulled if params.evaluate.policy == "oracle" else None,
     }
     with stage_output(
         (results or workspace.results) / name,
         stage="evaluate",
         params=run.parameters | {"policy": run.policy, "mode": run.mode, "rounds": run.rounds, "seed": run.seed},
-        inputs={"set": pulled, "model": exam.weights or str(run.model), "priors": str(run.priors)},
+        inputs={"set": pulled, "model": context.weights or str(run.model), "priors": str(run.priors)},
         strict=params.run.strict,
     ) as output:
-        # What is kept was asked and read by this code; other code could have asked or read otherwise.
+        # Answers of other code are not reused: it may have asked or parsed differently.
         code = answering_key(params.evaluate.policy)
-        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, code, anew=refresh) as journal:
-            said = _ask(exam, samples, truth, journal, refresh=refresh, allow_unpriced=allow_unpriced)
+        with Journal(workspace.root / ".indus-cot" / "evaluate", name, asked, code, refresh=refresh) as journal:
+            said = _answer_all(context, samples, truth, journal, refresh=refresh, allow_unpriced=allow_unpriced)
         if all(item.parse == "failed" for item in said.values()):
             why = next(iter(said.values())).fault
             raise IndusCotError(f"evaluate {name}: not one of {len(samples)} images was answered; the first: {why}")
-        rows = [_row(sample, truth[sample.sample_id], said[sample.sample_id]) for sample in samples]
+        rows = [_to_prediction(sample, truth[sample.sample_id], said[sample.sample_id]) for sample in samples]
         predictions = PREDICTION.frame(rows).sort("sample_id")
         PREDICTION.write(predictions, output.path / PREDICTIONS_FILE)
         for row in rows:
@@ -105,7 +105,7 @@ def evaluate(
             run,
             listing(predictions, workspace),
             contamination(
-                predictions, samples, exam.named_folder, workspace, {category for category, _ in exam.priors}
+                predictions, samples, context.named_folder, workspace, {category for category, _ in context.priors}
             ),
             draws=params.evaluate.draws,
             seed=params.run.seed,
@@ -115,38 +115,38 @@ def evaluate(
     return found
 
 
-def _images(name: str, params: Params, workspace: Workspace) -> tuple[list[Sample], dict[str, Supervision], str]:
-    """The test images to be asked about, their truth, and the hash of what was pulled."""
+def _read_test_set(name: str, params: Params, workspace: Workspace) -> tuple[list[Sample], dict[str, Supervision], str]:
+    """The test samples to evaluate, their ground truth by id, and the hash of the pulled set's manifest."""
     if name not in params.pull:
         raise IndusCotError(f"evaluate {name}: not in the pull section; there are {', '.join(params.pull)}")
     if params.pull[name].role != "evaluate":
         raise IndusCotError(
-            f"evaluate {name}: its role is train (pull.{name}.role): a policy may have learned these images. There "
-            f"are {', '.join(sorted(key for key, item in params.pull.items() if item.role == 'evaluate')) or 'none'}"
+            f"evaluate {name}: its role is train (pull.{name}.role), so a policy may have learned its images. "
+            f"Sets to evaluate: {', '.join(sorted(evaluated_sets(params))) or 'none'}"
         )
     folder = workspace.pull(name)
     if not (folder / "manifest.json").is_file():
-        raise IndusCotError(f"evaluate {name}: it is not pulled; run `indus-cot pull {name}` first")
+        raise IndusCotError(f"evaluate {name}: not pulled yet; run `indus-cot pull {name}` first")
     table = read_samples(workspace, name).filter(pl.col("split") == "test")
     if table.is_empty():
         raise IndusCotError(f"evaluate {name}: the pulled set has no test image; see {folder / 'left_out.csv'}")
     truth = {row.sample_id: row for row in SUPERVISION.records(SUPERVISION.read(folder / "supervision.parquet"))}
     samples: list[Sample] = SAMPLE.records(table)
-    return _drawn(samples, truth, params), truth, file_hash(folder / "manifest.json")
+    return _limit_samples(samples, truth, params), truth, file_hash(folder / "manifest.json")
 
 
-def _drawn(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: Params) -> list[Sample]:
-    """``evaluate.limit`` of them, the labels in turn; of a larger limit, the smaller one's are a part."""
+def _limit_samples(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: Params) -> list[Sample]:
+    """Draw ``evaluate.limit`` samples, alternating labels; a smaller limit draws a subset of a larger one."""
     limit = params.evaluate.limit
     if limit is None or limit >= len(samples):
         return list(samples)
 
-    def place(sample: Sample) -> bytes:
+    def draw_key(sample: Sample) -> bytes:
         return hashlib.sha256(f"{params.run.seed}/{sample.sample_id}".encode()).digest()
 
     counts = {"normal": 0, "anomalous": 0}
     ranked = []
-    for sample in sorted(samples, key=place):
+    for sample in sorted(samples, key=draw_key):
         label = truth[sample.sample_id].label
         counts[label] += 1
         ranked.append((counts[label], label, sample))
@@ -154,9 +154,9 @@ def _drawn(samples: Sequence[Sample], truth: Mapping[str, Supervision], params: 
 
 
 def answering_key(policy: str) -> str:
-    """Code key of all that such a policy is asked with and read by: kept answers are of this code alone."""
-    # Of the data sets, only the words count by which a type is read: a change of a layout leaves kept answers valid.
-    code = code_key("eval.policies", ANSWERED_BY[policy], by_value=["cot_builder.benchmarks.table"])
+    """Hash of all code that asks this policy and parses its answers; answers are reused only under the same key."""
+    # The data sets count only by their label words, which the parser uses: a changed layout keeps answers valid.
+    code = code_key("eval.policies", POLICY_MODULES[policy], by_value=["cot_builder.benchmarks.table"])
     words = json.dumps(index_labels(FOLDER), sort_keys=True)
     return hashlib.sha256(f"{code} {words}".encode()).hexdigest()[:16]
 
@@ -166,38 +166,38 @@ def evaluated_sets(params: Params) -> list[str]:
     return [name for name, settings in params.pull.items() if settings.role == "evaluate"]
 
 
-def _exam(params: Params, workspace: Workspace) -> Exam:
-    settings, exam = params.evaluate, Exam(params, workspace, SharedImages(workspace), {})
+def _make_context(params: Params, workspace: Workspace) -> EvalContext:
+    settings, context = params.evaluate, EvalContext(params, workspace, SharedImages(workspace), {})
     if settings.temperature is None and settings.policy in ("transformers", "vllm"):
         raise IndusCotError(
             "evaluate.temperature: null leaves it to a server (evaluate.policy=endpoint); in this process set a number"
         )
-    told = "prior" in exam.tools and not settings.scripted
+    offers_prior = "prior" in context.tools and not settings.scripted
     return replace(
-        exam,
-        priors=_priors(params, workspace) if told else {},
-        weights=_weights(exam),
-        verdict_alone=_verdict_alone(exam),
+        context,
+        priors=_load_priors(params, workspace) if offers_prior else {},
+        weights=_hash_weights(context),
+        verdict_only=_is_verdict_only(context),
     )
 
 
-def _priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], str]:
-    """Texts of the training sets: that of an evaluated category would be knowledge of it."""
+def _load_priors(params: Params, workspace: Workspace) -> Mapping[tuple[str, str], str]:
+    """Prior texts of the training sets only: one of an evaluated category would leak knowledge of it."""
     if not (workspace.prior / "prior.parquet").is_file():
         return {}
     return read_priors(workspace, {key for key, item in params.pull.items() if item.role == "train"})
 
 
-def _verdict_alone(exam: Exam) -> bool:
-    """Whether the model is one of this project that was trained on verdicts alone.
+def _is_verdict_only(context: EvalContext) -> bool:
+    """True if this project trained the model on verdicts alone.
 
     Raises:
-        IndusCotError: it is, and the mode asks for what it never learned.
+        IndusCotError: it did, and the mode needs tool calls, which the model never learned.
     """
-    folder = exam.named_folder
+    folder = context.named_folder
     if folder is None or not is_ours(folder):
         return False
-    settings, target = exam.params.evaluate, read_manifest(folder)["params"].get("train", {}).get("target")
+    settings, target = context.params.evaluate, read_manifest(folder)["params"].get("train", {}).get("target")
     if target == "labels" and settings.mode not in ("agent-no-tools", "direct"):
         raise IndusCotError(
             f"evaluate.mode: {settings.model} learned the verdict alone (train.target: labels) and calls no tools; set "
@@ -206,20 +206,20 @@ def _verdict_alone(exam: Exam) -> bool:
     return bool(target == "labels")
 
 
-def _weights(exam: Exam) -> str | None:
-    """Hash of the model's files, where they are here; what a server calls by the name of a folder is taken for it.
+def _hash_weights(context: EvalContext) -> str | None:
+    """Hash of the model's local files. If a served model's name is a local folder, that folder identifies its weights.
 
     Raises:
-        IndusCotError: no model is named, or its folder has no weights.
+        IndusCotError: no model is named, or its folder holds no model.
     """
-    settings = exam.params.evaluate
+    settings = context.params.evaluate
     if settings.scripted:
         return None
     if not settings.model:
         raise IndusCotError(
-            "evaluate.model is empty; name a folder, OWNER/NAME on the Hub, or what the endpoint serves"
+            "evaluate.model is empty; set it to a folder, OWNER/NAME on the Hub, or a name that the endpoint serves"
         )
-    folder = exam.named_folder
+    folder = context.named_folder
     if folder is None:
         trained = {"models/sft": "sft", "models/grpo": "grpo"}.get(settings.model)
         if settings.policy != "endpoint" and trained:
@@ -231,45 +231,45 @@ def _weights(exam: Exam) -> str | None:
     if not (folder / "config.json").is_file():
         if settings.policy == "endpoint":
             return None
-        raise IndusCotError(f"evaluate.model: {folder} holds no config.json; it is no model")
+        raise IndusCotError(f"evaluate.model: {folder} is not a model folder: no config.json in it")
     return weights_sha256(folder)
 
 
-def _run(name: str, exam: Exam) -> Run:
-    settings = exam.params.evaluate
+def _describe_run(name: str, context: EvalContext) -> Run:
+    settings = context.params.evaluate
     shaping = {"max_calls", "max_tokens", "temperature"}
     if settings.policy == "endpoint":
         shaping.add("base_url")
     parameters: dict[str, Any] = {} if settings.scripted else settings.model_dump(include=shaping)
     if settings.policy in ("transformers", "vllm"):
-        parameters["dtype"] = exam.params.train.dtype
+        parameters["dtype"] = context.params.train.dtype
     used = versions()
     if settings.policy in ("transformers", "vllm"):
         used |= {library: importlib.metadata.version(library) for library in ("torch", "transformers")}
-    sets = sorted({key for key, item in exam.params.pull.items() if item.role == "train"})
+    sets = sorted({key for key, item in context.params.pull.items() if item.role == "train"})
     return Run(
         set=name,
         mode=settings.mode,
         rounds=settings.rounds,
         policy=settings.policy,
         model=settings.policy if settings.scripted else settings.model,
-        model_sha256=exam.weights,
-        priors=f"of the training sets: {', '.join(sets)}" if exam.priors else "none",
-        seed=exam.params.run.seed,
+        model_sha256=context.weights,
+        priors=f"of the training sets: {', '.join(sets)}" if context.priors else "none",
+        seed=context.params.run.seed,
         parameters=parameters,
         versions=used,
     )
 
 
 @dataclass
-class _Running:
-    """Balanced accuracy of what is finished so far, for the progress line."""
+class _RunningAccuracy:
+    """Balanced accuracy of the finished items, for the progress line."""
 
     truth: Mapping[str, Supervision]
     right: dict[str, int] = field(default_factory=lambda: {"normal": 0, "anomalous": 0})
     seen: dict[str, int] = field(default_factory=lambda: {"normal": 0, "anomalous": 0})
 
-    def count(self, sample: Sample, said: Said) -> None:
+    def count(self, sample: Sample, said: PolicyAnswer) -> None:
         label = self.truth[sample.sample_id].label
         self.seen[label] += 1
         self.right[label] += said.answer == ("No" if label == "normal" else "Yes")
@@ -280,81 +280,84 @@ class _Running:
         return f"balanced accuracy {50 * sum(self.right[label] / self.seen[label] for label in self.seen):.1f} so far"
 
 
-def _ask(
-    exam: Exam,
+def _answer_all(
+    context: EvalContext,
     samples: Sequence[Sample],
     truth: Mapping[str, Supervision],
     journal: Journal,
     *,
     refresh: bool,
     allow_unpriced: bool,
-) -> dict[str, Said]:
-    """What was said of every sample, by its id."""
-    found: dict[str, Said] = {}
-    running = _Running(truth)
+) -> dict[str, PolicyAnswer]:
+    """Answers by sample id: stored ones, then new ones from the policy."""
+    found: dict[str, PolicyAnswer] = {}
+    running = _RunningAccuracy(truth)
 
-    def take(sample: Sample, said: Said) -> None:
-        journal.add(_item(sample), said)
+    def take(sample: Sample, said: PolicyAnswer) -> None:
+        journal.add(_item_key(sample), said)
         found[sample.sample_id] = said
         running.count(sample, said)
 
     for sample in samples:
-        if (said := journal.get(_item(sample))) is not None:
+        if (said := journal.get(_item_key(sample))) is not None:
             found[sample.sample_id] = said
             running.count(sample, said)
     if found:
         console.print(f"{len(found)} of {len(samples)} images are finished already: {journal.path}", highlight=False)
     left = [sample for sample in samples if sample.sample_id not in found]
-    _tell_asked_again(left, journal)
+    _report_reasked(left, journal)
     if not left:
         return found
-    policy, description = exam.params.evaluate.policy, f"evaluate {left[0].source_set}"
+    policy, description = context.params.evaluate.policy, f"evaluate {left[0].source_set}"
     if policy == "endpoint":
-        from eval.served import served
+        from eval.served import ask_endpoint
 
-        served(exam, left, take, description, lambda: str(running), refresh=refresh, allow_unpriced=allow_unpriced)
+        ask_endpoint(
+            context, left, take, description, lambda: str(running), refresh=refresh, allow_unpriced=allow_unpriced
+        )
         return found
     if policy == "transformers":
-        from eval.local import local
+        from eval.local import ask_transformers
 
-        said_by = local(exam, left)
+        answers = ask_transformers(context, left)
     elif policy == "vllm":
-        from eval.local import vllm
+        from eval.local import ask_vllm
 
-        said_by = vllm(exam, left)
+        answers = ask_vllm(context, left)
     else:
-        from eval.scripted import scripted
+        from eval.scripted import ask_scripted
 
-        said_by = scripted(exam, left, truth)
-    for sample, said in track(said_by, description, len(left), lambda: str(running)):
+        answers = ask_scripted(context, left, truth)
+    for sample, said in track(answers, description, len(left), lambda: str(running)):
         take(sample, said)
     return found
 
 
-def _tell_asked_again(left: Sequence[Sample], journal: Journal) -> None:
-    """Say what it takes to ask again what other code has finished, before it is asked."""
-    items = {_item(sample) for sample in left}
-    kept = {item: said for done in journal.others.values() for item, said in done.items() if item in items}
+def _report_reasked(left: Sequence[Sample], journal: Journal) -> None:
+    """Report, before asking, what asking again will cost for items that other code has already finished."""
+    items = {_item_key(sample) for sample in left}
+    kept = {item: said for done in journal.outdated.values() for item, said in done.items() if item in items}
     if not kept:
         return
     tokens = sum(said.input_tokens + said.output_tokens for said in kept.values())
     seconds, usd = sum(said.seconds for said in kept.values()), sum(said.cost_usd for said in kept.values())
+    files = ", ".join(map(str, journal.outdated))
     console.print(
-        f"{len(kept)} images were answered by other code ({', '.join(map(str, journal.others))}) and are asked again. "
-        f"That took {tokens} tokens, {seconds:.0f} s and {usd:.4f} USD; an endpoint's kept answers to equal requests "
-        "cost nothing",
+        f"{len(kept)} images were answered by other code ({files}) and are asked again. "
+        f"That took {tokens} tokens, {seconds:.0f} s and {usd:.4f} USD; equal requests to an endpoint come "
+        "from the cache and cost nothing",
         style="yellow",
         highlight=False,
     )
 
 
-def _item(sample: Sample) -> str:
-    """Everything about an image that it is asked with."""
+def _item_key(sample: Sample) -> str:
+    """Journal key of a sample: every property that shapes its question."""
     region = "" if sample.region is None else ",".join(map(str, sample.region))
     return " ".join((sample.sample_id, sample.image_sha256, region, sample.category, sample.view))
 
 
-def _row(sample: Sample, truth: Supervision, said: Said) -> Prediction:
+def _to_prediction(sample: Sample, truth: Supervision, said: PolicyAnswer) -> Prediction:
     return Prediction(
         **said.model_dump(),
         sample_id=sample.sample_id,

@@ -1,4 +1,4 @@
-"""What one run has finished so far: a file that grows by an item at a time, and outlives the process at any moment."""
+"""Journal of one evaluation: an append-only file of finished items that survives a kill at any moment."""
 
 import hashlib
 import json
@@ -12,36 +12,36 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from eval.policies import Said
+from eval.policies import PolicyAnswer
 from schemas.errors import IndusCotError
 
-FORMER = Path(__file__).with_name("former.yaml")
+FORMER_KEYS = Path(__file__).with_name("former.yaml")
 SYNC_EVERY_S = 1.0
-"""What is written outlives the process at once; the machine, after this long."""
+"""Interval of fsync, seconds. A written line survives a killed process at once, a power loss after this time."""
 
 
 class Journal:
-    """Finished items of one run, as lines of JSON; the first line says which run. To be used as a context.
+    """Finished items of one run, one JSON line each, after a header that describes the run. Use it as a context manager.
 
-    An item is known by everything that it was asked with: an image that changed is a new item. The file is named by
-    the hash of the run, so that no other run finds what this one said.
+    The key of an item holds everything that shaped its question, so a changed image is a new item. The file is named by
+    the hash of the run, so that runs do not share answers.
     """
 
-    def __init__(self, folder: Path, name: str, run: Mapping[str, Any], code: str, *, anew: bool = False) -> None:
-        """Open the journal of a run, or begin it.
+    def __init__(self, folder: Path, name: str, run: Mapping[str, Any], code: str, *, refresh: bool = False) -> None:
+        """Open the journal of a run, or create it.
 
         Args:
-            folder: Where journals lie.
-            name: What is evaluated; a part of the file's name.
-            run: Everything but code that shapes what is said.
-            code: Code key of what asks and reads.
-            anew: Forget what was finished.
+            folder: Folder of all journals.
+            name: Set that is evaluated; a part of the file name.
+            run: Everything except code that shapes the answers.
+            code: Code key of the modules that ask and parse.
+            refresh: Discard the finished items.
 
         Raises:
-            IndusCotError: another process holds it.
+            IndusCotError: another process has it open.
         """
-        described = json.dumps({**run, "code": code}, sort_keys=True, default=str)
-        self.path = folder / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:16]}.jsonl"
+        header = json.dumps({**run, "code": code}, sort_keys=True, default=str)
+        self.path = folder / f"{name}-{hashlib.sha256(header.encode()).hexdigest()[:16]}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_suffix(".lock"))
         try:
@@ -50,37 +50,37 @@ class Journal:
             raise IndusCotError(
                 f"{self.path}: the same evaluation is running already; wait for that run or stop it"
             ) from None
-        self._done, whole = ({}, 0) if anew else _read(self.path, described)
-        self.others: dict[Path, dict[str, Said]] = {}
-        """Finished items of runs that differ in their code alone, by file."""
-        self._file = self.path.open("r+b" if whole else "wb", buffering=0)
-        # Half a line is what a killed process leaves.
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        if not whole:
-            self._file.write(described.encode() + b"\n")
+        self._finished, valid_bytes = ({}, 0) if refresh else _read_items(self.path, header)
+        self.outdated: dict[Path, dict[str, PolicyAnswer]] = {}
+        """Finished items of runs that differ only in their code, by file."""
+        self._file = self.path.open("r+b" if valid_bytes else "wb", buffering=0)
+        # A killed process may leave an incomplete last line.
+        self._file.truncate(valid_bytes)
+        self._file.seek(valid_bytes)
+        if not valid_bytes:
+            self._file.write(header.encode() + b"\n")
         self._synced = time.monotonic()
-        if not anew:
-            self._take_over(json.loads(described), code)
+        if not refresh:
+            self._import_finished(json.loads(header), code)
 
-    def _take_over(self, run: dict[str, Any], code: str) -> None:
-        """Take what code that answers alike has finished; remember what other code has."""
+    def _import_finished(self, run: dict[str, Any], code: str) -> None:
+        """Copy finished items from journals of equivalent code; remember those of other code in :attr:`outdated`."""
         for path in sorted(self.path.parent.glob("*.jsonl")):
-            found = _header(path) if path != self.path else None
-            if found is None:
+            parsed = _read_header(path) if path != self.path else None
+            if parsed is None:
                 continue
-            other, text = found
+            other, text = parsed
             former = other.pop("read by", None)
-            key = other.pop("code", None) if former is None else _now(former)
+            key = other.pop("code", None) if former is None else _current_key(former)
             if other != {name: value for name, value in run.items() if name != "code"}:
                 continue
-            done, _ = _read(path, text)
+            finished, _ = _read_items(path, text)
             if key == code:
-                # A process that was killed while it took over has some of them already.
-                for item in done.keys() - self._done.keys():
-                    self.add(item, done[item])
+                # A process killed during the import has copied some of them already.
+                for item in finished.keys() - self._finished.keys():
+                    self.add(item, finished[item])
             else:
-                self.others[path] = done
+                self.outdated[path] = finished
 
     def __enter__(self) -> "Journal":
         return self
@@ -90,15 +90,15 @@ class Journal:
         self._file.close()
         self._lock.release()
 
-    def get(self, item: str) -> Said | None:
-        """What was said of an item, where it is finished."""
-        return self._done.get(item)
+    def get(self, item: str) -> PolicyAnswer | None:
+        """The answer of a finished item; None if it is not finished."""
+        return self._finished.get(item)
 
-    def add(self, item: str, said: Said) -> None:
-        """Keep what was said of an item; a failure is not kept, so that the next run tries again."""
+    def add(self, item: str, said: PolicyAnswer) -> None:
+        """Store the answer of an item. A failure is not stored, so that the next run tries again."""
         if said.parse == "failed":
             return
-        self._done[item] = said
+        self._finished[item] = said
         line = json.dumps([item, said.model_dump(mode="json")], ensure_ascii=False).encode(errors="replace") + b"\n"
         self._file.write(line)
         if time.monotonic() - self._synced > SYNC_EVERY_S:
@@ -106,45 +106,45 @@ class Journal:
             self._synced = time.monotonic()
 
 
-def _read(path: Path, described: str) -> tuple[dict[str, Said], int]:
-    """Finished items, and how many bytes of the file are whole."""
+def _read_items(path: Path, header: str) -> tuple[dict[str, PolicyAnswer], int]:
+    """Finished items, and the number of bytes up to the last valid line."""
     if not path.is_file():
         return {}, 0
-    done: dict[str, Said] = {}
-    whole = 0
+    finished: dict[str, PolicyAnswer] = {}
+    valid_bytes = 0
     with path.open("rb") as file:
         for number, line in enumerate(file):
             if not line.endswith(b"\n"):
                 break
             try:
                 if number == 0:
-                    if line.decode() != described + "\n":
+                    if line.decode() != header + "\n":
                         return {}, 0
                 else:
                     item, said = json.loads(line)
-                    done[item] = Said.model_validate(said)
+                    finished[item] = PolicyAnswer.model_validate(said)
             except (ValueError, ValidationError, TypeError):
-                # A machine that lost power leaves zeros: what follows is asked again.
+                # A power loss can leave zeros. Everything from here on is asked again.
                 break
-            whole += len(line)
-    return done, whole
+            valid_bytes += len(line)
+    return finished, valid_bytes
 
 
-def _header(path: Path) -> tuple[dict[str, Any], str] | None:
-    """Which run a journal is of, and the line that says so; None where it cannot be read."""
+def _read_header(path: Path) -> tuple[dict[str, Any], str] | None:
+    """Header of a journal, parsed and as text; None if it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
             line = file.readline()
-        found = json.loads(line)
+        parsed = json.loads(line)
     except (OSError, ValueError):
         return None
-    return (found, line.removesuffix("\n")) if isinstance(found, dict) else None
+    return (parsed, line.removesuffix("\n")) if isinstance(parsed, dict) else None
 
 
-def _now(read_by: Mapping[str, str]) -> str | None:
-    """Code key that answers as the files of a journal of version 0.1 did; None where no code is known to.
+def _current_key(read_by: Mapping[str, str]) -> str | None:
+    """Current code key equivalent to the file hashes that a journal of version 0.1 lists; None if none is known.
 
-    That version named the hash of each file that it counted, instead of a code key.
+    That version recorded a hash for each source file instead of a code key.
     """
-    table: dict[str, str] = yaml.safe_load(FORMER.read_text(encoding="utf-8"))
+    table: dict[str, str] = yaml.safe_load(FORMER_KEYS.read_text(encoding="utf-8"))
     return table.get(hashlib.sha256(json.dumps(read_by, sort_keys=True).encode()).hexdigest()[:16])

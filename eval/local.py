@@ -1,4 +1,4 @@
-"""Policies in this process: `transformers`, batched, on the CPU or a GPU; and vLLM, where it is installed."""
+"""Policies that run in this process: batched `transformers` on CPU or GPU, and vLLM if it is installed."""
 
 import importlib.util
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect_by_round
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.storage.samples import DamagedImageError
-from eval.policies import Exam, Said, begin, failed, told, turns_with_calls
+from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer, turns_with_calls
 from schemas.errors import IndusCotError
 from schemas.sample import Sample
 from train.guard import NO_MEMORY
@@ -16,38 +16,39 @@ from train.margin import margins, until_observed
 from train.model import load_model, load_processor
 from train.writing import writer
 
-Confidence = Callable[[Sequence[Episode]], Sequence[tuple[float | None, float | None]]]
-"""Margins of inspections before any observation and at the verdict, None where the policy gives none."""
-VLLM_AT_ONCE = 256
-"""Inspections under way; vLLM makes its own batches of them."""
+MarginFunction = Callable[[Sequence[Episode]], Sequence[tuple[float | None, float | None]]]
+"""Gives the margins of finished inspections, before any observation and at the verdict; None if not available."""
+VLLM_BATCH = 256
+"""Number of concurrent inspections; vLLM batches them itself."""
 
 
-def local(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]:
-    """Ask a model through `transformers`.
+def ask_transformers(context: EvalContext, samples: Sequence[Sample]) -> Iterator[tuple[Sample, PolicyAnswer]]:
+    """Evaluate a model with `transformers`.
 
-    The margin is that of :mod:`train.margin`, at the verdict and before any observation; a plain question, whose answer
-    stands in no known place, has none.
+    The margin is that of :mod:`train.margin`, at the verdict and before any observation. In mode ``direct`` there is
+    none, because the position of the answer in the text is unknown.
 
     Raises:
-        IndusCotError: the model cannot be loaded, or knows no tools where the mode has some; the memory is too small.
+        IndusCotError: the model cannot be loaded, its template renders no tools although the mode offers some, or the
+            memory is too small.
     """
     import torch
 
-    settings = exam.params.evaluate
+    settings = context.params.evaluate
     assert settings.temperature is not None
-    torch.manual_seed(exam.params.run.seed)
-    processor = load_processor(exam.model, tools=bool(exam.tools), verdicts=not exam.direct)
+    torch.manual_seed(context.params.run.seed)
+    processor = load_processor(context.model, tools=bool(context.tools), verdicts=not context.direct)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(exam.model, dtype=exam.params.train.dtype).to(device).eval()
-    write = writer(model, processor, exam.schemas, settings.max_tokens, settings.temperature)
+    model = load_model(context.model, dtype=context.params.train.dtype).to(device).eval()
+    write = writer(model, processor, context.schemas, settings.max_tokens, settings.temperature)
 
-    def confidence(episodes: Sequence[Episode]) -> list[tuple[float | None, float | None]]:
-        if exam.direct:
+    def margins_of(episodes: Sequence[Episode]) -> list[tuple[float | None, float | None]]:
+        if context.direct:
             return [(None, None)] * len(episodes)
-        return confidences(model, processor, episodes, exam.schemas, settings.batch)
+        return confidences(model, processor, episodes, context.schemas, settings.batch)
 
     try:
-        yield from _asked(exam, samples, write, settings.batch, confidence)
+        yield from _run_inspections(context, samples, write, settings.batch, margins_of)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
@@ -60,21 +61,21 @@ def local(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]
 def confidences(
     model: Any, processor: Any, episodes: Sequence[Episode], tools: Sequence[dict[str, Any]] | None, at_once: int
 ) -> list[tuple[float | None, float | None]]:
-    """``log p(Yes) - log p(No)`` before any observation and at the verdict, of inspections that have ended."""
+    """``log p(Yes) - log p(No)`` of finished inspections, before any observation and at the verdict."""
     before = margins(model, processor, [episode.prompt for episode in episodes], at_once, tools)
-    looked = [place for place, episode in enumerate(episodes) if any(step.observations for step in episode.steps)]
-    chats = [until_observed(episodes[place].prompt, _heard(episodes[place])) for place in looked]
-    after = dict(zip(looked, margins(model, processor, chats, at_once, tools), strict=True))
+    observed = [place for place, episode in enumerate(episodes) if any(step.observations for step in episode.steps)]
+    chats = [until_observed(episodes[place].prompt, _after_prompt(episodes[place])) for place in observed]
+    after = dict(zip(observed, margins(model, processor, chats, at_once, tools), strict=True))
     return [(low, after.get(place, low)) for place, low in enumerate(before)]
 
 
-def _heard(episode: Episode) -> list[Message]:
-    """What followed the prompt, as the policy read it."""
+def _after_prompt(episode: Episode) -> list[Message]:
+    """The messages after the prompt, as the policy read them."""
     return episode.chat[len(episode.prompt) :]
 
 
-def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]:
-    """Ask a model through vLLM, without margins. Not run where this was written: it needs a GPU.
+def ask_vllm(context: EvalContext, samples: Sequence[Sample]) -> Iterator[tuple[Sample, PolicyAnswer]]:
+    """Evaluate a model with vLLM, without margins. Not covered by the tests: it needs a GPU.
 
     Raises:
         IndusCotError: vLLM is not installed.
@@ -84,12 +85,12 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
             "evaluate.policy: vllm is not installed: `pip install vllm` on a machine with a GPU, or set "
             "evaluate.policy=transformers; a vLLM server elsewhere is asked with evaluate.policy=endpoint"
         )
-    from vllm import LLM, SamplingParams
+    from ask_vllm import LLM, SamplingParams
 
-    settings, seed = exam.params.evaluate, exam.params.run.seed
+    settings, seed = context.params.evaluate, context.params.run.seed
     engine = LLM(
-        exam.model,
-        dtype=exam.params.train.dtype,
+        context.model,
+        dtype=context.params.train.dtype,
         seed=seed,
         trust_remote_code=False,
         limit_mm_per_prompt={"image": 1 + turns_with_calls(settings) * MOST_CALLS},
@@ -97,8 +98,8 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
     sampling = SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seed)
 
     def write(chats: Sequence[Sequence[Message]]) -> list[Written]:
-        # Written out as for a server: vLLM takes no image in a tool turn.
-        asked = [[_pil(message) for message in for_endpoint(chat, exam.schemas)] for chat in chats]
+        # Rendered as for a server: vLLM accepts no image in a tool turn.
+        asked = [[_with_pil_images(message) for message in for_endpoint(chat, context.schemas)] for chat in chats]
         return [
             Written(
                 done.outputs[0].text,
@@ -109,10 +110,10 @@ def vllm(exam: Exam, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Said]]
             for done in engine.chat(asked, sampling, use_tqdm=False)
         ]
 
-    return _asked(exam, samples, write, VLLM_AT_ONCE, lambda episodes: [(None, None)] * len(episodes))
+    return _run_inspections(context, samples, write, VLLM_BATCH, lambda episodes: [(None, None)] * len(episodes))
 
 
-def _pil(message: Message) -> Message:
+def _with_pil_images(message: Message) -> Message:
     content = [
         {"type": "image_pil", "image_pil": part["image"]} if part["type"] == "image" else part
         for part in message["content"]
@@ -120,29 +121,28 @@ def _pil(message: Message) -> Message:
     return {**message, "content": content}
 
 
-def _asked(
-    exam: Exam, samples: Sequence[Sample], write: Write, at_once: int, confidence: Confidence
-) -> Iterator[tuple[Sample, Said]]:
-    """Carry out inspections, and tell of each as soon as it has ended, with its confidence: what is held back here,
-    a killed run would lose."""
+def _run_inspections(
+    context: EvalContext, samples: Sequence[Sample], write: Write, at_once: int, margins_of: MarginFunction
+) -> Iterator[tuple[Sample, PolicyAnswer]]:
+    """Run inspections and yield each as soon as it ends, with its margins, so that a killed run loses no finished one."""
     of: dict[int, Sample] = {}
-    damaged: list[tuple[Sample, Said]] = []
+    damaged: list[tuple[Sample, PolicyAnswer]] = []
 
-    def begun() -> Iterator[Episode]:
+    def start_all() -> Iterator[Episode]:
         for sample in samples:
             try:
-                episode = begin(exam, sample)
+                episode = start_episode(context, sample)
             except DamagedImageError as error:
-                damaged.append((sample, failed(str(error))))
+                damaged.append((sample, failed_answer(str(error))))
                 continue
             of[id(episode)] = sample
             yield episode
 
     last = time.perf_counter()
-    for group in inspect_by_round(begun(), write, at_once):
-        pairs = confidence(group)
+    for group in inspect_by_round(start_all(), write, at_once):
+        pairs = margins_of(group)
         now = time.perf_counter()
         share, last = (now - last) / len(group), now
         for episode, (before, after) in zip(group, pairs, strict=True):
-            yield of.pop(id(episode)), told(exam, episode, seconds=share, margin=after, before=before)
+            yield of.pop(id(episode)), to_answer(context, episode, seconds=share, margin=after, margin_before=before)
     yield from damaged

@@ -1,4 +1,4 @@
-"""The mean over sets: one figure of a run, with its interval."""
+"""Mean of a run over its sets, with its interval."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,20 +10,20 @@ import polars as pl
 from cot_builder.storage.output import write_text
 from cot_builder.storage.results import METRICS_FILE, sets_in
 from eval.metrics import read_metrics, read_predictions
-from eval.scoreboard import SETS, apart
-from eval.statistics import FEWEST_PARTS, balanced, by_part, interval, parts_of, resamples
+from eval.scoreboard import SETS, group_runs
+from eval.statistics import FEWEST_PARTS, balanced_accuracy_of, count_by_part, group_parts, interval, resamples
 from schemas.metrics import Estimate, Metrics, OverSets, Overview
 
 
 def overview(root: Path) -> Overview:
-    """Each run that ``root`` holds, over its sets.
+    """The mean over sets of each run below ``root``.
 
     Raises:
         IndusCotError: a table or figures are damaged.
     """
     found = [read_metrics(folder) for folder in sets_in(root, METRICS_FILE)]
     mean = over(root)
-    return Overview(runs=[line for run in apart(found) if (line := mean(run)) is not None])
+    return Overview(runs=[line for run in group_runs(found) if (line := mean(run)) is not None])
 
 
 def write_overview(root: Path) -> Overview:
@@ -45,11 +45,11 @@ def write_headline(root: Path, path: Path) -> None:
 
 
 def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
-    """How to average one run over its sets below ``root``: those of the paper where it has any, else all."""
+    """Returns the function that averages a run over its sets below ``root``: the paper's sets if it has any, else all."""
     read = [(read_metrics(folder), folder) for folder in sets_in(root, METRICS_FILE)]
 
     def predictions(of: Metrics) -> pl.DataFrame:
-        # Several runs may lie side by side, each with a folder of the same set.
+        # Several runs may lie side by side, each with a folder for the same set.
         return read_predictions(next(folder for found, folder in read if found == of))
 
     def mean(run: Sequence[Metrics]) -> OverSets | None:
@@ -74,21 +74,21 @@ def mean_over(tables: Mapping[str, pl.DataFrame], draws: int, seed: int) -> Esti
     """Mean of the sets' balanced accuracies, with its bootstrap 95 % interval.
 
     Args:
-        tables: Predictions by set, each of both labels.
-        draws: Resamples of physical parts, of each set independently of the others.
-        seed: Of the resamples.
+        tables: Predictions by set; each set has both labels.
+        draws: Number of resamples of physical parts; each set is resampled independently.
+        seed: Seed of the resamples.
     """
-    values, drawn, certain = [], [], draws > 0
+    values, drawn, has_interval = [], [], draws > 0
     for name, table in tables.items():
         defective = (table["true_answer"] == "Yes").to_numpy()
         right = (table["answer"] == table["true_answer"]).fill_null(False).to_numpy()
-        parts = parts_of(table["part_id"].to_numpy(), defective)
-        counts = by_part(parts, defective, right)
-        values.append(float(balanced(counts.sum(axis=0))))
-        chunks = [balanced(weights @ counts) for weights in resamples(parts, draws, [seed, *name.encode()])]
+        parts = group_parts(table["part_id"].to_numpy(), defective)
+        counts = count_by_part(parts, defective, right)
+        values.append(float(balanced_accuracy_of(counts.sum(axis=0))))
+        chunks = [balanced_accuracy_of(weights @ counts) for weights in resamples(parts, draws, [seed, *name.encode()])]
         drawn.append(np.concatenate(chunks) if chunks else np.empty(0))
-        certain &= min(len(np.unique(parts.of[mask])) for mask in (defective, ~defective)) >= FEWEST_PARTS
+        has_interval &= min(len(np.unique(parts.of[mask])) for mask in (defective, ~defective)) >= FEWEST_PARTS
     low = high = None
-    if certain:
+    if has_interval:
         low, high = (float(bound[0]) for bound in interval(np.mean(drawn, axis=0)[:, None]))
     return Estimate(value=float(np.mean(values)), low=low, high=high, n=sum(table.height for table in tables.values()))

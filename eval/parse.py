@@ -1,45 +1,45 @@
-"""What a policy's words say: strictly for the agent, by one set of rules for models that do not follow its format.
+"""Parse a policy's text into a verdict: by the strict grammar for the agent, by rules for other models.
 
-The agent's completions go through the grammar alone (:func:`parse_strict`). The answers of other models are free
-text, read by these rules (:func:`parse_by_rules`); the words are those of ``parse.yaml``, in English, German, French,
-Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean, whichever comes.
+The agent's completions are parsed by the grammar only (:func:`parse_strict`). The answers of other models are free text,
+parsed by the rules below (:func:`parse_by_rules`). Their words are in ``parse.yaml``, for English, German, French,
+Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the language need not be known.
 
-1.  A text that follows the agent's grammar is read by it.
-2.  What stands in ``<think>…</think>`` is not part of the answer; neither is a thought that was cut off. Markdown,
-    LaTeX, quotation marks, a model's own tokens (``<|im_end|>``), pictographs and the difference of cases are taken
-    away; dashes are all one, so are arrows; ✅ and ❌ alone behind a name ("Defect: ❌") are Yes and No.
-3.  A machine-readable answer comes first: ``<answer>…</answer>``, ``\\boxed{…}`` or JSON; of several the last. In JSON
-    the keys answer, verdict, conclusion and their like count before keys that name a defect ("is_defective": true,
+1.  A text that follows the agent's grammar is parsed by the grammar.
+2.  Text in ``<think>…</think>`` and a truncated thought are ignored. Markdown, LaTeX, quotation marks, special tokens
+    (``<|im_end|>``), pictographs and case are removed; all dashes are equal, and so are all arrows. ✅ and ❌ alone after
+    a name ("Defect: ❌") mean Yes and No.
+3.  A machine-readable answer has priority: ``<answer>…</answer>``, ``\\boxed{…}`` or JSON; the last one counts. In JSON,
+    keys such as answer, verdict, conclusion have priority over keys that name a defect ("is_defective": true,
     "defects": []).
-4.  A labelled conclusion comes next: behind "Answer:", "Verdict:", "Therefore", as "Defect: none", or an option's
-    letter where the prompt offered options. A Yes, No or "none" directly behind the label is the conclusion, and what
-    follows it in the sentence explains it. The last label counts; one that is taken back ("wait", "on closer
-    inspection") counts as any other sentence.
-5.  Without either, the last stated conclusion wins. Conclusions are Yes and No where they stand as an answer, and
-    statements that something is defective, anomalous, abnormal, damaged, or normal, intact, free of defects.
-6.  A negation turns the conclusion that it reaches: "no defect", "not defective", "not normal", "a defect is not
-    visible". It reaches through an enumeration ("no scratches, dents or other defects"), in brackets or between dashes
-    too where these name what was negated ("no damage (scratches, other defects)"). It ends at any other bracket, dash
-    or colon, at "|", an arrow, "because" and "except", and at a comma, slash or "and" where the next part of the
-    sentence begins: a verb follows, or it would turn a defect before and a word of soundness behind, or the reverse.
-    A No that stands as an answer negates nothing. "No", "without" and their like negate things: a word of soundness
-    only where it stands directly behind ("no scratch on the intact rim" is No). "No doubt" and its like are none.
-7.  What is hedged ("possibly", "may", "might", "would") is not concluded. What leans ("likely", "appears to be") is,
-    and "unlikely", "I doubt" and "little evidence" negate. A hedge reaches over commas, but no further than to a
-    bracket, dash or "because", unless it stands there alone ("defective (possibly)"); and a Yes or No that stands as
-    an answer is hedged by what goes before, and by nothing behind but a hedge alone.
-8.  Questions and conditions ("whether there is a defect", "if it were damaged"), what is looked for ("inspected for
-    defects") and choices that are only named ("Yes or No", "defective or normal") conclude nothing.
-9.  "Cannot be determined", "unclear" and their like take back what was concluded before, but for rules 3 and 4; a
-    conclusion that follows counts. So does no answer at all: the text is unparsed.
-10. "Otherwise normal", "no other defects", "the rest is intact" speak of the rest. They make a No only where nothing
-    else was concluded.
-11. Where nothing is concluded, a kind of defect that is stated ("there is a scratch") makes a Yes, and kinds that are
-    all negated ("no scratches or dents") make a No. Behind a "but" or "however" that follows a No, a kind of defect
-    that is stated is a conclusion ("no anomalies at the cap, but there is a scratch on the body").
-12. Boxes and a type are taken with a Yes: from ``<location>``, JSON or ``[x1, y1, x2, y2]`` in the text, as integers
-    0-1000 or fractions of the image; others are dropped, since pixels of an unknown size mean nothing. A type must be
-    one of the taxonomy or a benchmark's label for it, and stand in ``<type>``, JSON or behind "Type:".
+4.  A labelled conclusion is next: after "Answer:", "Verdict:", "Therefore", as "Defect: none", or as the letter of an
+    option that the prompt offered. A Yes, No or "none" directly after the label is the conclusion; the rest of the
+    sentence explains it. The last label counts. A label that is withdrawn ("wait", "on closer inspection") counts as an
+    ordinary sentence.
+5.  Otherwise the last stated conclusion counts: a Yes or No that stands as an answer, or a statement that something is
+    defective, anomalous, abnormal, damaged, or normal, intact, free of defects.
+6.  A negation inverts the conclusions in its scope: "no defect", "not defective", "not normal", "a defect is not
+    visible". The scope includes an enumeration ("no scratches, dents or other defects"), also in brackets or between
+    dashes that list what was negated ("no damage (scratches, other defects)"). It ends at any other bracket, dash or
+    colon, at "|", an arrow, "because" and "except". It ends at a comma, slash or "and" if the next part of the sentence
+    begins there: a verb follows, or the negation would invert both a defect before and a word of soundness after, or
+    the reverse. A No that stands as an answer negates nothing. Words such as "no" and "without" negate a word of
+    soundness only directly before it ("no scratch on the intact rim" is No). "No doubt" is not a negation.
+7.  A hedged statement ("possibly", "may", "might", "would") is not a conclusion. A leaning one ("likely", "appears to
+    be") is; "unlikely", "I doubt" and "little evidence" negate. A hedge reaches across commas, but not beyond a bracket,
+    dash or "because" unless it stands there alone ("defective (possibly)"). A Yes or No that stands as an answer is
+    hedged only by the words before it, or by a lone hedge after it.
+8.  Questions and conditions ("whether there is a defect", "if it were damaged"), the purpose of a search ("inspected
+    for defects") and choices that are only listed ("Yes or No", "defective or normal") are not conclusions.
+9.  "Cannot be determined", "unclear" and similar words withdraw earlier conclusions, except those of rules 3 and 4; a
+    later conclusion counts. A text without a conclusion is unparsed.
+10. "Otherwise normal", "no other defects", "the rest is intact" describe the rest of the part. They mean No only if
+    there is no other conclusion.
+11. If there is no conclusion, a stated kind of defect ("there is a scratch") means Yes, and kinds that are all negated
+    ("no scratches or dents") mean No. After a "but" or "however" that follows a No, a stated kind of defect is a
+    conclusion ("no anomalies at the cap, but there is a scratch on the body").
+12. Boxes and a type are read only with a Yes: from ``<location>``, JSON or ``[x1, y1, x2, y2]`` in the text, as integers
+    0-1000 or fractions of the image. Others are dropped, because pixels of an unknown image size are meaningless. A type
+    must be in the taxonomy or be a benchmark's label for a type, and stand in ``<type>``, JSON or after "Type:".
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,59 +50,61 @@ from cot_builder.inspection.rendering import Message
 from eval.parse_conclusions import conclude
 from eval.parse_marked import find_marked
 from eval.parse_places import find_boxes, find_type
-from eval.parse_text import NOTHING, remove_thoughts, to_plain
+from eval.parse_text import NO_CONCLUSION, remove_thoughts, to_plain
 from eval.parse_words import Answer
 from schemas.geometry import Box
 
-LONGEST = 40_000
-"""Characters that are read, from the end: an answer stands there, and 10,000 tokens are no more."""
+MAX_CHARACTERS = 40_000
+"""Only so many characters at the end are parsed: the answer stands there, and 10,000 tokens are not more."""
 
 
-class Parsed(NamedTuple):
-    """What was read."""
+class ParsedAnswer(NamedTuple):
+    """A parsed answer."""
 
     answer: Answer | None
     boxes: list[Box]
-    """Boxes in 0-1000; empty but for Yes."""
+    """Boxes in 0-1000; empty unless the answer is Yes."""
     defect_type: str | None
-    """Leaf of the taxonomy; None but for Yes."""
+    """Leaf of the taxonomy; None unless the answer is Yes."""
     parse: Literal["strict", "rules", "unparsed"]
     fault: str
-    """What does not follow the grammar, or why there is no answer; empty where all is well."""
+    """Violation of the grammar, or reason why there is no answer; empty if there is none."""
 
 
-def parse_strict(completion: Sequence[Message]) -> Parsed:
-    """The verdict of the agent's messages after the prompt, by the grammar to the last character.
+def parse_strict(completion: Sequence[Message]) -> ParsedAnswer:
+    """Parse the agent's messages after the prompt by the strict grammar.
 
     Raises:
-        IndusCotError: thoughts were moved out of the text (:func:`cot_builder.inspection.parsing.read`).
+        IndusCotError: a server has moved thoughts out of the text (:func:`cot_builder.inspection.parsing.read`).
     """
     reading = read(completion)
     fault = "; ".join(reading.faults)
     if reading.verdict is None:
-        return Parsed(None, [], None, "unparsed", fault)
+        return ParsedAnswer(None, [], None, "unparsed", fault)
     verdict = reading.verdict
-    return Parsed(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", fault)
+    return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", fault)
 
 
-def parse_by_rules(text: str, options: Mapping[str, Answer] | None = None) -> Parsed:
-    """The verdict of free text by the rules above; never raises.
+def parse_by_rules(text: str, options: Mapping[str, Answer] | None = None) -> ParsedAnswer:
+    """Parse free text by the rules above; never raises.
 
     Args:
-        text: All that the model wrote.
-        options: What each letter meant, where the prompt offered options: ``{"A": "Yes", "B": "No"}``.
+        text: The model's whole text.
+        options: Meaning of each letter if the prompt offered options: ``{"A": "Yes", "B": "No"}``.
     """
     try:
         verdict = read_verdict(text.strip())
-        return Parsed(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", "")
+        return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", "")
     except GrammarError as error:
         fault = str(error)
-    said = remove_thoughts(text[-LONGEST:])
+    said = remove_thoughts(text[-MAX_CHARACTERS:])
     answer = find_marked(said, options or {})
-    if answer is NOTHING:
+    if answer is NO_CONCLUSION:
         answer = conclude(to_plain(said), options or {})
     if answer not in ("Yes", "No"):
-        return Parsed(None, [], None, "unparsed", "no conclusion was stated" if said.strip() else "nothing was written")
+        return ParsedAnswer(
+            None, [], None, "unparsed", "no conclusion was stated" if said.strip() else "nothing was written"
+        )
     if answer == "No":
-        return Parsed("No", [], None, "rules", fault)
-    return Parsed("Yes", find_boxes(said), find_type(said), "rules", fault)
+        return ParsedAnswer("No", [], None, "rules", fault)
+    return ParsedAnswer("Yes", find_boxes(said), find_type(said), "rules", fault)

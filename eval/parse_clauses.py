@@ -1,4 +1,4 @@
-"""What a clause claims: answers and statements, negated or hedged (rules 6 to 11 of :mod:`eval.parse`)."""
+"""Claims of one clause: answers and statements, with negation and hedges (rules 6 to 11 of :mod:`eval.parse`)."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -8,7 +8,7 @@ from eval.parse_words import OPPOSITE, Answer, Language, load_words
 
 
 class Word(NamedTuple):
-    """Words in a clause that state something, before any negation; fields as in :class:`Claim`."""
+    """Words that state something, before negation is applied; fields as in :class:`Claim`."""
 
     start: int
     end: int
@@ -17,21 +17,21 @@ class Word(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What words say of the part, negation included."""
+    """Statement about the part, with negation applied."""
 
     rank: int
-    """2 labelled, 1 stated, 0 a kind of defect, -1 of the rest."""
+    """2 for a labelled conclusion, 1 for a stated one, 0 for a kind of defect, -1 for a statement about the rest."""
     says: Answer | None
-    """None: nothing can be said."""
+    """None if the text says that no conclusion is possible."""
 
 
 def read_clause(clause: str) -> list[Claim]:
-    """List what a clause claims, in its order (rules 6 to 11)."""
+    """List the claims of a clause in their order (rules 6 to 11)."""
     words = load_words()
     answers = {(start, end): says for start, end, says in find_answers(clause)}
     stated: dict[tuple[int, int], tuple[int, Answer, bool]] = {span: (1, says, False) for span, says in answers.items()}
     for language in words.languages:
-        for word, negated in _stated(clause, language, answers):
+        for word, negated in _find_statements(clause, language, answers):
             already = stated.get((word.start, word.end), (word.rank, word.says, False))
             stated[word.start, word.end] = (word.rank, word.says, negated or already[2])
     hedges = find_hedges(clause)
@@ -39,7 +39,7 @@ def read_clause(clause: str) -> list[Claim]:
     found = []
     for (start, end), (rank, says, negated) in sorted(stated.items()):
         answer: Answer = OPPOSITE[says] if negated else says
-        value = _keyed(clause, start, end)
+        value = _read_keyed_value(clause, start, end)
         if value == "unsaid" or (value is None and is_hedged(clause, start, end, (start, end) in answers, hedges)):
             continue
         if value:
@@ -53,8 +53,10 @@ def read_clause(clause: str) -> list[Claim]:
     return found
 
 
-def _stated(clause: str, language: Language, answers: Collection[tuple[int, int]]) -> Iterator[tuple[Word, bool]]:
-    """What a clause states in one language, each with whether it is negated."""
+def _find_statements(
+    clause: str, language: Language, answers: Collection[tuple[int, int]]
+) -> Iterator[tuple[Word, bool]]:
+    """Yield the statements of a clause in one language, each with a flag for negation."""
     cut = language.given.sub(lambda match: "\0" * len(match[0]), clause)
     sound = [Word(*match.span(), 1, "No") for match in language.sound.finditer(cut)]
     hidden = cut
@@ -74,7 +76,9 @@ def _stated(clause: str, language: Language, answers: Collection[tuple[int, int]
     for word in words:
         behind = language.after.match(clause, word.end)
         negated = (behind is not None and not ends.search(behind[0])) or any(
-            _reaches(clause, *negation, word, words, language) for negation in negations if negation[1] <= word.start
+            _negation_reaches(clause, *negation, word, words, language)
+            for negation in negations
+            if negation[1] <= word.start
         )
         if negated or word.says == "No" or not language.unsaid.search(clause[: word.start]):
             yield word, negated
@@ -84,7 +88,7 @@ OPENING = " ([-–|→:"
 
 
 def find_answers(clause: str) -> Iterator[tuple[int, int, Answer]]:
-    """Where a Yes or No stands as an answer: alone, before a pause at the beginning, or behind a copula at the end."""
+    """Find each Yes or No that stands as an answer: alone, before a pause at the start, or after a copula at the end."""
     for says, pattern, pause in load_words().answers:
         for match in pattern.finditer(clause):
             before, after = clause[: match.start()], clause[match.end() :]
@@ -99,13 +103,13 @@ def find_answers(clause: str) -> Iterator[tuple[int, int, Answer]]:
                 yield *match.span(), says
 
 
-def _keyed(clause: str, start: int, end: int) -> str | None:
-    """What stands behind ``Defect:``: Yes, No, ``unsaid`` if nothing can be said, None if nothing stands there."""
+def _read_keyed_value(clause: str, start: int, end: int) -> str | None:
+    """Value after a key such as ``Defect:``: Yes, No, ``unsaid`` if it is a hedge or refusal, None if there is none."""
     words = load_words()
     match = re.compile(r"(?:\s*\w+(?!\w)){0,2}?\s*([:=|→–])\s*(.*)", re.DOTALL).match(clause, end)
     if not match or not match[2]:
         return None
-    # Behind a dash or a statement ("It is damaged: no coating is left") stands a value alone, or the sentence goes on.
+    # After a dash or a statement ("It is damaged: no coating is left") only a lone value counts; else it is a sentence.
     alone = match[1] in "→–" or any(
         not words.subjects.fullmatch(verb[0]) for verb in words.verbs.finditer(clause, 0, start)
     )
@@ -117,12 +121,12 @@ def _keyed(clause: str, start: int, end: int) -> str | None:
 
 
 def find_hedges(clause: str) -> list[tuple[int, int]]:
-    """Find where hedges stand."""
+    """Find the positions of hedges."""
     return [match.span() for match in load_words().hedges.finditer(clause)]
 
 
 def is_hedged(clause: str, start: int, end: int, is_answer: bool, hedges: Sequence[tuple[int, int]]) -> bool:
-    """Whether a hedge reaches what stands at a place (rule 7)."""
+    """Whether a hedge applies to the words at a position (rule 7)."""
     words = load_words()
     if words.hedged.match(clause, end):
         return True
@@ -138,19 +142,19 @@ def is_hedged(clause: str, start: int, end: int, is_answer: bool, hedges: Sequen
 _HEDGES_END = re.compile(r"[()\[\]|→–]")
 
 
-def _reaches(
+def _negation_reaches(
     clause: str, start: int, end: int, only_things: bool, word: Word, others: Sequence[Word], language: Language
 ) -> bool:
-    """Whether the negation at a place reaches a word behind it (rule 6)."""
+    """Whether a later word is in the scope of the negation at a position (rule 6)."""
     between = clause[end : word.start]
     if not language.spaced and len(between) > (1 if only_things else 12):
         return False
     if language.spaced and only_things and word.says == "No":
         return not between.strip()
-    # What stands in brackets by the way is passed over: "no (visible) defects".
+    # Skip brackets within the phrase: "no (visible) defects".
     between = re.sub(r"\([^()]*\)", lambda match: " " * len(match[0]), between)
     for cut in language.cuts.finditer(between):
-        # What the negation has turned already; it can be the beginning of a word of soundness ("no problems").
+        # Statements that the negation has inverted already; it can be the start of one ("no problems").
         turned = {
             other.says if other.start >= end else OPPOSITE[other.says]
             for other in others

@@ -1,17 +1,17 @@
-"""JSON objects within a text, whole or beside what is broken."""
+"""JSON objects within a text, also beside invalid JSON."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-MOST_JSON = 200
-"""Openings of objects that are tried; a text of more is not read to its end."""
+MAX_OBJECTS = 200
+"""Maximum number of opening braces that are tried."""
 
 
 def find_objects(text: str) -> Iterator[tuple[int, Any]]:
-    """Objects in a text, outermost ones, with where they end; what is broken is left out."""
+    """Yield the outermost valid objects of a text, each with its end position."""
     decoder, place = json.JSONDecoder(), 0
-    for _ in range(MOST_JSON):
+    for _ in range(MAX_OBJECTS):
         place = text.find("{", place)
         if place < 0:
             return
@@ -23,7 +23,7 @@ def find_objects(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def list_entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value, outer ones first; an object can be as deep as the decoder reads."""
+    """Yield every key and value, outer levels first; iterative, so that deep nesting cannot overflow the stack."""
     level = [value]
     while level:
         inner: list[Any] = []

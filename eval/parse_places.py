@@ -1,4 +1,4 @@
-"""Boxes and types that stand in a text (rule 12 of :mod:`eval.parse`)."""
+"""Boxes and types in a text (rule 12 of :mod:`eval.parse`)."""
 
 import re
 
@@ -42,7 +42,7 @@ def find_type(text: str) -> str | None:
 
 
 def find_leaf(words: str) -> str | None:
-    """Find the leaf of the taxonomy that words name, or a benchmark's label; None where they name none."""
+    """Map words to a leaf of the taxonomy, by its name or a benchmark's label; None if there is no match."""
     name = words.strip(" .*`_").casefold()
     if name.replace(" ", "_") in leaves():
         return name.replace(" ", "_")

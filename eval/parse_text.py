@@ -1,18 +1,18 @@
-"""Free text without thoughts and markup, as the rules of :mod:`eval.parse` read it (rule 2)."""
+"""Strip thoughts and markup from free text (rule 2 of :mod:`eval.parse`)."""
 
 import re
 import unicodedata
 from typing import Literal
 
-NOTHING: Literal["nothing"] = "nothing"
-"""No conclusion of this kind stands in the text; None: one was refused."""
-Said = Literal["Yes", "No", "nothing"] | None
+NO_CONCLUSION: Literal["nothing"] = "nothing"
+"""The text has no conclusion of this kind. None, in contrast, means that the text refuses one."""
+Conclusion = Literal["Yes", "No", "nothing"] | None
 
 
 def remove_thoughts(text: str) -> str:
-    """Take away what stands in ``<think>``, thoughts without a beginning or an end too."""
+    """Remove ``<think>`` blocks, also those without an opening or closing tag."""
     text = re.sub(r"<think(?:ing)?>.*?</think(?:ing)?>", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    # Servers that open the thought in the prompt leave its end alone.
+    # Some chat templates open the thought in the prompt, so that the text has only the closing tag.
     text = re.sub(r"^.*</think(?:ing)?>", " ", text, flags=re.DOTALL | re.IGNORECASE)
     return re.sub(r"<think(?:ing)?>.*$", " ", text, flags=re.DOTALL | re.IGNORECASE)
 
@@ -23,7 +23,7 @@ _MARKS = str.maketrans(
 
 
 def to_plain(text: str) -> str:
-    """Lower case, without markup, dashes and arrows alike; a label at the end of a line is joined to what it labels."""
+    """Lower-case text without markup and with uniform dashes and arrows; a label at a line end is joined to the next line."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_MARKS)
     text = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|boxed)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"<\|[^<>|\s]{1,40}\|>", " ", text)

@@ -1,4 +1,4 @@
-"""Words of ten languages by which an answer is read, compiled from ``parse.yaml``."""
+"""Words of ten languages for parsing answers, compiled from ``parse.yaml``."""
 
 import re
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ class Language(NamedTuple):
     without: re.Pattern[str]
     after: re.Pattern[str]
     cuts: re.Pattern[str]
-    """Where a negation can end. Groups: it ends always; unless what it negated is named; where a clause begins."""
+    """Possible ends of a negation. Groups: always; unless a list of what was negated follows; if a clause begins."""
     verbs: re.Pattern[str]
     unsaid: re.Pattern[str]
     given: re.Pattern[str]
 
 
 class Words(NamedTuple):
-    """What holds in every language at once."""
+    """Patterns that combine all languages."""
 
     languages: list[Language]
     yes: re.Pattern[str]
@@ -43,17 +43,17 @@ class Words(NamedTuple):
     but: re.Pattern[str]
     ends: re.Pattern[str]
     answers: list[tuple[Answer, re.Pattern[str], re.Pattern[str]]]
-    """In each language: what is said, by which words, and what follows them where they stand as an answer."""
+    """For each language: the answer, its words, and what follows them if they stand as an answer."""
     nothing: re.Pattern[str]
-    """All that stands behind a label where there is none."""
+    """The whole text after a label that means "none"."""
     verbs: re.Pattern[str]
     subjects: re.Pattern[str]
     values: list[tuple[Answer, re.Pattern[str]]]
-    """Yes and No behind a key."""
+    """Values after a key that mean Yes or No."""
     hedged: re.Pattern[str]
-    """A hedge alone, behind what it hedges."""
+    """A lone hedge after the words that it hedges."""
     of_another: re.Pattern[str]
-    """``Type: n/a`` says nothing of the verdict."""
+    """A key other than the verdict with a refusal, such as ``Type: n/a``."""
     labels: re.Pattern[str]
     corrections: re.Pattern[str]
 
@@ -85,7 +85,7 @@ def load_words() -> Words:
             before=re.compile(one(table, "before")),
             without=re.compile(one(table, "without")),
             after=re.compile("|".join(table["after"]) if table["after"] else _NEVER),
-            # What is "following" is what a colon names.
+            # After "following", a colon introduces a list and does not end the negation.
             cuts=re.compile(
                 rf"(?P<always>[|→]|{one(table, 'ends')})"
                 r"|(?P<naming>[()\[\]{}–]|(?<!following)(?<!folgenden)(?<!suivants)(?<!siguientes)(?<!seguenti)(?<!seguintes):)"
@@ -98,7 +98,7 @@ def load_words() -> Words:
         for table in tables.values()
     ]
     pause = rf"\s*(?:[,.:;!、)|→–✓✗]|/\s|[(\[]+\s*\d|[(\[][^()\[\]]*[)\]]?\W*$|{every('ends').pattern})"
-    # A label that ends in a word ends where the word does; one that ends in a colon needs no space behind it.
+    # A label that ends in a word needs a word boundary; one that ends in a colon does not.
     labels = "|".join(
         rf"(?<!\w)(?:{label})(?:(?<!\w)|(?!\w))" if table["spaced"] else label
         for table in tables.values()

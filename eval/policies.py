@@ -1,7 +1,7 @@
-"""Policies: what can be asked about an image, and what each of them said.
+"""What every policy shares: its context, its episode for one image, and its answer.
 
-All but the scripted ones inspect through :mod:`cot_builder.inspection.episode`; none is given the truth, but the
-oracle, which is no policy.
+Policies that run a model inspect through :mod:`cot_builder.inspection.episode`. No policy sees the ground truth, except
+the oracle, which exists to check the metrics.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from cot_builder.inspection.tools import offered_tools
 from cot_builder.params import Evaluate, Params
 from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
-from eval.parse import Parsed, parse_by_rules, parse_strict
+from eval.parse import ParsedAnswer, parse_by_rules, parse_strict
 from schemas.geometry import UnitBox
 from schemas.prediction import NotNegative, Spoken, Transcript
 from schemas.sample import Sample
@@ -29,8 +29,8 @@ from schemas.sample import Sample
 Answer = Literal["Yes", "No"]
 
 
-class Said(BaseModel):
-    """What a policy said of one image: the columns of a prediction that are not the truth's."""
+class PolicyAnswer(BaseModel):
+    """The answer of a policy for one image: the columns of a prediction that do not come from the ground truth."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,54 +51,54 @@ class Said(BaseModel):
 
 
 @dataclass(frozen=True)
-class Exam:
-    """What a policy is examined with: everything but the truth."""
+class EvalContext:
+    """Everything that a policy needs to answer, without the ground truth."""
 
     params: Params
     workspace: Workspace
     images: SharedImages
     priors: Mapping[tuple[str, str], str]
     weights: str | None = None
-    """Hash of the model's files, where they are here."""
-    verdict_alone: bool = False
-    """Whether the model learned to write no thought: the control arm of SFT, whose verdict is read without one."""
+    """Hash of the model's files; None if they are not on this machine."""
+    verdict_only: bool = False
+    """True for the control arm of SFT, which learned the verdict without a thought and is parsed without one."""
 
     @property
     def direct(self) -> bool:
-        """Whether a plain question is asked, instead of an inspection with its grammar."""
+        """True if the model gets a plain question instead of an inspection in the agent's grammar."""
         return self.params.evaluate.mode == "direct"
 
     @cached_property
     def tools(self) -> tuple[str, ...]:
-        """Names of the tools the policy is told of."""
+        """Names of the tools that the policy is offered."""
         return offered_tools(self.params.evaluate.mode)
 
     @cached_property
     def schemas(self) -> list[dict[str, Any]] | None:
-        """Of these tools."""
+        """Function schemas of :attr:`tools`; None if there are none."""
         return schemas_of(self.tools)
 
     @property
     def model(self) -> str:
-        """Name of the model, or the folder it lies in."""
+        """Name of the model, or its folder."""
         folder = self.model_folder
         return str(folder) if folder else self.params.evaluate.model
 
     @property
     def model_folder(self) -> Path | None:
-        """Where the weights that run here lie; None for a model that is elsewhere."""
+        """Folder of the weights that run in this process; None for a served model."""
         return None if self.params.evaluate.policy == "endpoint" else self.named_folder
 
     @property
     def named_folder(self) -> Path | None:
-        """The folder of the model's name. A server's model may have one too: vLLM serves a folder under its path."""
+        """Local folder named like the model, if there is one. A served model may have one: vLLM uses the path as name."""
         settings = self.params.evaluate
         folder = self.workspace.root / settings.model
         return folder if settings.model and not settings.scripted and folder.is_dir() else None
 
 
-def begin(exam: Exam, sample: Sample) -> Episode:
-    """An inspection that nothing was said in yet.
+def start_episode(context: EvalContext, sample: Sample) -> Episode:
+    """Create the episode of one image, before the first turn.
 
     Raises:
         DamagedImageError: the image does not decode.
@@ -106,34 +106,34 @@ def begin(exam: Exam, sample: Sample) -> Episode:
     import cv2
     from PIL import Image
 
-    pixels = exam.images.pixels(sample)
+    pixels = context.images.pixels(sample)
     shown = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    if exam.direct:
-        asked = direct_prompt(sample.category, sample.view)
+    if context.direct:
+        messages = direct_prompt(sample.category, sample.view)
     else:
-        asked = prompt(sample.category, sample.view, tools=bool(exam.tools))
-    filled = [
+        messages = prompt(sample.category, sample.view, tools=bool(context.tools))
+    chat = [
         {
             **message,
             "content": [
                 {"type": "image", "image": shown} if part["type"] == "image" else part for part in message["content"]
             ],
         }
-        for message in asked
+        for message in messages
     ]
-    rounds = turns_with_calls(exam.params.evaluate)
-    return Episode(filled, Toolbox(pixels, exam.priors), exam.tools, rounds)
+    rounds = turns_with_calls(context.params.evaluate)
+    return Episode(chat, Toolbox(pixels, context.priors), context.tools, rounds)
 
 
 def turns_with_calls(settings: Evaluate) -> int:
-    """How many turns with calls are answered, at most."""
+    """Maximum number of turns whose tool calls are executed."""
     if settings.mode in ("agent-no-tools", "direct"):
         return 0
     return 1 if settings.rounds == "two" else settings.max_calls
 
 
 def direct_prompt(category: str, view: str) -> list[Message]:
-    """A plain question for models that know nothing of this project: no grammar, no tools, room to think."""
+    """A plain question for models that do not know this project: no grammar, no tools, room to think."""
     shown = f"{category_name(category)}, view {view}" if view != "default" else category_name(category)
     text = (
         f"The photograph shows: {shown}. It comes from quality control of manufactured parts and surfaces; some of "
@@ -144,42 +144,42 @@ def direct_prompt(category: str, view: str) -> list[Message]:
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
 
 
-def told(
-    exam: Exam,
+def to_answer(
+    context: EvalContext,
     episode: Episode,
     *,
     seconds: float,
     margin: float | None = None,
-    before: float | None = None,
+    margin_before: float | None = None,
     stopped: str = "",
-) -> Said:
-    """An inspection that has ended, read.
+) -> PolicyAnswer:
+    """Parse a finished inspection.
 
     Args:
-        exam: What it was part of.
-        episode: The inspection.
-        seconds: It took.
+        context: Context of the evaluation.
+        episode: The finished inspection.
+        seconds: Time that it took.
         margin: ``log p(Yes) - log p(No)`` at the verdict.
-        before: The same before any observation.
-        stopped: Why the last turn was cut off, where it was not by its length.
+        margin_before: The same before any observation.
+        stopped: Reason why the last turn was cut off, unless it was the length.
     """
     text = "\n".join(step.text for step in episode.steps)
-    if exam.direct:
-        # What was cut off had not come to its conclusion. The grammar, for its part, takes nothing that ends too soon.
-        parsed = Parsed(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
+    if context.direct:
+        # A truncated free text may lack its conclusion. The strict grammar rejects truncated turns by itself.
+        parsed = ParsedAnswer(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
     else:
-        said = behind_a_thought(episode.completion) if exam.verdict_alone else episode.completion
-        parsed = parse_strict(said)
+        text_read = behind_a_thought(episode.completion) if context.verdict_only else episode.completion
+        parsed = parse_strict(text_read)
     answer_before: Answer | None = None
-    if before is not None:
-        answer_before = "Yes" if before > 0 else "No"
-    cut = stopped or f"cut off at {exam.params.evaluate.max_tokens} tokens"
-    return Said(
+    if margin_before is not None:
+        answer_before = "Yes" if margin_before > 0 else "No"
+    cut_reason = stopped or f"cut off at {context.params.evaluate.max_tokens} tokens"
+    return PolicyAnswer(
         answer=parsed.answer,
         boxes=parsed.boxes,
         defect_type=parsed.defect_type,
         parse=parsed.parse,
-        fault="; ".join(fault for fault in (parsed.fault, cut if episode.cut else "") if fault),
+        fault="; ".join(fault for fault in (parsed.fault, cut_reason if episode.cut else "") if fault),
         margin=margin,
         answer_before=answer_before,
         tools=episode.calls,
@@ -192,9 +192,9 @@ def told(
     )
 
 
-def failed(reason: str) -> Said:
-    """No answer, and why; such an item is tried again by the next run."""
-    return Said(
+def failed_answer(reason: str) -> PolicyAnswer:
+    """An item without an answer, and the reason; the next run tries it again."""
+    return PolicyAnswer(
         answer=None,
         boxes=[],
         defect_type=None,

@@ -1,4 +1,4 @@
-"""`rescore`: every figure again, from the predictions alone; or from the confusion counts that somebody published."""
+"""`rescore`: recompute all figures from the predictions, or compute figures from published confusion counts."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,57 +15,57 @@ from schemas.metrics import Contamination, Listing, Metrics, Run
 
 Fact = TypeVar("Fact", bound=BaseModel)
 DRAWS, SEED = 1000, 7
-"""Where no record says how many resamples there were, and from what seed."""
-NO_LIST = Listing(evaluated=0, available=None, published=None, same_list=None)
-NOT_KNOWN = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
+"""Number and seed of the resamples if no record names them."""
+UNKNOWN_LISTING = Listing(evaluated=0, available=None, published=None, same_list=None)
+UNKNOWN_CONTAMINATION = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
 
 
 class Rescored(NamedTuple):
-    """One set of one run."""
+    """Result of rescoring one set of one run."""
 
     folder: Path
     found: Metrics
     changes: list[tuple[str, Any, Any]]
-    """Path of each figure that changed, before and after; None where there was or is none."""
+    """Path of each changed figure with its value before and after; None if it is absent."""
 
 
 def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
-    """Compute ``metrics.json`` again beside each ``predictions.parquet``, and say what changed.
+    """Recompute ``metrics.json`` beside each ``predictions.parquet`` and yield the changes.
 
-    What was run, the published list and the contamination are not in the predictions. They are kept where
-    ``metrics.json`` has them, whatever version wrote it; otherwise they are None, and that is flagged.
+    The description of the run, the published list and the contamination are not in the predictions. They are taken from
+    an existing ``metrics.json`` of any version; otherwise they are None, and a flag says so.
 
     Args:
-        roots: Folders of one set, or of several.
+        roots: Folders of one set or of several.
 
     Raises:
-        IndusCotError: a table is not there or breaks the contract.
+        IndusCotError: a table is missing or invalid.
     """
     for folder in [folder for root in roots for folder in folders(root)]:
-        before, predictions = _read(folder), read_predictions(folder)
-        run = _kept(Run, before.get("run")) or _no_record(str(predictions["source_set"].first()))
-        listing = _kept(Listing, before.get("listing")) or NO_LIST
+        before, predictions = _read_metrics(folder), read_predictions(folder)
+        run = _validate_or_none(Run, before.get("run")) or _unknown_run(str(predictions["source_set"].first()))
+        listing = _validate_or_none(Listing, before.get("listing")) or UNKNOWN_LISTING
         if listing.evaluated != predictions.height:
             same = False if listing.same_list is not None else None
             listing = listing.model_copy(update={"evaluated": predictions.height, "same_list": same})
-        seen = _kept(Contamination, before.get("contamination")) or NOT_KNOWN
+        contamination = _validate_or_none(Contamination, before.get("contamination")) or UNKNOWN_CONTAMINATION
         draws = before.get("draws")
         found = metrics(
             predictions,
             run,
             listing,
-            seen,
+            contamination,
             draws=draws if isinstance(draws, int) else DRAWS,
             seed=SEED if run.seed is None else run.seed,
         )
-        changes = list(_changes(before, found.model_dump(mode="json")))
+        changes = list(_find_changes(before, found.model_dump(mode="json")))
         if changes:
             write_metrics(found, folder)
         yield Rescored(folder, found, changes)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """``metrics.json`` as it lies there; empty where it does not, or is none."""
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    """The existing ``metrics.json``; empty if it is missing or not a JSON object."""
     try:
         found = json.loads((folder / METRICS_FILE).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -73,25 +73,25 @@ def _read(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _kept(kind: type[Fact], values: Any) -> Fact | None:
+def _validate_or_none(kind: type[Fact], values: Any) -> Fact | None:
     try:
         return kind.model_validate(values)
     except ValidationError:
         return None
 
 
-def _no_record(name: str) -> Run:
+def _unknown_run(name: str) -> Run:
     nothing = dict.fromkeys(("mode", "rounds", "policy", "model", "model_sha256", "priors", "seed"))
     return Run.model_validate({**nothing, "set": name, "parameters": {}, "versions": {}})
 
 
-def of_counts(counts: str) -> dict[str, float]:
+def figures_of_counts(counts: str) -> dict[str, float]:
     """Balanced accuracy, recall, specificity, precision and F1 of ``tp=…,fn=…,tn=…,fp=…``, as shares.
 
-    A share without anything to compute it on is left out.
+    A figure whose denominator is zero is left out.
 
     Raises:
-        IndusCotError: a count is missing, named twice, unknown or no whole number.
+        IndusCotError: a count is missing, duplicated, unknown or not a whole number.
     """
     from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
@@ -101,15 +101,15 @@ def of_counts(counts: str) -> dict[str, float]:
         raise IndusCotError(f"--counts {counts}: write whole numbers, for example --counts tp=45,fn=9,tn=270,fp=16")
     weight = {name: int(value) for name, _, value in given}
     tp, fn, tn, fp = (weight[name] for name in COUNTS)
-    truth, said, weights = [True, True, False, False], [True, False, False, True], [tp, fn, tn, fp]
+    truth, predicted, weights = [True, True, False, False], [True, False, False, True], [tp, fn, tn, fp]
     found: dict[str, float] = {}
     if tp + fn and tn + fp:
-        found["balanced accuracy"] = balanced_accuracy_score(truth, said, sample_weight=weights)
+        found["balanced accuracy"] = balanced_accuracy_score(truth, predicted, sample_weight=weights)
     for label, defined in ((True, tp + fn), (False, tn + fp)):
         if not defined:
             continue
         precision, recall, f1, _ = precision_recall_fscore_support(
-            truth, said, average="binary", pos_label=label, sample_weight=weights, zero_division=0
+            truth, predicted, average="binary", pos_label=label, sample_weight=weights, zero_division=0
         )
         if not label:
             found["specificity"] = recall
@@ -122,9 +122,9 @@ def of_counts(counts: str) -> dict[str, float]:
     return {name: float(found[name]) for name in order if name in found}
 
 
-def _changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _find_changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in [*before, *(name for name in after if name not in before)]:
-            yield from _changes(before.get(name), after.get(name), f"{path}.{name}" if path else str(name))
+            yield from _find_changes(before.get(name), after.get(name), f"{path}.{name}" if path else str(name))
     elif before != after:
         yield path or METRICS_FILE, before, after

@@ -1,6 +1,6 @@
-"""Runs beside what others report: each line with its source, and whether list and protocol are the same.
+"""Scoreboard: own runs beside published results, each line with its source, test list and protocol.
 
-What others report is ``scoreboard.yaml``. Only a line whose list is the published one can be set beside another.
+Published results are in ``scoreboard.yaml``. Two lines are comparable only if both use the published test list.
 """
 
 import json
@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.metrics import Estimate, Metrics, OverSets
 
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
-"""The five that the paper averages over."""
+"""The five sets that the paper averages over."""
 ROUNDS = {"two": "two rounds", "free": "free turns"}
 
 
-class Line(BaseModel):
+class ScoreboardLine(BaseModel):
     """One line of the scoreboard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,39 +30,38 @@ class Line(BaseModel):
     figures: dict[str, Annotated[float, Field(ge=0, le=100)]]
     """Balanced accuracy by set, per cent."""
     intervals: dict[str, Estimate] = {}
-    """The same as shares with their 95 % intervals; ours alone have any."""
+    """The same as shares with their 95 % intervals; only for own runs."""
     mean: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Over :data:`SETS`; None where one is missing."""
+    """Mean over :data:`SETS`; None if one is missing."""
     over: OverSets | None = None
-    """Mean over the sets that are there, with its interval; ours alone have any."""
+    """Mean over the available sets, with its interval; only for own runs."""
     source: str
     address: str
-    """URL; empty where none is known."""
+    """URL; empty if unknown."""
     same_list: bool | None
-    """Whether exactly the published test lists were used; None where that is not known."""
+    """Whether exactly the published test lists were used; None if unknown."""
     same_protocol: bool | None
-    """Whether an agent with all tools was asked, and a verdict that cannot be read is wrong; None where that is not
-    known."""
+    """Whether the protocol is this project's: an agent with all tools, unparsed answers count as wrong; None if
+    unknown."""
     protocol: str
-    """How the figures were got, and what speaks against setting them beside others."""
+    """How the figures were obtained, and what limits their comparison with others."""
 
 
 def scoreboard(
     all_metrics: Sequence[Metrics], over: Callable[[Sequence[Metrics]], OverSets | None] = lambda _: None
-) -> list[Line]:
-    """This project's runs first, a line for each model, its weights, mode and parameters; then what others report,
-    best mean first.
+) -> list[ScoreboardLine]:
+    """Lines of own runs, one for each model, weights, mode and parameters; then published results, best mean first.
 
     Args:
-        all_metrics: Of every set of every run.
-        over: The mean of one run over its sets (:mod:`eval.macro`).
+        all_metrics: Metrics of every set of every run.
+        over: Averages one run over its sets (:mod:`eval.macro`).
     """
-    ours = [_ours(found, over(found)) for found in apart(all_metrics)]
+    ours = [_own_line(found, over(found)) for found in group_runs(all_metrics)]
     return [*ours, *sorted(published(), key=lambda line: (line.mean is None, -(line.mean or 0)))]
 
 
-def apart(all_metrics: Sequence[Metrics]) -> list[list[Metrics]]:
-    """Runs: the sets that one model was asked about, of the same weights, mode and parameters."""
+def group_runs(all_metrics: Sequence[Metrics]) -> list[list[Metrics]]:
+    """Group metrics by run: same model, weights, mode and parameters."""
     runs: dict[tuple[str | None, ...], list[Metrics]] = {}
     for found in all_metrics:
         run = found.run
@@ -72,18 +71,18 @@ def apart(all_metrics: Sequence[Metrics]) -> list[list[Metrics]]:
 
 
 @cache
-def published() -> tuple[Line, ...]:
-    """What others report, with the mean of the printed figures."""
+def published() -> tuple[ScoreboardLine, ...]:
+    """Published results, with the mean of their printed figures."""
     lines = yaml.safe_load(resources.files("eval").joinpath("scoreboard.yaml").read_text("utf-8"))
-    return tuple(Line.model_validate(line | {"mean": _mean(line["figures"])}) for line in lines)
+    return tuple(ScoreboardLine.model_validate(line | {"mean": _printed_mean(line["figures"])}) for line in lines)
 
 
-def _mean(figures: dict[str, float]) -> float | None:
-    # What is printed has one decimal, and 83.52 is no more precise than that.
+def _printed_mean(figures: dict[str, float]) -> float | None:
+    # The printed figures have one decimal, so their mean has no more.
     return round(mean(figures[name] for name in SETS), 1) if set(SETS) <= figures.keys() else None
 
 
-def _ours(found: Sequence[Metrics], over: OverSets | None) -> Line:
+def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine:
     run = found[0].run
     intervals = {item.run.set: item.overall.balanced_accuracy for item in found if item.overall.balanced_accuracy}
     lists = {item.listing.same_list for item in found}
@@ -91,12 +90,12 @@ def _ours(found: Sequence[Metrics], over: OverSets | None) -> Line:
     shot = "not zero-shot" if False in seen else "zero-shot" if seen == {True} else "training of the model unknown"
     flagged = [f"{item.run.set}: {flag}" for item in found for flag in item.flags]
     figures = {name: 100 * estimate.value for name, estimate in intervals.items()}
-    return Line(
+    return ScoreboardLine(
         name=run.named,
         kind="ours",
         figures=figures,
         intervals=intervals,
-        mean=_mean(figures),
+        mean=_printed_mean(figures),
         over=over,
         source="this run, results/SET/metrics.json",
         address="",

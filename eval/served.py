@@ -1,4 +1,4 @@
-"""A policy behind an OpenAI-compatible server: many inspections at once, through the door that keeps every answer."""
+"""A policy behind an OpenAI-compatible server: concurrent inspections through the client that caches every answer."""
 
 import asyncio
 import hashlib
@@ -16,18 +16,18 @@ from cot_builder.inspection.episode import Episode, Written
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.storage.header import read_header
 from cot_builder.storage.samples import DamagedImageError
-from eval.policies import Exam, Said, begin, failed, told
+from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer
 from schemas.sample import Sample
 
 STEP = "evaluate"
-STOPPED = ("content_filter", "refusal", "abort", "error")
-"""Reasons to finish, other than the length, after which a turn is no whole one: what it says so far is no verdict."""
+INCOMPLETE_REASONS = ("content_filter", "refusal", "abort", "error")
+"""Finish reasons, other than the length, of an incomplete turn. Its text is not a verdict."""
 
 
-def served(
-    exam: Exam,
+def ask_endpoint(
+    context: EvalContext,
     samples: Sequence[Sample],
-    take: Callable[[Sample, Said], None],
+    take: Callable[[Sample, PolicyAnswer], None],
     description: str,
     tell: Callable[[], str],
     *,
@@ -36,42 +36,42 @@ def served(
 ) -> None:
     """Ask the endpoint about every sample.
 
-    Tools are told of in the system's turn, in the words of Qwen's template, and calls are read from the text: a server
-    that is given tools takes turns apart each in its own way, and what it leaves out would be lost.
+    The tools are described in the system message, in the words of Qwen's chat template, and calls are parsed from the
+    text. Native tool parameters are not used: each server splits such turns in its own way and drops parts of them.
 
     Args:
-        exam: What the policy is examined with.
-        samples: What to ask about.
-        take: Given each result as soon as it is there.
-        description: Shown beside the progress.
-        tell: What else there is to say at the moment.
-        refresh: Ask anew what was answered before.
-        allow_unpriced: Ask a model that prices.yaml does not know.
+        context: Context of the evaluation.
+        samples: Samples to evaluate.
+        take: Called with each result as soon as it is complete.
+        description: Label of the progress line.
+        tell: Gives a text that the progress line ends with.
+        refresh: Ignore stored answers.
+        allow_unpriced: Allow a model without a price in prices.yaml.
 
     Raises:
-        IndusCotError: no price or key; the budget is spent; the endpoint refuses everybody or is not there.
+        IndusCotError: no price or key; the budget is spent; the endpoint is unreachable or refuses every request.
     """
 
     async def work(door: Door, sample: Sample) -> None:
         started, reason = time.perf_counter(), ""
         try:
-            # Images, tools and encoding take a core for milliseconds: other inspections go on meanwhile.
-            inspection, request = await asyncio.to_thread(_begin, exam, sample)
+            # In a thread: images, tools and encoding take milliseconds of CPU, and other inspections continue meanwhile.
+            inspection, request = await asyncio.to_thread(_start_inspection, context, sample)
             while request is not None:
                 answer = await door.ask(request)
                 reason = answer.finish_reason
-                request = await asyncio.to_thread(inspection.go_on, answer)
+                request = await asyncio.to_thread(inspection.next_request, answer)
         except (DamagedImageError, NotAnsweredError) as error:
-            take(sample, failed(str(error)))
+            take(sample, failed_answer(str(error)))
             return
-        stopped = f"stopped by the server ({reason})" if reason in STOPPED else ""
-        take(sample, told(exam, inspection.episode, seconds=time.perf_counter() - started, stopped=stopped))
+        stopped = f"stopped by the server ({reason})" if reason in INCOMPLETE_REASONS else ""
+        take(sample, to_answer(context, inspection.episode, seconds=time.perf_counter() - started, stopped=stopped))
 
-    settings = exam.params.evaluate
+    settings = context.params.evaluate
     run_through_door(
         Endpoint(settings.base_url, settings.api_key_env, [settings.model], "evaluate"),
-        exam.params,
-        exam.workspace,
+        context.params,
+        context.workspace,
         samples,
         work,
         lambda _: None,
@@ -84,64 +84,65 @@ def served(
     )
 
 
-def _begin(exam: Exam, sample: Sample) -> tuple["_Inspection", Request | None]:
-    inspection = _Inspection(exam, sample)
-    return inspection, inspection.request()
+def _start_inspection(context: EvalContext, sample: Sample) -> tuple["_Inspection", Request | None]:
+    inspection = _Inspection(context, sample)
+    return inspection, inspection.make_request()
 
 
 class _Inspection:
-    """An episode, with its images as they are sent: each is read and encoded once."""
+    """An episode with its encoded images; each image is read and encoded once."""
 
-    def __init__(self, exam: Exam, sample: Sample) -> None:
-        self.episode = begin(exam, sample)
-        self._exam = exam
-        self._files = [query_image(sample, exam.images)]
+    def __init__(self, context: EvalContext, sample: Sample) -> None:
+        self.episode = start_episode(context, sample)
+        self._exam = context
+        self._files = [query_image(sample, context.images)]
 
-    def go_on(self, answer: Answer) -> Request | None:
-        """Take an answer; what is to be asked next, None at the end."""
-        self.episode.take(_written(answer))
-        return self.request()
+    def next_request(self, answer: Answer) -> Request | None:
+        """Add an answer to the episode; returns the next request, None at the end."""
+        self.episode.take(_to_written(answer))
+        return self.make_request()
 
-    def request(self) -> Request | None:
-        """What is to be asked next, None at the end."""
+    def make_request(self) -> Request | None:
+        """The next request; None at the end of the episode."""
         if self.episode.done:
             return None
         settings = self._exam.params.evaluate
-        seen = list(_observed(self.episode))
-        self._files += [_png(*shown) for shown in seen[len(self._files) - 1 :]]
+        observed = list(_observed_images(self.episode))
+        self._files += [_png_file(*shown) for shown in observed[len(self._files) - 1 :]]
         for file in self._files:
-            # Made here, in a thread, and not where the request is sent.
+            # Encode here, in a thread, rather than on the event loop that sends the request.
             _ = file.encoded
         left = iter(self._files)
         return Request(
             step=STEP,
             model=settings.model,
-            messages=[_sent(message, left) for message in for_endpoint(self.episode.chat, self._exam.schemas)],
+            messages=[
+                _to_request_message(message, left) for message in for_endpoint(self.episode.chat, self._exam.schemas)
+            ],
             images={file.sha256: file for file in self._files},
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
-            candidate=_apart(self._exam),
+            candidate=_cache_variant(self._exam),
         )
 
 
-def _apart(exam: Exam) -> int:
-    """Keeps apart answers to one question that may differ: of other weights under one name, and of other seeds where
-    tokens are sampled."""
-    seed = None if exam.params.evaluate.temperature == 0 else exam.params.run.seed
-    if exam.weights is None and seed is None:
+def _cache_variant(context: EvalContext) -> int:
+    """Number that separates cached answers to equal requests: by the weights behind a name, and by the seed if sampled."""
+    seed = None if context.params.evaluate.temperature == 0 else context.params.run.seed
+    if context.weights is None and seed is None:
         return 0
-    return int(hashlib.sha256(f"{exam.weights}/{seed}".encode()).hexdigest()[:12], 16)
+    return int(hashlib.sha256(f"{context.weights}/{seed}".encode()).hexdigest()[:12], 16)
 
 
-def _sent(message: Message, images: Iterator[ImageFile]) -> Message:
+def _to_request_message(message: Message, images: Iterator[ImageFile]) -> Message:
     parts = [next(images).part if part["type"] == "image" else part for part in message["content"]]
     if all(part["type"] == "text" for part in parts):
-        # A list of texts is more than some servers take of a system or an assistant.
+        # Some servers reject a list of texts in a system or assistant message.
         return {"role": message["role"], "content": "".join(part["text"] for part in parts)}
     return {"role": message["role"], "content": parts}
 
 
-def _observed(episode: Episode) -> Iterator[tuple[str, bytes]]:
+def _observed_images(episode: Episode) -> Iterator[tuple[str, bytes]]:
     """Digest and PNG of each observed image, in order."""
     for step in episode.steps:
         for observation, png in step.observations:
@@ -149,23 +150,23 @@ def _observed(episode: Episode) -> Iterator[tuple[str, bytes]]:
                 yield observation.image_sha256, png
 
 
-def _png(digest: str, png: bytes) -> ImageFile:
+def _png_file(digest: str, png: bytes) -> ImageFile:
     header = read_header(png)
     return ImageFile(digest, header.width, header.height, lambda: (png, "image/png"))
 
 
-def _written(answer: Answer) -> Written:
+def _to_written(answer: Answer) -> Written:
     return Written(
-        whole_text(answer.text, answer.message),
+        restore_text(answer.text, answer.message),
         answer.usage.input,
         answer.usage.output,
-        cut=answer.finish_reason in ("length", *STOPPED),
+        cut=answer.finish_reason in ("length", *INCOMPLETE_REASONS),
         usd=answer.usd,
     )
 
 
-def whole_text(text: str, message: Mapping[str, Any]) -> str:
-    """What the model wrote, where a server has taken thought and calls out of it: put back in their order."""
+def restore_text(text: str, message: Mapping[str, Any]) -> str:
+    """Rebuild the model's text from a message whose thought and calls the server has moved into fields of their own."""
     thought = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(thought, str) and thought.strip():
         text = f"<think>{thought}</think>{text.lstrip()}"

@@ -1,13 +1,13 @@
-"""Intervals and paired tests that take physical parts, not images, for what was drawn at random.
+"""Intervals and paired tests whose random unit is the physical part, not the image.
 
-Several images of one part say nearly the same: an interval that resamples images is too narrow by as much. So the
-bootstrap (Efron 1979) draws whole parts with replacement, as many as there are, apart in three strata: normal parts,
-defective ones, and those of which both kinds of image exist. Each resample therefore holds both labels, as many as the
-benchmark's list fixes. Categories are no strata: one with two parts that share their fate would seem certain.
+Images of one part are strongly correlated, so an interval that resamples images is too narrow. The bootstrap (Efron
+1979) therefore draws whole parts with replacement, as many as there are, in three strata: normal parts, defective
+parts, and parts with images of both labels. Each resample thus has as many parts of each kind as the benchmark.
+Categories are not strata: a category with two parts that agree would appear certain.
 
-One resample is a weight for each part, so that every figure of every group is a product of matrices: a part's counts,
-times the weights of all resamples. Intervals are the 2.5th and 97.5th percentile of what comes out. Where every image
-of a group is right, or every one is wrong, all resamples agree and the interval has no width: it says nothing there.
+A resample is a weight for each part, so every figure of every group is a matrix product of the parts' counts and the
+weights of all resamples. Intervals are the 2.5th and 97.5th percentiles. If all images of a group are right, or all are
+wrong, every resample agrees and the interval has zero width; it carries no information then.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ import numpy as np
 
 LEVELS = (2.5, 97.5)
 FEWEST_PARTS = 5
-"""Parts with a label that an interval needs; below, there is none."""
+"""Minimum number of parts with each label for an interval."""
 CHUNK = 2**18
-"""Weights in memory at once."""
+"""Maximum number of weights in memory."""
 PERMUTATIONS = 9999
 
 
@@ -27,17 +27,17 @@ class Parts(NamedTuple):
     """The physical parts of some images."""
 
     of: np.ndarray
-    """(images,): number of each image's part."""
+    """(images,): index of each image's part."""
     stratum: np.ndarray
-    """(parts,): number of each part's stratum."""
+    """(parts,): index of each part's stratum."""
 
     @property
     def total(self) -> int:
         return len(self.stratum)
 
 
-def parts_of(names: np.ndarray, defective: np.ndarray) -> Parts:
-    """Parts by name, in strata by which labels their images have; both arrays are (images,)."""
+def group_parts(names: np.ndarray, defective: np.ndarray) -> Parts:
+    """Group images by part name, and parts into strata by the labels of their images; both arrays are (images,)."""
     _, index = np.unique(names, return_inverse=True)
     has_defect = np.bincount(index, weights=defective) > 0
     has_normal = np.bincount(index, weights=~defective) > 0
@@ -46,7 +46,7 @@ def parts_of(names: np.ndarray, defective: np.ndarray) -> Parts:
 
 
 def resamples(parts: Parts, draws: int, seed: int | Sequence[int]) -> Iterator[np.ndarray]:
-    """How often each part is drawn: arrays of (some draws, parts), ``draws`` in all."""
+    """Yield how often each part is drawn: arrays of (some draws, parts), ``draws`` rows in total."""
     rng = np.random.default_rng(seed)
     order = np.argsort(parts.stratum, kind="stable")
     sizes = np.bincount(parts.stratum)
@@ -62,22 +62,22 @@ def resamples(parts: Parts, draws: int, seed: int | Sequence[int]) -> Iterator[n
         yield weights
 
 
-def by_part(parts: Parts, defective: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """tp, fn, tn, fp of each part: (parts, 4), of boolean arrays of (images,)."""
+def count_by_part(parts: Parts, defective: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Count tp, fn, tn, fp of each part from boolean arrays of shape (images,); returns (parts, 4)."""
     columns = (defective & right, defective & ~right, ~defective & right, ~defective & ~right)
     return np.column_stack([np.bincount(parts.of, weights=column, minlength=parts.total) for column in columns])
 
 
-def balanced(counts: np.ndarray) -> np.ndarray:
-    """Balanced accuracy of (…, 4) counts as :func:`by_part` gives them; both labels are there."""
+def balanced_accuracy_of(counts: np.ndarray) -> np.ndarray:
+    """Balanced accuracy of (…, 4) counts from :func:`count_by_part`; both labels must occur."""
     tp, fn, tn, fp = np.moveaxis(counts, -1, 0)
     return (tp / (tp + fn) + tn / (tn + fp)) / 2
 
 
 def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the 95 % interval of each column of (draws, figures); NaN where a figure is never defined.
+    """Bounds of the 95 % interval of each column of (draws, figures); NaN if a figure is undefined in every resample.
 
-    Resamples in which a figure is not defined are left out of it.
+    Resamples in which a figure is undefined are left out.
     """
     never = np.isnan(drawn).all(axis=0)
     if not drawn.size:
@@ -87,10 +87,10 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test (1947) on who was right, two boolean arrays of (images,).
+    """McNemar's exact test (1947) on two boolean arrays of (images,) that say which answers were right.
 
     Returns:
-        Images that only the first has right, that only the second has right, and the two-sided p-value.
+        Number of images that only the first run has right, that only the second has right, and the two-sided p-value.
     """
     from scipy.stats import binomtest
 
@@ -101,19 +101,19 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
 
 
 def permutation_p(gains: np.ndarray, seed: int) -> float:
-    """Two-sided p-value of the sum of ``gains``, what each part adds to a paired difference, if the two runs are alike.
+    """Two-sided p-value of the sum of ``gains`` (each part's contribution to a paired difference) if the runs are equal.
 
-    Then which run a part's answers came from is as good as tossed: the runs are exchanged part by part, all ways where
-    there are few, else at random (the Fisher-Pitman test, as scipy has it).
+    Under that hypothesis the runs of each part can be exchanged: in all combinations if there are few parts, else at
+    random (Fisher-Pitman test, scipy's ``permutation_test``).
     """
     from scipy.stats import permutation_test
 
-    # Exchanging what is equal changes nothing.
+    # Parts with zero gain do not change the sum.
     gains = gains[gains != 0]
     if len(gains) == 0:
         return 1.0
     if len(gains) == 1:
-        # Two ways to exchange one part, both as far from 0.
+        # One part can be exchanged in two ways, both equally far from 0.
         return 1.0
     found = permutation_test(
         (gains, np.zeros_like(gains)),

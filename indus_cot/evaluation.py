@@ -87,11 +87,11 @@ def rescore(
     from cot_builder.storage.results import PREDICTIONS_FILE
     from eval.macro import write_overview
     from eval.metrics import describe, headline
-    from eval.rescore import of_counts
+    from eval.rescore import figures_of_counts
     from eval.rescore import rescore as again
 
     if counts:
-        typer.echo("\n".join(f"{name}: {100 * value:.2f}" for name, value in of_counts(counts).items()))
+        typer.echo("\n".join(f"{name}: {100 * value:.2f}" for name, value in figures_of_counts(counts).items()))
     if not counts and not results:
         results = [Path("results")]
     for item in again(results or []):
@@ -136,7 +136,7 @@ def compare(
     from cot_builder.progress import console
     from cot_builder.storage.output import write_text
     from eval.compare import compare as hold
-    from eval.compare import plain, shown
+    from eval.compare import list_names, to_json
 
     found = hold(first, second, draws=draws, seed=seed)
     table = Table(
@@ -154,9 +154,9 @@ def compare(
         typer.echo(f"{name}: first is {one}; second is {other}")
     for path, names in ((first, found.only_first), (second, found.only_second)):
         if names:
-            typer.echo(f"only {path} has {len(names)}, which are left out: {shown(names)}")
+            typer.echo(f"only {path} has {len(names)}, which are left out: {list_names(names)}")
     if file:
-        write_text(file, json.dumps(plain(found), indent=1) + "\n")
+        write_text(file, json.dumps(to_json(found), indent=1) + "\n")
 
 
 def report(context: typer.Context) -> None:

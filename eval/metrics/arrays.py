@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from eval.statistics import parts_of
+from eval.statistics import group_parts
 from schemas.geometry import Box, union_iou
 from schemas.taxonomy import UNSPECIFIED, family, leaves
 
@@ -29,7 +29,7 @@ class PredictionArrays:
         yes = (frame["answer"] == "Yes").fill_null(False).to_numpy()
         self.said_yes = np.where(self.unread, self.normal, yes)
         """What counts as Yes: of an unread verdict the opposite of the truth."""
-        self.parts = parts_of(frame["part_id"].to_numpy(), self.defective)
+        self.parts = group_parts(frame["part_id"].to_numpy(), self.defective)
         self.margin = frame["margin"].fill_null(np.nan).to_numpy()
         """NaN where the policy gave none."""
         asked = self.defective & place_asked

@@ -12,7 +12,7 @@ from eval.macro import over
 from eval.metrics import read_metrics
 from eval.metrics.arrays import Kind
 from eval.metrics.figure import FIGURES
-from eval.scoreboard import SETS, Line, scoreboard
+from eval.scoreboard import SETS, ScoreboardLine, scoreboard
 from schemas.metrics import Bin, Estimate, Metrics, Scores
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -61,7 +61,7 @@ class Results:
     """The evaluation as the report shows it."""
 
     sets: list[SetResult]
-    lines: list[Line]
+    lines: list[ScoreboardLine]
     columns: tuple[str, ...]
     flags: list[tuple[str, str]]
 

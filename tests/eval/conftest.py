@@ -1,4 +1,4 @@
-"""A project with a set to evaluate, and `indus-cot evaluate` in a copy of it."""
+"""Fixtures: a project with a set to evaluate, and `indus-cot evaluate` in a copy of it."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def evaluated(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a set to train on and one to evaluate, 8 sound and 8 defective images; to be copied."""
+    """A project with a set to train on and one to evaluate, 8 sound and 8 defective images; tests copy it."""
     folder = tmp_path_factory.mktemp("evaluate") / "project"
     folder.mkdir()
     shutil.copytree(ROOT / "profiles", folder / "profiles")
@@ -37,7 +37,7 @@ def evaluated(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def run(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., str]:
-    """Runs `indus-cot evaluate` in this process; returns what it printed, and fails where it does."""
+    """Runs `indus-cot evaluate` in this process; returns its output, raises if it fails."""
     # Imported here: most tests of this folder run no command.
     from indus_cot import app as cli
     from tests.helpers.evaluated import KEY

@@ -1,4 +1,4 @@
-"""Two runs held against each other: what differs, how surely, and what cannot be compared."""
+"""Comparison of two runs: difference, interval, tests, and runs that cannot be compared."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ SEED = 5
 
 
 def results(root: Path, predictions: pl.DataFrame, name: str = "mpdd", **facts: object) -> Path:
-    """Results of one set below ``root``."""
+    """Write the results of one set below ``root``."""
     folder = root / name
     folder.mkdir(parents=True)
     named = predictions.with_columns(source_set=pl.lit(name), sample_id=pl.format("{}/{}", pl.lit(name), "sample_id"))
@@ -32,12 +32,12 @@ def results(root: Path, predictions: pl.DataFrame, name: str = "mpdd", **facts: 
 
 
 def inspector(skill: float, seed: int = 0) -> pl.DataFrame:
-    """Right with this chance."""
+    """Which answers are right, each with this probability."""
     rng = np.random.default_rng(seed)
     return mpdd(lambda bad, _: "Yes" if bad == (rng.random() < skill) else "No")
 
 
-def test_a_run_is_as_good_as_itself(tmp_path: Path) -> None:
+def test_run_compared_with_itself(tmp_path: Path) -> None:
     one = results(tmp_path / "a", inspector(0.8))
     found = compare(one, one, draws=200, seed=SEED)
     assert found.macro is None
@@ -46,7 +46,7 @@ def test_a_run_is_as_good_as_itself(tmp_path: Path) -> None:
     assert not found.only_first and not found.only_second
 
 
-def test_what_is_better_is_told_from_what_is_alike(tmp_path: Path) -> None:
+def test_better_and_equal_runs_are_distinguished(tmp_path: Path) -> None:
     good = results(tmp_path / "good", inspector(0.8))
     bad = results(tmp_path / "bad", inspector(0.6, seed=1))
     like = results(tmp_path / "like", inspector(0.75, seed=3))
@@ -60,14 +60,14 @@ def test_what_is_better_is_told_from_what_is_alike(tmp_path: Path) -> None:
     assert item.low is not None and item.high is not None
     assert item.low < 0 < item.high
     assert item.permutation_p > 0.05
-    # The other way round it is the same, with the other sign.
+    # Swapping the runs flips the sign.
     (back,) = compare(good, like, draws=500, seed=SEED).sets
     assert (back.difference, back.low, back.high) == pytest.approx((-item.difference, -item.high, -item.low))
     assert back.permutation_p == pytest.approx(item.permutation_p, abs=0.02)
 
 
-def test_few_parts_are_permuted_all_ways(tmp_path: Path) -> None:
-    """Three parts that only the second has right, of a label each: 2 of the 8 ways to exchange them are as far apart."""
+def test_few_parts_are_permuted_exactly(tmp_path: Path) -> None:
+    """Only the second run has the three parts right; 2 of the 8 exchanges give a difference as large."""
     truth = [True] * 6 + [False] * 6
     first = results(tmp_path / "a", table(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6))
     second = results(tmp_path / "b", table(truth, answer=["Yes"] * 6 + ["No"] * 6))
@@ -77,7 +77,7 @@ def test_few_parts_are_permuted_all_ways(tmp_path: Path) -> None:
     assert item.mcnemar_p == pytest.approx(2 / 8)
 
 
-def test_images_of_one_part_are_exchanged_together(tmp_path: Path) -> None:
+def test_images_of_one_part_move_together(tmp_path: Path) -> None:
     truth = [True] * 6 + [False] * 6
     parts = ["one"] * 3 + [f"part {number}" for number in range(9)]
     first = results(tmp_path / "a", table(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6, part_id=parts))
@@ -87,7 +87,7 @@ def test_images_of_one_part_are_exchanged_together(tmp_path: Path) -> None:
     assert item.low is None, "four defective parts are too few"
 
 
-def test_the_mean_over_sets_is_narrower_than_each(tmp_path: Path) -> None:
+def test_mean_over_sets_has_narrower_interval(tmp_path: Path) -> None:
     for name in ("mpdd", "visa"):
         results(tmp_path / "a", inspector(0.7), name)
         results(tmp_path / "b", inspector(0.75, seed=1), name)
@@ -95,11 +95,11 @@ def test_the_mean_over_sets_is_narrower_than_each(tmp_path: Path) -> None:
     assert found.macro
     assert found.macro.difference == pytest.approx(np.mean([item.difference for item in found.sets]))
     widths = [item.high - item.low for item in (*found.sets, found.macro)]  # type: ignore[operator]
-    # Alike as they are, the sets are drawn independently.
+    # The sets are equal but resampled independently.
     assert widths[2] == pytest.approx(np.hypot(*widths[:2]) / 2, rel=0.12)
 
 
-def test_what_only_one_has_is_counted_and_named(tmp_path: Path) -> None:
+def test_images_of_one_run_are_listed(tmp_path: Path) -> None:
     whole = inspector(0.8)
     results(tmp_path / "a", whole)
     results(tmp_path / "a", whole, "visa")
@@ -116,27 +116,27 @@ def test_what_only_one_has_is_counted_and_named(tmp_path: Path) -> None:
     assert found["only_second"] == []
 
 
-def test_different_truths_are_refused(tmp_path: Path) -> None:
+def test_different_ground_truth_is_refused(tmp_path: Path) -> None:
     results(tmp_path / "a", table([True, False, True]))
     results(tmp_path / "b", table([True, False, False]))
-    with pytest.raises(IndusCotError, match=r"true_answer of 1 images differs.*cannot be compared"):
+    with pytest.raises(IndusCotError, match=r"true_answer of 1 images differs.*evaluate both again"):
         compare(tmp_path / "a", tmp_path / "b", draws=100, seed=SEED)
 
 
-def test_two_checkpoints_and_two_folders_of_a_set_are_told_apart(tmp_path: Path) -> None:
+def test_checkpoints_and_duplicate_folders(tmp_path: Path) -> None:
     some = table([True, False] * 6)
     results(tmp_path / "a", some, model_sha256="a" * 64)
     results(tmp_path / "b", some, model_sha256="b" * 64, rounds="two")
     (told,) = compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED).modes.values()
     assert told == ("oracle, agent, weights aaaaaaaa", "oracle, agent, two rounds, weights bbbbbbbb")
     shutil.copytree(tmp_path / "a" / "mpdd", tmp_path / "a" / "older")
-    with pytest.raises(IndusCotError, match="mpdd and older are both of mpdd; name one of them"):
+    with pytest.raises(IndusCotError, match="mpdd and older both hold results of mpdd; give one of them"):
         compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED)
     (tmp_path / "a" / "older").rename(tmp_path / "a" / ".mpdd.partial")
     assert len(compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED).sets) == 1
 
 
-def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
+def test_disjoint_results_are_refused(tmp_path: Path) -> None:
     results(tmp_path / "a", table([True, False]))
     results(tmp_path / "b", table([True, False]), "visa")
     with pytest.raises(IndusCotError, match="no set in common"):

@@ -1,4 +1,4 @@
-"""What the evaluated model may have seen, and whether the evaluated list is the published one."""
+"""Contamination of the evaluated model, and recognition of the published test list."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def sample(sample_id: str, image: str, category: str = "tubes", split: str = "te
 
 
 def corpus(workspace: Workspace, rows: Sequence[tuple[str, str]]) -> None:
-    """A corpus of rows of (category, image), as far as anyone asks."""
+    """Write a minimal corpus with rows of (category, image)."""
     shard = workspace.indus_cot / "data" / "train-00000.parquet"
     shard.parent.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame({"category": [row[0] for row in rows], "image_sha256": [row[1] for row in rows]})
@@ -76,7 +76,7 @@ SAMPLES = [
 ]  # fmt: skip
 
 
-def test_a_model_that_saw_none_of_it_is_zero_shot(tmp_path: Path) -> None:
+def test_unseen_set_is_zero_shot(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER), ("plastic_nut", OTHER)])
     for folder in (sft(workspace), grpo(workspace)):
@@ -87,14 +87,14 @@ def test_a_model_that_saw_none_of_it_is_zero_shot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("category", ["tubes", "Tube", "tube_2"])
-def test_a_category_by_another_spelling_is_seen(tmp_path: Path, category: str) -> None:
+def test_respelled_category_counts_as_seen(tmp_path: Path, category: str) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [(category, OTHER)])
     found = contamination(PREDICTIONS, SAMPLES, sft(workspace), workspace)
     assert (found.categories, found.images, found.zero_shot) == (["tubes"], 0, False)
 
 
-def test_an_image_under_another_name_is_seen(tmp_path: Path) -> None:
+def test_renamed_image_counts_as_seen(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", PLATE)])
     sft(workspace)
@@ -103,7 +103,7 @@ def test_an_image_under_another_name_is_seen(tmp_path: Path) -> None:
     assert found.image_ids == [SAMPLES[1].sample_id, SAMPLES[2].sample_id]
 
 
-def test_a_prior_of_an_evaluated_category_is_told(tmp_path: Path) -> None:
+def test_prior_of_evaluated_category_is_reported(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER)])
     for folder in (sft(workspace), None):
@@ -112,7 +112,7 @@ def test_a_prior_of_an_evaluated_category_is_told(tmp_path: Path) -> None:
             assert found.prior_categories == told
 
 
-def test_a_model_that_went_on_from_itself_or_from_what_nobody_kept_is_not_called_zero_shot(tmp_path: Path) -> None:
+def test_unknown_base_model_is_not_zero_shot(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER)])
     first = sft(workspace)
@@ -124,7 +124,7 @@ def test_a_model_that_went_on_from_itself_or_from_what_nobody_kept_is_not_called
         assert found.trained_on and found.zero_shot is None
 
 
-def test_nothing_is_claimed_of_what_is_not_known(tmp_path: Path) -> None:
+def test_unknown_training_claims_nothing(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert contamination(PREDICTIONS, SAMPLES, None, workspace).zero_shot is None
     foreign = model(workspace, "theirs", {})
@@ -138,24 +138,24 @@ def test_nothing_is_claimed_of_what_is_not_known(tmp_path: Path) -> None:
         assert found.trained_on
 
 
-def test_what_a_model_began_from_counts_too(tmp_path: Path) -> None:
+def test_base_model_training_counts(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER)])
     sft(workspace)
-    # Reinforced on the corpus that is here, from a model that was fine-tuned on another one.
+    # GRPO on the present corpus, from a model that was fine-tuned on another corpus.
     corpus(workspace, [("plastic_nut", OTHER)])
     assert contamination(PREDICTIONS, SAMPLES, grpo(workspace), workspace).zero_shot is None
     corpus(workspace, [("bottle_cap", OTHER)])
     folder = grpo(workspace)
     assert contamination(PREDICTIONS, SAMPLES, folder, workspace).zero_shot is True
-    # SFT ran again on something else, or is gone.
+    # SFT ran again on another corpus, or its folder is gone.
     model(workspace, "sft", {"train-00000.parquet": "4" * 64}, train={"model": "tiny"})
     assert contamination(PREDICTIONS, SAMPLES, folder, workspace).zero_shot is None
     (workspace.sft / "manifest.json").unlink()
     assert contamination(PREDICTIONS, SAMPLES, folder, workspace).zero_shot is None
 
 
-def test_a_damaged_corpus_is_said_to_be(tmp_path: Path) -> None:
+def test_damaged_corpus_is_reported(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     corpus(workspace, [("bottle_cap", OTHER)])
     shard = workspace.indus_cot / "data" / "train-00000.parquet"
@@ -165,7 +165,7 @@ def test_a_damaged_corpus_is_said_to_be(tmp_path: Path) -> None:
 
 
 def pulled(workspace: Workspace, samples: Sequence[Sample], source: str = "mpdd.zip") -> None:
-    """A pulled set's table and the facts of its manifest that a listing asks for."""
+    """Write the table of a pulled set and the part of its manifest that `listing` reads."""
     folder = workspace.pull("mpdd")
     folder.mkdir(parents=True)
     SAMPLE.write(SAMPLE.frame(samples), folder / "sample.parquet")
@@ -181,7 +181,7 @@ def official() -> tuple[pl.DataFrame, list[Sample]]:
     ]
 
 
-def test_the_published_list_is_known_by_its_counts(tmp_path: Path) -> None:
+def test_published_list_is_recognised(tmp_path: Path) -> None:
     predictions, samples = official()
     extra = sample("mpdd/tubes/" + "f" * 16, TUBE, split="train")
     pulled(Workspace(tmp_path), [*samples, extra])
@@ -193,13 +193,13 @@ def test_the_published_list_is_known_by_its_counts(tmp_path: Path) -> None:
     )
 
 
-def test_another_list_of_as_many_images_is_not_the_published_one(tmp_path: Path) -> None:
+def test_other_list_of_equal_size_differs(tmp_path: Path) -> None:
     predictions, samples = official()
     pulled(Workspace(tmp_path), samples)
     one = pl.col("sample_id") == samples[0].sample_id
     swapped = predictions.with_columns(true_answer=pl.when(one).then(pl.lit("Yes")).otherwise("true_answer"))
     assert listing(swapped, Workspace(tmp_path)).same_list is False
-    # As many in all, of another category.
+    # The same number of images, but another category.
     normal = next(row for row in predictions.iter_rows(named=True) if row["true_answer"] == "No")
     other = next(name for name in MPDD if name != normal["category"])
     one = pl.col("sample_id") == normal["sample_id"]
@@ -207,7 +207,7 @@ def test_another_list_of_as_many_images_is_not_the_published_one(tmp_path: Path)
     assert listing(moved, Workspace(tmp_path)).same_list is False
 
 
-def test_rendered_images_are_no_published_list(tmp_path: Path) -> None:
+def test_rendered_set_is_never_published_list(tmp_path: Path) -> None:
     predictions, samples = official()
     pulled(Workspace(tmp_path), samples, source="synthetic")
     found = listing(predictions, Workspace(tmp_path))

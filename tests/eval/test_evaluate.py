@@ -1,4 +1,4 @@
-"""`indus-cot evaluate`: figures that must come out, what is refused, what is told on the way."""
+"""`indus-cot evaluate`: known figures, invalid input, progress."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from tests.servers.chat_server import chat_server
 @pytest.mark.parametrize(
     ("policy", "counts"), [("oracle", (8, 8, 0, 0)), ("always-yes", (8, 0, 8, 0)), ("always-no", (0, 8, 0, 8))]
 )
-def test_scripted_policies_give_the_figures_they_must(run: Any, policy: str, counts: tuple[int, ...]) -> None:
+def test_scripted_policies_have_known_figures(run: Any, policy: str, counts: tuple[int, ...]) -> None:
     printed = run(f"evaluate.policy={policy}")
     scores = found().overall
     assert (scores.tp, scores.tn, scores.fp, scores.fn) == counts
@@ -37,9 +37,7 @@ def test_scripted_policies_give_the_figures_they_must(run: Any, policy: str, cou
         ("oracle", (282, 176, 0, 0), []),
     ],
 )
-def test_the_official_list_of_mpdd_gives_the_figures_it_must(
-    run: Any, policy: str, counts: tuple[int, ...], told: list[str]
-) -> None:
+def test_official_mpdd_list_has_known_figures(run: Any, policy: str, counts: tuple[int, ...], told: list[str]) -> None:
     write_tar(Path("mpdd.tar"), mpdd_files())
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["pull"]["mpdd"] = {"benchmark": "mpdd", "source": "mpdd.tar", "role": "evaluate"}
@@ -55,7 +53,7 @@ def test_the_official_list_of_mpdd_gives_the_figures_it_must(
     assert all(any(words in flag for flag in metrics.flags) for words in told), metrics.flags
 
 
-def test_coin_and_heuristic_depend_on_nothing_but_the_image(run: Any) -> None:
+def test_coin_and_heuristic_are_deterministic(run: Any) -> None:
     for policy in ("coin", "residual"):
         run(f"evaluate.policy={policy}")
         first = rows()
@@ -67,7 +65,7 @@ def test_coin_and_heuristic_depend_on_nothing_but_the_image(run: Any) -> None:
     assert ((first["margin"] > 0) == (first["answer"] == "Yes")).all()
 
 
-def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: Any) -> None:
+def test_limit_is_balanced_and_nested(run: Any) -> None:
     run("evaluate.policy=coin", "evaluate.limit=6")
     few = rows()
     assert few["true_answer"].value_counts()["count"].to_list() == [3, 3]
@@ -94,14 +92,14 @@ def test_a_part_of_a_set_is_half_of_each_label_and_a_part_of_a_larger_one(run: A
         (("evaluate.mode=agent-without-eyes",), "held_out", "evaluate.mode"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told_in_one_message(run: Any, settings: Any, name: str, told: str) -> None:
+def test_invalid_evaluation_gives_one_message(run: Any, settings: Any, name: str, told: str) -> None:
     with pytest.raises(AssertionError) as error:
         run(*settings, name=name)
     assert told in str(error.value) and "Traceback" not in str(error.value)
     assert not Path("results", name).exists()
 
 
-def test_progress_tells_rate_time_left_and_balanced_accuracy(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_line_content(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cot_builder.endpoint.flow.LINE_EVERY_S", 0.05)
     monkeypatch.setattr("cot_builder.progress.LINE_EVERY_S", 0.0)
     with chat_server(lambda _: NO, latency_s=0.05) as server:

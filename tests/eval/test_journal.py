@@ -1,4 +1,4 @@
-"""Finished items are kept through kills and faults, and asked anew where something else would answer."""
+"""The journal keeps finished items through kills and faults, and asks again if the answer could differ."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from cot_builder.inspection.episode import Written
 from cot_builder.storage import code
-from eval.evaluate import ANSWERED_BY
+from eval.evaluate import POLICY_MODULES
 from tests.helpers.evaluated import CALL, NO, found, rows, served
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import ENVIRONMENT, command
@@ -23,7 +23,7 @@ from tests.helpers.small_policy import FITTED
 from tests.servers.chat_server import Body, chat_server
 
 
-def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_asks_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run("evaluate.policy=coin")
     assert "finished already" in run("evaluate.policy=coin")
     for name in ("cot_builder", "eval", "schemas", "train"):
@@ -51,16 +51,16 @@ def test_what_was_read_by_other_rules_is_read_again(run: Any, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("policy", "module"), [("transformers", "local"), ("vllm", "local"), ("endpoint", "served"), ("coin", "scripted")]
 )
-def test_every_file_that_shapes_an_answer_is_known_to_the_journal(policy: str, module: str) -> None:
-    """What the policy's module imports, directly or through others, of the folders that make answers."""
-    known = {path.as_posix() for path in code.files_of("eval.policies", ANSWERED_BY[policy])}
+def test_code_key_covers_answering_files(policy: str, module: str) -> None:
+    """The code key covers every module that the policy's module imports, directly or indirectly."""
+    known = {path.as_posix() for path in code.files_of("eval.policies", POLICY_MODULES[policy])}
     assert f"eval/{module}.py" in known and {"schemas/taxonomy.yaml", "eval/parse.yaml"} <= known
     assert {"cot_builder/inspection/toolbox.py", "cot_builder/inspection/rendering.py"} <= known
     assert not {name for name in known if name.startswith(("eval/metrics", "eval/report", "cot_builder/stages"))}
 
 
-def test_kept_answers_of_the_former_key_are_taken_over_once(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal of version 0.1 named files and their hashes; where they answer alike, nothing is asked again."""
+def test_answers_of_former_key_are_imported(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of version 0.1 lists file hashes; if a current code key is equivalent, nothing is asked again."""
     run("evaluate.policy=coin")
     (kept,) = Path(".indus-cot/evaluate").glob("held_out-*.jsonl")
     header, *lines = kept.read_text().splitlines()
@@ -72,7 +72,7 @@ def test_kept_answers_of_the_former_key_are_taken_over_once(run: Any, monkeypatc
         "\n".join([json.dumps(former, sort_keys=True), *lines]) + "\n"
     )
     table = Path("former.yaml").absolute()
-    monkeypatch.setattr("eval.journal.FORMER", table)
+    monkeypatch.setattr("eval.journal.FORMER_KEYS", table)
     table.write_text("{}\n")
     shutil.copytree(".indus-cot", "before")
     printed = run("evaluate.policy=coin")
@@ -84,16 +84,16 @@ def test_kept_answers_of_the_former_key_are_taken_over_once(run: Any, monkeypatc
     table.write_text(f"{digest}: {key}\n")
     assert "16 of 16 images are finished already" in run("evaluate.policy=coin")
     assert kept.is_file()
-    # Killed while it took over: the rest is taken over by the next run.
+    # Killed during the import: the next run imports the rest.
     kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:4]))
     assert "16 of 16 images are finished already" in run("evaluate.policy=coin")
 
 
-def test_another_seed_or_other_weights_are_asked_anew_and_nothing_else(run: Any) -> None:
+def test_new_seed_or_weights_ask_again(run: Any) -> None:
     def asked(*settings: str) -> int:
         before = len(server.requests)
         run(*served(server, "evaluate.limit=2", *settings))
-        # What is kept is kept by the door: the journal has nothing of another run.
+        # Only the answer cache is left: the journal holds nothing of another run.
         shutil.rmtree(".indus-cot/evaluate")
         return len(server.requests) - before
 
@@ -116,10 +116,8 @@ def test_another_seed_or_other_weights_are_asked_anew_and_nothing_else(run: Any)
         run("evaluate.model=models/mine", "evaluate.temperature=null")
 
 
-def test_in_this_process_each_item_is_kept_before_the_policy_is_asked_again(
-    run: Any, policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the journal's file holds whenever the model begins to write: what a kill there would leave."""
+def test_items_are_stored_before_next_turn(run: Any, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads the journal whenever the model starts to write: a kill at that point leaves exactly this."""
     kept: list[tuple[int, int]] = []
     ended = 0
 
@@ -142,7 +140,7 @@ def test_in_this_process_each_item_is_kept_before_the_policy_is_asked_again(
 
 
 @pytest.mark.parametrize("end", ["budget", "disk"])
-def test_what_ends_a_run_keeps_what_is_finished(run: Any, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+def test_stopped_run_keeps_finished_items(run: Any, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     one = "compute.endpoint.concurrency=1"
     usage = shutil.disk_usage(".")
     with chat_server(lambda _: NO) as server:
@@ -162,11 +160,11 @@ def test_what_ends_a_run_keeps_what_is_finished(run: Any, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
-    """SIGKILL at random moments, early and late; what was finished then is not asked again, half a line included.
+def test_killed_run_keeps_finished_items(run: Any) -> None:
+    """SIGKILL at random moments, early and late: finished items are not asked again, even after an incomplete line.
 
-    One inspection goes on at a time: whoever asks a second question has finished the first item. Who is about to be
-    killed gets no further answer, so that no machine is fast enough to finish before.
+    One inspection runs at a time, so a second question means that the first item is finished. A process about to be
+    killed gets no further answer, so that it cannot finish first.
     """
     chance = random.Random(6)
     after = [chance.randint(1, 2), chance.randint(3, 5), chance.randint(4, 6)]
@@ -206,7 +204,7 @@ def test_a_killed_run_loses_no_finished_item(run: Any) -> None:
                 file.write(b'["half a li')
         assert 1 <= len(kept[-1]) < 16
         asked.clear()
-        # Answers that the door has kept could hide what the journal lost.
+        # Cached answers could hide items that the journal lost.
         for path in Path(".indus-cot").glob("answers.sqlite*"):
             path.unlink()
         before = len(server.requests)

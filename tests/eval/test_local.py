@@ -1,4 +1,4 @@
-"""A model in this process: its modes, its template, and the same from a server."""
+"""A model in this process: modes, chat template, and equality with the same model behind a server."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.servers.transformers_server import transformers_server
     [(("evaluate.mode=direct",), 0), (("evaluate.mode=agent-no-tools",), 0), (("evaluate.rounds=two",), 1)],
     ids=["direct", "no tools", "two rounds"],
 )
-def test_a_model_in_this_process_is_asked_in_every_mode(run: Any, policy: Path, settings: Any, called: int) -> None:
+def test_local_model_in_every_mode(run: Any, policy: Path, settings: Any, called: int) -> None:
     run(f"evaluate.model={policy / FITTED}", "evaluate.limit=2", "evaluate.max_tokens=60", *settings)
     assert rows().height == 2 and rows()["observed"].max() <= called
     assert rows()["margin"].is_null().all() == ("evaluate.mode=direct" in settings)
@@ -34,10 +34,10 @@ PLAIN = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""A chat template that knows of no tools."""
+"""A chat template without tools."""
 
 
-def test_a_model_that_knows_no_tools_is_asked_where_it_is_told_of_none(run: Any, policy: Path) -> None:
+def test_model_without_tool_template(run: Any, policy: Path) -> None:
     shutil.copytree(policy / FITTED, "plain")
     Path("plain/chat_template.jinja").write_text(PLAIN)
     few = ("evaluate.model=plain", "evaluate.limit=2", "evaluate.max_tokens=20")
@@ -49,11 +49,9 @@ def test_a_model_that_knows_no_tools_is_asked_where_it_is_told_of_none(run: Any,
 
 
 @pytest.mark.slow
-def test_a_server_of_transformers_says_the_same_as_transformers_here(
-    run: Any, policy: Path, trainable: Workspace
-) -> None:
-    """Item by item at temperature 0, with a tool whose image is looked at."""
-    # Images that the policy was fitted to, so that it knows what to do.
+def test_server_and_local_answers_are_equal(run: Any, policy: Path, trainable: Workspace) -> None:
+    """Compares item by item at temperature 0, with a tool that returns an image."""
+    # Use the images that the policy was fitted to, so that it calls tools.
     shutil.copytree(trainable.root / "mine", "seen")
     pl.read_csv("seen/parts.csv").with_columns(split=pl.lit("test")).write_csv("seen/parts.csv")
     values = yaml.safe_load(Path("params.yaml").read_text())
@@ -71,7 +69,7 @@ def test_a_server_of_transformers_says_the_same_as_transformers_here(
         run(*served(url, *own), name="seen", results="served")
     there = rows("served", "seen")
     columns = ["sample_id", "transcript", "answer", "boxes", "tools", "observed", "input_tokens", "output_tokens"]
-    # Half a call, its opening a token that decoding hides: the server strips the space around it, and we do not.
+    # Skip items with an incomplete call: the server strips the space around its hidden opening token, we do not.
     whole = pl.col("transcript").str.count_matches("<tool_call>") == pl.col("transcript").str.count_matches(
         "</tool_call>"
     )
@@ -80,7 +78,7 @@ def test_a_server_of_transformers_says_the_same_as_transformers_here(
     assert local.filter(whole).select(columns).equals(there.filter(pl.col("sample_id").is_in(same)).select(columns))
 
 
-def test_tools_in_words_are_those_of_the_template(trainable: Workspace) -> None:
+def test_written_tools_match_chat_template(trainable: Workspace) -> None:
     from train.model import load_processor
 
     processor = load_processor(str(trainable.root / "tiny"))

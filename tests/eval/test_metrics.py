@@ -1,4 +1,4 @@
-"""Figures of a run: what reference policies must get, what scikit-learn says, and whether intervals hold."""
+"""Metrics: known figures of reference policies, equality with scikit-learn, coverage of intervals, rescore."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from eval.metrics.arrays import SIZES, PredictionArrays, group_images
 from eval.metrics.figure import FIGURES
 from eval.metrics.resampling import Columns, resample
 from eval.scoreboard import SETS, scoreboard
-from eval.statistics import interval, parts_of, resamples
+from eval.statistics import group_parts, interval, resamples
 from indus_cot.app import app, main
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing, Metrics, Overview
@@ -38,7 +38,7 @@ def values(found: Metrics, *names: str) -> list[float]:
     return [100 * getattr(found.overall, name).value for name in names]
 
 
-def test_always_yes_on_the_official_counts_of_mpdd_is_chance_and_flagged() -> None:
+def test_always_yes_is_chance_and_flagged() -> None:
     found = scored(mpdd(lambda bad, rng: "Yes"))
     assert (found.overall.tp, found.overall.fn, found.overall.tn, found.overall.fp) == (282, 0, 0, 176)
     assert values(found, "recall", "specificity", "balanced_accuracy") == [100, 0, 50]
@@ -47,7 +47,7 @@ def test_always_yes_on_the_official_counts_of_mpdd_is_chance_and_flagged() -> No
     assert any("always the same answer, Yes: recall 100, specificity 0" in flag for flag in found.flags)
 
 
-def test_the_oracle_is_perfect_and_always_no_is_chance() -> None:
+def test_oracle_and_always_no() -> None:
     oracle = scored(mpdd(lambda bad, rng: "Yes" if bad else "No"))
     names = ("balanced_accuracy", "recall", "specificity", "precision", "f1", "box_iou", "pointing", "type_exact")
     assert values(oracle, *names) == [100] * len(names)
@@ -58,14 +58,14 @@ def test_the_oracle_is_perfect_and_always_no_is_chance() -> None:
     assert any("recall 0, specificity 100" in flag for flag in nothing.flags)
 
 
-def test_a_coin_is_near_chance_within_its_interval() -> None:
+def test_coin_is_near_chance() -> None:
     estimate = scored(mpdd(lambda bad, rng: str(rng.choice(["Yes", "No"])))).overall.balanced_accuracy
     assert estimate and estimate.low and estimate.high
     assert estimate.low < 0.5 < estimate.high
     assert 0.06 < estimate.high - estimate.low < 0.12
 
 
-def test_unread_verdicts_are_wrong_counted_and_flagged() -> None:
+def test_unparsed_answers_are_wrong_and_flagged() -> None:
     predictions = mpdd(lambda bad, rng: None if rng.random() < 0.1 else "Yes" if bad else "No")
     found = scored(predictions)
     unread = predictions["answer"].is_null()
@@ -76,8 +76,8 @@ def test_unread_verdicts_are_wrong_counted_and_flagged() -> None:
 
 
 @pytest.mark.parametrize(("unread", "flagged"), [(9, False), (10, True)])
-def test_more_than_two_per_cent_unread_are_flagged(unread: int, flagged: bool) -> None:
-    """Of 458 images, 9.16 are two per cent."""
+def test_unparsed_share_flag_threshold(unread: int, flagged: bool) -> None:
+    """Two per cent of 458 images are 9.16."""
     left = iter([None] * unread)
     found = scored(mpdd(lambda bad, rng: next(left, "Yes" if bad else "No")))
     assert found.overall.unparsed == unread
@@ -86,7 +86,7 @@ def test_more_than_two_per_cent_unread_are_flagged(unread: int, flagged: bool) -
 
 @given(st.data())
 @settings(max_examples=25, deadline=None)
-def test_figures_are_those_of_scikit_learn(data: st.DataObject) -> None:
+def test_figures_match_scikit_learn(data: st.DataObject) -> None:
     n = data.draw(st.integers(2, 40))
     truth = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     said = data.draw(st.lists(st.sampled_from(["Yes", "No"]), min_size=n, max_size=n))
@@ -112,16 +112,16 @@ def test_figures_are_those_of_scikit_learn(data: st.DataObject) -> None:
 
 @given(st.data())
 @settings(max_examples=20, deadline=None)
-def test_a_resample_has_the_figures_of_the_images_it_drew(data: st.DataObject) -> None:
-    """With a single draw both bounds are its figures: scikit-learn's, of each image as often as its part was drawn."""
+def test_resample_figures_match_drawn_images(data: st.DataObject) -> None:
+    """With one draw, both bounds equal its figures: scikit-learn's, each image weighted by the draws of its part."""
     truth = [True, True, True, False, False, False, False] * 4
     parts = [f"{'bad' if bad else 'good'} {number % 14}" for number, bad in enumerate(truth)]
     n = len(truth)
     said = data.draw(st.lists(st.sampled_from(["Yes", "No"]), min_size=n, max_size=n))
     margin = data.draw(st.lists(st.integers(-2, 2).map(float), min_size=n, max_size=n))
     found = scored(table(truth, answer=said, margin=margin, part_id=parts), draws=1, seed=5).overall
-    # Rows are in order of their ids, as they were made.
-    grouped = parts_of(np.array(parts), np.array(truth))
+    # Rows are sorted by id.
+    grouped = group_parts(np.array(parts), np.array(truth))
     (weights,) = next(resamples(grouped, 1, 5))
     drawn = np.repeat(np.arange(n), weights[grouped.of].astype(int))
     chosen, answers = np.array(truth)[drawn], (np.array(said) == "Yes")[drawn]
@@ -135,8 +135,8 @@ def test_a_resample_has_the_figures_of_the_images_it_drew(data: st.DataObject) -
         assert (estimate.low, estimate.high) == pytest.approx((wanted, wanted))
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """Parts of three images that are right or wrong together: an interval over images would cover far less."""
+def test_interval_coverage() -> None:
+    """Each part has three images that are right or wrong together; an interval over images would cover far less."""
     rng = np.random.default_rng(0)
     covered = naive = 0
     runs, each, chance = 200, 60, 0.8
@@ -162,12 +162,12 @@ def _interval(truth: list[bool], said: list[str], parts: list[str], seed: int) -
     return float(low[0]), float(high[0])
 
 
-def test_images_of_one_part_widen_the_interval() -> None:
+def test_correlated_images_widen_interval() -> None:
     rng = np.random.default_rng(3)
     truth = [False] * 40 + [True] * 40
     said = [str(rng.choice(["Yes", "No"])) for _ in truth]
     single = scored(table(truth, answer=said)).overall.balanced_accuracy
-    # Each image three times: no new evidence if they are of one part, and a lot if they were taken for parts.
+    # Each image three times: no new evidence as one part, but a narrower interval if taken for three parts.
     truth, said = truth * 3, said * 3
     parts = [f"part {number % 80}" for number in range(240)]
     repeated = scored(table(truth, answer=said, part_id=parts)).overall.balanced_accuracy
@@ -178,7 +178,7 @@ def test_images_of_one_part_widen_the_interval() -> None:
     assert widths[2] < 0.7 * widths[1]
 
 
-def test_groups_are_measured_against_their_normals() -> None:
+def test_groups_use_their_own_normals() -> None:
     truth = [False] * 10 + [True] * 12
     kinds = [None] * 10 + ["scratch"] * 6 + ["missing_part"] * 6
     share = [None] * 10 + [0.0005] * 3 + [0.001] * 3 + [0.05] * 3 + [0.5] * 2 + [None]
@@ -197,7 +197,7 @@ def test_groups_are_measured_against_their_normals() -> None:
     assert sum(score.tn + score.fp for score in found.by["category"].values()) == 10
 
 
-def test_places_and_types_count_over_all_defects() -> None:
+def test_box_and_type_figures_cover_all_defects() -> None:
     half = [[100, 100, 200, 150]]
     boxes = [BOX, half, [[800, 800, 900, 900]], []]
     named = ["scratch", "crack", "unspecified", None]
@@ -208,7 +208,7 @@ def test_places_and_types_count_over_all_defects() -> None:
     assert found.box_iou and found.box_iou.low is None, "four parts are too few"
 
 
-def test_tools_tell_what_they_changed() -> None:
+def test_tool_figures() -> None:
     predictions = table(
         [True, True, False, False],
         answer=["Yes", "No", "No", None],
@@ -224,7 +224,7 @@ def test_tools_tell_what_they_changed() -> None:
     assert scored(table([True, False])).tools.better is None
 
 
-def test_what_was_not_asked_and_what_nobody_could_know_has_no_figure() -> None:
+def test_undefined_figures_are_none() -> None:
     truth, kinds = [True, True, True, False], ["scratch", "unspecified", "unspecified", None]
     said = table(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds)
     found = scored(said).overall
@@ -236,7 +236,7 @@ def test_what_was_not_asked_and_what_nobody_could_know_has_no_figure() -> None:
         assert asked.recall and asked.box_iou is None and asked.pointing is None and asked.type_exact is None
 
 
-def test_calibration_bins_hold_every_margin() -> None:
+def test_calibration_bins_cover_all_margins() -> None:
     margin = [-5.0, -5.0, 0.0, 0.4, 5.0, None]
     bins = scored(table([False, False, True, False, True, True], margin=margin)).calibration
     assert sum(item.images for item in bins) == 5
@@ -245,7 +245,7 @@ def test_calibration_bins_hold_every_margin() -> None:
     assert not scored(table([True, False])).calibration
 
 
-def test_a_reader_is_told_what_speaks_against_a_figure() -> None:
+def test_reservations_are_flagged() -> None:
     seen = Contamination(
         trained_on="0" * 64,
         categories=["tubes"],
@@ -267,14 +267,14 @@ def test_a_reader_is_told_what_speaks_against_a_figure() -> None:
 
 
 def results(folder: Path, predictions: pl.DataFrame, **facts: object) -> Path:
-    """A run's results on one set."""
+    """Results of a run on one set."""
     folder.mkdir(parents=True, exist_ok=True)
     PREDICTION.write(predictions, folder / "predictions.parquet")
     write_metrics(scored(predictions, seed=run().seed, **facts), folder)
     return folder
 
 
-def test_rescore_gives_the_same_metrics_to_the_last_digit(tmp_path: Path) -> None:
+def test_rescore_is_exact(tmp_path: Path) -> None:
     folder = results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No"))
     before = (folder / "metrics.json").read_bytes()
     told = CliRunner().invoke(app, ["rescore", str(tmp_path)])
@@ -286,16 +286,16 @@ def test_rescore_gives_the_same_metrics_to_the_last_digit(tmp_path: Path) -> Non
     told = CliRunner().invoke(app, ["rescore", str(folder)])
     assert "1 figures changed" in told.output
     assert (folder / "metrics.json").read_bytes() == before
-    # In another order they are the same predictions.
+    # The order of the rows does not matter.
     PREDICTION.read(folder / "predictions.parquet").reverse().write_parquet(folder / "predictions.parquet")
     assert "nothing changed" in CliRunner().invoke(app, ["rescore", str(folder)]).output
 
 
-def test_rescore_needs_nothing_but_the_predictions(tmp_path: Path) -> None:
+def test_rescore_from_predictions_alone(tmp_path: Path) -> None:
     said = mpdd(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No")
     folder = results(tmp_path / "mpdd", said)
     before = read_metrics(folder)
-    # Of an older version: what it says of the run is kept.
+    # An older version wrote the file; its description of the run is kept.
     older = json.loads((folder / "metrics.json").read_bytes())
     del older["overall"], older["tools"], older["contamination"]["image_ids"]
     (folder / "metrics.json").write_text(json.dumps(older))
@@ -314,7 +314,7 @@ def test_rescore_needs_nothing_but_the_predictions(tmp_path: Path) -> None:
     assert (line.same_list, line.same_protocol) == (None, None)
 
 
-def test_results_of_another_version_are_read(tmp_path: Path) -> None:
+def test_rescore_of_another_version(tmp_path: Path) -> None:
     folder = results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if bad else "No"))
     written = json.loads((folder / "metrics.json").read_bytes())
     assert list(written["overall"])[7:] == [
@@ -332,13 +332,13 @@ def test_results_of_another_version_are_read(tmp_path: Path) -> None:
         read_metrics(folder)
 
 
-def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -> None:
+def test_mean_over_sets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("mpdd", "visa", "my_own"):
         truth = [False] * 60 + [True] * 60
         said = ["Yes" if bad == (rng.random() < 0.75) else "No" for bad in truth]
         results(tmp_path / name, table(truth, answer=said, source_set=name), run=run(set=name, model_sha256="a" * 64))
-    # What a killed run leaves is no result.
+    # The partial folder of a killed run is not a result.
     (tmp_path / ".dtd.partial").mkdir()
     (tmp_path / ".dtd.partial" / "predictions.parquet").write_bytes(b"half")
     told = CliRunner().invoke(app, ["rescore", str(tmp_path)])
@@ -354,7 +354,7 @@ def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -
     assert mean.high - mean.low == pytest.approx(np.hypot(*widths) / 2, rel=0.15)
     (line, *_) = scoreboard([read_metrics(tmp_path / name) for name in ("mpdd", "visa", "my_own")], over(tmp_path))
     assert line.over == found and line.mean is None
-    # Beside it a set of another run, and below it a run of its own with a mean of its own.
+    # A set of another run beside it, and below it another run with its own mean.
     other = table([False, True] * 60, answer=["Yes", "No"] * 60, source_set="visa")
     for folder in ("visa-other", "other/visa"):
         results(tmp_path / folder, other, run=run(set="visa", model_sha256="b" * 64))
@@ -369,18 +369,18 @@ def test_the_mean_over_sets_has_an_interval_and_names_its_sets(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("counts", "published"),
     [
-        # Published without rounding for Qwen-VL-Max in the repository of IAD-R1 (67.14015151515152 on MPDD,
-        # 81.99948199948199 on SDD): the only whole counts on the official lists that give them.
+        # The repository of IAD-R1 gives unrounded figures for Qwen-VL-Max (67.14015151515152 on MPDD, 81.99948199948199
+        # on SDD). On the official lists, only these whole counts yield them.
         ("tp=188,fn=94,tn=119,fp=57", {"balanced accuracy": 67.14015151515152}),
         ("tp=44, fn=10, tn=236, fp=50", {"balanced accuracy": 81.99948199948199}),
         # The paper's recall 83.3 and balanced accuracy 88.9 on SDD.
         ("tp=45,fn=9,tn=270,fp=16", {"balanced accuracy": 88.869, "recall": 83.333, "specificity": 94.406}),
-        # By hand.
+        # Computed by hand.
         ("tp=282,fn=0,tn=0,fp=176", {"balanced accuracy": 50, "recall": 100, "specificity": 0, "precision": 61.572}),
         ("tp=0,fn=3,tn=1,fp=0", {"balanced accuracy": 50, "recall": 0, "F1": 0}),
     ],
 )
-def test_published_counts_give_the_published_figure(counts: str, published: dict[str, float]) -> None:
+def test_published_counts_give_published_figure(counts: str, published: dict[str, float]) -> None:
     told = CliRunner().invoke(app, ["rescore", "--counts", counts])
     said = {name: float(value) for name, value in (line.split(": ") for line in told.output.splitlines())}
     for name, value in published.items():
@@ -388,13 +388,13 @@ def test_published_counts_give_the_published_figure(counts: str, published: dict
 
 
 @pytest.mark.parametrize("counts", ["tp=1", "tp=1,fn=1,tn=1,fp=x", "tp=1,fn=1,tn=1,tn=1", "tp=1,fn=-1,tn=1,fp=0"])
-def test_counts_that_are_none_are_refused(counts: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_counts_are_refused(counts: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["rescore", "--counts", counts])
     assert "write whole numbers" in capsys.readouterr().err
 
 
-def test_a_run_stands_beside_what_others_report(tmp_path: Path) -> None:
+def test_scoreboard_lists_own_and_published(tmp_path: Path) -> None:
     one = read_metrics(results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if bad else "No")))
     lines = scoreboard([one])
     assert lines[0].kind == "ours"
@@ -424,5 +424,5 @@ def test_a_run_stands_beside_what_others_report(tmp_path: Path) -> None:
     assert apart[0].name != apart[1].name, "two checkpoints do not read the same"
 
 
-def test_the_official_counts_are_the_published_ones() -> None:
+def test_official_counts_match_published() -> None:
     assert [sum(counts) for counts in zip(*MPDD.values(), strict=True)] == [176, 282]

@@ -1,4 +1,4 @@
-"""Answers of models: what a careful reader takes from each, and that none breaks the reader."""
+"""Model answers are parsed as a careful reader would, and no text breaks the parser."""
 
 import re
 import time
@@ -68,7 +68,7 @@ YES = "<think>A line.</think><location>[[1, 2, 30, 40]]</location><type>scratch<
 
 
 @pytest.mark.parametrize(("text", "answer"), ANSWERS, ids=[text[:40] for text, _ in ANSWERS])
-def test_an_answer_is_read_as_a_careful_reader_does(text: str, answer: str | None) -> None:
+def test_answers_are_parsed(text: str, answer: str | None) -> None:
     found = parse_by_rules(text)
     assert found.answer == answer
     assert found.parse == ("unparsed" if answer is None else "rules")
@@ -114,7 +114,7 @@ KINDS = st.lists(
 
 @given(st.sampled_from(FREE), st.sampled_from(NO_LINES), st.sampled_from(["Yes", "No"]))
 @settings(max_examples=150, deadline=None)
-def test_a_labelled_answer_at_the_end_wins_over_whatever_was_said(text: str, line: str, answer: str) -> None:
+def test_final_labelled_answer_wins(text: str, line: str, answer: str) -> None:
     assert parse_by_rules(f"{text}\n\n{line.format(answer)}").answer == answer
 
 
@@ -126,25 +126,25 @@ def test_a_labelled_answer_at_the_end_wins_over_whatever_was_said(text: str, lin
     st.sampled_from(["Yes", "No"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_what_explains_a_labelled_answer_does_not_turn_it(text: str, form: str, answer: str) -> None:
+def test_explanation_keeps_labelled_answer(text: str, form: str, answer: str) -> None:
     assert parse_by_rules(form.format(answer, text)).answer == answer
 
 
 @given(st.sampled_from([text for text in FREE if re.search(r" (?:[–—]|--|-) ", text)]), st.sampled_from(DASHES))
 @settings(max_examples=100, deadline=None)
-def test_dashes_are_read_alike(text: str, dash: str) -> None:
+def test_all_dashes_are_equal(text: str, dash: str) -> None:
     assert parse_by_rules(re.sub(r"(?<= )(?:[–—]|--|-)(?= )", dash, text)).answer == dict(ANSWERS)[text]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_negation_ends_with_its_part_of_the_sentence(language: str) -> None:
+def test_negation_ends_with_its_clause(language: str) -> None:
     nothing, no_shadow, sound, defective, because = LANGUAGES[language]
     joints = [". {}", "; {}", ": {}", " ({})", " [{}]", " | {}", " → {}", " -> {}", f" {because} {{}}", ", {}"]
     for joint in joints + [f" {dash} {{}}" for dash in DASHES]:
         for before in (nothing, f"({nothing})", nothing.lower()):
             assert parse_by_rules(before + joint.format(sound)).answer == "No", before + joint
         assert parse_by_rules(no_shadow + joint.format(defective)).answer == "Yes", joint
-        # The other way round nothing is turned either.
+        # In the reverse order nothing is inverted either.
         assert parse_by_rules(f"{defective}{joint.format(no_shadow)}").answer == "Yes", joint
 
 
@@ -153,14 +153,14 @@ def test_a_negation_ends_with_its_part_of_the_sentence(language: str) -> None:
     st.sampled_from(["No {}.", "No visible damage ({}).", "No flaws – {} – are seen.", "There are no (visible) {}."]),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_negation_reaches_through_an_enumeration(kinds: list[str], form: str) -> None:
+def test_negation_covers_enumeration(kinds: list[str], form: str) -> None:
     for last in (" or ", " and ", ", or ", "/", ", "):
         assert parse_by_rules(form.format(last.join([", ".join(kinds), "defects"]))).answer == "No"
 
 
 @given(ANYTHING)
 @settings(max_examples=200, deadline=None)
-def test_whatever_is_written_is_read_without_an_error(text: str) -> None:
+def test_parser_never_raises(text: str) -> None:
     found = parse_by_rules(text, {"A": "Yes", "B": "No"})
     assert (found.answer is None) == (found.parse == "unparsed")
     assert found.answer == "Yes" or not (found.boxes or found.defect_type)
@@ -168,7 +168,7 @@ def test_whatever_is_written_is_read_without_an_error(text: str) -> None:
 
 @given(st.lists(st.sampled_from([*WORDS, ".", ",", "!", "\n", "(", ")", "**"]), max_size=40).map(" ".join))
 @settings(max_examples=200, deadline=None)
-def test_a_text_without_a_conclusion_is_no_verdict(text: str) -> None:
+def test_no_conclusion_is_unparsed(text: str) -> None:
     assert parse_by_rules(text).answer is None
 
 
@@ -187,7 +187,7 @@ def test_a_text_without_a_conclusion_is_no_verdict(text: str) -> None:
         ("C", None),
     ],
 )
-def test_a_letter_is_an_answer_where_the_prompt_offered_it(text: str, answer: str | None) -> None:
+def test_option_letters(text: str, answer: str | None) -> None:
     assert parse_by_rules(text, {"A": "Yes", "B": "No"}).answer == answer
     assert parse_by_rules(text).answer is None
 
@@ -204,23 +204,23 @@ def test_a_letter_is_an_answer_where_the_prompt_offered_it(text: str, answer: st
         ("No. I looked at [100, 200, 300, 400].\nType: scratch", [], None),
     ],
 )  # fmt: skip
-def test_boxes_and_type_come_with_a_yes(text: str, boxes: list[tuple[int, ...]], defect_type: str | None) -> None:
+def test_boxes_and_type_need_yes(text: str, boxes: list[tuple[int, ...]], defect_type: str | None) -> None:
     found = parse_by_rules(text)
     assert (found.boxes, found.defect_type) == (boxes, defect_type)
 
 
-def test_a_text_in_the_grammar_is_read_by_it() -> None:
+def test_grammar_has_priority() -> None:
     assert parse_by_rules(YES) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
 
 
-def test_the_agent_is_read_by_the_grammar_alone() -> None:
+def test_agent_uses_strict_grammar() -> None:
     said = [{"role": "assistant", "content": YES}]
     assert parse_strict(said) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
     for text in ("Yes", "<answer>Yes</answer>", YES + " No.", YES.replace("scratch", "dragon")):
         found = parse_strict([{"role": "assistant", "content": text}])
         assert found[:4] == (None, [], None, "unparsed")
         assert found.fault
-    # Whatever it cost, a call is no verdict.
+    # A tool call is not a verdict.
     assert parse_strict([]).parse == "unparsed"
 
 
@@ -236,13 +236,13 @@ def test_the_agent_is_read_by_the_grammar_alone() -> None:
         "\\boxed{<think>" * 5_000,
     ],
 )
-def test_ten_thousand_tokens_are_read_too(text: str) -> None:
+def test_long_text_is_parsed(text: str) -> None:
     assert parse_by_rules(text).answer is None
     assert parse_by_rules(f"{text}</think>\nThe part is defective.").answer == "Yes"
 
 
 @pytest.mark.parametrize("piece", ["no – ", "没有缺陷", "not intact (", "no defect, ", "may be: "])
-def test_the_time_grows_with_the_length(piece: str) -> None:
+def test_parsing_time_is_linear(piece: str) -> None:
     def seconds(characters: int) -> float:
         start = time.process_time()
         parse_by_rules(piece * (characters // len(piece)))

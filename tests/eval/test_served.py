@@ -1,4 +1,4 @@
-"""A model behind an endpoint: what it is shown, and servers and models that misbehave."""
+"""A model behind an endpoint: the requests it gets, and faulty servers and models."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from tests.servers.chat_server import (
 )
 
 
-def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: Any) -> None:
+def test_endpoint_sees_observations_once(run: Any) -> None:
     with chat_server(by_kind) as server:
         run(*served(server))
         asked = len(server.requests)
@@ -34,9 +34,9 @@ def test_an_endpoint_is_shown_the_observations_and_nothing_is_asked_twice(run: A
         assert len(server.requests) == asked == 3 * 16
         shutil.rmtree(Path(".indus-cot/evaluate"))
         run(*served(server))
-        assert len(server.requests) == asked, "kept answers do not depend on the journal"
+        assert len(server.requests) == asked, "cached answers do not depend on the journal"
         run(*served(server, "evaluate.max_tokens=99"))
-        assert len(server.requests) == 2 * asked, "another run takes nothing of this one's"
+        assert len(server.requests) == 2 * asked, "a run with other parameters reuses nothing"
         run(*served(server), more=("--refresh",))
         assert len(server.requests) == 3 * asked, "a model may have changed under its name"
     last = max(server.requests, key=lambda body: len(body["messages"]))
@@ -63,7 +63,7 @@ MODES = {"agent-no-tools": 0, "agent-without-crop": 3, "direct": 0, "agent": 4}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
+def test_mode_offers_its_tools(run: Any, mode: str) -> None:
     with chat_server(lambda _: CALL if mode == "agent-without-crop" else "Answer: No") as server:
         run(*served(server, f"evaluate.mode={mode}", "evaluate.limit=2", "evaluate.max_calls=1"))
     text = text_of(server.requests[0])
@@ -86,7 +86,7 @@ def test_a_mode_tells_of_the_tools_it_has(run: Any, mode: str) -> None:
     ],
     ids=["cut", "filtered", "refused", "refused in other words"],
 )
-def test_a_plain_answer_that_was_cut_off_is_not_read(run: Any, fault: Fault, told: str) -> None:
+def test_truncated_plain_answer_is_unparsed(run: Any, fault: Fault, told: str) -> None:
     """It had not come to its conclusion, whatever it says so far."""
     cut = "No defect at the rim. At the lower left, however"
     with chat_server(lambda _: cut, lambda *_: fault) as server:
@@ -95,7 +95,7 @@ def test_a_plain_answer_that_was_cut_off_is_not_read(run: Any, fault: Fault, tol
     assert found().overall.box_iou is None, "a plain question asks for no place"
 
 
-def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any) -> None:
+def test_two_rounds_allow_one_turn_of_calls(run: Any) -> None:
     with chat_server(by_kind) as server:
         run(*served(server, "evaluate.rounds=two", "evaluate.limit=2"))
     assert len(server.requests) == 4
@@ -126,7 +126,7 @@ def test_two_rounds_answer_one_turn_of_calls_and_then_want_the_verdict(run: Any)
         "half a character",
     ],
 )
-def test_a_model_that_goes_astray_is_wrong_and_does_not_stop_the_run(run: Any, said: str, fault: str) -> None:
+def test_erratic_model_counts_as_wrong(run: Any, said: str, fault: str) -> None:
     with chat_server(lambda _: said) as server:
         run(*served(server, "evaluate.limit=4", "evaluate.max_calls=2"))
     assert len(server.requests) == (12 if "<tool_call>" in said else 4)
@@ -144,7 +144,7 @@ def test_a_model_that_goes_astray_is_wrong_and_does_not_stop_the_run(run: Any, s
     ],
     ids=["401", "404", "429", "garbage"],
 )
-def test_an_endpoint_that_answers_nobody_is_one_message(run: Any, fault: Fault, told: str) -> None:
+def test_failing_endpoint_gives_one_message(run: Any, fault: Fault, told: str) -> None:
     with chat_server(lambda _: NO, lambda *_: fault) as server, pytest.raises(AssertionError) as error:
         run(*served(server))
     assert told in str(error.value) and "Traceback" not in str(error.value) and KEY not in str(error.value)
@@ -152,7 +152,7 @@ def test_an_endpoint_that_answers_nobody_is_one_message(run: Any, fault: Fault, 
         run(*served(server.url))
 
 
-def test_one_request_that_fails_is_counted_and_asked_again_by_the_next_run(run: Any) -> None:
+def test_failed_request_is_retried_by_next_run(run: Any) -> None:
     broken, bad = [True], []
 
     def faults(body: Body, number: int) -> Fault | None:
@@ -173,7 +173,7 @@ def test_one_request_that_fails_is_counted_and_asked_again_by_the_next_run(run: 
     assert "failed" not in set(rows()["parse"])
 
 
-def test_faults_that_pass_change_nothing_but_the_time(run: Any) -> None:
+def test_transient_faults_do_not_change_results(run: Any) -> None:
     figures = []
     for faults in (lambda *_: None, in_turn(status(429), status(500)), in_turn(DROPPED)):
         with chat_server(by_kind, faults) as server:
@@ -190,8 +190,8 @@ def test_faults_that_pass_change_nothing_but_the_time(run: Any) -> None:
     assert rows().drop("seconds").equals(same) and rows().height == 2
 
 
-def test_the_control_arm_is_read_as_it_was_taught_and_asked_nothing_else(run: Any) -> None:
-    """It learned the verdict without a thought, which the grammar of an agent's verdict has."""
+def test_control_arm_is_parsed_without_thought(run: Any) -> None:
+    """The control arm learned the verdict without the thought that the agent's grammar requires."""
     Path("models/sft").mkdir(parents=True)
     trained = {"stage": "sft", "params": {"train": {"target": "labels"}}, "inputs": {}}
     Path("models/sft/manifest.json").write_text(json.dumps(trained))
@@ -202,6 +202,6 @@ def test_the_control_arm_is_read_as_it_was_taught_and_asked_nothing_else(run: An
         assert not server.requests
         run(*arm, "evaluate.mode=agent-no-tools")
         assert set(rows()["parse"]) == {"strict"} and set(rows()["answer"]) == {"No"}
-        # What a model was not taught, it is not forgiven.
+        # Other models must follow the full grammar.
         run(*served(server, "evaluate.mode=agent-no-tools"), results="other")
         assert set(rows("other")["parse"]) == {"unparsed"}

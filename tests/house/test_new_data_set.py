@@ -111,9 +111,9 @@ def command(tree: Path, *arguments: str) -> str:
 
 
 def answering_keys(tree: Path) -> dict[str, str]:
-    script = "import json; from eval.evaluate import ANSWERED_BY, answering_key as key; "
+    script = "import json; from eval.evaluate import POLICY_MODULES, answering_key as key; "
     keys: dict[str, str] = json.loads(
-        run_python(tree, "-c", script + "print(json.dumps({p: key(p) for p in ANSWERED_BY}))")
+        run_python(tree, "-c", script + "print(json.dumps({p: key(p) for p in POLICY_MODULES}))")
     )
     return keys
 
