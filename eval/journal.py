@@ -21,7 +21,7 @@ SYNC_EVERY_S = 1.0
 
 
 class Journal:
-    """Finished items of one run, one JSON line each, after a header that describes the run. Use it as a context manager.
+    """Finished items of one run, one JSON line each, after a header that describes the run. A context manager.
 
     The key of an item holds everything that shaped its question, so a changed image is a new item. The file is named by
     the hash of the run, so that runs do not share answers.

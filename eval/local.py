@@ -124,7 +124,7 @@ def _with_pil_images(message: Message) -> Message:
 def _run_inspections(
     context: EvalContext, samples: Sequence[Sample], write: Write, at_once: int, margins_of: MarginFunction
 ) -> Iterator[tuple[Sample, PolicyAnswer]]:
-    """Run inspections and yield each as soon as it ends, with its margins, so that a killed run loses no finished one."""
+    """Run inspections and yield each as soon as it ends, with its margins: a killed run loses no finished one."""
     of: dict[int, Sample] = {}
     damaged: list[tuple[Sample, PolicyAnswer]] = []
 

@@ -45,7 +45,7 @@ def write_headline(root: Path, path: Path) -> None:
 
 
 def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
-    """Returns the function that averages a run over its sets below ``root``: the paper's sets if it has any, else all."""
+    """Return the function that averages a run over its sets below ``root``: the paper's if it has any, else all."""
     read = [(read_metrics(folder), folder) for folder in sets_in(root, METRICS_FILE)]
 
     def predictions(of: Metrics) -> pl.DataFrame:

@@ -1,15 +1,15 @@
 """Parse a policy's text into a verdict: by the strict grammar for the agent, by rules for other models.
 
-The agent's completions are parsed by the grammar only (:func:`parse_strict`). The answers of other models are free text,
-parsed by the rules below (:func:`parse_by_rules`). Their words are in ``parse.yaml``, for English, German, French,
-Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the language need not be known.
+The agent's completions are parsed by the grammar only (:func:`parse_strict`). The answers of other models are free
+text, parsed by the rules below (:func:`parse_by_rules`). Their words are in ``parse.yaml``, for English, German,
+French, Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the language need not be known.
 
 1.  A text that follows the agent's grammar is parsed by the grammar.
 2.  Text in ``<think>…</think>`` and a truncated thought are ignored. Markdown, LaTeX, quotation marks, special tokens
-    (``<|im_end|>``), pictographs and case are removed; all dashes are equal, and so are all arrows. ✅ and ❌ alone after
-    a name ("Defect: ❌") mean Yes and No.
-3.  A machine-readable answer has priority: ``<answer>…</answer>``, ``\\boxed{…}`` or JSON; the last one counts. In JSON,
-    keys such as answer, verdict, conclusion have priority over keys that name a defect ("is_defective": true,
+    (``<|im_end|>``), pictographs and case are removed; all dashes are equal, and so are all arrows. ✅ and ❌ alone
+    after a name ("Defect: ❌") mean Yes and No.
+3.  A machine-readable answer has priority: ``<answer>…</answer>``, ``\\boxed{…}`` or JSON; the last one counts. In
+    JSON, keys such as answer, verdict, conclusion have priority over keys that name a defect ("is_defective": true,
     "defects": []).
 4.  A labelled conclusion is next: after "Answer:", "Verdict:", "Therefore", as "Defect: none", or as the letter of an
     option that the prompt offered. A Yes, No or "none" directly after the label is the conclusion; the rest of the
@@ -25,9 +25,9 @@ Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the languag
     the reverse. A No that stands as an answer negates nothing. Words such as "no" and "without" negate a word of
     soundness only directly before it ("no scratch on the intact rim" is No). "No doubt" is not a negation.
 7.  A hedged statement ("possibly", "may", "might", "would") is not a conclusion. A leaning one ("likely", "appears to
-    be") is; "unlikely", "I doubt" and "little evidence" negate. A hedge reaches across commas, but not beyond a bracket,
-    dash or "because" unless it stands there alone ("defective (possibly)"). A Yes or No that stands as an answer is
-    hedged only by the words before it, or by a lone hedge after it.
+    be") is; "unlikely", "I doubt" and "little evidence" negate. A hedge reaches across commas, but not beyond a
+    bracket, dash or "because" unless it stands there alone ("defective (possibly)"). A Yes or No that stands as an
+    answer is hedged only by the words before it, or by a lone hedge after it.
 8.  Questions and conditions ("whether there is a defect", "if it were damaged"), the purpose of a search ("inspected
     for defects") and choices that are only listed ("Yes or No", "defective or normal") are not conclusions.
 9.  "Cannot be determined", "unclear" and similar words withdraw earlier conclusions, except those of rules 3 and 4; a
@@ -37,9 +37,10 @@ Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the languag
 11. If there is no conclusion, a stated kind of defect ("there is a scratch") means Yes, and kinds that are all negated
     ("no scratches or dents") mean No. After a "but" or "however" that follows a No, a stated kind of defect is a
     conclusion ("no anomalies at the cap, but there is a scratch on the body").
-12. Boxes and a type are read only with a Yes: from ``<location>``, JSON or ``[x1, y1, x2, y2]`` in the text, as integers
-    0-1000 or fractions of the image. Others are dropped, because pixels of an unknown image size are meaningless. A type
-    must be in the taxonomy or be a benchmark's label for a type, and stand in ``<type>``, JSON or after "Type:".
+12. Boxes and a type are read only with a Yes: from ``<location>``, JSON or ``[x1, y1, x2, y2]`` in the text, as
+    integers 0-1000 or fractions of the image. Others are dropped, because pixels of an unknown image size are
+    meaningless. A type must be in the taxonomy or be a benchmark's label for a type, and stand in ``<type>``, JSON or
+    after "Type:".
 """
 
 from collections.abc import Mapping, Sequence

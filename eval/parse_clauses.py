@@ -88,7 +88,7 @@ OPENING = " ([-–|→:"
 
 
 def find_answers(clause: str) -> Iterator[tuple[int, int, Answer]]:
-    """Find each Yes or No that stands as an answer: alone, before a pause at the start, or after a copula at the end."""
+    """Find each Yes or No that stands as an answer: alone, before a pause at the start, after a copula at the end."""
     for says, pattern, pause in load_words().answers:
         for match in pattern.finditer(clause):
             before, after = clause[: match.start()], clause[match.end() :]

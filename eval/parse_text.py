@@ -23,7 +23,7 @@ _MARKS = str.maketrans(
 
 
 def to_plain(text: str) -> str:
-    """Lower-case text without markup and with uniform dashes and arrows; a label at a line end is joined to the next line."""
+    """Lower-case text without markup and with uniform dashes and arrows; a label at a line end joins the next line."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_MARKS)
     text = re.sub(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|boxed)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"<\|[^<>|\s]{1,40}\|>", " ", text)

@@ -91,7 +91,7 @@ class EvalContext:
 
     @property
     def named_folder(self) -> Path | None:
-        """Local folder named like the model, if there is one. A served model may have one: vLLM uses the path as name."""
+        """Local folder named like the model, if there is one. A served model may have one: vLLM uses paths as names."""
         settings = self.params.evaluate
         folder = self.workspace.root / settings.model
         return folder if settings.model and not settings.scripted and folder.is_dir() else None

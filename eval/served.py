@@ -55,7 +55,7 @@ def ask_endpoint(
     async def work(door: Door, sample: Sample) -> None:
         started, reason = time.perf_counter(), ""
         try:
-            # In a thread: images, tools and encoding take milliseconds of CPU, and other inspections continue meanwhile.
+            # In a thread: images, tools and encoding take milliseconds of CPU, and other inspections go on meanwhile.
             inspection, request = await asyncio.to_thread(_start_inspection, context, sample)
             while request is not None:
                 answer = await door.ask(request)
@@ -127,7 +127,7 @@ class _Inspection:
 
 
 def _cache_variant(context: EvalContext) -> int:
-    """Number that separates cached answers to equal requests: by the weights behind a name, and by the seed if sampled."""
+    """Number that separates cached answers to equal requests by weights behind a name, and by seed if sampled."""
     seed = None if context.params.evaluate.temperature == 0 else context.params.run.seed
     if context.weights is None and seed is None:
         return 0

@@ -101,7 +101,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
 
 
 def permutation_p(gains: np.ndarray, seed: int) -> float:
-    """Two-sided p-value of the sum of ``gains`` (each part's contribution to a paired difference) if the runs are equal.
+    """Two-sided p-value of the sum of ``gains`` (each part's contribution to a difference) if the runs are equal.
 
     Under that hypothesis the runs of each part can be exchanged: in all combinations if there are few parts, else at
     random (Fisher-Pitman test, scipy's ``permutation_test``).
