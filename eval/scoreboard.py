@@ -20,6 +20,36 @@ SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
 ROUNDS = {"two": "two rounds", "free": "free turns"}
 
 
+class Counts(BaseModel):
+    """Confusion counts of one set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tp: Annotated[int, Field(ge=0)]
+    fn: Annotated[int, Field(ge=0)]
+    tn: Annotated[int, Field(ge=0)]
+    fp: Annotated[int, Field(ge=0)]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """In per cent."""
+        return 50 * (self.tp / (self.tp + self.fn) + self.tn / (self.tn + self.fp))
+
+
+class TestList(BaseModel):
+    """Images of one set that a line was measured on."""
+
+    __test__ = False  # pytest would take the name for a test class.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    same: bool | None
+    """Whether it is exactly the published test list; None if unknown."""
+    name: str
+    """Which list it is, and how that is known."""
+    counts: Counts | None = None
+    """Confusion counts, if the source gives them or its unrounded figure determines them."""
+
+
 class ScoreboardLine(BaseModel):
     """One line of the scoreboard."""
 
@@ -28,7 +58,10 @@ class ScoreboardLine(BaseModel):
     name: str
     kind: Literal["ours", "paper", "open", "closed"]
     figures: dict[str, Annotated[float, Field(ge=0, le=100)]]
-    """Balanced accuracy by set, per cent."""
+    """Balanced accuracy by set, per cent; accuracy where :attr:`measure` says so."""
+    measure: Literal["balanced accuracy", "accuracy"] = "balanced accuracy"
+    lists: dict[str, TestList] = {}
+    """Test list by set, for the sets whose list is known."""
     intervals: dict[str, Estimate] = {}
     """The same as shares with their 95 % intervals; only for own runs."""
     mean: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -38,13 +71,21 @@ class ScoreboardLine(BaseModel):
     source: str
     address: str
     """URL; empty if unknown."""
-    same_list: bool | None
-    """Whether exactly the published test lists were used; None if unknown."""
     same_protocol: bool | None
     """Whether the protocol is this project's: an agent with all tools, unparsed answers count as wrong; None if
     unknown."""
     protocol: str
     """How the figures were obtained, and what limits their comparison with others."""
+
+    @property
+    def same_list(self) -> bool | None:
+        """Whether exactly the published test list was used, for all sets; None if unknown for one of them."""
+        same = {self.list_is_published(name) for name in self.figures}
+        return False if False in same else True if same == {True} else None
+
+    def list_is_published(self, name: str) -> bool | None:
+        """Whether exactly the published test list of a set was used; None if unknown."""
+        return self.lists[name].same if name in self.lists else None
 
 
 def scoreboard(
@@ -85,7 +126,14 @@ def _printed_mean(figures: dict[str, float]) -> float | None:
 def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine:
     run = found[0].run
     intervals = {item.run.set: item.overall.balanced_accuracy for item in found if item.overall.balanced_accuracy}
-    lists = {item.listing.same_list for item in found}
+    lists = {
+        item.run.set: TestList(
+            same=item.listing.same_list,
+            name=f"{item.listing.evaluated} images, of {item.listing.published or 'no'} published",
+            counts=Counts(**{name: getattr(item.overall, name) for name in ("tp", "fn", "tn", "fp")}),
+        )
+        for item in found
+    }
     seen = {item.contamination.zero_shot for item in found}
     shot = "not zero-shot" if False in seen else "zero-shot" if seen == {True} else "training of the model unknown"
     flagged = [f"{item.run.set}: {flag}" for item in found for flag in item.flags]
@@ -99,7 +147,7 @@ def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine
         over=over,
         source="this run, results/SET/metrics.json",
         address="",
-        same_list=False if False in lists else True if lists == {True} else None,
+        lists=lists,
         same_protocol=None if run.mode is None else run.mode == "agent",
         protocol="; ".join(
             [

@@ -16,7 +16,7 @@ from eval.metrics import metrics, read_metrics, write_metrics
 from eval.metrics.arrays import SIZES, PredictionArrays, group_images
 from eval.metrics.figure import FIGURES
 from eval.metrics.resampling import Columns, resample
-from eval.scoreboard import SETS, scoreboard
+from eval.scoreboard import SETS, published, scoreboard
 from eval.statistics import group_parts, interval, resamples
 from indus_cot.app import app, main
 from schemas.errors import IndusCotError
@@ -422,6 +422,29 @@ def test_scoreboard_lists_own_and_published(tmp_path: Path) -> None:
     )
     assert "weights eeeeeeee" in apart[0].protocol
     assert apart[0].name != apart[1].name, "two checkpoints do not read the same"
+
+
+def test_published_counts_give_their_figures() -> None:
+    """Counts of a line yield its figure, and their sums tell whether the list is the published one."""
+    official = {"mvtec_ad": (1258, 467), "visa": (1200, 962), "mpdd": (282, 176), "dtd": (947, 357), "sdd": (54, 286)}
+    checked = 0
+    for line in published():
+        assert set(line.lists) <= set(line.figures)
+        for name, listed in line.lists.items():
+            if counts := listed.counts:
+                assert abs(counts.balanced_accuracy - line.figures[name]) <= 0.05, (line.name, name)
+                assert ((counts.tp + counts.fn, counts.tn + counts.fp) == official[name]) == listed.same
+                checked += 1
+    assert checked == 26
+
+
+def test_scoreboard_tells_lists_by_set() -> None:
+    lines = {line.name: line for line in published()}
+    best = lines["IAD-R1 (updated), LLaVA-OneVision 7B"]
+    assert [best.list_is_published(name) for name in SETS] == [False, False, True, True, True]
+    assert best.same_list is False
+    assert lines["GPT-4.1"].same_list is None
+    assert lines["EAGLE"].measure == "accuracy"
 
 
 def test_official_counts_match_published() -> None:
