@@ -1,4 +1,4 @@
-"""The door to a model against the ideal and against other libraries: the same job, the same server, in turn."""
+"""The client to a model against the ideal and against other libraries: the same job, the same server, in turn."""
 
 import asyncio
 import functools
@@ -20,8 +20,8 @@ from typing import Any
 from bench.latency_server import HOST, latency_server
 from bench.paired import Row
 from bench.rivals.measured import CONCURRENCY, MAX_TOKENS, MODEL, measured
-from cot_builder.endpoint.door import Door, Endpoint
-from cot_builder.endpoint.flow import in_order
+from cot_builder.endpoint.client import Endpoint, EndpointClient
+from cot_builder.endpoint.flow import run_in_order
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import ImageFile, Request
@@ -91,7 +91,7 @@ def write_samples(folder: Path, samples: int) -> None:
 
 
 def ask_all(address: str, folder: Path, store: Path) -> int:
-    """Ask the door about every sample of ``folder``; returns how many were answered."""
+    """Ask the client about every sample of ``folder``; returns how many were answered."""
     params = load_params()
     endpoint = Endpoint(address, KEY_ENV, [MODEL], "teacher")
     pace = params.compute.endpoint.model_copy(update={"concurrency": CONCURRENCY})
@@ -106,10 +106,16 @@ def ask_all(address: str, folder: Path, store: Path) -> int:
         answered += bool(answer.text)
 
     async def run() -> None:
-        async with Door(endpoint, pace, budget, answers, price=lambda _: PRICE) as door:
+        async with EndpointClient(endpoint, pace, budget, answers, price=lambda _: PRICE) as client:
             with (folder / "samples.jsonl").open() as lines:
-                await in_order(
-                    lines, lambda line: door.ask(_request(json.loads(line))), take, door, CONCURRENCY, "bench", total
+                await run_in_order(
+                    lines,
+                    lambda line: client.ask(_request(json.loads(line))),
+                    take,
+                    client,
+                    CONCURRENCY,
+                    "bench",
+                    total,
                 )
 
     asyncio.run(run())

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cot_builder.endpoint.door import Door, Endpoint
+from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.images import query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
-from cot_builder.endpoint.run import run_through_door
+from cot_builder.endpoint.run import run_with_client
 from cot_builder.inspection.episode import Episode, Written
 from cot_builder.inspection.rendering import Message, for_endpoint
 from cot_builder.storage.header import read_header
@@ -52,13 +52,13 @@ def ask_endpoint(
         IndusCotError: no price or key; the budget is spent; the endpoint is unreachable or refuses every request.
     """
 
-    async def work(door: Door, sample: Sample) -> None:
+    async def work(client: EndpointClient, sample: Sample) -> None:
         started, reason = time.perf_counter(), ""
         try:
             # In a thread: images, tools and encoding take milliseconds of CPU, and other inspections go on meanwhile.
             inspection, request = await asyncio.to_thread(_start_inspection, context, sample)
             while request is not None:
-                answer = await door.ask(request)
+                answer = await client.ask(request)
                 reason = answer.finish_reason
                 request = await asyncio.to_thread(inspection.next_request, answer)
         except (DamagedImageError, NotAnsweredError) as error:
@@ -68,7 +68,7 @@ def ask_endpoint(
         take(sample, to_answer(context, inspection.episode, seconds=time.perf_counter() - started, stopped=stopped))
 
     settings = context.params.evaluate
-    run_through_door(
+    run_with_client(
         Endpoint(settings.base_url, settings.api_key_env, [settings.model], "evaluate"),
         context.params,
         context.workspace,

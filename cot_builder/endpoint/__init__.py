@@ -1,1 +1,1 @@
-"""The door to any OpenAI-compatible model: answers kept, cost known and capped."""
+"""The client to any OpenAI-compatible model: answers kept, cost known and capped."""

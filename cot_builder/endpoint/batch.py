@@ -17,12 +17,12 @@ from cot_builder.endpoint.budget import BudgetSpentError
 from cot_builder.endpoint.ledger import Ledger
 from cot_builder.endpoint.prices import Price
 from cot_builder.endpoint.replies import (
-    PASSING,
+    TRANSIENT_STATUSES,
     Answer,
+    CacheMissError,
     NotAnsweredError,
-    NotAskedError,
-    PassingError,
     StopError,
+    TransientError,
     as_answer,
     read_response,
     read_usage,
@@ -69,10 +69,10 @@ class _Waiting(NamedTuple):
 class Batches:
     """The batches of one client: those it submits, and those an earlier run left open."""
 
-    def __init__(self, ledger: Ledger, client: openai.AsyncOpenAI, pace: EndpointPace) -> None:
+    def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, pace: EndpointPace) -> None:
         self._ledger = ledger
         self._pace = pace
-        self._client = client
+        self._sdk = sdk
         self._spools: dict[tuple[str, str], _Spool] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._open: set[str] = set()
@@ -102,7 +102,7 @@ class Batches:
         self._spools.clear()
         for waiting in self._waiting.values():
             if not waiting.future.done():
-                waiting.future.set_exception(NotAskedError(waiting.request))
+                waiting.future.set_exception(CacheMissError(waiting.request))
         self._known.set()
 
     async def stop(self, collect: bool) -> None:
@@ -130,7 +130,7 @@ class Batches:
             refresh: Do not hold to a batch that this endpoint does not know.
 
         Raises:
-            NotAskedError: the client was closed meanwhile; the batch stays open.
+            CacheMissError: the client was closed meanwhile; the batch stays open.
             NotAnsweredError: the batch did not answer it, or cannot be asked for here.
             IndusCotError: the run has to stop.
         """
@@ -148,7 +148,7 @@ class Batches:
         if key in self._open:
             try:
                 return await self._wait(request)
-            except PassingError:
+            except TransientError:
                 self._check(request)
         if self._full:
             raise self._full
@@ -158,7 +158,7 @@ class Batches:
         """The answer to a new request, by the next batch; one that was overloaded goes into another.
 
         Raises:
-            NotAskedError: the client was closed meanwhile; what is submitted stays open.
+            CacheMissError: the client was closed meanwhile; what is submitted stays open.
             NotAnsweredError: no batch answered it; its text names them.
             IndusCotError: the run has to stop.
         """
@@ -168,7 +168,7 @@ class Batches:
             self._spool(request, price)
             try:
                 return await self._wait(request)
-            except PassingError as error:
+            except TransientError as error:
                 tried.append(str(error))
         raise NotAnsweredError(f"no answer after {len(tried)} batches: {'; '.join(tried)}")
 
@@ -176,7 +176,7 @@ class Batches:
         if self._error:
             raise self._error
         if self._ledger.closing:
-            raise NotAskedError(request)
+            raise CacheMissError(request)
 
     async def _wait(self, request: Request) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -252,9 +252,9 @@ class Batches:
                 if self._ledger.closing:
                     return
                 batch = await self._create(name, spool, file_id)
-        except (NotAnsweredError, PassingError) as error:
+        except (NotAnsweredError, TransientError) as error:
             reason = f"the batch could not be submitted: {error}"
-            outcome = self._ledger.exhausted(reason) if isinstance(error, PassingError) else NotAnsweredError(reason)
+            outcome = self._ledger.exhausted(reason) if isinstance(error, TransientError) else NotAnsweredError(reason)
             if isinstance(outcome, StopError):
                 raise outcome from None
             for key in spool.keys:
@@ -268,7 +268,7 @@ class Batches:
     async def _upload(self, spool: _Spool) -> str:
         spool.file.seek(0)
         try:
-            uploaded = await self._client.files.create(file=("batch.jsonl", spool.file), purpose="batch")
+            uploaded = await self._sdk.files.create(file=("batch.jsonl", spool.file), purpose="batch")
         except openai.APIStatusError as error:
             if error.status_code in NO_BATCH_API:
                 raise StopError(
@@ -290,7 +290,7 @@ class Batches:
             # The answer that got lost may have been that it was created.
             if tries > 1 and (found := await self._created_from(file_id)):
                 return found
-            return await self._client.batches.create(
+            return await self._sdk.batches.create(
                 input_file_id=file_id,
                 endpoint=PATH,
                 completion_window="24h",
@@ -314,7 +314,7 @@ class Batches:
 
     async def _created_from(self, file_id: str) -> Batch | None:
         try:
-            async for batch in self._client.batches.list(limit=100):
+            async for batch in self._sdk.batches.list(limit=100):
                 if batch.input_file_id == file_id:
                     return batch
         except openai.APIStatusError as error:
@@ -369,7 +369,7 @@ class Batches:
     async def _retrieve(self, name: str, count: int) -> Batch:
         async def retrieve() -> Batch:
             try:
-                return await self._client.batches.retrieve(name)
+                return await self._sdk.batches.retrieve(name)
             except (openai.NotFoundError, openai.BadRequestError):
                 raise NotAnsweredError(
                     f"batch {name} with {count} requests was submitted, and {self._ledger.address} does not know it; "
@@ -408,7 +408,7 @@ class Batches:
         self._ledger.answers.close_batch(batch.id)
         # Providers limit what they keep. One left behind is only that: it costs nothing.
         with suppress(openai.OpenAIError):
-            await self._client.files.delete(batch.input_file_id)
+            await self._sdk.files.delete(batch.input_file_id)
 
     async def _download(self, file_id: str, file: IO[bytes], start: int) -> bool:
         """Append a file; False where there is none."""
@@ -416,7 +416,7 @@ class Batches:
         file.seek(start)
         file.truncate()
         try:
-            async with self._client.files.with_streaming_response.content(file_id) as response:
+            async with self._sdk.files.with_streaming_response.content(file_id) as response:
                 chunks = response.iter_bytes()
                 while chunk := await _next(chunks):
                     file.write(chunk)
@@ -453,7 +453,7 @@ class Batches:
             attempts: How often; None for as often as it takes, :data:`UNREACHABLE_S` at most.
 
         Raises:
-            PassingError: it did not pass.
+            TransientError: it did not pass.
             NotAnsweredError: the endpoint refuses it.
             StopError: the endpoint refuses everything, or cannot be reached for long.
         """
@@ -464,17 +464,17 @@ class Batches:
                 result = await call()
             except openai.APIStatusError as error:
                 known = self._ledger.refusal(error)
-                if not isinstance(known, PassingError):
+                if not isinstance(known, TransientError):
                     raise known from None
                 passing = known
             except (openai.OpenAIError, OSError) as error:
-                passing = PassingError(f"connection lost ({type(error.__cause__ or error).__name__})")
+                passing = TransientError(f"connection lost ({type(error.__cause__ or error).__name__})")
             else:
                 self._ledger.heard = True
                 return result
             tried += 1
             if attempts is not None and tried >= attempts:
-                raise PassingError(f"{passing}, after {tried} attempts")
+                raise TransientError(f"{passing}, after {tried} attempts")
             if attempts is None and time.monotonic() - started > UNREACHABLE_S:
                 raise StopError(
                     f"{self._ledger.address} could not be asked for its batches for {UNREACHABLE_S / 60:g} minutes: "
@@ -526,12 +526,12 @@ def _read_line(line: bytes, hide: Callable[[str], str]) -> tuple[str, dict[str, 
         status, body = response.get("status_code"), response.get("body")
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", NotAnsweredError("unreadable line")
-    if status in PASSING:
-        return key, PassingError(f"status {status}")
+    if status in TRANSIENT_STATUSES:
+        return key, TransientError(f"status {status}")
     if status != 200:
         words = words_of(body or entry, hide)
         return key, NotAnsweredError(f"status {status}: {words}" if status else words)
     try:
         return key, read_response(hide(json.dumps(body)))
-    except PassingError as error:
+    except TransientError as error:
         return key, error

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cot_builder.endpoint.door import TALLY, Door, Tally
+from cot_builder.endpoint.client import TALLY, EndpointClient, Tally
 from cot_builder.progress import LINE_EVERY_S, console
 
 Item = TypeVar("Item")
@@ -26,11 +26,11 @@ AHEAD = 8
 PANEL_EVERY_S = 0.5
 
 
-async def in_order(
+async def run_in_order(
     items: Iterable[Item],
     work: Callable[[Item], Awaitable[Result]],
     take: Callable[[Result], None],
-    door: Door,
+    client: EndpointClient,
     at_once: int,
     description: str,
     total: int,
@@ -44,9 +44,9 @@ async def in_order(
 
     Args:
         items: Drawn only as far ahead as needed.
-        work: Asks ``door``.
+        work: Asks ``client``.
         take: Called one result at a time.
-        door: Closed to new requests when the run has to end.
+        client: Closed to new requests when the run has to end.
         at_once: Requests that may be under way.
         description: Shown beside the progress.
         total: Number of items.
@@ -60,15 +60,15 @@ async def in_order(
     tasks: deque[asyncio.Task[Result]] = deque()
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    progress = _Progress(door, description, total, unit, tell)
+    progress = _Progress(client, description, total, unit, tell)
 
     def interrupt() -> None:
         interrupted.set()
-        door.close_to_new()
+        client.close_to_new()
         # The next one raises KeyboardInterrupt wherever the program is.
         loop.remove_signal_handler(signal.SIGINT)
         console.print(
-            f"{description}: stopping; {door.under_way}. Press Ctrl-C again to leave at once",
+            f"{description}: stopping; {client.under_way}. Press Ctrl-C again to leave at once",
             style="yellow",
             highlight=False,
         )
@@ -99,7 +99,7 @@ async def in_order(
         if interrupted.is_set():
             raise KeyboardInterrupt
     except Exception:
-        door.close_to_new()
+        client.close_to_new()
         await asyncio.gather(*tasks, return_exceptions=True)
         if interrupted.is_set():
             raise KeyboardInterrupt from None
@@ -116,8 +116,10 @@ async def in_order(
 class _Progress:
     """What the run did so far: a panel on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, door: Door, description: str, total: int, unit: str, tell: Callable[[], str]) -> None:
-        self._door = door
+    def __init__(
+        self, client: EndpointClient, description: str, total: int, unit: str, tell: Callable[[], str]
+    ) -> None:
+        self._client = client
         self._description = description
         self._total = total
         self._unit = unit
@@ -176,18 +178,18 @@ class _Progress:
         return panel
 
     def _line(self) -> str:
-        stats, spent = self._door.ledger.stats, self._door.ledger.budget
+        stats, spent = self._client.ledger.stats, self._client.ledger.budget
         seconds = max(time.monotonic() - self._started, 1e-9)
         parts = [
             f"{self._description}: {self._done}/{self._total} {self._unit}",
             f"{stats.answered} answers ({stats.answered / seconds:.1f}/s), {stats.kept} kept ones",
-            f"{self._door.throttle.under_way} of {self._door.throttle.limit} under way",
+            f"{self._client.throttle.under_way} of {self._client.throttle.limit} under way",
         ]
-        if self._door.trouble and not stats.answered:
-            parts.append(f"retrying: {self._door.trouble}")
+        if self._client.trouble and not stats.answered:
+            parts.append(f"retrying: {self._client.trouble}")
         if stats.overloaded:
             parts.append(f"{stats.overloaded} x overloaded")
-        if pause := self._door.throttle.paused:
+        if pause := self._client.throttle.paused:
             parts.append(f"the server asks to wait {pause:.0f} s")
         if stats.failed:
             parts.append(f"{stats.failed} not answered")

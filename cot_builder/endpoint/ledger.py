@@ -9,13 +9,13 @@ from cot_builder.endpoint import prices
 from cot_builder.endpoint.budget import Budget
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.replies import (
-    HOPELESS,
-    OVERLOADED,
-    PASSING,
+    FATAL_STATUSES,
+    OVERLOAD_STATUSES,
+    TRANSIENT_STATUSES,
     Answer,
     NotAnsweredError,
-    PassingError,
     StopError,
+    TransientError,
     as_answer,
     read_usage,
     words_of,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import openai
 
 LONGEST_WAIT_S = 60.0
-HOPELESS_IN_A_ROW = 20
+MAX_FAILURES_IN_A_ROW = 20
 """Requests that use up all their attempts with no answer to any in between, after which no more are sent."""
 NO_MONEY = "insufficient_quota"
 HIDDEN = "[key]"
@@ -41,7 +41,7 @@ LEAST_KEY = 12
 
 @dataclass
 class Stats:
-    """What the door did since it was opened."""
+    """What the client did since it was opened."""
 
     kept: int = 0
     answered: int = 0
@@ -111,7 +111,7 @@ class Ledger:
     def exhausted(self, reason: str) -> Exception:
         """What to raise when all attempts are used up: it ends the request, or the run where none gets through."""
         self._failed_in_a_row += 1
-        if not self.heard or self._failed_in_a_row >= HOPELESS_IN_A_ROW:
+        if not self.heard or self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
             return StopError(f"{self.address}: {reason}; check that the server runs. Every answer so far is kept")
         return NotAnsweredError(reason)
 
@@ -125,7 +125,7 @@ class Ledger:
         """The error to raise for a refused request: it ends the run, ends the request, or passes."""
         status = error.status_code
         said = words_of(error.body or error.message, self.hide)
-        if status in HOPELESS or error.code == NO_MONEY:
+        if status in FATAL_STATUSES or error.code == NO_MONEY:
             advice = {401: "check the key", 402: "top up the account", 403: "check the key's rights"}.get(
                 status,
                 "top up the account"
@@ -133,9 +133,9 @@ class Ledger:
                 else f"check {self.section}.base_url and {self.section}.model",
             )
             return StopError(f"{self.address} answers {status}: {said}; {advice}. Every answer so far is kept")
-        if status in PASSING:
+        if status in TRANSIENT_STATUSES:
             wait = parse_wait(error.response.headers.get("retry-after", ""))
-            return PassingError(f"status {status}", status in OVERLOADED, wait)
+            return TransientError(f"status {status}", status in OVERLOAD_STATUSES, wait)
         return NotAnsweredError(f"{self.address} answers {status}: {said}")
 
     def hide(self, text: str) -> str:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     pass
 
 
-OVERLOADED = (429, 503, 529)
+OVERLOAD_STATUSES = (429, 503, 529)
 
 
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+TRANSIENT_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Statuses that may be another one next time."""
 
 
-HOPELESS = (401, 402, 403, 404)
+FATAL_STATUSES = (401, 402, 403, 404)
 """Statuses that every request would meet."""
 
 
@@ -44,7 +44,7 @@ class NotAnsweredError(Exception):
     """One request has no answer; others may have one. Its text says why, and what was tried."""
 
 
-class NotAskedError(Exception):
+class CacheMissError(Exception):
     """The answer is not in the store, and nothing is being sent."""
 
     def __init__(self, request: Request) -> None:
@@ -56,7 +56,7 @@ class StopError(IndusCotError):
     """No request can be answered: the key, the address or the model is wrong, or the account is empty."""
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """May be another one next time."""
 
     def __init__(self, reason: str, overloaded: bool = False, wait: float | None = None) -> None:
@@ -69,7 +69,7 @@ def read_response(content: str) -> dict[str, Any]:
     """A chat completion from the text of an HTTP answer.
 
     Raises:
-        PassingError: it is cut short or no chat completion.
+        TransientError: it is cut short or no chat completion.
     """
     try:
         response = json.loads(content)
@@ -77,7 +77,7 @@ def read_response(content: str) -> dict[str, Any]:
         if not isinstance(choice["message"], dict):
             raise TypeError("message")
     except (ValueError, KeyError, IndexError, TypeError):
-        raise PassingError("unreadable answer (not a chat completion)") from None
+        raise TransientError("unreadable answer (not a chat completion)") from None
     return response
 
 

@@ -1,4 +1,4 @@
-"""What the stages that ask a model share: the door opened by the parameters, and the estimate before a run."""
+"""What the stages that ask a model share: the client opened by the parameters, and the estimate before a run."""
 
 import asyncio
 import gc
@@ -11,10 +11,10 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from cot_builder.endpoint import prices
-from cot_builder.endpoint.door import Door, Endpoint
-from cot_builder.endpoint.flow import in_order
+from cot_builder.endpoint.client import Endpoint, EndpointClient
+from cot_builder.endpoint.flow import run_in_order
 from cot_builder.endpoint.prices import Price, Usage
-from cot_builder.endpoint.replies import Answer, NotAskedError
+from cot_builder.endpoint.replies import Answer, CacheMissError
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import Answers, store
 from cot_builder.params import Params
@@ -69,12 +69,12 @@ def _prices(endpoint: Endpoint, workspace: Workspace, allow_unpriced: bool) -> C
     return price
 
 
-def run_through_door(
+def run_with_client(
     endpoint: Endpoint,
     params: Params,
     workspace: Workspace,
     items: Iterable[Item],
-    work: Callable[[Door, Item], Awaitable[Result]],
+    work: Callable[[EndpointClient, Item], Awaitable[Result]],
     take: Callable[[Result], None],
     *,
     description: str,
@@ -103,7 +103,7 @@ def run_through_door(
     answers = Answers(path)
 
     async def run() -> None:
-        door = Door(
+        client = EndpointClient(
             endpoint,
             params.compute.endpoint,
             params.budget,
@@ -111,10 +111,12 @@ def run_through_door(
             price=price,
             refresh=refresh,
         )
-        async with door:
+        async with client:
             pace = params.compute.endpoint
             at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
-            await in_order(items, lambda item: work(door, item), take, door, at_once, description, total, unit, tell)
+            await run_in_order(
+                items, lambda item: work(client, item), take, client, at_once, description, total, unit, tell
+            )
 
     # What was imported stays: to look through it for garbage holds every request up for a fifth of a second.
     gc.freeze()
@@ -156,7 +158,7 @@ def estimate(
     params: Params,
     workspace: Workspace,
     items: Iterable[Item],
-    work: Callable[[Door, Item], Awaitable[object]],
+    work: Callable[[EndpointClient, Item], Awaitable[object]],
     after: Callable[[str], list[str]],
     *,
     reading: Collection[str] = (),
@@ -169,7 +171,7 @@ def estimate(
         params: The parameters; ``teacher`` and ``compute.endpoint`` matter.
         workspace: The project.
         items: What the run would go through.
-        work: Asks the door about one item.
+        work: Asks the client about one item.
         after: The steps that normally follow a step, the step itself first.
         reading: Steps that ask ``teacher.reader``, the model that audits and judges.
         anew: Take no answer as kept.
@@ -201,13 +203,13 @@ def estimate(
         found.output[step] += tokens.output
         found.usd[step] += prices.cost(own, tokens, batch)
 
-    class Reckoning(Door):
+    class Reckoning(EndpointClient):
         async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:  # noqa: ARG002
             try:
                 if anew:
-                    raise NotAskedError(request)
+                    raise CacheMissError(request)
                 answer = await super().ask(request, offline=True)
-            except NotAskedError:
+            except CacheMissError:
                 for step in after(request.step):
                     add(step, request)
                 raise
@@ -217,12 +219,12 @@ def estimate(
     async def run() -> None:
         async with Reckoning(
             endpoint, params.compute.endpoint, params.budget, answers, price=price, offline=True
-        ) as door:
+        ) as client:
             for item in items:
                 found.samples += 1
                 try:
-                    await work(door, item)
-                except NotAskedError:
+                    await work(client, item)
+                except CacheMissError:
                     continue
                 except DamagedImageError:
                     found.samples -= 1

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.images import Images, query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Message, Request
@@ -95,21 +95,21 @@ class Drafted:
     blind_answer: Literal["Yes", "No"] | None = None
 
 
-async def draft_with_endpoint(door: Door, lesson: Lesson, ask: dict[str, bool]) -> Drafted:
+async def draft_with_endpoint(client: EndpointClient, lesson: Lesson, ask: dict[str, bool]) -> Drafted:
     """Draft ``draft.candidates`` candidates; the best valid one has no violation, all others say why they lost.
 
     Args:
-        door: The endpoint.
+        client: The endpoint.
         lesson: The sample.
-        ask: Keywords of :meth:`Door.ask`.
+        ask: Keywords of :meth:`EndpointClient.ask`.
 
     Raises:
-        NotAskedError: nothing is being sent, and an answer is not in the store.
+        CacheMissError: nothing is being sent, and an answer is not in the store.
         IndusCotError: the run has to stop; the sample's image is damaged.
     """
     query = query_image(lesson.sample, lesson.images)
-    candidates = [_attempt(door, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
-    asked = [_blind(door, lesson, query, ask)] if lesson.params.blind else []
+    candidates = [_attempt(client, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
+    asked = [_blind(client, lesson, query, ask)] if lesson.params.blind else []
     done: list[Any] = await _together([*asked, *candidates])
     blind, blind_usd = done[0] if asked else (None, 0.0)
     attempts: list[Attempt] = done[len(asked) :]
@@ -127,14 +127,14 @@ async def _together(works: Sequence[Awaitable[Result]]) -> list[Result]:
     return done  # type: ignore[return-value]
 
 
-async def word_prior(door: Door, teacher: Teacher, prior: NormalcyPrior, images: list[ImageFile]) -> str:
+async def word_prior(client: EndpointClient, teacher: Teacher, prior: NormalcyPrior, images: list[ImageFile]) -> str:
     """What a sound part looks like, in the teacher's words, from several images of it in one request.
 
     Raises:
         NotAnsweredError: no usable text came back.
-        NotAskedError: nothing is being sent, and no answer is kept.
+        CacheMissError: nothing is being sent, and no answer is kept.
     """
-    talk = _Talk(door, teacher, teacher.model, "prior_writer", 0, {})
+    talk = _Talk(client, teacher, teacher.model, "prior_writer", 0, {})
     told = {"count": len(images), "category": category_name(prior.category), "view": prior.view, "facts": prior.text}
     talk.tell(fill("prior", **told), images)
     problems: list[str] = []
@@ -160,8 +160,10 @@ def in_a_row(reasons: Iterable[str], between: str) -> str:
 class _Talk:
     """A conversation that is asked to fill in one form after another."""
 
-    def __init__(self, door: Door, teacher: Teacher, model: str, system: str, candidate: int, ask: dict[str, bool]):
-        self._door = door
+    def __init__(
+        self, client: EndpointClient, teacher: Teacher, model: str, system: str, candidate: int, ask: dict[str, bool]
+    ):
+        self._client = client
         self._teacher = teacher
         self._model = model
         self._candidate = candidate
@@ -187,7 +189,7 @@ class _Talk:
             self._append_text(f"Answer {shape}.")
         problems: list[str] = []
         for _ in range(self._teacher.corrections + 1):
-            answer = await self._door.ask(self._request(step, form), **self._ask)
+            answer = await self._client.ask(self._request(step, form), **self._ask)
             self.usd += answer.usd
             try:
                 filled = read_form(form, _whole(answer))
@@ -233,15 +235,17 @@ def _whole(answer: Answer) -> str:
 # --- one candidate ------------------------------------------------------------------------------------
 
 
-async def _attempt(door: Door, lesson: Lesson, query: ImageFile, candidate: int, ask: dict[str, bool]) -> Attempt:
+async def _attempt(
+    client: EndpointClient, lesson: Lesson, query: ImageFile, candidate: int, ask: dict[str, bool]
+) -> Attempt:
     attempt = Attempt(candidate)
-    planning = _Talk(door, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
-    writing = _Talk(door, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
+    planning = _Talk(client, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
+    writing = _Talk(client, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
     try:
         plan, calls, observations = await _plan_and_execute(planning, lesson, query, attempt)
         images = [query, *(_observed(attempt, item) for item in observations if item.image_sha256)]
         writing.tell(_compose_prompt(lesson, plan, calls, observations), images)
-        await _compose(door, writing, lesson, query, attempt, calls, observations, ask)
+        await _compose(client, writing, lesson, query, attempt, calls, observations, ask)
     except NotAnsweredError as error:
         attempt.failure = str(error)
     attempt.usd += planning.usd + writing.usd
@@ -297,7 +301,7 @@ def tool_call(planned: PlannedCall) -> ToolCall:
 
 
 async def _compose(
-    door: Door,
+    client: EndpointClient,
     talk: _Talk,
     lesson: Lesson,
     query: ImageFile,
@@ -315,9 +319,9 @@ async def _compose(
             attempt.trajectory = trajectory
             attempt.violations = run_gates(Case(trajectory, lesson.sample, lesson.supervision, lesson.params))
             if not attempt.violations and lesson.teacher.audit:
-                attempt.violations = await _audit(door, lesson, query, attempt, trajectory, ask)
+                attempt.violations = await _audit(client, lesson, query, attempt, trajectory, ask)
             if not attempt.violations:
-                await _judge(door, lesson, query, attempt, trajectory, ask)
+                await _judge(client, lesson, query, attempt, trajectory, ask)
                 return
             problems = [f"{item.gate}: {item.reason}" for item in attempt.violations]
         names = [FORM] if trajectory is None else [item.gate for item in attempt.violations]
@@ -386,10 +390,10 @@ def finding(supervision: Supervision) -> str:
 
 
 async def _blind(
-    door: Door, lesson: Lesson, query: ImageFile, ask: dict[str, bool]
+    client: EndpointClient, lesson: Lesson, query: ImageFile, ask: dict[str, bool]
 ) -> tuple[Literal["Yes", "No"] | None, float]:
     """The answer given without supervision, None where there is none, and what it cost."""
-    talk = _Talk(door, lesson.teacher, lesson.teacher.model, "reader", 0, ask)
+    talk = _Talk(client, lesson.teacher, lesson.teacher.model, "reader", 0, ask)
     sample = lesson.sample
     talk.tell(fill("blind", category=category_name(sample.category), view=sample.view), [query])
     try:
@@ -399,10 +403,15 @@ async def _blind(
 
 
 async def _audit(
-    door: Door, lesson: Lesson, query: ImageFile, attempt: Attempt, trajectory: Trajectory, ask: dict[str, bool]
+    client: EndpointClient,
+    lesson: Lesson,
+    query: ImageFile,
+    attempt: Attempt,
+    trajectory: Trajectory,
+    ask: dict[str, bool],
 ) -> list[Violation]:
     """Ungrounded statements, as a reader who knows only the images finds them."""
-    talk = _Talk(door, lesson.teacher, lesson.teacher.reader, "reader", attempt.candidate, ask)
+    talk = _Talk(client, lesson.teacher, lesson.teacher.reader, "reader", attempt.candidate, ask)
     talk.tell(*_reading("audit", lesson.sample, query, attempt, trajectory))
     try:
         audit = await talk.fill_in("audit", Audit)
@@ -416,12 +425,17 @@ async def _audit(
 
 
 async def _judge(
-    door: Door, lesson: Lesson, query: ImageFile, attempt: Attempt, trajectory: Trajectory, ask: dict[str, bool]
+    client: EndpointClient,
+    lesson: Lesson,
+    query: ImageFile,
+    attempt: Attempt,
+    trajectory: Trajectory,
+    ask: dict[str, bool],
 ) -> None:
     async def reading(number: int) -> Scores:
         # A number of its own for every reading: an equal request would return the kept answer.
         own = attempt.candidate * lesson.teacher.judge_readings + number
-        talk = _Talk(door, lesson.teacher, lesson.teacher.reader, "reader", own, ask)
+        talk = _Talk(client, lesson.teacher, lesson.teacher.reader, "reader", own, ask)
         talk.tell(*_reading("judge", lesson.sample, query, attempt, trajectory))
         try:
             return await talk.fill_in("judge", Scores)

@@ -1,4 +1,4 @@
-"""Questions in batches, through a door of their own, and what the store then holds."""
+"""Questions in batches, through a client of their own, and what the store then holds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cot_builder.endpoint.door import Door, Endpoint
+from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
@@ -33,8 +33,8 @@ def questions(count: int, step: str = "describe", model: str = "small") -> list[
     ]
 
 
-def use(work: Callable[[Door], Awaitable[Any]], url: str, store: Path, **settings: Any) -> Any:
-    """What ``work`` returns, given a new door on ``store``; it may not take long, and its loop ends with it."""
+def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path, **settings: Any) -> Any:
+    """What ``work`` returns, given a new client on ``store``; it may not take long, and its loop ends with it."""
     caps = Budget(usd=settings.pop("usd", None), tokens=None)
     refresh = settings.pop("refresh", False)
     price = settings.pop("price", lambda _: PRICE)
@@ -47,28 +47,28 @@ def use(work: Callable[[Door], Awaitable[Any]], url: str, store: Path, **setting
         try:
             async with (
                 asyncio.timeout(LONGEST_S),
-                Door(endpoint, pace, caps, answers, price=price, refresh=refresh) as door,
+                EndpointClient(endpoint, pace, caps, answers, price=price, refresh=refresh) as client,
             ):
-                return await work(door)
+                return await work(client)
         finally:
             answers.close()
 
     return asyncio.run(run())
 
 
-async def outcomes(door: Door, requests: list[Request]) -> list[Answer | BaseException]:
+async def outcomes(client: EndpointClient, requests: list[Request]) -> list[Answer | BaseException]:
     """The answer or the error of each request, all asked at once."""
-    return await asyncio.gather(*(door.ask(request) for request in requests), return_exceptions=True)
+    return await asyncio.gather(*(client.ask(request) for request in requests), return_exceptions=True)
 
 
 def ask_all(requests: list[Request], url: str, store: Path, **settings: Any) -> list[Any]:
-    """The answer or the error of each request, by a new door; ``settings`` as in :func:`use`."""
-    return use(lambda door: outcomes(door, requests), url, store, **settings)
+    """The answer or the error of each request, by a new client; ``settings`` as in :func:`use`."""
+    return use(lambda client: outcomes(client, requests), url, store, **settings)
 
 
-async def abandon(door: Door, requests: list[Request], when: Callable[[], bool]) -> None:
+async def abandon(client: EndpointClient, requests: list[Request], when: Callable[[], bool]) -> None:
     """Ask, and let the loop end without a word as soon as ``when``."""
-    asked = [asyncio.create_task(door.ask(request)) for request in requests]
+    asked = [asyncio.create_task(client.ask(request)) for request in requests]
     while not when():
         await asyncio.sleep(0.005)
     for task in asked:
@@ -85,7 +85,7 @@ def submit_and_leave(requests: list[Request], server: BatchServer, store: Path, 
         return bool(server.calls["poll"])
 
     with pytest.raises(asyncio.CancelledError):
-        use(lambda door: abandon(door, requests, submitted), server.url, store, **settings)
+        use(lambda client: abandon(client, requests, submitted), server.url, store, **settings)
     server.polls = polls
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 
 from cot_builder.corpus.priors import Groups, Priors
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.images import query_image
-from cot_builder.endpoint.replies import NotAnsweredError, NotAskedError
-from cot_builder.endpoint.run import Estimate, estimate, run_through_door, teacher_endpoint
+from cot_builder.endpoint.replies import CacheMissError, NotAnsweredError
+from cot_builder.endpoint.run import Estimate, estimate, run_with_client, teacher_endpoint
 from cot_builder.params import Params
 from cot_builder.storage.output import Output
 from cot_builder.storage.samples import DamagedImageError, SharedImages
@@ -41,19 +41,19 @@ def draft_samples(
     gates = [*GATES, *([AUDIT] if params.teacher.audit else [])]
     again = asking.again
 
-    async def work(door: Door, task: Task) -> SampleDrafts:
+    async def work(client: EndpointClient, task: Task) -> SampleDrafts:
         sample, supervision = task
         lesson = _lesson(params, images, priors, sample, supervision)
         try:
             drafted = await draft_with_endpoint(
-                door, lesson, {"offline": bool(again) and sample.sample_id not in again}
+                client, lesson, {"offline": bool(again) and sample.sample_id not in again}
             )
             if sample.sample_id in again and all(item.violations or item.failure for item in drafted.attempts):
                 # What was kept, and what could not be asked last time, does not do: new answers are needed.
-                drafted = await draft_with_endpoint(door, lesson, {"refresh": True})
+                drafted = await draft_with_endpoint(client, lesson, {"refresh": True})
         except DamagedImageError as error:
             return SampleDrafts(sample.sample_id, [], {}, str(error))
-        except NotAskedError as error:
+        except CacheMissError as error:
             if again and sample.sample_id not in again:
                 return SampleDrafts(sample.sample_id, [], {}, failures=(f"{error}: not asked, --only-failed",))
             raise
@@ -66,7 +66,7 @@ def draft_samples(
         failures = tuple(f"candidate {item.candidate}: {item.failure}" for item in drafted.attempts if item.failure)
         return SampleDrafts(sample.sample_id, records, shown, failures=failures, unanswered=len(failures))
 
-    run_through_door(
+    run_with_client(
         teacher_endpoint(params),
         params,
         workspace,
@@ -102,8 +102,8 @@ def estimate_drafts(
             return [step, *chain[2 if step == "correct" else 1 :]]
         return chain[chain.index(step) :]
 
-    async def work(door: Door, task: Task) -> None:
-        await draft_with_endpoint(door, _lesson(params, images, priors, *task), {})
+    async def work(client: EndpointClient, task: Task) -> None:
+        await draft_with_endpoint(client, _lesson(params, images, priors, *task), {})
 
     return estimate(
         params,
@@ -149,7 +149,7 @@ def word_priors(
             output.leave_out("no usable text from the teacher, the measured one is kept", row.prior_id, failure)
         worded.append(row)
 
-    run_through_door(
+    run_with_client(
         teacher_endpoint(params),
         params,
         workspace,
@@ -186,15 +186,15 @@ def estimate_priors(
 
 def _wording(
     groups: Groups, params: Params, workspace: Workspace
-) -> Callable[[Door, NormalcyPrior], Awaitable[tuple[NormalcyPrior, str]]]:
+) -> Callable[[EndpointClient, NormalcyPrior], Awaitable[tuple[NormalcyPrior, str]]]:
     """Asks for the words of one prior; gives it back as it was, with the reason, where there are none."""
     images = SharedImages(workspace)
 
-    async def work(door: Door, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
+    async def work(client: EndpointClient, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
         by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
         shown = [by_hash[digest] for digest in row.image_sha256[: params.prior.shown_images]]
         try:
-            text = await word_prior(door, params.teacher, row, [query_image(item, images) for item in shown])
+            text = await word_prior(client, params.teacher, row, [query_image(item, images) for item in shown])
         except NotAnsweredError as error:
             return row, str(error)
         return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""

@@ -27,7 +27,7 @@ def path(store: Path) -> Path:
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The API key is in its environment variable."""
-    from tests.helpers.door import KEY, KEY_VARIABLE
+    from tests.helpers.endpoint_client import KEY, KEY_VARIABLE
 
     monkeypatch.setenv(KEY_VARIABLE, KEY)
 

@@ -11,9 +11,9 @@ import pytest
 
 from cot_builder.endpoint import batch
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.prices import Price
-from cot_builder.endpoint.replies import NotAnsweredError, NotAskedError
+from cot_builder.endpoint.replies import CacheMissError, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.store import Answers
 from schemas.errors import IndusCotError
@@ -39,9 +39,9 @@ pytestmark = pytest.mark.usefixtures("quick_batches")
 def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: BatchServer, store: Path) -> None:
     asked = questions(5)
 
-    async def work(door: Door) -> Any:
-        found = await outcomes(door, asked)
-        return found, door.ledger.stats
+    async def work(client: EndpointClient) -> Any:
+        found = await outcomes(client, asked)
+        return found, client.ledger.stats
 
     found, stats = use(work, server.url, store)
     assert texts(found) == expected(asked)
@@ -58,9 +58,9 @@ def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: Ba
 
 
 def test_an_upload_is_deleted_once_its_answers_are_kept(server: BatchServer, store: Path) -> None:
-    async def work(door: Door) -> None:
-        await outcomes(door, questions(2))
-        # Nobody waits for it, and it is given up with the door.
+    async def work(client: EndpointClient) -> None:
+        await outcomes(client, questions(2))
+        # Nobody waits for it, and it is given up with the client.
         while server.batches["batch_1"]["input_file_id"] in server.files:
             await asyncio.sleep(0.005)
 
@@ -116,7 +116,7 @@ def test_a_full_file_is_submitted_at_once(
     assert [len(keys) for keys in server.submitted] == sizes
 
 
-def test_a_later_door_waits_for_an_open_batch(server: BatchServer, store: Path) -> None:
+def test_a_later_client_waits_for_an_open_batch(server: BatchServer, store: Path) -> None:
     asked = questions(4)
     submit_and_leave(asked, server, store)
     assert open_batches(store) == {"batch_1": [request.key for request in asked]}
@@ -137,10 +137,10 @@ def test_a_batch_collected_before_it_is_asked_for_is_not_asked_again(
     submit_and_leave(asked, server, store, refresh=refresh)
     server.polls = 1
 
-    async def late(door: Door) -> Any:
-        while door.ledger.stats.answered != 3:
+    async def late(client: EndpointClient) -> Any:
+        while client.ledger.stats.answered != 3:
             await asyncio.sleep(0.005)
-        return await outcomes(door, asked)
+        return await outcomes(client, asked)
 
     assert texts(use(late, server.url, store, refresh=refresh)) == expected(asked)
     assert len(server.submitted) == 1
@@ -158,7 +158,7 @@ def test_answers_nobody_asks_for_are_collected_with_their_step_and_price(server:
     submit_and_leave(questions(3, "audit"), server, store)
     server.polls = 1
 
-    async def nothing(door: Door) -> None:
+    async def nothing(client: EndpointClient) -> None:
         pass
 
     use(nothing, server.url, store)
@@ -173,14 +173,14 @@ def test_closed_to_new_nobody_waits_and_the_batch_is_collected_next_time(server:
     server.polls = 10**9
     asked, later = questions(3), questions(2, "compose")
 
-    async def work(door: Door) -> Any:
-        first = [asyncio.create_task(door.ask(request)) for request in asked]
+    async def work(client: EndpointClient) -> Any:
+        first = [asyncio.create_task(client.ask(request)) for request in asked]
         while not server.calls["poll"]:
             await asyncio.sleep(0.005)
         # These are on the way into a file that is not submitted.
-        second = [asyncio.create_task(door.ask(request)) for request in later]
+        second = [asyncio.create_task(client.ask(request)) for request in later]
         await asyncio.sleep(0)
-        door.close_to_new()
+        client.close_to_new()
         async with asyncio.timeout(LONGEST_S):
             found = await asyncio.gather(*first, *second, return_exceptions=True)
         # Longer than a file takes to settle.
@@ -188,7 +188,7 @@ def test_closed_to_new_nobody_waits_and_the_batch_is_collected_next_time(server:
         return found
 
     found = use(work, server.url, store)
-    assert all(isinstance(error, NotAskedError) for error in found)
+    assert all(isinstance(error, CacheMissError) for error in found)
     assert server.calls["upload"] == 1 and len(open_batches(store)) == 1
     server.polls = 1
     assert texts(ask_all(asked, server.url, store)) == expected(asked)
@@ -196,12 +196,12 @@ def test_closed_to_new_nobody_waits_and_the_batch_is_collected_next_time(server:
 
 
 def test_closed_to_new_during_an_upload_no_batch_is_created(server: BatchServer, store: Path) -> None:
-    async def work(door: Door) -> Any:
+    async def work(client: EndpointClient) -> Any:
         loop = asyncio.get_running_loop()
         closed = threading.Event()
 
         def close() -> None:
-            door.close_to_new()
+            client.close_to_new()
             closed.set()
 
         def uploaded(what: str) -> None:
@@ -209,12 +209,12 @@ def test_closed_to_new_during_an_upload_no_batch_is_created(server: BatchServer,
             assert closed.wait(LONGEST_S)
 
         server.done = uploaded
-        found = await outcomes(door, questions(2))
+        found = await outcomes(client, questions(2))
         # Longer than it takes to create a batch.
         await asyncio.sleep(0.2)
         return found
 
-    assert all(isinstance(error, NotAskedError) for error in use(work, server.url, store))
+    assert all(isinstance(error, CacheMissError) for error in use(work, server.url, store))
     assert server.calls == {"upload": 1} and open_batches(store) == {}
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from cot_builder.endpoint.budget import BudgetSpentError
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.prices import Price
 from cot_builder.endpoint.prices import most as most_tokens
 from cot_builder.endpoint.replies import Answer
 from schemas.errors import IndusCotError
-from tests.helpers.door import PRICE, ask, ask_all, counted, echo, given, question, questions, spent, use
+from tests.helpers.endpoint_client import PRICE, ask, ask_all, counted, echo, given, question, questions, spent, use
 from tests.servers.chat_server import DROPPED, TRUNCATED, chat_server, in_turn, status, text_of
 
 pytestmark = pytest.mark.usefixtures("key")
@@ -83,10 +83,10 @@ def test_a_price_that_is_unknown_stops_before_sending(store: Path) -> None:
     def price(model: str) -> Price:
         raise IndusCotError(f"no price for {model}")
 
-    async def work(door: Door) -> None:
-        door.ledger.price = price
+    async def work(client: EndpointClient) -> None:
+        client.ledger.price = price
         with pytest.raises(IndusCotError, match="no price for small"):
-            await door.ask(question())
+            await client.ask(question())
 
     with chat_server(echo) as server:
         use(work, server.url, store)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.replies import Answer, NotAnsweredError, StopError
-from tests.helpers.door import KEY, KEY_VARIABLE, ask, echo, outcomes, question, use
+from tests.helpers.endpoint_client import KEY, KEY_VARIABLE, ask, echo, outcomes, question, use
 from tests.servers.chat_server import Fault, chat_server, status, text_of
 
 pytestmark = pytest.mark.usefixtures("key")
@@ -24,9 +24,9 @@ def test_the_key_is_in_no_error_log_or_store(store: Path, caplog: pytest.LogCapt
     }
     caplog.set_level(logging.DEBUG)
 
-    async def work(door: Door) -> list[Answer | BaseException]:
-        await door.ask(question("fine"))
-        return [result for name in faults for result in await outcomes(door, [question(name)])]
+    async def work(client: EndpointClient) -> list[Answer | BaseException]:
+        await client.ask(question("fine"))
+        return [result for name in faults for result in await outcomes(client, [question(name)])]
 
     with chat_server(echo, lambda body, _: faults.get(text_of(body))) as server:
         errors = use(work, server.url, store)
@@ -48,8 +48,8 @@ def test_the_key_is_not_told_in_part_where_a_message_is_cut(store: Path) -> None
 
 
 def test_a_key_in_an_answer_is_not_stored(store: Path) -> None:
-    async def work(door: Door) -> bytes:
-        answer = await door.ask(question())
+    async def work(client: EndpointClient) -> bytes:
+        answer = await client.ask(question())
         assert KEY not in answer.text
         # Before the store is closed, while what is new is in the write-ahead log.
         return b"".join(path.read_bytes() for path in store.parent.iterdir())

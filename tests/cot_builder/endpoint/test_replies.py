@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.replies import Answer, NotAnsweredError, StopError
-from tests.helpers.door import (
+from tests.helpers.endpoint_client import (
     KEY_VARIABLE,
     TOKENS_A_USD,
     ask,
@@ -101,8 +101,8 @@ def test_a_request_that_is_wrong_is_not_sent_again(store: Path, code: int) -> No
     ids=["401", "402", "403", "404", "insufficient_quota"],
 )
 def test_what_every_request_would_meet_stops_all(store: Path, fault: Fault, advice: str) -> None:
-    async def work(door: Door) -> list[Answer | BaseException]:
-        return [*await outcomes(door, questions(10)), *await outcomes(door, [question("later"), question("kept")])]
+    async def work(client: EndpointClient) -> list[Answer | BaseException]:
+        return [*await outcomes(client, questions(10)), *await outcomes(client, [question("later"), question("kept")])]
 
     with chat_server(echo, lambda body, _: None if text_of(body) == "kept" else fault) as server:
         ask(question("kept"), server.url, store)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cot_builder.endpoint.request import ImageFile, Request
-from tests.helpers.door import KEY, ask, ask_all, echo, given, question
+from tests.helpers.endpoint_client import KEY, ask, ask_all, echo, given, question
 from tests.servers.chat_server import chat_server
 
 pytestmark = pytest.mark.usefixtures("key")

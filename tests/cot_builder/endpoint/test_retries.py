@@ -9,9 +9,20 @@ from typing import Any
 
 import pytest
 
-from cot_builder.endpoint.door import Door
+from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.replies import NotAnsweredError, StopError
-from tests.helpers.door import PASSING, ask, ask_all, counted, echo, given, outcomes, question, questions, use
+from tests.helpers.endpoint_client import (
+    TRANSIENT_FAULTS,
+    ask,
+    ask_all,
+    counted,
+    echo,
+    given,
+    outcomes,
+    question,
+    questions,
+    use,
+)
 from tests.servers.chat_server import (
     DROPPED,
     EMPTY,
@@ -29,7 +40,7 @@ from tests.servers.chat_server import (
 pytestmark = pytest.mark.usefixtures("key")
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
+@pytest.mark.parametrize("fault", TRANSIENT_FAULTS.values(), ids=TRANSIENT_FAULTS.keys())
 def test_what_can_pass_is_tried_again_and_never_stored(store: Path, fault: Fault) -> None:
     with chat_server(echo, in_turn(fault, fault)) as server:
         answer = ask(question(), server.url, store)
@@ -137,12 +148,12 @@ def test_a_server_that_asks_to_wait_for_nothing_is_not_hammered(store: Path) -> 
 
 
 def test_refusals_of_one_moment_halve_the_concurrency_once_and_it_recovers(store: Path) -> None:
-    async def work(door: Door) -> list[int]:
-        limits = [door.throttle.limit]
-        given(await outcomes(door, questions(8)))
-        limits.append(door.throttle.limit)
-        given(await outcomes(door, [question(f"later {number}") for number in range(40)]))
-        return [*limits, door.throttle.limit, door.ledger.stats.overloaded, door.throttle.under_way]
+    async def work(client: EndpointClient) -> list[int]:
+        limits = [client.throttle.limit]
+        given(await outcomes(client, questions(8)))
+        limits.append(client.throttle.limit)
+        given(await outcomes(client, [question(f"later {number}") for number in range(40)]))
+        return [*limits, client.throttle.limit, client.ledger.stats.overloaded, client.throttle.under_way]
 
     refused = in_turn(status(429))
     with chat_server(echo, lambda body, number: refused(body, number) if "place" in text_of(body) else None) as server:
@@ -151,9 +162,9 @@ def test_refusals_of_one_moment_halve_the_concurrency_once_and_it_recovers(store
 
 
 def test_other_failures_do_not_lower_the_concurrency(store: Path) -> None:
-    async def work(door: Door) -> int:
-        given(await outcomes(door, questions(8)))
-        return door.throttle.limit
+    async def work(client: EndpointClient) -> int:
+        given(await outcomes(client, questions(8)))
+        return client.throttle.limit
 
     with chat_server(echo, in_turn(status(500), DROPPED)) as server:
         assert use(work, server.url, store, concurrency=8) == 8
@@ -169,8 +180,8 @@ def test_no_more_are_under_way_than_allowed_and_as_many_as_allowed(store: Path, 
 
 
 def test_requests_a_minute_are_respected(store: Path) -> None:
-    async def work(door: Door) -> int:
-        asked = asyncio.gather(*(door.ask(request) for request in questions(10)), return_exceptions=True)
+    async def work(client: EndpointClient) -> int:
+        asked = asyncio.gather(*(client.ask(request) for request in questions(10)), return_exceptions=True)
         while len(server.requests) < 4:
             await asyncio.sleep(0.005)
         # More would follow at once, were they not held back for fifteen seconds each.
@@ -187,7 +198,7 @@ def test_requests_a_minute_are_respected(store: Path) -> None:
 def test_weather_of_every_kind_ends_with_the_answers_of_a_fine_day(store: Path, tmp_path: Path) -> None:
     requests = questions(60)
     # Fine weather between any two faults, so that waits stay short.
-    weather = [kind for fault in [*PASSING.values(), STALLED] for kind in (fault, None, None)]
+    weather = [kind for fault in [*TRANSIENT_FAULTS.values(), STALLED] for kind in (fault, None, None)]
 
     def faults(body: dict[str, Any], number: int) -> Fault | None:
         return weather[number % len(weather)]

@@ -1,11 +1,11 @@
-"""Questions to a server on loopback through a door of their own, and what the store then holds."""
+"""Questions to a server on loopback through a client of their own, and what the store then holds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cot_builder.endpoint.door import Door, Endpoint
+from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
@@ -45,7 +45,7 @@ def pace(**changes: Any) -> EndpointPace:
 
 
 def use(
-    work: Callable[[Door], Awaitable[Result]],
+    work: Callable[[EndpointClient], Awaitable[Result]],
     url: str,
     store: Path,
     usd: float | None = None,
@@ -54,13 +54,13 @@ def use(
     refresh: bool = False,
     **changes: Any,
 ) -> Result:
-    """What ``work`` returns, given a new door on ``store``; ``changes`` are those of the pace."""
+    """What ``work`` returns, given a new client on ``store``; ``changes`` are those of the pace."""
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Result:
         answers = Answers(store)
         try:
-            async with Door(
+            async with EndpointClient(
                 endpoint,
                 pace(**changes),
                 Budget(usd=usd, tokens=tokens),
@@ -68,27 +68,27 @@ def use(
                 price=lambda _: PRICE,
                 offline=offline,
                 refresh=refresh,
-            ) as door:
-                return await work(door)
+            ) as client:
+                return await work(client)
         finally:
             answers.close()
 
     return asyncio.run(run())
 
 
-async def outcomes(door: Door, requests: list[Request]) -> list[Answer | BaseException]:
+async def outcomes(client: EndpointClient, requests: list[Request]) -> list[Answer | BaseException]:
     """The answer or the error of each request, all asked at once."""
-    return await asyncio.gather(*(door.ask(request) for request in requests), return_exceptions=True)
+    return await asyncio.gather(*(client.ask(request) for request in requests), return_exceptions=True)
 
 
 def ask_all(requests: list[Request], url: str, store: Path, **settings: Any) -> list[Answer | BaseException]:
-    """The answer or the error of each request, by a new door; ``settings`` as in :func:`use`."""
-    return use(lambda door: outcomes(door, requests), url, store, **settings)
+    """The answer or the error of each request, by a new client; ``settings`` as in :func:`use`."""
+    return use(lambda client: outcomes(client, requests), url, store, **settings)
 
 
 def ask(request: Request, url: str, store: Path, **settings: Any) -> Answer:
-    """The answer to a request, by a new door; ``settings`` as in :func:`use`."""
-    return use(lambda door: door.ask(request), url, store, **settings)
+    """The answer to a request, by a new client; ``settings`` as in :func:`use`."""
+    return use(lambda client: client.ask(request), url, store, **settings)
 
 
 def given(results: list[Answer | BaseException]) -> list[Answer]:
@@ -117,7 +117,7 @@ def spent(store: Path) -> tuple[float, int]:
         answers.close()
 
 
-PASSING: dict[str, Fault] = {
+TRANSIENT_FAULTS: dict[str, Fault] = {
     **{f"status {code}": status(code) for code in (408, 409, 425, 429, 500, 502, 503, 504, 529)},
     "429 with a wait": status(429, retry_after="0.05"),
     "dropped": DROPPED,

@@ -1,4 +1,4 @@
-"""The door: one way to ask a model, which keeps, counts, caps, paces and retries."""
+"""The client: one way to ask a model, which keeps, counts, caps, paces and retries."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ from cot_builder.endpoint.ledger import Ledger
 from cot_builder.endpoint.prices import Price
 from cot_builder.endpoint.replies import (
     Answer,
+    CacheMissError,
     NotAnsweredError,
-    NotAskedError,
-    PassingError,
     StopError,
+    TransientError,
     _root,
     as_answer,
     read_response,
@@ -62,7 +62,7 @@ TALLY: ContextVar[Tally] = ContextVar("tally")
 """Of the sample at work in this task and those it starts; where it is not set, nobody counts."""
 
 
-class Door:
+class EndpointClient:
     """Asks one endpoint. To be used within one event loop, and closed."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Door:
         offline: bool = False,
         refresh: bool = False,
     ) -> None:
-        """Open the door.
+        """Open the client.
 
         Args:
             endpoint: Its address and where its key is.
@@ -84,7 +84,7 @@ class Door:
             budget: The caps.
             answers: The store.
             price: Price of a model.
-            offline: Send nothing: what is not in the store raises :class:`NotAskedError`.
+            offline: Send nothing: what is not in the store raises :class:`CacheMissError`.
             refresh: Ask again what is in the store.
 
         Raises:
@@ -101,15 +101,15 @@ class Door:
         key = "" if offline else _read_key(endpoint)
         address = endpoint.base_url or "api.openai.com"
         self.ledger = Ledger(answers, pace, budget, price=price, address=address, key=key, section=endpoint.section)
-        self.client = None if offline else _client(endpoint, pace, key)
+        self._sdk = None if offline else _client(endpoint, pace, key)
         # An open batch is collected even where batch mode is off by now: it is paid for.
         self._batches: Batches | None = None
-        if self.client is not None and (pace.batch or answers.open_batches()):
+        if self._sdk is not None and (pace.batch or answers.open_batches()):
             from cot_builder.endpoint import batch
 
-            self._batches = batch.Batches(self.ledger, self.client, pace)
+            self._batches = batch.Batches(self.ledger, self._sdk, pace)
 
-    async def __aenter__(self) -> "Door":
+    async def __aenter__(self) -> "EndpointClient":
         if self._batches:
             self._batches.start()
         return self
@@ -117,8 +117,8 @@ class Door:
     async def __aexit__(self, kind: object, *_: object) -> None:
         if self._batches:
             await self._batches.stop(collect=kind is None and not self.ledger.closing)
-        if self.client is not None:
-            await self.client.close()
+        if self._sdk is not None:
+            await self._sdk.close()
 
     def close_to_new(self) -> None:
         """Send nothing that is not under way already; what is, is waited for and kept.
@@ -132,7 +132,7 @@ class Door:
 
     @property
     def under_way(self) -> str:
-        """What a closed door still waits for, in words."""
+        """What a closed client still waits for, in words."""
         batches = ", open batches are collected by the next run" if self._batches else ""
         return f"{self.throttle.under_way} requests under way are waited for and kept{batches}"
 
@@ -147,7 +147,7 @@ class Door:
             refresh: Ask again although there is an answer.
 
         Raises:
-            NotAskedError: nothing is being sent, and there is no kept answer.
+            CacheMissError: nothing is being sent, and there is no kept answer.
             NotAnsweredError: this one cannot be answered.
             IndusCotError: the run has to stop: budget, key, address, disk.
         """
@@ -165,11 +165,11 @@ class Door:
             self.ledger.stats.kept += 1
             return as_answer(stored, kept=True)
         if self._offline or offline:
-            raise NotAskedError(request)
+            raise CacheMissError(request)
         if self._stop:
             raise self._stop
         if self.ledger.closing:
-            raise NotAskedError(request)
+            raise CacheMissError(request)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._under_way[request.key] = future
         try:
@@ -179,7 +179,7 @@ class Door:
                 self._stop = error
             elif isinstance(error, NotAnsweredError):
                 self.ledger.stats.failed += 1
-            future.set_exception(error if isinstance(error, Exception) else NotAskedError(request))
+            future.set_exception(error if isinstance(error, Exception) else CacheMissError(request))
             # Nobody may be waiting for it.
             future.exception()
             raise
@@ -205,17 +205,17 @@ class Door:
         tried: list[str] = []
         for attempt in range(self._pace.attempts):
             if self.ledger.closing and attempt:
-                raise NotAskedError(request)
+                raise CacheMissError(request)
             async with self.throttle.slot(tokens):
                 if self._stop:
                     raise self._stop
                 if self.ledger.closing:
-                    raise NotAskedError(request)
+                    raise CacheMissError(request)
                 self.ledger.answers.check_space()
                 sent = time.monotonic()
                 try:
                     return await self._send(request)
-                except PassingError as error:
+                except TransientError as error:
                     tried.append(str(error))
                     self.trouble = str(error)
                     if error.overloaded:
@@ -231,12 +231,12 @@ class Door:
         import httpx2
         import openai
 
-        assert self.client is not None
+        assert self._sdk is not None
         try:
             async with asyncio.timeout(self._pace.timeout_s):
                 # The typed method walks every message first, images included, and encodes all of it: more than half
                 # of the client's time.
-                raw = await self.client.post("/chat/completions", cast_to=httpx2.Response, content=request.content())
+                raw = await self._sdk.post("/chat/completions", cast_to=httpx2.Response, content=request.content())
                 content = raw.text
         except openai.APIStatusError as error:
             self.ledger.heard = True
@@ -244,10 +244,10 @@ class Door:
         except (TimeoutError, openai.APIConnectionError) as error:
             cause = error if isinstance(error, TimeoutError) else _root(error)
             if isinstance(cause, TimeoutError):
-                raise PassingError(f"no answer within {self._pace.timeout_s:g} s") from None
-            raise PassingError(f"no connection ({type(cause).__name__})") from None
+                raise TransientError(f"no answer within {self._pace.timeout_s:g} s") from None
+            raise TransientError(f"no connection ({type(cause).__name__})") from None
         except openai.OpenAIError as error:
-            raise PassingError(f"unreadable answer ({type(error).__name__})") from None
+            raise TransientError(f"unreadable answer ({type(error).__name__})") from None
         self.ledger.heard = True
         response = read_response(self.ledger.hide(content))
         self.throttle.succeeded(raw.headers)

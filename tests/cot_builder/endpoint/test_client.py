@@ -1,4 +1,4 @@
-"""The door to an OpenAI-compatible server: kept answers, the end of a run, a full disk; against a real server on loopback."""
+"""The client to an OpenAI-compatible server: kept answers, the end of a run, a full disk; against a real server on loopback."""
 
 import asyncio
 import re
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cot_builder.endpoint import flow
-from cot_builder.endpoint.door import Door, Endpoint
-from cot_builder.endpoint.replies import Answer, NotAnsweredError, NotAskedError
+from cot_builder.endpoint.client import Endpoint, EndpointClient
+from cot_builder.endpoint.replies import Answer, CacheMissError, NotAnsweredError
 from cot_builder.endpoint.store import Answers
 from cot_builder.params import Budget
 from schemas.errors import IndusCotError
-from tests.helpers.door import (
+from tests.helpers.endpoint_client import (
     KEY_VARIABLE,
     PRICE,
     TOKENS_A_USD,
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.usefixtures("key")
 
 
 def test_a_kept_answer_is_not_asked_again(store: Path) -> None:
-    async def twice(door: Door) -> list[Answer]:
-        return [await door.ask(question()), await door.ask(question())]
+    async def twice(client: EndpointClient) -> list[Answer]:
+        return [await client.ask(question()), await client.ask(question())]
 
     with chat_server(echo) as server:
         first, second = use(twice, server.url, store)
@@ -51,19 +51,19 @@ def test_a_kept_answer_is_not_asked_again(store: Path) -> None:
     assert first.usd == pytest.approx(server.tokens / TOKENS_A_USD)
 
 
-def test_two_doors_at_once_on_one_store_share_their_answers(store: Path) -> None:
+def test_two_clients_share_one_store(store: Path) -> None:
     with chat_server(echo) as server:
 
-        async def both(door: Door) -> None:
+        async def both(client: EndpointClient) -> None:
             other_store = Answers(store)
             endpoint = Endpoint(server.url, KEY_VARIABLE, ["small"], "teacher")
-            async with Door(
+            async with EndpointClient(
                 endpoint, pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
             ) as other:
-                assert not (await door.ask(question("one"))).kept
+                assert not (await client.ask(question("one"))).kept
                 assert (await other.ask(question("one"))).kept
                 assert not (await other.ask(question("two"))).kept
-                assert (await door.ask(question("two"))).kept
+                assert (await client.ask(question("two"))).kept
             other_store.close()
 
         use(both, server.url, store)
@@ -90,7 +90,7 @@ def test_refresh_asks_again_books_again_and_replaces(store: Path) -> None:
     with chat_server(lambda _: f"draw {len(server.requests)}") as server:
         assert ask(question(), server.url, store).text == "draw 1"
         assert ask(question(), server.url, store, refresh=True).text == "draw 2"
-        assert use(lambda door: door.ask(question(), refresh=True), server.url, store).text == "draw 3"
+        assert use(lambda client: client.ask(question(), refresh=True), server.url, store).text == "draw 3"
         assert ask(question(), server.url, store).text == "draw 3"
         assert len(server.requests) == 3
     assert counted(store) == 1
@@ -102,60 +102,60 @@ def test_offline_gives_what_is_kept_sends_nothing_and_needs_no_key(
 ) -> None:
     with chat_server(echo) as server:
         ask(question("kept"), server.url, store)
-        with pytest.raises(NotAskedError):
-            use(lambda door: door.ask(question("new"), offline=True), server.url, store)
+        with pytest.raises(CacheMissError):
+            use(lambda client: client.ask(question("new"), offline=True), server.url, store)
         monkeypatch.delenv(KEY_VARIABLE)
         assert ask(question("kept"), server.url, store, offline=True, refresh=True).kept
-        with pytest.raises(NotAskedError):
+        with pytest.raises(CacheMissError):
             ask(question("new"), server.url, store, offline=True)
         assert len(server.requests) == 1
 
 
 def test_closed_to_new_lets_what_is_under_way_finish_and_be_kept(store: Path) -> None:
-    async def work(door: Door) -> list[Answer | BaseException]:
-        asked = asyncio.gather(*(door.ask(request) for request in questions(10)), return_exceptions=True)
+    async def work(client: EndpointClient) -> list[Answer | BaseException]:
+        asked = asyncio.gather(*(client.ask(request) for request in questions(10)), return_exceptions=True)
         deadline = time.monotonic() + 10
         while len(server.requests) < 4 and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        door.close_to_new()
-        return [*await asked, *await outcomes(door, [question("later")])]
+        client.close_to_new()
+        return [*await asked, *await outcomes(client, [question("later")])]
 
     with chat_server(echo, latency_s=0.3) as server:
         results = use(work, server.url, store, concurrency=4)
         assert len(server.requests) == len(server.answered) == 4
-    assert [type(result) for result in results] == [Answer] * 4 + [NotAskedError] * 7
+    assert [type(result) for result in results] == [Answer] * 4 + [CacheMissError] * 7
     assert counted(store) == 4
 
 
 def test_closed_to_new_does_not_try_again(store: Path) -> None:
-    async def work(door: Door) -> list[Answer | BaseException]:
-        asked = asyncio.create_task(outcomes(door, [question()]))
+    async def work(client: EndpointClient) -> list[Answer | BaseException]:
+        asked = asyncio.create_task(outcomes(client, [question()]))
         deadline = time.monotonic() + 10
         while not server.requests and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        door.close_to_new()
+        client.close_to_new()
         return await asked
 
     with chat_server(echo, lambda *_: status(500), latency_s=0.2) as server:
         (result,) = use(work, server.url, store)
-        assert isinstance(result, NotAskedError)
+        assert isinstance(result, CacheMissError)
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("limit", [{}, {"rpm": 1}, {"concurrency": 1}], ids=str)
 def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, limit: dict[str, int]) -> None:
-    async def work(door: Door) -> list[Answer | BaseException]:
-        asked = asyncio.create_task(outcomes(door, questions(3)))
-        while not door.ledger.stats.overloaded:
+    async def work(client: EndpointClient) -> list[Answer | BaseException]:
+        asked = asyncio.create_task(outcomes(client, questions(3)))
+        while not client.ledger.stats.overloaded:
             await asyncio.sleep(0.005)
-        assert door.throttle.paused > 3000
-        door.close_to_new()
+        assert client.throttle.paused > 3000
+        client.close_to_new()
         async with asyncio.timeout(20):
             return await asked
 
     with chat_server(echo, lambda *_: status(429, retry_after="3600")) as server:
         results = use(work, server.url, store, **limit)
-    assert {type(result) for result in results} == {NotAskedError}
+    assert {type(result) for result in results} == {CacheMissError}
 
 
 def test_what_is_projected_is_about_right_from_the_first_sample_on(
@@ -164,17 +164,17 @@ def test_what_is_projected_is_about_right_from_the_first_sample_on(
     monkeypatch.setattr(flow, "LINE_EVERY_S", 0.02)
     samples, each = 40, 5
 
-    async def work(door: Door, sample: int) -> None:
+    async def work(client: EndpointClient, sample: int) -> None:
         for step in range(each):
-            await door.ask(question(f"what is at place {sample:02}{step}?"))
+            await client.ask(question(f"what is at place {sample:02}{step}?"))
 
-    async def run(door: Door) -> None:
-        await flow.in_order(
-            range(samples), lambda sample: work(door, sample), lambda _: None, door, 8, "draft", samples
+    async def run(client: EndpointClient) -> None:
+        await flow.run_in_order(
+            range(samples), lambda sample: work(client, sample), lambda _: None, client, 8, "draft", samples
         )
 
     with chat_server(echo, latency_s=0.02) as server:
-        use(lambda door: work(door, 0), server.url, store)
+        use(lambda client: work(client, 0), server.url, store)
         capsys.readouterr()
         use(run, server.url, store)
     lines = capsys.readouterr().err.splitlines()
