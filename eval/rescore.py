@@ -1,7 +1,7 @@
 """`rescore`: recompute all figures from the predictions, or compute figures from published confusion counts."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from eval.metrics import metrics, read_predictions, write_metrics
 from eval.metrics.arrays import COUNTS
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, Listing, Metrics, Run
+from schemas.prediction import PREDICTION, Prediction
 
 Fact = TypeVar("Fact", bound=BaseModel)
 DRAWS, SEED = 1000, 7
@@ -62,6 +63,57 @@ def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
         if changes:
             write_metrics(found, folder)
         yield Rescored(folder, found, changes)
+
+
+def score_predictions(predictions: Iterable[Mapping[str, Any]], draws: int = DRAWS, seed: int = SEED) -> Metrics:
+    """Compute every figure from anybody's predictions on one set of images.
+
+    Args:
+        predictions: One mapping for each image, with fields of :class:`schemas.prediction.Prediction`. ``true_answer``
+            (Yes or No) and ``answer`` (Yes, No, or None if it could not be read, which counts as wrong) are required.
+            ``boxes`` and ``true_boxes`` are integers 0-1000, ``true_type`` and ``defect_type`` types of the taxonomy.
+            Give ``part_id`` if several images show one physical part: intervals resample parts.
+        draws: Bootstrap resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Figures in [0, 1] with 95 % intervals: ``overall``, ``by`` category, type, size and so on.
+
+    Raises:
+        IndusCotError: there is no prediction, a field is unknown or invalid, or a ``sample_id`` occurs twice.
+
+    Example:
+        >>> found = score_predictions([{"true_answer": "Yes", "answer": "Yes"}, {"true_answer": "No", "answer": "No"}])
+        >>> found.overall.balanced_accuracy.value
+        1.0
+    """
+    rows = [_to_prediction(number, row) for number, row in enumerate(predictions)]
+    if not rows:
+        raise IndusCotError("predictions: there is none; give one mapping for each image")
+    frame = PREDICTION.validate(PREDICTION.frame(rows))
+    run = _unknown_run(rows[0].source_set)
+    listing = UNKNOWN_LISTING.model_copy(update={"evaluated": len(rows)})
+    return metrics(frame, run, listing, UNKNOWN_CONTAMINATION, draws=draws, seed=seed)
+
+
+def _to_prediction(number: int, given: Mapping[str, Any]) -> Prediction:
+    name = str(given.get("sample_id", number))
+    missing = [field for field in ("true_answer", "answer") if field not in given]
+    if missing:
+        raise IndusCotError(f"prediction {name}: no {', '.join(missing)}; each needs true_answer and answer")
+    defaults: dict[str, Any] = {
+        "sample_id": name, "source_set": "predictions", "category": "all", "view": "default", "part_id": name,
+        "true_type": None, "true_boxes": [], "area_fraction": None, "boxes": [], "defect_type": None,
+        "parse": "unparsed" if given["answer"] is None else "strict", "fault": "", "margin": None,
+        "answer_before": None, "tools": [], "observed": 0, "input_tokens": 0, "output_tokens": 0, "seconds": 0.0,
+        "cost_usd": 0.0, "transcript": '{"turns": []}',
+    }  # fmt: skip
+    try:
+        return Prediction.model_validate({**defaults, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise IndusCotError(f"prediction {name}, {field}: {first['msg']}") from None
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cv2
-import numpy as np
 from PIL import Image
 
 from cot_builder.inspection.toolbox import Toolbox
@@ -34,7 +32,7 @@ class InspectionEnvironment:
         Args:
             image: The inspected image, RGB.
         """
-        self._toolbox = Toolbox(cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR), self._priors)
+        self._toolbox = Toolbox.open(image, self._priors)
 
     def _observe(self, call: ToolCall) -> Blocks:
         assert self._toolbox is not None, "reset comes first"

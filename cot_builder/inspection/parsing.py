@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from cot_builder.inspection.rendering import ANSWER_GRAMMAR, Message
-from cot_builder.inspection.toolbox import tool_schemas
+from cot_builder.inspection.tools import TOOLS
 from schemas.errors import IndusCotError
 from schemas.taxonomy import leaves
 from schemas.trajectory import Verdict
@@ -149,16 +149,17 @@ def _is_valid(call: Any) -> bool:
     if not isinstance(function, dict) or set(function) != {"name", "arguments"}:
         return False
     name, arguments = function["name"], function["arguments"]
-    if not isinstance(name, str) or name not in _arguments() or not isinstance(arguments, dict):
+    tools = _arguments(tuple(TOOLS))
+    if not isinstance(name, str) or name not in tools or not isinstance(arguments, dict):
         return False
-    required, known = _arguments()[name]
+    required, known = tools[name]
     return required <= set(arguments) <= known
 
 
 @lru_cache(maxsize=1)
-def _arguments() -> dict[str, tuple[frozenset[str], frozenset[str]]]:
-    """The arguments each tool needs, and those it knows."""
-    functions = [schema["function"] for schema in tool_schemas()]
+def _arguments(names: tuple[str, ...]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """The arguments each of these tools needs, and those it knows; another program may add tools while it runs."""
+    functions = [TOOLS[name].schema["function"] for name in names]
     return {
         function["name"]: (
             frozenset(function["parameters"]["required"]),

@@ -3,23 +3,58 @@
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cot_builder.inspection.tools import TOOLS, ToolError, ToolResult
-from cot_builder.storage.images import encode_png
+from cot_builder.storage.images import encode_png, read_pixels
 from schemas.trajectory import Observation, ToolCall
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CONTROL = re.compile(r"<\|(\w+)\|>")
 
 
 class Toolbox:
-    """Every tool of the table, on one image."""
+    """Every tool of the table, on one image.
 
-    def __init__(self, image: np.ndarray, priors: Mapping[tuple[str, str], str]) -> None:
+    Args:
+        image: The inspected image, uint8 (height, width, 3) BGR.
+        priors: Normalcy texts by (category, view), which the tool `prior` looks up; none by default.
+
+    Example:
+        >>> box = Toolbox.open("part.png", {("bolt", "default"): "A sound bolt has an even thread."})
+        >>> box.call("crop", region=[400, 400, 600, 600]).text
+    """
+
+    def __init__(self, image: np.ndarray, priors: Mapping[tuple[str, str], str] | None = None) -> None:
         self._image = image
-        self._priors = priors
+        self._priors = priors or {}
+
+    @classmethod
+    def open(
+        cls, image: "np.ndarray | bytes | str | Path | Image", priors: Mapping[tuple[str, str], str] | None = None
+    ) -> "Toolbox":
+        """A toolbox on an image file, its bytes, an image of PIL, or pixels in BGR.
+
+        Raises:
+            IndusCotError: there is no such file, or it is no image.
+        """
+        return cls(read_pixels(image), priors)
+
+    def call(self, tool: str, **arguments: Any) -> ToolResult:
+        """Run a tool by its name; boxes and points are integers 0-1000 of the original image.
+
+        Returns:
+            The text that an inspector reads and, for some tools, an image, uint8 (h, w, 3) BGR or (h, w).
+
+        Raises:
+            ToolError: the tool is unknown, an argument is missing, unknown or out of range.
+        """
+        return self.run(ToolCall.model_construct(tool=tool, arguments=arguments))
 
     def run(self, call: ToolCall) -> ToolResult:
         """Run one call.

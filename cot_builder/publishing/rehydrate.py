@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from cot_builder.publishing import card
 from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
 from cot_builder.publishing.croissant import FILE as CROISSANT
 from cot_builder.publishing.index import INDEX
+from cot_builder.publishing.loading import explain_damage, obtain
 from cot_builder.publishing.manifest import MANIFEST, manifest_text, read_state, refuse_lfs_pointer
 from cot_builder.publishing.shards import write_shard
 from cot_builder.storage.images import decode, encode_png
@@ -58,7 +59,7 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         IndusCotError: a set that is needed has no copy, a copy lacks an image, or an image made here has another
             hash than the published one.
     """
-    folder = _folder(place)
+    folder = obtain(place)
     if not any((folder / config).is_dir() for config in CONFIGS):
         raise IndusCotError(f"{place}: holds no configuration of a published corpus ({', '.join(CONFIGS)})")
     needed = _needed(folder)
@@ -81,7 +82,7 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         rows = images = 0
         shards = [(config, path) for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))]
         for config, path in track(shards, "rehydrate (shards)", len(shards)):
-            with _readable(path):
+            with explain_damage(path):
                 table, made = _whole(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
             write_shard(output.path / path.relative_to(folder), table, config)
             rows, images = rows + len(table), images + made
@@ -98,31 +99,12 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
     return Made(target, rows, read_manifest(target)["counts"]["images"])
 
 
-def _folder(place: str) -> Path:
-    if Path(place).is_dir():
-        return Path(place)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    from cot_builder.publishing.retry import call_hub, quiet
-
-    repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
-    try:
-        with quiet():
-            return Path(call_hub(lambda: snapshot_download(repo, repo_type="dataset", revision=revision or None), repo))
-    except (HfHubHTTPError, HFValidationError):
-        raise IndusCotError(
-            f"{place}: neither a folder nor a dataset on the Hub that you may read; write OWNER/NAME, and run "
-            "`hf auth login` where it is private or gated"
-        ) from None
-
-
 def _needed(folder: Path) -> dict[str, set[str]]:
     """Published files that rows without images need, by set and sha256."""
     found: dict[str, set[str]] = {}
     for config in CONFIGS:
         for path in sorted((folder / config).rglob("*.parquet")):
-            with _readable(refuse_lfs_pointer(path)):
+            with explain_damage(refuse_lfs_pointer(path)):
                 shard = pq.ParquetFile(path)
                 there = {field.name: field.type for field in shard.schema_arrow}
                 if wrong := [field.name for field in schema(config) if there.get(field.name) != field.type]:
@@ -138,14 +120,6 @@ def _needed(folder: Path) -> dict[str, set[str]]:
                         if row[references] and not row[column]:
                             found.setdefault(row["source_set"], set()).update(i["file_sha256"] for i in row[references])
     return found
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except pa.ArrowException as error:
-        raise IndusCotError(f"{path}: damaged parquet file ({error}); take it anew from where it came") from None
 
 
 def _tell_manifest(published: Path, target: Path, made: Collection[str]) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from cot_builder.corpus.reading import read_all, read_names
 from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.replay import replay
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
@@ -17,7 +17,7 @@ from cot_builder.storage.images import decode
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
 from schemas.prior import PRIOR
-from schemas.trajectory import Trajectory, Turn
+from schemas.trajectory import Trajectory
 
 Priors = dict[tuple[str, str], str]
 
@@ -55,16 +55,9 @@ def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
     except ValidationError as error:
         raise IndusCotError(f"{where}: column trajectory holds no trajectory ({error.errors()[0]['msg']})") from None
     pixels = _verify_images(row, where)
-    toolbox = Toolbox(pixels, priors)
-    stored = iter([image.bytes for image in row.images[1:]])
-    for number, turn in enumerate(trajectory.turns[:-1], 1):
-        assert turn.call is not None
-        call = f"{turn.call.tool}({json.dumps(turn.call.arguments)})"
-        _verify_turn(turn, toolbox, stored, f"{where}, turn {number}, {call}")
-    if next(stored, None) is not None:
-        raise IndusCotError(f"{where}: holds more images than its calls returned")
+    calls = replay(trajectory, Toolbox(pixels, priors), [image.bytes for image in row.images[1:]], where)
     _verify_renderings(row, trajectory, where)
-    return len(trajectory.calls)
+    return calls
 
 
 def _verify_images(row: IndusCot, where: str) -> np.ndarray:
@@ -100,23 +93,3 @@ def _verify_renderings(row: IndusCot, trajectory: Trajectory, where: str) -> Non
                 raise IndusCotError(f"{where}: column {column} holds no JSON ({error})") from None
         if recorded != expected:
             raise IndusCotError(f"{where}: column {column} is not what its trajectory renders to")
-
-
-def _verify_turn(turn: Turn, toolbox: Toolbox, stored: Iterator[bytes], where: str) -> None:
-    assert turn.call is not None and turn.observation is not None
-    recorded = turn.observation
-    again, png = toolbox.observe(turn.call)
-    if again.text != recorded.text:
-        raise IndusCotError(f"{where}: returned {again.text!r}, recorded is {recorded.text!r}")
-    if (png is None) != (recorded.image_sha256 is None):
-        kind = "an image" if png is None else "no image"
-        raise IndusCotError(f"{where}: {kind} is recorded, the tool returns otherwise")
-    if png is None:
-        return
-    kept = next(stored, None)
-    if kept is None:
-        raise IndusCotError(f"{where}: its image is missing")
-    if hashlib.sha256(kept).hexdigest() != recorded.image_sha256:
-        raise IndusCotError(f"{where}: the stored image differs from its sha256")
-    if not np.array_equal(decode(kept, name=where), decode(png, name=where)):
-        raise IndusCotError(f"{where}: the tool returns other pixels than the stored image")

@@ -31,14 +31,19 @@ def _place(term: Term) -> tuple[bool, bool, str]:
     return term.weight is not None, not term.gated, term.weight or ""
 
 
-TERMS: Sequence[Term] = sorted(DECLARED.values(), key=_place)
-"""The gate, the terms behind it, those outside; each by the name of its weight."""
+def declared_terms() -> list[Term]:
+    """The gate, the terms behind it, those outside; each by the name of its weight. Terms of other code count."""
+    return sorted(DECLARED.values(), key=_place)
+
+
+TERMS: Sequence[Term] = declared_terms()
+"""The terms of this folder, in that order."""
 
 
 def reward_parameters() -> dict[str, float]:
     """Every parameter of ``grpo.reward`` with its default."""
     found: dict[str, float] = {}
-    for term in TERMS:
+    for term in declared_terms():
         found |= ({term.weight: term.default} if term.weight else {}) | dict(term.parameters)
     return found
 
@@ -53,25 +58,33 @@ def check_parameters(given: Mapping[str, float]) -> None:
         check_name("grpo.reward", name, reward_parameters())
 
 
-def reward_functions(given: Mapping[str, float], dconf: RewardFunction) -> tuple[list[RewardFunction], list[float]]:
+def reward_functions(
+    given: Mapping[str, float] | None = None, dconf: RewardFunction | None = None
+) -> tuple[list[RewardFunction], list[float]]:
     """Functions and weights for ``GRPOTrainer(reward_funcs=…)`` and ``GRPOConfig(reward_weights=…)``.
 
+    Each function takes ``completions`` (a list of chat messages each) and the columns of the data set that it needs:
+    ``answer`` (Yes or No), ``boxes`` (of the truth, integers 0-1000) and ``defect_type`` (of the taxonomy, or None),
+    a value for each completion. It returns a score for each completion.
+
     Args:
-        given: Parameters of ``grpo.reward``; one that is not named has its default. A term of weight 0 is left out.
-        dconf: The gain in confidence of each completion, called with what TRL gives a reward; never, where no term
-            that counts asks for it.
+        given: Parameters of ``grpo.reward``, such as ``{"alpha": 0.5}``; one that is not named has its default. A term
+            of weight 0 is left out.
+        dconf: Computes the gain in confidence of each completion from what TRL gives a reward. It is called only if a
+            term asks for it. Without it, the terms that ask for it, such as the one for tools, are left out.
 
     Raises:
         IndusCotError: a parameter is unknown.
     """
+    given = given or {}
     check_parameters(given)
     values = reward_parameters() | dict(given)
-    weighted = [(term, values[term.weight] if term.weight else term.default) for term in TERMS]
-    kept = [(term, weight) for term, weight in weighted if weight]
+    weighted = [(term, values[term.weight] if term.weight else term.default) for term in declared_terms()]
+    kept = [(term, weight) for term, weight in weighted if weight and (dconf or not term.asks_confidence)]
     return [_bound(term, values, dconf) for term, _ in kept], [weight for _, weight in kept]
 
 
-def _bound(term: Term, values: Mapping[str, float], dconf: RewardFunction) -> RewardFunction:
+def _bound(term: Term, values: Mapping[str, float], dconf: RewardFunction | None) -> RewardFunction:
     """The function of ``term`` with its parameters, and with the gains in confidence if it asks for them."""
     own = {name: values[name] for name in term.parameters}
     if not own and not term.asks_confidence:
@@ -80,7 +93,7 @@ def _bound(term: Term, values: Mapping[str, float], dconf: RewardFunction) -> Re
     # TRL names its metrics after the functions.
     @wraps(term.function)
     def bound(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float]:
-        if term.asks_confidence:
+        if term.asks_confidence and dconf:
             columns["dconf"] = dconf(completions=completions, answer=answer, **columns)
         return term.function(completions=completions, answer=answer, **columns, **own)
 
