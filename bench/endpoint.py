@@ -25,7 +25,7 @@ from cot_builder.endpoint.flow import run_in_order
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import ImageFile, Request
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.params import load_params
 from cot_builder.progress import console
 
@@ -96,7 +96,7 @@ def ask_all(address: str, folder: Path, store: Path) -> int:
     endpoint = Endpoint(address, KEY_ENV, [MODEL], "teacher")
     pace = params.compute.endpoint.model_copy(update={"concurrency": CONCURRENCY})
     budget = params.budget.model_copy(update={"usd": 1e6})
-    answers = Answers(store)
+    answers = AnswerStore(store)
     answered = 0
     with (folder / "samples.jsonl").open() as lines:
         total = sum(1 for _ in lines)
@@ -127,7 +127,7 @@ def endpoint_rate() -> Row:
     """Ideal time over ours; beside it what bare sockets reach, so that the server and the machine are known."""
     with tempfile.TemporaryDirectory() as name, latency_server(LATENCY_S) as server:
         write_samples(Path(name), 1)
-        body = _request(json.loads((Path(name) / "samples.jsonl").read_text())).content()
+        body = _request(json.loads((Path(name) / "samples.jsonl").read_text())).encode_body()
         bare = _ideal(BARE) / asyncio.run(_bare(server.port, body))
     ratio = statistics.median(_ideal(SAMPLES) / first.seconds for first, _ in _first_and_cached())
     against = f"the ideal {_ideal(SAMPLES):g} s (bare sockets: {bare:.2f})"
@@ -290,7 +290,7 @@ def _run(command: list[str], environment: dict[str, str], sent: int, name: str, 
 
 def _request(row: dict[str, str]) -> Request:
     images = [_image(row[f"image_{number}"], row[f"sha256_{number}"]) for number in (1, 2)]
-    content = [{"type": "text", "text": row["prompt"]}, *(image.part for image in images)]
+    content = [{"type": "text", "text": row["prompt"]}, *(image.content_part for image in images)]
     return Request(
         step="bench",
         model=MODEL,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cot_builder.endpoint.client import Endpoint, EndpointClient
-from cot_builder.endpoint.images import query_image
+from cot_builder.endpoint.images import make_query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.run import run_with_client
@@ -80,7 +80,7 @@ def ask_endpoint(
         total=len(samples),
         refresh=refresh,
         allow_unpriced=allow_unpriced,
-        tell=tell,
+        status=tell,
     )
 
 
@@ -95,7 +95,7 @@ class _Inspection:
     def __init__(self, context: EvalContext, sample: Sample) -> None:
         self.episode = start_episode(context, sample)
         self._exam = context
-        self._files = [query_image(sample, context.images)]
+        self._files = [make_query_image(sample, context.images)]
 
     def next_request(self, answer: Answer) -> Request | None:
         """Add an answer to the episode; returns the next request, None at the end."""
@@ -111,7 +111,7 @@ class _Inspection:
         self._files += [_png_file(*shown) for shown in observed[len(self._files) - 1 :]]
         for file in self._files:
             # Encode here, in a thread, rather than on the event loop that sends the request.
-            _ = file.encoded
+            _ = file.data_url
         left = iter(self._files)
         return Request(
             step=STEP,
@@ -135,7 +135,7 @@ def _cache_variant(context: EvalContext) -> int:
 
 
 def _to_request_message(message: Message, images: Iterator[ImageFile]) -> Message:
-    parts = [next(images).part if part["type"] == "image" else part for part in message["content"]]
+    parts = [next(images).content_part if part["type"] == "image" else part for part in message["content"]]
     if all(part["type"] == "text" for part in parts):
         # Some servers reject a list of texts in a system or assistant message.
         return {"role": message["role"], "content": "".join(part["text"] for part in parts)}

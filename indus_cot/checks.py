@@ -42,11 +42,11 @@ def cache(
     from cot_builder.progress import console
 
     _, workspace = load(context)
-    path = store.store(workspace.root)
+    path = store.answer_store_path(workspace.root)
     if not prune and (older_than is not None or model is not None):
         raise IndusCotError("cache: --older-than and --model say which answers --prune deletes; add --prune")
     if salvage:
-        if path.is_file() and store.is_sound(path):
+        if path.is_file() and store.is_intact(path):
             typer.echo(f"{path}: the store is sound; nothing to salvage")
             return
         kept, damaged = store.salvage(path)
@@ -55,7 +55,7 @@ def cache(
     if not path.exists():
         typer.echo(f"{path}: no endpoint has been asked yet")
         return
-    answers = store.Answers(path)
+    answers = store.AnswerStore(path)
     try:
         if prune:
             if older_than is None and model is None:
@@ -65,7 +65,7 @@ def cache(
         table = Table(
             "model", "answers paid for", "input tokens", "output tokens", "USD", box=None, header_style="bold"
         )
-        for row in answers.spend():
+        for row in answers.spend_by_model():
             table.add_row(row.model, str(row.answers), str(row.input), str(row.output), f"{row.usd:.4f}")
         console.print(table)
         steps = ", ".join(f"{count} {step}" for _, step, count in answers.counts())

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cot_builder.endpoint.prices import read_price
-from cot_builder.endpoint.store import Answers, store
+from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from cot_builder.params import Params, load_params
 from cot_builder.storage.output import damaged_tables, read_manifest
 from cot_builder.storage.workspace import Workspace
@@ -201,10 +201,10 @@ def _teacher(params: Params, workspace: Workspace) -> Iterator[Finding]:
     # As the client chooses where none is given.
     url = teacher.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
     yield Finding("ok", "teacher", f"asks {url} (teacher.base_url)")
-    path = store(workspace.root)
+    path = answer_store_path(workspace.root)
     if path.exists():
         try:
-            answers = Answers(path)
+            answers = AnswerStore(path)
             kept = sum(count for _, _, count in answers.counts())
             answers.close()
         except IndusCotError as error:

@@ -145,13 +145,13 @@ def _print_estimate(found: "Estimate", params: "Params", unit: str) -> None:
     from cot_builder.progress import console
 
     table = Table("step", "kept", "to ask", "input tokens", "output tokens", "USD", box=None, header_style="bold")
-    for step in dict.fromkeys([*found.kept, *found.requests]):
+    for step in dict.fromkeys([*found.cached, *found.requests]):
         output = f"{found.output[step]}{'' if step in found.measured or not found.requests[step] else ' (assumed)'}"
         cost = "unknown" if step in found.unpriced else f"{found.usd[step]:.4f}"
-        cells = (found.kept[step], found.requests[step], found.input[step], output, cost)
+        cells = (found.cached[step], found.requests[step], found.input[step], output, cost)
         table.add_row(step, *(str(cell) for cell in cells))
     console.print(table)
-    kept, asked = sum(found.kept.values()), sum(found.requests.values())
+    kept, asked = sum(found.cached.values()), sum(found.requests.values())
     cost = "unknown" if found.unpriced else f"{sum(found.usd.values()):.2f}"
     share = 100 * kept / (kept + asked) if kept + asked else 0.0
     tokens = sum(found.input.values()) + sum(found.output.values())

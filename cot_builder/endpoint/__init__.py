@@ -1,1 +1,1 @@
-"""The client to any OpenAI-compatible model: answers kept, cost known and capped."""
+"""The client for any OpenAI-compatible server: answers are cached, cost is counted and capped."""

@@ -1,4 +1,4 @@
-"""Batch mode: many questions in one file at a lower price, answered within a day, collected by the batch's id."""
+"""Batch mode: upload many requests in one file at a lower price, and collect the answers within a day by batch id."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 import openai
@@ -23,98 +24,98 @@ from cot_builder.endpoint.replies import (
     NotAnsweredError,
     StopError,
     TransientError,
-    as_answer,
+    extract_error_text,
     read_response,
     read_usage,
-    words_of,
+    to_answer,
 )
 from cot_builder.endpoint.request import Request
 from cot_builder.params import EndpointPace
 
 Result = TypeVar("Result")
 
-SETTLE_S = 1.0
-"""A file that no request has joined for this long is submitted."""
-MOST_LINES = 50_000
-MOST_BYTES = 150_000_000
-"""Of one file; providers take 50,000 lines and 200 MB."""
-UNREACHABLE_S = 3600.0
-"""A run ends when the endpoint could not be reached for this long."""
-PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-FINISHED = ("completed", "failed", "expired", "cancelled")
-NO_BATCH_API = (404, 405, 501)
-INTENT = "create:"
-"""Stands before the id of an uploaded file whose batch may have been created, or not."""
+SUBMIT_DELAY_S = 1.0
+"""Submit a file when no request was added to it for this long."""
+MAX_LINES = 50_000
+MAX_BYTES = 150_000_000
+"""Limits of one file. Providers accept 50,000 lines and 200 MB."""
+MAX_UNREACHABLE_S = 3600.0
+"""Stop the run when the endpoint could not be reached for this long."""
+CHAT_PATH: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+FINAL_STATUSES = ("completed", "failed", "expired", "cancelled")
+NO_BATCH_API_STATUSES = (404, 405, 501)
+PENDING_PREFIX = "create:"
+"""Prefix of an uploaded file's id, stored before its batch is created: after a crash the batch may or may not exist."""
 UNKNOWN_STEP = "batch"
 
 
 @dataclass
 class _Spool:
-    """A file in the making: requests for one model and step. Providers take one model a file."""
+    """A file being filled with requests for one model and one step. Providers allow one model per file."""
 
     file: IO[bytes]
     keys: list[str] = field(default_factory=list)
     size: int = 0
-    most_usd: float = 0.0
-    most_tokens: int = 0
+    max_usd: float = 0.0
+    max_tokens: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
-class _Waiting(NamedTuple):
+class _WaitingRequest(NamedTuple):
     request: Request
     price: Price
     future: asyncio.Future[Answer]
 
 
-class Batches:
-    """The batches of one client: those it submits, and those an earlier run left open."""
+class BatchQueue:
+    """Submits the batches of one client, and collects those that an earlier run left open."""
 
     def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, pace: EndpointPace) -> None:
         self._ledger = ledger
         self._pace = pace
         self._sdk = sdk
         self._spools: dict[tuple[str, str], _Spool] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, _WaitingRequest] = {}
         self._open: set[str] = set()
-        """Keys in batches that are not collected."""
+        """Keys of requests in batches that are not collected yet."""
         self._unclaimed: set[str] = set()
-        """Keys whose answers were stored while nobody waited for them."""
-        self._unknown: dict[str, str] = {}
-        """Why the batch that holds a key cannot be asked for here."""
-        self._known = asyncio.Event()
-        """Set once the batches of earlier runs have been asked for."""
-        self._full: BudgetSpentError | None = None
+        """Keys whose answers were stored although no caller waited for them."""
+        self._unreachable: dict[str, str] = {}
+        """By key: why its batch cannot be collected from this endpoint."""
+        self._resumed = asyncio.Event()
+        """Set once the batches of earlier runs have been looked up."""
+        self._budget_error: BudgetSpentError | None = None
         self._error: Exception | None = None
-        self._one_upload = asyncio.Lock()
+        self._upload_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
 
     def start(self) -> None:
-        """Begin to collect what an earlier run left open."""
+        """Start collecting the batches that an earlier run left open."""
         if not self._started:
             self._started = True
-            self._in_background(self._carry_on())
+            self._start_task(self._resume_earlier_batches())
 
     def close(self) -> None:
-        """Submit nothing more and keep nobody waiting; batches stay open and are collected by a later run."""
+        """Submit nothing more and release all waiting callers. Open batches are collected by a later run."""
         for spool in self._spools.values():
-            _drop(spool)
+            _discard_spool(spool)
         self._spools.clear()
         for waiting in self._waiting.values():
             if not waiting.future.done():
                 waiting.future.set_exception(CacheMissError(waiting.request))
-        self._known.set()
+        self._resumed.set()
 
     async def stop(self, collect: bool) -> None:
-        """End, leaving batches open.
+        """Stop; open batches stay open.
 
         Args:
-            collect: First ask once for the batches of earlier runs, within the time-out of a request.
+            collect: First wait, at most the timeout of one request, until the batches of earlier runs were looked up.
         """
-        if collect and self._started and not self._known.is_set():
+        if collect and self._started and not self._resumed.is_set():
             try:
                 async with asyncio.timeout(self._pace.timeout_s):
-                    await self._known.wait()
+                    await self._resumed.wait()
             except TimeoutError:
                 pass
         self.close()
@@ -122,72 +123,72 @@ class Batches:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def carried(self, request: Request, refresh: bool) -> Answer | None:
-        """The answer to a request that an earlier run has submitted; None where it has not, or must ask again.
+    async def get_from_earlier_batch(self, request: Request, refresh: bool) -> Answer | None:
+        """Return the answer to a request that an earlier run submitted, or None if the request has to be sent.
 
         Args:
-            request: What is asked.
-            refresh: Do not hold to a batch that this endpoint does not know.
+            request: The request.
+            refresh: Send the request again if its batch is unknown to this endpoint.
 
         Raises:
             CacheMissError: the client was closed meanwhile; the batch stays open.
-            NotAnsweredError: the batch did not answer it, or cannot be asked for here.
+            NotAnsweredError: the batch has no answer to it, or cannot be collected from this endpoint.
             IndusCotError: the run has to stop.
         """
         self.start()
-        await self._known.wait()
+        await self._resumed.wait()
         self._check(request)
         key = request.key
         if key in self._unclaimed:
             self._unclaimed.discard(key)
             if stored := self._ledger.answers.get(key):
-                self._ledger.stats.kept += 1
-                return as_answer(stored, kept=True)
-        if key in self._unknown and not refresh:
-            raise NotAnsweredError(self._unknown[key])
+                self._ledger.stats.cached += 1
+                return to_answer(stored, is_cached=True)
+        if key in self._unreachable and not refresh:
+            raise NotAnsweredError(self._unreachable[key])
         if key in self._open:
             try:
                 return await self._wait(request)
             except TransientError:
                 self._check(request)
-        if self._full:
-            raise self._full
+        if self._budget_error:
+            raise self._budget_error
         return None
 
-    async def answer(self, request: Request, price: Price) -> Answer:
-        """The answer to a new request, by the next batch; one that was overloaded goes into another.
+    async def ask(self, request: Request, price: Price) -> Answer:
+        """Answer a new request through the next batch; after a transient error, put it into another batch.
 
         Raises:
-            CacheMissError: the client was closed meanwhile; what is submitted stays open.
-            NotAnsweredError: no batch answered it; its text names them.
+            CacheMissError: the client was closed meanwhile; submitted batches stay open.
+            NotAnsweredError: no batch answered it; the message names the batches.
             IndusCotError: the run has to stop.
         """
-        tried: list[str] = []
+        errors: list[str] = []
         for _ in range(self._pace.attempts):
             self._check(request)
-            self._spool(request, price)
+            self._add_to_spool(request, price)
             try:
                 return await self._wait(request)
             except TransientError as error:
-                tried.append(str(error))
-        raise NotAnsweredError(f"no answer after {len(tried)} batches: {'; '.join(tried)}")
+                errors.append(str(error))
+        raise NotAnsweredError(f"no answer after {len(errors)} batches: {'; '.join(errors)}")
 
     def _check(self, request: Request) -> None:
         if self._error:
             raise self._error
-        if self._ledger.closing:
+        if self._ledger.is_closing:
             raise CacheMissError(request)
 
     async def _wait(self, request: Request) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[request.key] = _Waiting(request, self._ledger.price(request.model), future)
+        self._waiting[request.key] = _WaitingRequest(request, self._ledger.price(request.model), future)
         try:
             return await future
         finally:
             del self._waiting[request.key]
 
     def _resolve(self, key: str, outcome: Answer | Exception) -> bool:
-        """Whether somebody waited for it."""
+        """Hand ``outcome`` to the caller that waits for ``key``. Returns False if no caller waits."""
         waiting = self._waiting.get(key)
         if waiting is None or waiting.future.done():
             return False
@@ -197,84 +198,88 @@ class Batches:
             waiting.future.set_result(outcome)
         return True
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._or_fail(work))
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._fail_all_on_error(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
-        """A fault here concerns every request: none may wait for ever."""
+    async def _fail_all_on_error(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work``; if it fails, fail every waiting request too, so that none waits forever."""
         try:
             await work
         except Exception as error:
             self._error = error
             for key in list(self._waiting):
                 self._resolve(key, error)
-            self._known.set()
+            self._resumed.set()
 
     # Submitting
 
-    def _spool(self, request: Request, price: Price) -> None:
+    def _add_to_spool(self, request: Request, price: Price) -> None:
         self._ledger.answers.check_space()
-        head = json.dumps({"custom_id": request.key, "method": "POST", "url": PATH}).encode()
-        line = head.removesuffix(b"}") + b', "body": ' + request.content() + b"}"
+        head = json.dumps({"custom_id": request.key, "method": "POST", "url": CHAT_PATH}).encode()
+        line = head.removesuffix(b"}") + b', "body": ' + request.encode_body() + b"}"
         for image in request.images.values():
-            # Thousands of requests wait at a time: their data URLs are on the disk now.
-            image.forget()
+            # Thousands of requests wait at the same time: free their data URLs, which are in the spool file now.
+            image.drop_encoded()
         name = (request.model, request.step)
         if name not in self._spools:
-            self._spools[name] = _Spool(self._scratch())
+            self._spools[name] = _Spool(self._open_temp_file())
         spool = self._spools[name]
         spool.file.write(line + b"\n")
         spool.keys.append(request.key)
         spool.size += len(line) + 1
-        bound = prices.most(price, request)
-        spool.most_usd += prices.cost(price, bound, batch=True)
-        spool.most_tokens += bound.total
+        bound = prices.max_usage(price, request)
+        spool.max_usd += prices.compute_cost(price, bound, batch=True)
+        spool.max_tokens += bound.total
         if spool.timer:
             spool.timer.cancel()
-        if len(spool.keys) >= MOST_LINES or spool.size >= MOST_BYTES:
+        if len(spool.keys) >= MAX_LINES or spool.size >= MAX_BYTES:
             self._flush(name)
         else:
-            spool.timer = asyncio.get_running_loop().call_later(SETTLE_S, self._flush, name)
+            spool.timer = asyncio.get_running_loop().call_later(SUBMIT_DELAY_S, self._flush, name)
 
-    def _scratch(self) -> IO[bytes]:
-        # Beside the store: what is the system's own place for such files may be memory.
+    def _open_temp_file(self) -> IO[bytes]:
+        # Put the temp file next to the store; the system temp folder may be a RAM disk.
         return tempfile.TemporaryFile(dir=self._ledger.answers.path.parent)
 
     def _flush(self, name: tuple[str, str]) -> None:
-        self._in_background(self._submit(name, self._spools.pop(name)))
+        self._start_task(self._submit(name, self._spools.pop(name)))
 
     async def _submit(self, name: tuple[str, str], spool: _Spool) -> None:
         try:
-            async with self._one_upload:
-                file_id = await self._patiently(lambda: self._upload(spool), self._pace.attempts)
-                if self._ledger.closing:
+            async with self._upload_lock:
+                file_id = await self._with_retries(lambda: self._upload(spool), self._pace.attempts)
+                if self._ledger.is_closing:
                     return
                 batch = await self._create(name, spool, file_id)
         except (NotAnsweredError, TransientError) as error:
             reason = f"the batch could not be submitted: {error}"
-            outcome = self._ledger.exhausted(reason) if isinstance(error, TransientError) else NotAnsweredError(reason)
+            outcome = (
+                self._ledger.make_exhausted_error(reason)
+                if isinstance(error, TransientError)
+                else NotAnsweredError(reason)
+            )
             if isinstance(outcome, StopError):
                 raise outcome from None
             for key in spool.keys:
                 self._resolve(key, outcome)
             return
         finally:
-            _drop(spool)
+            _discard_spool(spool)
         self._open.update(spool.keys)
-        await self._poll(batch, spool.keys, carried=False)
+        await self._poll(batch, spool.keys, from_earlier_run=False)
 
     async def _upload(self, spool: _Spool) -> str:
         spool.file.seek(0)
         try:
             uploaded = await self._sdk.files.create(file=("batch.jsonl", spool.file), purpose="batch")
         except openai.APIStatusError as error:
-            if error.status_code in NO_BATCH_API:
+            if error.status_code in NO_BATCH_API_STATUSES:
                 raise StopError(
-                    f"{self._ledger.address} answers {error.status_code} to an upload: it seems to have no Batch API. "
-                    f"Set compute.endpoint.batch: false, or check {self._ledger.section}.base_url. Every answer so far "
-                    "is kept"
+                    f"{self._ledger.address} answers {error.status_code} to a file upload: it seems to have no Batch "
+                    f"API. Set compute.endpoint.batch: false, or check {self._ledger.section}.base_url. "
+                    "All answers so far are stored"
                 ) from None
             raise
         return uploaded.id
@@ -287,84 +292,85 @@ class Batches:
         async def create() -> Batch:
             nonlocal tries
             tries += 1
-            # The answer that got lost may have been that it was created.
-            if tries > 1 and (found := await self._created_from(file_id)):
-                return found
+            # The batch may have been created although the response was lost.
+            if tries > 1 and (existing := await self._find_batch_of_file(file_id)):
+                return existing
             return await self._sdk.batches.create(
                 input_file_id=file_id,
-                endpoint=PATH,
+                endpoint=CHAT_PATH,
                 completion_window="24h",
                 metadata={
                     "model": model,
                     "step": step,
-                    "most_usd": repr(spool.most_usd),
-                    "most_tokens": str(spool.most_tokens),
+                    "most_usd": repr(spool.max_usd),
+                    "most_tokens": str(spool.max_tokens),
                 },
             )
 
-        answers.open_batch(INTENT + file_id, spool.keys)
+        answers.open_batch(PENDING_PREFIX + file_id, spool.keys)
         try:
-            batch = await self._patiently(create, self._pace.attempts)
+            batch = await self._with_retries(create, self._pace.attempts)
         except (NotAnsweredError, StopError):
-            answers.close_batch(INTENT + file_id)
+            answers.close_batch(PENDING_PREFIX + file_id)
             raise
         answers.open_batch(batch.id, spool.keys)
-        answers.close_batch(INTENT + file_id)
+        answers.close_batch(PENDING_PREFIX + file_id)
         return batch
 
-    async def _created_from(self, file_id: str) -> Batch | None:
+    async def _find_batch_of_file(self, file_id: str) -> Batch | None:
         try:
             async for batch in self._sdk.batches.list(limit=100):
                 if batch.input_file_id == file_id:
                     return batch
         except openai.APIStatusError as error:
-            if error.status_code not in (400, *NO_BATCH_API):
+            if error.status_code not in (400, *NO_BATCH_API_STATUSES):
                 raise
         return None
 
     # Collecting
 
-    async def _carry_on(self) -> None:
+    async def _resume_earlier_batches(self) -> None:
         answers = self._ledger.answers
         for name, keys in answers.open_batches().items():
-            if name.startswith(INTENT):
-                file_id = name.removeprefix(INTENT)
-                if found := await self._patiently(lambda file_id=file_id: self._created_from(file_id)):  # type: ignore[misc]
-                    answers.open_batch(found.id, keys)
+            if name.startswith(PENDING_PREFIX):
+                file_id = name.removeprefix(PENDING_PREFIX)
+                find = partial(self._find_batch_of_file, file_id)
+                if existing := await self._with_retries(find):
+                    answers.open_batch(existing.id, keys)
                 answers.close_batch(name)
-        left: list[tuple[Batch, list[str]]] = []
+        unfinished: list[tuple[Batch, list[str]]] = []
         for name, keys in answers.open_batches().items():
             self._open.update(keys)
             try:
                 batch = await self._retrieve(name, len(keys))
             except NotAnsweredError as error:
-                self._forsake(keys, error)
+                self._mark_unreachable(keys, error)
                 continue
-            if batch.status in FINISHED:
-                await self._collect(batch, keys, carried=True)
+            if batch.status in FINAL_STATUSES:
+                await self._collect(batch, keys, from_earlier_run=True)
             else:
-                left.append((batch, keys))
+                unfinished.append((batch, keys))
         async with AsyncExitStack() as stack:
-            usd = sum(float(_told(batch, "most_usd", "0")) for batch, _ in left)
-            tokens = sum(int(_told(batch, "most_tokens", "0")) for batch, _ in left)
+            usd = sum(float(_get_metadata(batch, "most_usd", "0")) for batch, _ in unfinished)
+            tokens = sum(int(_get_metadata(batch, "most_tokens", "0")) for batch, _ in unfinished)
             try:
-                if left:
-                    await stack.enter_async_context(self._ledger.budget.hold(usd, tokens))
+                if unfinished:
+                    await stack.enter_async_context(self._ledger.budget.reserve(usd, tokens))
             except BudgetSpentError as error:
-                # They are paid for and are collected; anything new has no room.
-                self._full = error
-            self._known.set()
-            await asyncio.gather(*(self._poll(batch, keys, carried=True) for batch, keys in left))
+                # These batches are paid for, so collect them; the budget allows no new requests.
+                self._budget_error = error
+            self._resumed.set()
+            await asyncio.gather(*(self._poll(batch, keys, from_earlier_run=True) for batch, keys in unfinished))
 
-    async def _poll(self, batch: Batch, keys: list[str], carried: bool) -> None:
-        while batch.status not in FINISHED:
+    async def _poll(self, batch: Batch, keys: list[str], from_earlier_run: bool) -> None:
+        while batch.status not in FINAL_STATUSES:
             await asyncio.sleep(self._pace.poll_s)
             try:
                 batch = await self._retrieve(batch.id, len(keys))
             except NotAnsweredError as error:
-                self._forsake(keys, error)
+                self._mark_unreachable(keys, error)
                 return
-        await self._collect(batch, keys, carried)
+        await self._collect(batch, keys, from_earlier_run)
 
     async def _retrieve(self, name: str, count: int) -> Batch:
         async def retrieve() -> Batch:
@@ -372,153 +378,153 @@ class Batches:
                 return await self._sdk.batches.retrieve(name)
             except (openai.NotFoundError, openai.BadRequestError):
                 raise NotAnsweredError(
-                    f"batch {name} with {count} requests was submitted, and {self._ledger.address} does not know it; "
+                    f"batch {name} with {count} requests was submitted, but {self._ledger.address} does not know it; "
                     f"run with the {self._ledger.section}.base_url and the key it was submitted with, or with "
-                    "--refresh to pay again"
+                    "--refresh, which pays again"
                 ) from None
 
-        return await self._patiently(retrieve)
+        return await self._with_retries(retrieve)
 
-    def _forsake(self, keys: list[str], error: NotAnsweredError) -> None:
-        """Leave a batch open that this endpoint does not know: another may."""
+    def _mark_unreachable(self, keys: list[str], error: NotAnsweredError) -> None:
+        """Fail the requests of a batch that this endpoint does not know; the batch stays open for another endpoint."""
         for key in keys:
             self._open.discard(key)
-            self._unknown[key] = str(error)
+            self._unreachable[key] = str(error)
             self._resolve(key, NotAnsweredError(str(error)))
 
-    async def _collect(self, batch: Batch, keys: list[str], carried: bool) -> None:
+    async def _collect(self, batch: Batch, keys: list[str], from_earlier_run: bool) -> None:
         wanted = set(keys)
-        reason = _failure(batch)
-        with self._scratch() as file:
+        reason = _describe_failure(batch)
+        with self._open_temp_file() as file:
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 start = file.tell()
-                if not await self._patiently(
-                    lambda file_id=file_id, start=start: self._download(file_id, file, start)  # type: ignore[misc]
-                ):
-                    reason = f"its file {file_id} is not there any more"
+                if not await self._with_retries(partial(self._download, file_id, file, start)):
+                    reason = f"its result file {file_id} no longer exists"
             file.seek(0)
-            async for line in _lines(file):
-                key, outcome = _read_line(line, self._ledger.hide)
+            async for line in _iter_lines(file):
+                key, outcome = _read_line(line, self._ledger.redact_key)
                 if key not in wanted:
                     continue
                 wanted.discard(key)
-                self._settle(batch, key, outcome, carried)
+                self._deliver(batch, key, outcome, from_earlier_run)
         for key in wanted:
-            self._settle(batch, key, NotAnsweredError(reason), carried)
+            self._deliver(batch, key, NotAnsweredError(reason), from_earlier_run)
         self._ledger.answers.close_batch(batch.id)
-        # Providers limit what they keep. One left behind is only that: it costs nothing.
+        # Providers limit the stored files, so delete the upload. If that fails, a file is left behind, at no cost.
         with suppress(openai.OpenAIError):
             await self._sdk.files.delete(batch.input_file_id)
 
     async def _download(self, file_id: str, file: IO[bytes], start: int) -> bool:
-        """Append a file; False where there is none."""
+        """Write the provider's file to ``file`` from offset ``start`` on. Returns False if it does not exist."""
         self._ledger.answers.check_space()
         file.seek(start)
         file.truncate()
         try:
             async with self._sdk.files.with_streaming_response.content(file_id) as response:
                 chunks = response.iter_bytes()
-                while chunk := await _next(chunks):
+                while chunk := await _next_chunk(chunks):
                     file.write(chunk)
         except openai.NotFoundError:
             return False
         file.write(b"\n")
         return True
 
-    def _settle(self, batch: Batch, key: str, outcome: dict[str, Any] | Exception, carried: bool) -> None:
-        """Store one answer, or pass on why there is none."""
+    def _deliver(self, batch: Batch, key: str, outcome: dict[str, Any] | Exception, from_earlier_run: bool) -> None:
+        """Store one answer, or report to the waiting caller why there is none."""
         self._open.discard(key)
         if isinstance(outcome, Exception):
-            self._resolve(key, type(outcome)(f"batch {batch.id}: {self._ledger.hide(str(outcome))}"))
+            self._resolve(key, type(outcome)(f"batch {batch.id}: {self._ledger.redact_key(str(outcome))}"))
             return
-        stored = self._ledger.answers.get(key) if carried else None
+        stored = self._ledger.answers.get(key) if from_earlier_run else None
         if stored and stored.response == outcome:
-            # Paid and booked before the process that collected it ended.
-            answer = as_answer(stored, kept=True)
+            # An earlier process stored and booked this answer, and ended before it closed the batch.
+            answer = to_answer(stored, is_cached=True)
         elif waiting := self._waiting.get(key):
-            answer = self._ledger.keep(waiting.request, waiting.price, outcome, batch=True)
+            answer = self._ledger.store_response(waiting.request, waiting.price, outcome, batch=True)
         else:
-            model = _told(batch, "model", str(outcome.get("model", "")))
+            model = _get_metadata(batch, "model", str(outcome.get("model", "")))
             usage = read_usage(outcome, expected_input=0, max_tokens=0)
-            usd = prices.cost(self._ledger.price(model), usage, batch=True)
-            answer = self._ledger.book(key, _told(batch, "step", UNKNOWN_STEP), model, outcome, usage, usd)
+            usd = prices.compute_cost(self._ledger.price(model), usage, batch=True)
+            answer = self._ledger.store_with_cost(
+                key, _get_metadata(batch, "step", UNKNOWN_STEP), model, outcome, usage, usd
+            )
         if not self._resolve(key, answer):
             self._unclaimed.add(key)
 
-    async def _patiently(self, call: Callable[[], Awaitable[Result]], attempts: int | None = None) -> Result:
-        """``call()``, again after what passes.
+    async def _with_retries(self, call: Callable[[], Awaitable[Result]], attempts: int | None = None) -> Result:
+        """Run ``call()``, and retry it after transient errors.
 
         Args:
-            call: What to do.
-            attempts: How often; None for as often as it takes, :data:`UNREACHABLE_S` at most.
+            call: The operation.
+            attempts: Maximum number of attempts; None retries for up to :data:`MAX_UNREACHABLE_S`.
 
         Raises:
-            TransientError: it did not pass.
-            NotAnsweredError: the endpoint refuses it.
-            StopError: the endpoint refuses everything, or cannot be reached for long.
+            TransientError: all attempts failed.
+            NotAnsweredError: the endpoint refuses this call.
+            StopError: the endpoint refuses every call, or could not be reached for :data:`MAX_UNREACHABLE_S`.
         """
         started = time.monotonic()
-        tried = 0
+        attempt = 0
         while True:
             try:
                 result = await call()
             except openai.APIStatusError as error:
-                known = self._ledger.refusal(error)
-                if not isinstance(known, TransientError):
-                    raise known from None
-                passing = known
+                classified = self._ledger.classify_error(error)
+                if not isinstance(classified, TransientError):
+                    raise classified from None
+                transient = classified
             except (openai.OpenAIError, OSError) as error:
-                passing = TransientError(f"connection lost ({type(error.__cause__ or error).__name__})")
+                transient = TransientError(f"connection lost ({type(error.__cause__ or error).__name__})")
             else:
-                self._ledger.heard = True
+                self._ledger.has_responded = True
                 return result
-            tried += 1
-            if attempts is not None and tried >= attempts:
-                raise TransientError(f"{passing}, after {tried} attempts")
-            if attempts is None and time.monotonic() - started > UNREACHABLE_S:
+            attempt += 1
+            if attempts is not None and attempt >= attempts:
+                raise TransientError(f"{transient}, after {attempt} attempts")
+            if attempts is None and time.monotonic() - started > MAX_UNREACHABLE_S:
                 raise StopError(
-                    f"{self._ledger.address} could not be asked for its batches for {UNREACHABLE_S / 60:g} minutes: "
-                    f"{passing}. Nothing is lost: run the same command again, and they are collected"
+                    f"{self._ledger.address} could not be reached for {MAX_UNREACHABLE_S / 60:g} minutes while "
+                    f"collecting batches: {transient}. Nothing is lost: run the same command again to collect them"
                 )
-            await asyncio.sleep(self._ledger.pause(tried - 1, passing.wait))
+            await asyncio.sleep(self._ledger.compute_delay(attempt - 1, transient.wait))
 
 
-def _drop(spool: _Spool) -> None:
+def _discard_spool(spool: _Spool) -> None:
     if spool.timer:
         spool.timer.cancel()
     spool.file.close()
 
 
-def _told(batch: Batch, name: str, default: str) -> str:
+def _get_metadata(batch: Batch, name: str, default: str) -> str:
     return (batch.metadata or {}).get(name, default)
 
 
-def _failure(batch: Batch) -> str:
-    """Why a finished batch has no line for a request."""
+def _describe_failure(batch: Batch) -> str:
+    """Say why a finished batch has no line for a request."""
     causes = [error.message for error in (batch.errors.data if batch.errors else None) or [] if error.message]
     if causes:
         return f"{batch.status}: {'; '.join(dict.fromkeys(causes))}"[:300]
-    return "it holds no answer to this request" if batch.status == "completed" else batch.status
+    return "it has no answer to this request" if batch.status == "completed" else batch.status
 
 
-async def _lines(file: IO[bytes]) -> AsyncIterator[bytes]:
+async def _iter_lines(file: IO[bytes]) -> AsyncIterator[bytes]:
     for line in file:
         if line.strip():
             yield line
-            # Other work goes on between the lines of a large file.
+            # Let other tasks run between the lines of a large file.
             await asyncio.sleep(0)
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+async def _next_chunk(chunks: AsyncIterator[bytes]) -> bytes:
     try:
         return await anext(chunks, b"")
     except Exception as error:
-        # A stream raises what its transport raises.
+        # The stream raises its transport's own exceptions, which differ by transport.
         raise ConnectionError("stream") from error
 
 
-def _read_line(line: bytes, hide: Callable[[str], str]) -> tuple[str, dict[str, Any] | Exception]:
-    """A line of an output or error file: the key, and its response or why there is none."""
+def _read_line(line: bytes, redact: Callable[[str], str]) -> tuple[str, dict[str, Any] | Exception]:
+    """Parse a line of an output or error file into the request's key, and its response or the error."""
     try:
         entry = json.loads(line)
         key = str(entry["custom_id"])
@@ -529,9 +535,9 @@ def _read_line(line: bytes, hide: Callable[[str], str]) -> tuple[str, dict[str, 
     if status in TRANSIENT_STATUSES:
         return key, TransientError(f"status {status}")
     if status != 200:
-        words = words_of(body or entry, hide)
-        return key, NotAnsweredError(f"status {status}: {words}" if status else words)
+        text = extract_error_text(body or entry, redact)
+        return key, NotAnsweredError(f"status {status}: {text}" if status else text)
     try:
-        return key, read_response(hide(json.dumps(body)))
+        return key, read_response(redact(json.dumps(body)))
     except TransientError as error:
         return key, error

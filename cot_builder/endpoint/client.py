@@ -1,4 +1,4 @@
-"""The client: one way to ask a model, which keeps, counts, caps, paces and retries."""
+"""The client of an endpoint: caches answers, counts and caps cost, limits the rate, retries."""
 
 import asyncio
 import os
@@ -18,12 +18,12 @@ from cot_builder.endpoint.replies import (
     NotAnsweredError,
     StopError,
     TransientError,
-    _root,
-    as_answer,
+    find_root_cause,
     read_response,
+    to_answer,
 )
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.endpoint.throttle import Throttle
 from cot_builder.params import Budget as BudgetParams
 from cot_builder.params import EndpointPace
@@ -33,81 +33,81 @@ from schemas.errors import IndusCotError
 if TYPE_CHECKING:
     import openai
 
-    from cot_builder.endpoint.batch import Batches
+    from cot_builder.endpoint.batch import BatchQueue
 
 
 class Endpoint(NamedTuple):
-    """A server of models, as a section of params.yaml names it."""
+    """A model server, as configured in a section of params.yaml."""
 
     base_url: str
-    """Empty: OpenAI's own."""
+    """Empty for OpenAI's own server."""
     api_key_env: str
-    """The environment variable that holds the key."""
+    """Name of the environment variable that holds the API key."""
     models: Sequence[str]
-    """Every model that is asked, once each."""
+    """The models that are asked, without repeats."""
     section: str
-    """The section, ``teacher`` or ``evaluate``: messages name its parameters."""
+    """Section of params.yaml, ``teacher`` or ``evaluate``; messages name its parameters."""
 
 
 @dataclass
 class Tally:
-    """Answers that one sample was given."""
+    """Number of answers that one sample received."""
 
-    kept: int = 0
-    """From the store, or asked for by another."""
+    cached: int = 0
+    """From the store, or shared with an equal request in flight."""
     new: int = 0
 
 
-TALLY: ContextVar[Tally] = ContextVar("tally")
-"""Of the sample at work in this task and those it starts; where it is not set, nobody counts."""
+SAMPLE_TALLY: ContextVar[Tally] = ContextVar("tally")
+"""Tally of the sample that this asyncio task and its subtasks work on; unset where nothing is counted."""
 
 
 class EndpointClient:
-    """Asks one endpoint. To be used within one event loop, and closed."""
+    """Asks one endpoint. Use it as an async context manager, within one event loop."""
 
     def __init__(
         self,
         endpoint: Endpoint,
         pace: EndpointPace,
         budget: BudgetParams,
-        answers: Answers,
+        answers: AnswerStore,
         *,
         price: Callable[[str], Price],
         offline: bool = False,
         refresh: bool = False,
     ) -> None:
-        """Open the client.
+        """Create the client.
 
         Args:
-            endpoint: Its address and where its key is.
-            pace: Concurrency, limits, timeouts.
-            budget: The caps.
-            answers: The store.
-            price: Price of a model.
-            offline: Send nothing: what is not in the store raises :class:`CacheMissError`.
-            refresh: Ask again what is in the store.
+            endpoint: Address, name of the key's environment variable, models.
+            pace: Concurrency, rate limits, timeouts, attempts.
+            budget: Caps on spend.
+            answers: The answer store.
+            price: Returns the price of a model.
+            offline: Send nothing; a request that is not in the store raises :class:`CacheMissError`.
+            refresh: Send requests again even if the store has an answer.
 
         Raises:
-            StopError: the environment variable with the key is not set.
+            StopError: the environment variable of the API key is not set.
         """
-        self.trouble = ""
-        """Why the last attempt that failed will be made again."""
+        self.last_error = ""
+        """Error of the last failed attempt, which will be retried."""
         self.throttle = Throttle(pace.concurrency, pace.rpm, pace.tpm)
         self._pace = pace
         self._offline = offline
         self._refresh = refresh
-        self._under_way: dict[str, asyncio.Future[Answer]] = {}
-        self._stop: IndusCotError | None = None
+        self._in_flight: dict[str, asyncio.Future[Answer]] = {}
+        self._fatal_error: IndusCotError | None = None
         key = "" if offline else _read_key(endpoint)
         address = endpoint.base_url or "api.openai.com"
         self.ledger = Ledger(answers, pace, budget, price=price, address=address, key=key, section=endpoint.section)
-        self._sdk = None if offline else _client(endpoint, pace, key)
-        # An open batch is collected even where batch mode is off by now: it is paid for.
-        self._batches: Batches | None = None
+        self._sdk = None if offline else _make_sdk_client(endpoint, pace, key)
+        # Collect open batches even if batch mode is off now: they are paid for.
+        self._batches: BatchQueue | None = None
         if self._sdk is not None and (pace.batch or answers.open_batches()):
             from cot_builder.endpoint import batch
 
-            self._batches = batch.Batches(self.ledger, self._sdk, pace)
+            self._batches = batch.BatchQueue(self.ledger, self._sdk, pace)
 
     async def __aenter__(self) -> "EndpointClient":
         if self._batches:
@@ -116,116 +116,115 @@ class EndpointClient:
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         if self._batches:
-            await self._batches.stop(collect=kind is None and not self.ledger.closing)
+            await self._batches.stop(collect=kind is None and not self.ledger.is_closing)
         if self._sdk is not None:
             await self._sdk.close()
 
-    def close_to_new(self) -> None:
-        """Send nothing that is not under way already; what is, is waited for and kept.
+    def stop_sending(self) -> None:
+        """Send no new requests. Requests in flight are still awaited and their answers stored.
 
-        Batches are not waited for: they stay open, and a later run collects them.
+        Batches are not awaited: they stay open, and a later run collects them.
         """
-        self.ledger.closing = True
+        self.ledger.is_closing = True
         self.throttle.close()
         if self._batches:
             self._batches.close()
 
-    @property
-    def under_way(self) -> str:
-        """What a closed client still waits for, in words."""
-        batches = ", open batches are collected by the next run" if self._batches else ""
-        return f"{self.throttle.under_way} requests under way are waited for and kept{batches}"
+    def describe_pending(self) -> str:
+        """Describe, for a console message, what the client still waits for after :meth:`stop_sending`."""
+        batches = "; the next run collects open batches" if self._batches else ""
+        return f"waiting for {self.throttle.in_flight} requests in flight, whose answers are stored{batches}"
 
     async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:
-        """The answer to ``request``: the kept one, or a new one, kept before it is returned.
+        """Return the answer to ``request`` from the store, or ask the endpoint and store the answer first.
 
-        Equal requests under way at the same time are sent once.
+        Equal requests that are in flight at the same time are sent once.
 
         Args:
-            request: What to ask.
-            offline: Send nothing for this one.
-            refresh: Ask again although there is an answer.
+            request: The request.
+            offline: Do not send this request.
+            refresh: Send this request even if the store has an answer.
 
         Raises:
-            CacheMissError: nothing is being sent, and there is no kept answer.
-            NotAnsweredError: this one cannot be answered.
-            IndusCotError: the run has to stop: budget, key, address, disk.
+            CacheMissError: sending is off, and the store has no answer.
+            NotAnsweredError: this request cannot be answered; others may be.
+            IndusCotError: the run has to stop because of the budget, the key, the address or the disk.
         """
         answer = await self._ask(request, offline, refresh)
-        if tally := TALLY.get(None):
-            tally.kept += answer.kept
-            tally.new += not answer.kept
+        if tally := SAMPLE_TALLY.get(None):
+            tally.cached += answer.is_cached
+            tally.new += not answer.is_cached
         return answer
 
     async def _ask(self, request: Request, offline: bool, refresh: bool) -> Answer:
         refresh = (refresh or self._refresh) and not (offline or self._offline)
-        if waiting := self._under_way.get(request.key):
-            return (await asyncio.shield(waiting))._replace(kept=True)
+        if waiting := self._in_flight.get(request.key):
+            return (await asyncio.shield(waiting))._replace(is_cached=True)
         if not refresh and (stored := self.ledger.answers.get(request.key)):
-            self.ledger.stats.kept += 1
-            return as_answer(stored, kept=True)
+            self.ledger.stats.cached += 1
+            return to_answer(stored, is_cached=True)
         if self._offline or offline:
             raise CacheMissError(request)
-        if self._stop:
-            raise self._stop
-        if self.ledger.closing:
+        if self._fatal_error:
+            raise self._fatal_error
+        if self.ledger.is_closing:
             raise CacheMissError(request)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._under_way[request.key] = future
+        self._in_flight[request.key] = future
         try:
-            answer = await self._new(request, refresh)
+            answer = await self._ask_endpoint(request, refresh)
         except BaseException as error:
             if isinstance(error, IndusCotError):
-                self._stop = error
+                self._fatal_error = error
             elif isinstance(error, NotAnsweredError):
                 self.ledger.stats.failed += 1
             future.set_exception(error if isinstance(error, Exception) else CacheMissError(request))
-            # Nobody may be waiting for it.
+            # Mark the exception as retrieved: no other caller may be waiting, and asyncio would log it.
             future.exception()
             raise
         else:
             future.set_result(answer)
             return answer
         finally:
-            del self._under_way[request.key]
+            del self._in_flight[request.key]
 
-    async def _new(self, request: Request, refresh: bool) -> Answer:
+    async def _ask_endpoint(self, request: Request, refresh: bool) -> Answer:
         price = self.ledger.price(request.model)
-        bound = prices.most(price, request)
-        if self._batches and (answer := await self._batches.carried(request, refresh)):
+        bound = prices.max_usage(price, request)
+        if self._batches and (answer := await self._batches.get_from_earlier_batch(request, refresh)):
             return answer
-        async with self.ledger.budget.hold(prices.cost(price, bound, self._pace.batch), bound.total):
+        async with self.ledger.budget.reserve(prices.compute_cost(price, bound, self._pace.batch), bound.total):
             if self._batches and self._pace.batch:
-                return await self._batches.answer(request, price)
-            response = await self._with_retries(request, price)
-            return self.ledger.keep(request, price, response)
+                return await self._batches.ask(request, price)
+            response = await self._send_with_retries(request, price)
+            return self.ledger.store_response(request, price, response)
 
-    async def _with_retries(self, request: Request, price: Price) -> dict[str, Any]:
-        tokens = prices.expected_input(price, request) + request.max_tokens
-        tried: list[str] = []
+    async def _send_with_retries(self, request: Request, price: Price) -> dict[str, Any]:
+        tokens = prices.estimate_input_tokens(price, request) + request.max_tokens
+        errors: list[str] = []
         for attempt in range(self._pace.attempts):
-            if self.ledger.closing and attempt:
+            if self.ledger.is_closing and attempt:
                 raise CacheMissError(request)
             async with self.throttle.slot(tokens):
-                if self._stop:
-                    raise self._stop
-                if self.ledger.closing:
+                if self._fatal_error:
+                    raise self._fatal_error
+                if self.ledger.is_closing:
                     raise CacheMissError(request)
                 self.ledger.answers.check_space()
                 sent = time.monotonic()
                 try:
                     return await self._send(request)
                 except TransientError as error:
-                    tried.append(str(error))
-                    self.trouble = str(error)
+                    errors.append(str(error))
+                    self.last_error = str(error)
                     if error.overloaded:
                         self.ledger.stats.overloaded += 1
-                        self.throttle.overloaded(sent, error.wait)
+                        self.throttle.record_overload(sent, error.wait)
                     wait = error.wait
             if attempt + 1 < self._pace.attempts:
-                await self.throttle.rest(self.ledger.pause(attempt, wait))
-        causes = ", ".join(f"{count} x {reason}" for reason, count in Counter(tried).items())
-        raise self.ledger.exhausted(f"no answer after {self._pace.attempts} attempts: {causes}")
+                await self.throttle.wait(self.ledger.compute_delay(attempt, wait))
+        causes = ", ".join(f"{count} x {reason}" for reason, count in Counter(errors).items())
+        raise self.ledger.make_exhausted_error(f"no answer after {self._pace.attempts} attempts: {causes}")
 
     async def _send(self, request: Request) -> dict[str, Any]:
         import httpx2
@@ -234,23 +233,23 @@ class EndpointClient:
         assert self._sdk is not None
         try:
             async with asyncio.timeout(self._pace.timeout_s):
-                # The typed method walks every message first, images included, and encodes all of it: more than half
-                # of the client's time.
-                raw = await self._sdk.post("/chat/completions", cast_to=httpx2.Response, content=request.content())
+                # Not the SDK's typed method: it walks and encodes every message, images included, which takes more
+                # than half of the client's time.
+                raw = await self._sdk.post("/chat/completions", cast_to=httpx2.Response, content=request.encode_body())
                 content = raw.text
         except openai.APIStatusError as error:
-            self.ledger.heard = True
-            raise self.ledger.refusal(error) from None
+            self.ledger.has_responded = True
+            raise self.ledger.classify_error(error) from None
         except (TimeoutError, openai.APIConnectionError) as error:
-            cause = error if isinstance(error, TimeoutError) else _root(error)
+            cause = error if isinstance(error, TimeoutError) else find_root_cause(error)
             if isinstance(cause, TimeoutError):
                 raise TransientError(f"no answer within {self._pace.timeout_s:g} s") from None
             raise TransientError(f"no connection ({type(cause).__name__})") from None
         except openai.OpenAIError as error:
             raise TransientError(f"unreadable answer ({type(error).__name__})") from None
-        self.ledger.heard = True
-        response = read_response(self.ledger.hide(content))
-        self.throttle.succeeded(raw.headers)
+        self.ledger.has_responded = True
+        response = read_response(self.ledger.redact_key(content))
+        self.throttle.record_success(raw.headers)
         return response
 
 
@@ -258,13 +257,13 @@ def _read_key(endpoint: Endpoint) -> str:
     key = os.environ.get(endpoint.api_key_env, "")
     if not key:
         raise StopError(
-            f"the environment variable {endpoint.api_key_env} ({endpoint.section}.api_key_env) is not set; it holds "
-            "the endpoint's key. A server that needs none takes any text"
+            f"the environment variable {endpoint.api_key_env} ({endpoint.section}.api_key_env) is not set; set it to "
+            "the endpoint's API key. If the server needs no key, set it to any text"
         )
     return key
 
 
-def _client(endpoint: Endpoint, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
+def _make_sdk_client(endpoint: Endpoint, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
     import openai
 
     return openai.AsyncOpenAI(
@@ -272,6 +271,6 @@ def _client(endpoint: Endpoint, pace: EndpointPace, key: str) -> "openai.AsyncOp
         base_url=endpoint.base_url or None,
         max_retries=0,
         timeout=pace.timeout_s,
-        # A quarter less CPU a request than the default transport.
+        # Takes a quarter less CPU per request than the default transport.
         http_client=openai.DefaultAioHttpClient(),
     )

@@ -1,4 +1,4 @@
-"""Many samples through one endpoint: bounded, in order, stopped cleanly."""
+"""Process many samples through one endpoint: bounded concurrency, results in order, clean stop."""
 
 import asyncio
 import signal
@@ -13,93 +13,93 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cot_builder.endpoint.client import TALLY, EndpointClient, Tally
+from cot_builder.endpoint.client import SAMPLE_TALLY, EndpointClient, Tally
 from cot_builder.progress import LINE_EVERY_S, console
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-RUNNING = 1.25
-"""Samples at work for each request that may be under way: a sample between two requests holds no request up."""
-AHEAD = 8
-"""Samples begun for each request that may be under way: one slow sample does not hold the others up."""
-PANEL_EVERY_S = 0.5
+ACTIVE_PER_SLOT = 1.25
+"""Samples in work per request slot; above 1, because a sample between two requests uses no slot."""
+STARTED_PER_SLOT = 8
+"""Samples started per request slot, so that one slow sample does not hold up the others."""
+PANEL_REFRESH_S = 0.5
 
 
 async def run_in_order(
     items: Iterable[Item],
     work: Callable[[Item], Awaitable[Result]],
-    take: Callable[[Result], None],
+    on_result: Callable[[Result], None],
     client: EndpointClient,
-    at_once: int,
+    concurrency: int,
     description: str,
     total: int,
     unit: str = "samples",
-    tell: Callable[[], str] = str,
+    status: Callable[[], str] = str,
 ) -> None:
-    """``take(await work(item))`` for every item, in the order of the items, many at work at a time.
+    """Call ``on_result(await work(item))`` for every item, in the order of the items, with many items in work at once.
 
-    The first Ctrl-C lets every request under way finish and be kept, the second leaves at once. Likewise an
-    error is raised only when nothing is under way any more.
+    After the first Ctrl-C, requests in flight finish and their answers are stored; the second Ctrl-C exits at once. An
+    error, too, is raised only after no request is in flight any more.
 
     Args:
-        items: Drawn only as far ahead as needed.
-        work: Asks ``client``.
-        take: Called one result at a time.
-        client: Closed to new requests when the run has to end.
-        at_once: Requests that may be under way.
-        description: Shown beside the progress.
+        items: The items; read only as far ahead as needed.
+        work: Processes one item with ``client``.
+        on_result: Called with one result at a time.
+        client: Stopped from sending new requests when the run has to end.
+        concurrency: Maximum number of requests in flight.
+        description: Label of the progress display.
         total: Number of items.
-        unit: What the items are, in the plural.
-        tell: What else there is to say at the moment.
+        unit: Name of the items, in the plural.
+        status: Returns further text for the progress display.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
-    room = asyncio.Semaphore(max(1, round(RUNNING * at_once)))
+    room = asyncio.Semaphore(max(1, round(ACTIVE_PER_SLOT * concurrency)))
     tasks: deque[asyncio.Task[Result]] = deque()
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    progress = _Progress(client, description, total, unit, tell)
+    progress = _Progress(client, description, total, unit, status)
 
     def interrupt() -> None:
         interrupted.set()
-        client.close_to_new()
-        # The next one raises KeyboardInterrupt wherever the program is.
+        client.stop_sending()
+        # The next Ctrl-C raises KeyboardInterrupt at once.
         loop.remove_signal_handler(signal.SIGINT)
         console.print(
-            f"{description}: stopping; {client.under_way}. Press Ctrl-C again to leave at once",
+            f"{description}: stopping; {client.describe_pending()}. Press Ctrl-C again to exit at once",
             style="yellow",
             highlight=False,
         )
 
-    async def one(item: Item) -> Result:
+    async def process(item: Item) -> Result:
         async with room:
-            TALLY.set(tally := progress.begin())
+            SAMPLE_TALLY.set(tally := progress.start_item())
             result = await work(item)
-            progress.finish(tally)
+            progress.finish_item(tally)
             return result
 
-    # Only the main thread may; elsewhere Ctrl-C is somebody else's.
+    # Only the main thread may install a signal handler; in other threads the caller handles Ctrl-C.
     with suppress(ValueError, RuntimeError, NotImplementedError):
         loop.add_signal_handler(signal.SIGINT, interrupt)
     shown = asyncio.create_task(progress.show())
     try:
-        left = iter(items)
+        remaining = iter(items)
         more = True
         while more or tasks:
-            while more and len(tasks) < AHEAD * at_once and not interrupted.is_set():
+            while more and len(tasks) < STARTED_PER_SLOT * concurrency and not interrupted.is_set():
                 try:
-                    tasks.append(asyncio.create_task(one(next(left))))
+                    tasks.append(asyncio.create_task(process(next(remaining))))
                 except StopIteration:
                     more = False
             if not tasks:
                 break
-            take(await tasks.popleft())
+            on_result(await tasks.popleft())
         if interrupted.is_set():
             raise KeyboardInterrupt
     except Exception:
-        client.close_to_new()
+        client.stop_sending()
         await asyncio.gather(*tasks, return_exceptions=True)
         if interrupted.is_set():
             raise KeyboardInterrupt from None
@@ -114,91 +114,91 @@ async def run_in_order(
 
 
 class _Progress:
-    """What the run did so far: a panel on a terminal, a line now and then elsewhere."""
+    """Shows the progress of a run: a live panel on a terminal, otherwise a line at intervals."""
 
     def __init__(
-        self, client: EndpointClient, description: str, total: int, unit: str, tell: Callable[[], str]
+        self, client: EndpointClient, description: str, total: int, unit: str, status: Callable[[], str]
     ) -> None:
         self._client = client
         self._description = description
         self._total = total
         self._unit = unit
-        self._tell = tell
+        self._status = status
         self._started = time.monotonic()
-        self._at_work: dict[int, Tally] = {}
+        self._active: dict[int, Tally] = {}
         self._done = 0
-        self._asked = 0
-        """Done by asking, not by kept answers alone."""
-        self._given = 0
-        """Answers to these."""
+        self._items_with_requests = 0
+        """Finished items that needed at least one new answer."""
+        self._answers_to_them = 0
+        """Answers that those items received."""
 
-    def begin(self) -> Tally:
-        """A tally for one item more."""
+    def start_item(self) -> Tally:
+        """Start one more item, and return its tally."""
         tally = Tally()
-        self._at_work[id(tally)] = tally
+        self._active[id(tally)] = tally
         return tally
 
-    def finish(self, tally: Tally) -> None:
-        """Count an item as done."""
-        del self._at_work[id(tally)]
+    def finish_item(self, tally: Tally) -> None:
+        """Count an item as finished."""
+        del self._active[id(tally)]
         self._done += 1
         if tally.new:
-            self._asked += 1
-            self._given += tally.kept + tally.new
+            self._items_with_requests += 1
+            self._answers_to_them += tally.cached + tally.new
 
     @property
-    def _share(self) -> float:
-        """Share of the asking that is done, 0 to 1; 0 while no item is done by asking.
+    def _fraction_done(self) -> float:
+        """Finished share of the work that needs new answers, 0 to 1; 0 until the first of those items has finished.
 
-        Items at work count by their answers, against the mean of those done by asking.
+        An unfinished item counts by its answers so far, relative to the mean number of answers of the finished items.
         """
-        if not self._asked:
+        if not self._items_with_requests:
             return 0.0
-        mean = self._given / self._asked
-        begun = sum(min(1.0, (tally.kept + tally.new) / mean) for tally in self._at_work.values() if tally.new)
-        return (self._asked + begun) / (self._total - (self._done - self._asked))
+        mean = self._answers_to_them / self._items_with_requests
+        started = sum(min(1.0, (tally.cached + tally.new) / mean) for tally in self._active.values() if tally.new)
+        return (self._items_with_requests + started) / (self._total - (self._done - self._items_with_requests))
 
     async def show(self) -> None:
         if not console.is_terminal:
             while True:
                 await asyncio.sleep(LINE_EVERY_S)
-                console.print(self._line(), highlight=False)
+                console.print(self._status_line(), highlight=False)
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
-                live.update(self._panel(), refresh=True)
-                await asyncio.sleep(PANEL_EVERY_S)
+                live.update(self._make_panel(), refresh=True)
+                await asyncio.sleep(PANEL_REFRESH_S)
 
     def end(self) -> None:
-        console.print(self._line(), highlight=False)
+        console.print(self._status_line(), highlight=False)
 
-    def _panel(self) -> Table:
+    def _make_panel(self) -> Table:
         panel = Table.grid()
         panel.add_row(ProgressBar(total=max(self._total, 1), completed=self._done, width=60))
-        panel.add_row(Text(self._line()))
+        panel.add_row(Text(self._status_line()))
         return panel
 
-    def _line(self) -> str:
+    def _status_line(self) -> str:
         stats, spent = self._client.ledger.stats, self._client.ledger.budget
         seconds = max(time.monotonic() - self._started, 1e-9)
         parts = [
             f"{self._description}: {self._done}/{self._total} {self._unit}",
-            f"{stats.answered} answers ({stats.answered / seconds:.1f}/s), {stats.kept} kept ones",
-            f"{self._client.throttle.under_way} of {self._client.throttle.limit} under way",
+            f"{stats.answered} answers ({stats.answered / seconds:.1f}/s), {stats.cached} from the cache",
+            f"{self._client.throttle.in_flight} of {self._client.throttle.limit} requests in flight",
         ]
-        if self._client.trouble and not stats.answered:
-            parts.append(f"retrying: {self._client.trouble}")
+        if self._client.last_error and not stats.answered:
+            parts.append(f"retrying: {self._client.last_error}")
         if stats.overloaded:
             parts.append(f"{stats.overloaded} x overloaded")
-        if pause := self._client.throttle.paused:
+        if pause := self._client.throttle.pause_left_s:
             parts.append(f"the server asks to wait {pause:.0f} s")
         if stats.failed:
             parts.append(f"{stats.failed} not answered")
         parts.append(f"{stats.input + stats.output} tokens")
-        share = self._share
+        share = self._fraction_done
         projected = f"{stats.usd / share:.2f} projected, " if share else ""
         parts.append(f"{stats.usd:.2f} USD, {projected}{spent.spent_usd:.2f} in all runs")
-        if said := self._tell():
-            parts.append(said)
+        if text := self._status():
+            parts.append(text)
         if share and self._done < self._total:
             parts.append(f"{seconds * (1 - share) / share:.0f} s left")
         return ", ".join(parts)

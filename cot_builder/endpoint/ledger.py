@@ -1,4 +1,4 @@
-"""The ledger of an endpoint: what single requests and batches share. It stores answers, books costs, reads refusals."""
+"""The ledger of an endpoint, shared by single requests and batches: stores answers, books costs, classifies errors."""
 
 import random
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from cot_builder.endpoint.replies import (
     NotAnsweredError,
     StopError,
     TransientError,
-    as_answer,
+    extract_error_text,
     read_usage,
-    words_of,
+    to_answer,
 )
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Answers, Stored
+from cot_builder.endpoint.store import AnswerStore, StoredAnswer
 from cot_builder.params import Budget as BudgetParams
 from cot_builder.params import EndpointPace
 from cot_builder.storage.retry import backoff, parse_wait
@@ -30,20 +30,20 @@ from cot_builder.storage.retry import backoff, parse_wait
 if TYPE_CHECKING:
     import openai
 
-LONGEST_WAIT_S = 60.0
+MAX_WAIT_S = 60.0
 MAX_FAILURES_IN_A_ROW = 20
-"""Requests that use up all their attempts with no answer to any in between, after which no more are sent."""
-NO_MONEY = "insufficient_quota"
-HIDDEN = "[key]"
-LEAST_KEY = 12
-"""Characters from which a key is a secret."""
+"""Stop the run after this many consecutive requests that failed in all their attempts."""
+NO_CREDIT_CODE = "insufficient_quota"
+REDACTED = "[key]"
+MIN_KEY_LENGTH = 12
+"""Shorter keys are placeholders and are not redacted."""
 
 
 @dataclass
 class Stats:
-    """What the client did since it was opened."""
+    """Counts since the client was created."""
 
-    kept: int = 0
+    cached: int = 0
     answered: int = 0
     overloaded: int = 0
     failed: int = 0
@@ -53,11 +53,11 @@ class Stats:
 
 
 class Ledger:
-    """Answers, money and failures of one endpoint."""
+    """Stores the answers of one endpoint, and counts its costs and failures."""
 
     def __init__(
         self,
-        answers: Answers,
+        answers: AnswerStore,
         pace: EndpointPace,
         budget: BudgetParams,
         *,
@@ -66,16 +66,16 @@ class Ledger:
         key: str,
         section: str,
     ) -> None:
-        """Open the ledger.
+        """Create the ledger.
 
         Args:
-            answers: The store.
-            pace: Attempts and waiting times.
-            budget: The caps.
-            price: Price of a model.
-            address: Of the endpoint, for messages.
-            key: The endpoint's key, which no message and no stored answer may hold.
-            section: Section of params.yaml that names the endpoint, for messages.
+            answers: The answer store.
+            pace: Number of attempts and backoff.
+            budget: Caps on spend.
+            price: Returns the price of a model.
+            address: Address of the endpoint, for messages.
+            key: The endpoint's API key, redacted in messages and in stored answers.
+            section: Section of params.yaml that configures the endpoint, for messages.
         """
         self.stats = Stats()
         self.answers = answers
@@ -83,62 +83,64 @@ class Ledger:
         self.price = price
         self.address = address
         self.section = section
-        self.heard = False
-        """Whether the endpoint has answered anything, a refusal included."""
-        self.closing = False
-        """Whether nothing new may be sent."""
+        self.has_responded = False
+        """Whether the endpoint has responded at all, an error response included."""
+        self.is_closing = False
+        """Whether no new request may be sent."""
         self._pace = pace
         self._key = key
-        self._failed_in_a_row = 0
+        self._failures_in_a_row = 0
 
-    def keep(self, request: Request, price: Price, response: dict[str, Any], batch: bool = False) -> Answer:
-        """Store the answer to ``request`` and book what it cost."""
-        usage = read_usage(response, prices.expected_input(price, request), request.max_tokens)
-        usd = prices.cost(price, usage, batch)
-        return self.book(request.key, request.step, request.model, response, usage, usd)
+    def store_response(self, request: Request, price: Price, response: dict[str, Any], batch: bool = False) -> Answer:
+        """Store the response to ``request``, and book its cost from its token usage."""
+        usage = read_usage(response, prices.estimate_input_tokens(price, request), request.max_tokens)
+        usd = prices.compute_cost(price, usage, batch)
+        return self.store_with_cost(request.key, request.step, request.model, response, usage, usd)
 
-    def book(self, key: str, step: str, model: str, response: dict[str, Any], usage: Usage, usd: float) -> Answer:
-        """Store an answer whose usage and cost in USD are known."""
+    def store_with_cost(
+        self, key: str, step: str, model: str, response: dict[str, Any], usage: Usage, usd: float
+    ) -> Answer:
+        """Store a response whose token usage and cost in USD are known."""
         self.answers.put(key, step, model, response, usage, usd)
-        self.budget.book(usd, usage.total)
+        self.budget.add_spent(usd, usage.total)
         self.stats.answered += 1
-        self._failed_in_a_row = 0
+        self._failures_in_a_row = 0
         self.stats.input += usage.input
         self.stats.output += usage.output
         self.stats.usd += usd
-        return as_answer(Stored(response, usage, usd), kept=False)
+        return to_answer(StoredAnswer(response, usage, usd), is_cached=False)
 
-    def exhausted(self, reason: str) -> Exception:
-        """What to raise when all attempts are used up: it ends the request, or the run where none gets through."""
-        self._failed_in_a_row += 1
-        if not self.heard or self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            return StopError(f"{self.address}: {reason}; check that the server runs. Every answer so far is kept")
+    def make_exhausted_error(self, reason: str) -> Exception:
+        """Return the error of a request that failed in all attempts: it stops the run if no request gets through."""
+        self._failures_in_a_row += 1
+        if not self.has_responded or self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            return StopError(f"{self.address}: {reason}; check that the server runs. All answers so far are stored")
         return NotAnsweredError(reason)
 
-    def pause(self, attempt: int, wait: float | None) -> float:
-        """Seconds between ``attempt`` and the next, no less than the server asks."""
-        # Jitter is no part of any result: it needs no seed.
-        pause = backoff(attempt, self._pace.backoff_s, LONGEST_WAIT_S) * random.uniform(0.5, 1.5)
-        return max(pause, wait or 0.0)
+    def compute_delay(self, attempt: int, wait: float | None) -> float:
+        """Return the seconds to wait after ``attempt`` (from 0), at least the ``wait`` that the server asked for."""
+        # The jitter affects no result, so it needs no seed.
+        delay = backoff(attempt, self._pace.backoff_s, MAX_WAIT_S) * random.uniform(0.5, 1.5)
+        return max(delay, wait or 0.0)
 
-    def refusal(self, error: "openai.APIStatusError") -> Exception:
-        """The error to raise for a refused request: it ends the run, ends the request, or passes."""
+    def classify_error(self, error: "openai.APIStatusError") -> Exception:
+        """Map an error response to an exception: stop the run, give up on the request, or retry."""
         status = error.status_code
-        said = words_of(error.body or error.message, self.hide)
-        if status in FATAL_STATUSES or error.code == NO_MONEY:
+        text = extract_error_text(error.body or error.message, self.redact_key)
+        if status in FATAL_STATUSES or error.code == NO_CREDIT_CODE:
             advice = {401: "check the key", 402: "top up the account", 403: "check the key's rights"}.get(
                 status,
                 "top up the account"
-                if error.code == NO_MONEY
+                if error.code == NO_CREDIT_CODE
                 else f"check {self.section}.base_url and {self.section}.model",
             )
-            return StopError(f"{self.address} answers {status}: {said}; {advice}. Every answer so far is kept")
+            return StopError(f"{self.address} answers {status}: {text}; {advice}. All answers so far are stored")
         if status in TRANSIENT_STATUSES:
             wait = parse_wait(error.response.headers.get("retry-after", ""))
             return TransientError(f"status {status}", status in OVERLOAD_STATUSES, wait)
-        return NotAnsweredError(f"{self.address} answers {status}: {said}")
+        return NotAnsweredError(f"{self.address} answers {status}: {text}")
 
-    def hide(self, text: str) -> str:
-        """``text`` without the key, should a server repeat it."""
-        # A stand-in such as "none" is no secret, and a word of answers.
-        return text.replace(self._key, HIDDEN) if len(self._key) >= LEAST_KEY else text
+    def redact_key(self, text: str) -> str:
+        """Replace the API key in ``text``, in case a server repeats it."""
+        # Don't redact placeholder keys like "none": the word also occurs in answers.
+        return text.replace(self._key, REDACTED) if len(self._key) >= MIN_KEY_LENGTH else text

@@ -1,4 +1,4 @@
-"""What a request costs: prices a model, and the providers' formulas for the tokens of an image."""
+"""Cost of a request: prices per model, and the providers' formulas for the tokens of an image."""
 
 import math
 from pathlib import Path
@@ -12,18 +12,18 @@ from schemas.errors import IndusCotError
 
 PRICES_FILE = Path("prices.yaml")
 MILLION = 1_000_000
-BYTES_A_TOKEN = 3.6
-"""Of English prose and JSON together, in common tokenizers; for estimates only."""
-LEAST_BYTES_A_TOKEN = 1.0
-"""A token of a byte-level tokenizer is never shorter, in any language: what a hard cap reckons with."""
+BYTES_PER_TOKEN = 3.6
+"""Mean over English prose and JSON with common tokenizers; for estimates only."""
+MIN_BYTES_PER_TOKEN = 1.0
+"""Lower bound for a byte-level tokenizer in any language; used for the hard cap."""
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
+class _PriceModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Tiles(_Model):
+class Tiles(_PriceModel):
     """Tokens by tiles of 512 px, after scaling into 2048 px and to a short side of 768 px (GPT-4o, GPT-4.1)."""
 
     formula: Literal["tiles"]
@@ -31,7 +31,7 @@ class Tiles(_Model):
     tile: Annotated[int, Field(ge=0)]
 
 
-class Patches(_Model):
+class Patches(_PriceModel):
     """Tokens by patches of ``side`` px within a range of patch counts (Qwen-VL 28 or 32 px, GPT-4.1-mini 32 px)."""
 
     formula: Literal["patches"]
@@ -41,26 +41,26 @@ class Patches(_Model):
     factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
-class Price(_Model):
-    """Prices of one model, USD for a million tokens."""
+class Price(_PriceModel):
+    """Prices of one model, in USD per million tokens."""
 
     input: Usd
     cached_input: Usd | None = None
-    """Of input tokens the provider had cached; the price of input where unset."""
+    """Price of input tokens that the provider had cached; the price of input if unset."""
     output: Usd
     batch: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of the price that the Batch API asks."""
+    """Price of the Batch API as a share of the full price."""
     image: Annotated[Tiles | Patches, Field(discriminator="formula")]
 
 
 class Usage(BaseModel):
-    """Tokens of one answer, as the server counted them."""
+    """Token counts of one answer, as reported by the server."""
 
     model_config = ConfigDict(frozen=True)
 
     input: int = 0
     cached_input: int = 0
-    """Of ``input``, those read from the provider's own cache."""
+    """The part of ``input`` that the provider read from its own cache."""
     output: int = 0
 
     @property
@@ -68,15 +68,15 @@ class Usage(BaseModel):
         return self.input + self.output
 
 
-FREE = Price(input=0, output=0, image=Patches(formula="patches", side=32, most=16384))
-"""Stands for a model whose price is unknown, where `--allow-unpriced` lets it run."""
+UNPRICED = Price(input=0, output=0, image=Patches(formula="patches", side=32, most=16384))
+"""Zero price of a model without an entry in prices.yaml, used with `--allow-unpriced`."""
 
 
 def read_price(model: str, allow_unpriced: bool = False, path: Path = PRICES_FILE) -> Price:
-    """The price of ``model``.
+    """Read the price of ``model``.
 
     Raises:
-        IndusCotError: the file is absent or does not fit; the model is not in it and ``allow_unpriced`` is not set.
+        IndusCotError: the file is missing or invalid, or it has no such model and ``allow_unpriced`` is not set.
     """
     prices: dict[str, Price] = {}
     try:
@@ -84,60 +84,60 @@ def read_price(model: str, allow_unpriced: bool = False, path: Path = PRICES_FIL
         for name, entry in values.items():
             prices[name] = Price.model_validate(entry)
     except FileNotFoundError:
-        raise IndusCotError(f"{path}: not found; it holds what each model costs") from None
+        raise IndusCotError(f"{path}: not found; create it with the price of each model under `models:`") from None
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, (name, *item['loc'])))}: {item['msg']}" for item in error.errors()]
-        raise IndusCotError(f"{path}: {'; '.join(told)}") from None
+        problems = [f"{'.'.join(map(str, (name, *item['loc'])))}: {item['msg']}" for item in error.errors()]
+        raise IndusCotError(f"{path}: {'; '.join(problems)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise IndusCotError(
-            f"{path}: must hold `models:` with a price each, in UTF-8 ({type(error).__name__})"
+            f"{path}: invalid ({type(error).__name__}); it must be UTF-8 YAML with a price per model under `models:`"
         ) from error
     if model in prices:
         return prices[model]
     if allow_unpriced:
-        return FREE
+        return UNPRICED
     raise IndusCotError(
         f"{path}: no price for the model {model!r}; add it under `models:` (input, output, image), "
-        "or run with --allow-unpriced, which can then neither estimate nor cap what is spent"
+        "or run with --allow-unpriced: spend is then neither estimated nor capped"
     )
 
 
-def cost(price: Price, usage: Usage, batch: bool = False) -> float:
-    """USD for ``usage``."""
+def compute_cost(price: Price, usage: Usage, batch: bool = False) -> float:
+    """Compute the cost of ``usage`` in USD."""
     cached = price.input if price.cached_input is None else price.cached_input
     plain = usage.input - usage.cached_input
     paid = (plain * price.input + usage.cached_input * cached + usage.output * price.output) / MILLION
     return paid * price.batch if batch else paid
 
 
-def image_tokens(price: Price, image: ImageFile) -> int:
-    """Input tokens of one image by the model's formula."""
+def count_image_tokens(price: Price, image: ImageFile) -> int:
+    """Count the input tokens of one image by the model's formula."""
     width, height, rule = image.width, image.height, price.image
     if isinstance(rule, Tiles):
         fitted = min(1, 2048 / max(width, height))
-        short = min(1, 768 / (min(width, height) * fitted))
-        tiles = math.ceil(width * fitted * short / 512) * math.ceil(height * fitted * short / 512)
+        shrink = min(1, 768 / (min(width, height) * fitted))
+        tiles = math.ceil(width * fitted * shrink / 512) * math.ceil(height * fitted * shrink / 512)
         return rule.base + rule.tile * tiles
     patches = math.ceil(width / rule.side) * math.ceil(height / rule.side)
     return math.ceil(min(max(patches, rule.least), rule.most) * rule.factor)
 
 
-def expected_input(price: Price, request: Request) -> int:
-    """Input tokens a request should take."""
-    return _input(price, request, BYTES_A_TOKEN)
+def estimate_input_tokens(price: Price, request: Request) -> int:
+    """Estimate the input tokens of a request."""
+    return _count_input_tokens(price, request, BYTES_PER_TOKEN)
 
 
-def most(price: Price, request: Request) -> Usage:
-    """Tokens a request cannot exceed."""
-    return Usage(input=_input(price, request, LEAST_BYTES_A_TOKEN), output=request.max_tokens)
+def max_usage(price: Price, request: Request) -> Usage:
+    """Return the token usage that a request cannot exceed."""
+    return Usage(input=_count_input_tokens(price, request, MIN_BYTES_PER_TOKEN), output=request.max_tokens)
 
 
-def _input(price: Price, request: Request, bytes_a_token: float) -> int:
-    text = math.ceil(request.text_bytes / bytes_a_token)
-    return text + sum(image_tokens(price, request.images[digest]) for digest in _shown(request))
+def _count_input_tokens(price: Price, request: Request, bytes_per_token: float) -> int:
+    text = math.ceil(request.text_bytes / bytes_per_token)
+    return text + sum(count_image_tokens(price, request.images[digest]) for digest in _list_image_hashes(request))
 
 
-def _shown(request: Request) -> list[str]:
+def _list_image_hashes(request: Request) -> list[str]:
     return [
         part["image_url"]["url"][len(IMAGE_SCHEME) :]
         for message in request.messages

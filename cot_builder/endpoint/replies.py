@@ -1,51 +1,43 @@
-"""Replies of an endpoint: read, priced, or refused in words that say what to do."""
+"""Answers of an endpoint and its errors: parsing a response, reading its token usage, extracting an error's text."""
 
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cot_builder.endpoint.prices import Usage
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Stored
+from cot_builder.endpoint.store import StoredAnswer
 from schemas.errors import IndusCotError
 
-if TYPE_CHECKING:
-    pass
-
-
 OVERLOAD_STATUSES = (429, 503, 529)
-
-
 TRANSIENT_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""Statuses that may be another one next time."""
-
-
+"""HTTP statuses worth a retry."""
 FATAL_STATUSES = (401, 402, 403, 404)
-"""Statuses that every request would meet."""
+"""HTTP statuses that every other request would get too."""
 
 
 class Answer(NamedTuple):
-    """What a model said."""
+    """A model's answer to a request."""
 
     text: str
     finish_reason: str
-    """``stop``, ``length``, ``content_filter``, …; ``refusal`` where the model refused."""
+    """``stop``, ``length``, ``content_filter``, …; ``refusal`` if the model refused."""
     usage: Usage
     usd: float
-    """What it cost when it was asked."""
-    kept: bool
-    """True where it came from the store."""
+    """Cost when the request was sent."""
+    is_cached: bool
+    """True if it came from the store, or from an equal request in flight."""
     message: Mapping[str, Any] = MappingProxyType({})
-    """The assistant's message as the server sent it."""
+    """The assistant message as the server sent it."""
 
 
 class NotAnsweredError(Exception):
-    """One request has no answer; others may have one. Its text says why, and what was tried."""
+    """One request has no answer; others may have one. The message says why, and what was tried."""
 
 
 class CacheMissError(Exception):
-    """The answer is not in the store, and nothing is being sent."""
+    """The answer is not in the store, and sending is off."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.step)
@@ -53,11 +45,11 @@ class CacheMissError(Exception):
 
 
 class StopError(IndusCotError):
-    """No request can be answered: the key, the address or the model is wrong, or the account is empty."""
+    """No request can be answered: the key, the address or the model is wrong, or the account has no credit."""
 
 
 class TransientError(Exception):
-    """May be another one next time."""
+    """An attempt failed, and a retry may succeed."""
 
     def __init__(self, reason: str, overloaded: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -66,10 +58,10 @@ class TransientError(Exception):
 
 
 def read_response(content: str) -> dict[str, Any]:
-    """A chat completion from the text of an HTTP answer.
+    """Parse the body of an HTTP response into a chat completion.
 
     Raises:
-        TransientError: it is cut short or no chat completion.
+        TransientError: the body is truncated or not a chat completion.
     """
     try:
         response = json.loads(content)
@@ -82,37 +74,37 @@ def read_response(content: str) -> dict[str, Any]:
 
 
 def read_usage(response: Mapping[str, Any], expected_input: int, max_tokens: int) -> Usage:
-    """Tokens as the server counted them; where it did not, the estimate, so that a cap still holds."""
+    """Return the token counts of the server, or the estimate if it sent none, so that a cap still holds."""
     counted = response.get("usage")
     usage = counted if isinstance(counted, dict) else {}
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(asked, int) or not isinstance(said, int) or not (asked or said):
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int) or not (prompt or completion):
         return Usage(input=expected_input, output=max_tokens)
-    return Usage(input=asked, cached_input=min(cached if isinstance(cached, int) else 0, asked), output=said)
+    return Usage(input=prompt, cached_input=min(cached if isinstance(cached, int) else 0, prompt), output=completion)
 
 
-def as_answer(stored: Stored, kept: bool) -> Answer:
-    """What a stored response says."""
+def to_answer(stored: StoredAnswer, is_cached: bool) -> Answer:
+    """Convert a stored response to an :class:`Answer`."""
     choice = stored.response["choices"][0]
     message = choice["message"]
     reason = "refusal" if message.get("refusal") else choice.get("finish_reason") or "stop"
-    # Half a character, which JSON may hold, could neither be sent back nor written to a table.
+    # JSON may contain a lone surrogate, which can neither be sent back nor written to a table: replace it.
     text = str(message.get("content") or message.get("refusal") or "").encode(errors="replace").decode()
-    return Answer(text, reason, stored.usage, stored.usd, kept, message)
+    return Answer(text, reason, stored.usage, stored.usd, is_cached, message)
 
 
-def _root(error: BaseException) -> BaseException:
-    """What began it: the transport calls a refused connection a timeout."""
+def find_root_cause(error: BaseException) -> BaseException:
+    """Return the innermost cause of an error: the transport reports a refused connection as a timeout."""
     while error.__cause__ is not None:
         error = error.__cause__
     return getattr(error, "os_error", error)
 
 
-def words_of(body: Any, hide: Callable[[str], str]) -> str:
-    """The words of an error's body, the key hidden, no longer than a line or two."""
+def extract_error_text(body: Any, redact: Callable[[str], str]) -> str:
+    """Extract the message of an error's body, with the key redacted, at most 300 characters."""
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") if isinstance(inner, dict) else inner
-    return hide(" ".join(str(body).split()))[:300]
+    return redact(" ".join(str(body).split()))[:300]

@@ -1,4 +1,4 @@
-"""One question to a model: what is sent, and the key under which its answer is kept."""
+"""A request to a model: the body that is sent, and the key under which the answer is stored."""
 
 import base64
 import hashlib
@@ -16,10 +16,10 @@ IMAGE_MARK = URL_MARK + IMAGE_SCHEME.encode()
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image to send. Its bytes are read and encoded once, and only if a request is really sent."""
+    """An image to send. Its bytes are read and encoded once, and only when a request is sent."""
 
     sha256: str
-    """Of the file it is made from; stands for the image in the key of a request."""
+    """SHA-256 of the source file; represents the image in the key of a request."""
     width: int
     """Pixels."""
     height: int
@@ -28,47 +28,47 @@ class ImageFile:
     """Returns the bytes and their media type, such as ``image/png``."""
 
     @cached_property
-    def encoded(self) -> bytes:
-        """As a data URL, in ASCII."""
+    def data_url(self) -> bytes:
+        """The image as a data URL, in ASCII."""
         data, media_type = self.load()
         return b"data:" + media_type.encode() + b";base64," + base64.b64encode(data)
 
-    def forget(self) -> None:
-        """Hold it no longer; it is read and encoded again should it be sent again."""
-        self.__dict__.pop("encoded", None)
+    def drop_encoded(self) -> None:
+        """Free the cached data URL; it is read and encoded again if needed."""
+        self.__dict__.pop("data_url", None)
 
     @property
-    def part(self) -> Message:
-        """The content part that stands for it in a message."""
+    def content_part(self) -> Message:
+        """The content part of a message that refers to the image by its hash."""
         return {"type": "image_url", "image_url": {"url": f"{IMAGE_SCHEME}{self.sha256}"}}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A chat completion to ask for."""
+    """A request for a chat completion."""
 
     step: str
-    """What it is for, such as ``describe``; told in estimates, not part of the key."""
+    """Purpose, such as ``describe``; shown in estimates, not part of the key."""
     model: str
     messages: Sequence[Message]
-    """Chat messages; images as :attr:`ImageFile.part`."""
+    """Chat messages; images as :attr:`ImageFile.content_part`."""
     images: Mapping[str, ImageFile] = field(default_factory=dict)
-    """Every image of ``messages`` by its sha256."""
+    """The images of ``messages`` by sha256."""
     max_tokens: int = 1024
-    """Longest answer, tokens."""
+    """Maximum length of the answer in tokens."""
     temperature: float | None = None
     response_format: Mapping[str, Any] | None = None
     candidate: int = 0
-    """Tells apart several answers to one and the same question."""
+    """Number that distinguishes several answers to the same request."""
 
     @cached_property
     def key(self) -> str:
-        """sha256 of everything that shapes the answer, images by their own sha256."""
+        """SHA-256 over everything that affects the answer; images enter by their own SHA-256."""
         return hashlib.sha256(f"[{self._json}, {self.candidate}]".encode()).hexdigest()
 
     @cached_property
     def _json(self) -> str:
-        """In ASCII, images by their sha256. Encoded once: for the key, the wire and the length."""
+        """The body in ASCII, images by their SHA-256. Encoded once, for the key, the upload and the length."""
         return json.dumps(self._body, sort_keys=True)
 
     @cached_property
@@ -84,21 +84,21 @@ class Request:
 
     @cached_property
     def text_bytes(self) -> int:
-        """UTF-8 length of all that is sent but the images."""
+        """Length in UTF-8 of the body without the images."""
         if "\\u" not in self._json:
             return len(self._json)
         return len(json.dumps(self._body, ensure_ascii=False).encode(errors="replace"))
 
-    def content(self) -> bytes:
-        """What goes over the wire: JSON, images as data URLs.
+    def encode_body(self) -> bytes:
+        """Return the JSON body to send, with the images as data URLs.
 
-        Images go in as the bytes they are: to encode a megabyte of base64 takes milliseconds, of the one loop that all
-        requests share.
+        Images are inserted as bytes: passing a megabyte of base64 through the JSON encoder takes milliseconds of the
+        one event loop that all requests share.
         """
-        # No text can hold the mark: its quotes would be escaped.
-        first, *others = self._json.encode().split(IMAGE_MARK)
+        # The mark cannot occur in a text: its quotes would be escaped there.
+        first, *segments = self._json.encode().split(IMAGE_MARK)
         parts = [first]
-        for other in others:
-            sha256, quote, after = other.partition(b'"')
-            parts += [URL_MARK, self.images[sha256.decode()].encoded, quote, after]
+        for segment in segments:
+            sha256, quote, after = segment.partition(b'"')
+            parts += [URL_MARK, self.images[sha256.decode()].data_url, quote, after]
         return b"".join(parts)

@@ -1,4 +1,4 @@
-"""What the stages that ask a model share: the client opened by the parameters, and the estimate before a run."""
+"""Shared by the stages that ask a model: run a client with the parameters, and estimate the cost before a run."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from cot_builder.endpoint.flow import run_in_order
 from cot_builder.endpoint.prices import Price, Usage
 from cot_builder.endpoint.replies import Answer, CacheMissError
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Answers, store
+from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from cot_builder.params import Params
 from cot_builder.progress import console
 from cot_builder.storage.samples import DamagedImageError
@@ -25,9 +25,9 @@ from schemas.errors import IndusCotError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-BATCH_SAMPLES = 400
-"""Samples at work together in batch mode: a batch should be large, and each holds its images in memory."""
-ASSUMED_OUTPUT = {
+BATCH_CONCURRENCY = 400
+"""Samples in work at once in batch mode: a batch should be large, but each sample keeps its images in memory."""
+ASSUMED_OUTPUT_TOKENS = {
     "describe": 350,
     "compose": 450,
     "correct": 450,
@@ -36,25 +36,25 @@ ASSUMED_OUTPUT = {
     "blind": 80,
     "prior": 250,
 }
-"""Tokens an answer takes, until a step has answers enough in the store to tell."""
+"""Output tokens per answer, assumed until the store has enough answers of the step."""
 
 
-def teacher_endpoint(params: Params) -> Endpoint:
-    """Where the teacher is asked."""
+def make_teacher_endpoint(params: Params) -> Endpoint:
+    """Return the teacher's endpoint."""
     teacher = params.teacher
     return Endpoint(teacher.base_url, teacher.api_key_env, teacher.models, "teacher")
 
 
-def _prices(endpoint: Endpoint, workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
-    """Prices by model, those of the endpoint's looked up at once; warns of a model without.
+def _load_prices(endpoint: Endpoint, workspace: Workspace, allow_unpriced: bool) -> Callable[[str], Price]:
+    """Return a function from model to price; checks the endpoint's models at once, and warns of one without a price.
 
     Raises:
-        IndusCotError: no model is named; one has no price, and that is not allowed.
+        IndusCotError: no model is set, or a model has no price and ``allow_unpriced`` is not set.
     """
     if not all(endpoint.models):
         raise IndusCotError(
-            f"{endpoint.section}.model is empty; name the model the endpoint serves, for example "
-            f"--set {endpoint.section}.model=gpt-4.1, and give its price in prices.yaml"
+            f"{endpoint.section}.model is empty; set it to a model that the endpoint serves, for example "
+            f"--set {endpoint.section}.model=gpt-4.1, and add its price to prices.yaml"
         )
 
     @cache
@@ -62,9 +62,11 @@ def _prices(endpoint: Endpoint, workspace: Workspace, allow_unpriced: bool) -> C
         return prices.read_price(model, allow_unpriced, workspace.root / prices.PRICES_FILE)
 
     for model in endpoint.models:
-        if price(model) is prices.FREE:
+        if price(model) is prices.UNPRICED:
             console.print(
-                f"no price for {model}: spend is counted as 0, budget.usd cannot hold", style="yellow", highlight=False
+                f"no price for {model}: spend is counted as 0, and budget.usd has no effect",
+                style="yellow",
+                highlight=False,
             )
     return price
 
@@ -75,32 +77,32 @@ def run_with_client(
     workspace: Workspace,
     items: Iterable[Item],
     work: Callable[[EndpointClient, Item], Awaitable[Result]],
-    take: Callable[[Result], None],
+    on_result: Callable[[Result], None],
     *,
     description: str,
     unit: str,
     total: int,
     refresh: bool,
     allow_unpriced: bool,
-    tell: Callable[[], str] = str,
+    status: Callable[[], str] = str,
 ) -> None:
-    """Ask ``endpoint`` about every item, at the pace and within the budget of ``params``.
+    """Process every item with a client of ``endpoint``, at the pace and within the budget of ``params``.
 
     Raises:
-        IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
+        IndusCotError: no model, price or key; the budget limit is reached; the endpoint refuses every request.
     """
-    price = _prices(endpoint, workspace, allow_unpriced)
-    path = store(workspace.root)
-    # A cap is only hard where one run at a time spends against it.
+    price = _load_prices(endpoint, workspace, allow_unpriced)
+    path = answer_store_path(workspace.root)
+    # The cap holds only if one run at a time spends.
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise IndusCotError(
-            f"{path}: another run of this project is asking the endpoint; wait for that run or stop it"
+            f"{path}: another run of this project is using the endpoint; wait for it or stop it"
         ) from None
-    answers = Answers(path)
+    answers = AnswerStore(path)
 
     async def run() -> None:
         client = EndpointClient(
@@ -113,17 +115,17 @@ def run_with_client(
         )
         async with client:
             pace = params.compute.endpoint
-            at_once = BATCH_SAMPLES if pace.batch else pace.concurrency
+            concurrency = BATCH_CONCURRENCY if pace.batch else pace.concurrency
             await run_in_order(
-                items, lambda item: work(client, item), take, client, at_once, description, total, unit, tell
+                items, lambda item: work(client, item), on_result, client, concurrency, description, total, unit, status
             )
 
-    # What was imported stays: to look through it for garbage holds every request up for a fifth of a second.
+    # Exclude imported modules from garbage collection: scanning them delays every request by a fifth of a second.
     gc.freeze()
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
-        console.print("stopped; every answer is kept: the same command goes on from here", highlight=False)
+        console.print("stopped; all answers are stored: run the same command to continue", highlight=False)
         raise
     finally:
         gc.unfreeze()
@@ -133,25 +135,25 @@ def run_with_client(
 
 @dataclass
 class Estimate:
-    """What a run would ask, take and cost, without having asked anything."""
+    """Estimated requests, tokens and cost of a run; nothing is sent to make it."""
 
     samples: int = 0
-    kept: Counter[str] = field(default_factory=Counter)
-    """Answers that are in the store, by step."""
+    cached: Counter[str] = field(default_factory=Counter)
+    """Answers in the store, by step."""
     requests: Counter[str] = field(default_factory=Counter)
-    """Requests that would be sent, by step."""
+    """Requests to be sent, by step."""
     input: Counter[str] = field(default_factory=Counter)
-    """Input tokens of these, by step."""
+    """Input tokens of the requests to be sent, by step."""
     output: Counter[str] = field(default_factory=Counter)
-    """Output tokens of these, by step."""
+    """Output tokens of the requests to be sent, by step."""
     usd: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     measured: set[str] = field(default_factory=set)
-    """Steps whose output is the mean of answers in the store rather than assumed."""
+    """Steps whose output tokens are the mean over answers in the store, not an assumption."""
     unpriced: set[str] = field(default_factory=set)
-    """Steps that would ask a model whose price is unknown."""
+    """Steps that ask a model whose price is unknown."""
     spent_usd: float = 0.0
     failed: int = 0
-    """Samples to draft that the last run left without a trajectory."""
+    """Samples that the last run left without a trajectory."""
 
 
 def estimate(
@@ -159,78 +161,79 @@ def estimate(
     workspace: Workspace,
     items: Iterable[Item],
     work: Callable[[EndpointClient, Item], Awaitable[object]],
-    after: Callable[[str], list[str]],
+    next_steps: Callable[[str], list[str]],
     *,
-    reading: Collection[str] = (),
-    anew: bool,
+    reader_steps: Collection[str] = (),
+    ignore_cache: bool,
     allow_unpriced: bool,
 ) -> Estimate:
-    """Walk a run of the teacher with the kept answers alone, and reckon what would follow where one is missing.
+    """Replay a teacher's run with the stored answers alone, and estimate the steps that follow a missing answer.
 
     Args:
-        params: The parameters; ``teacher`` and ``compute.endpoint`` matter.
+        params: The parameters; ``teacher`` and ``compute.endpoint`` are used.
         workspace: The project.
-        items: What the run would go through.
-        work: Asks the client about one item.
-        after: The steps that normally follow a step, the step itself first.
-        reading: Steps that ask ``teacher.reader``, the model that audits and judges.
-        anew: Take no answer as kept.
-        allow_unpriced: Take an unknown price for nothing.
+        items: The items of the run.
+        work: Processes one item with the client.
+        next_steps: Returns the steps that normally follow a step, the step itself first.
+        reader_steps: Steps that ask ``teacher.reader``, the model that audits and judges.
+        ignore_cache: Treat every answer as missing.
+        allow_unpriced: Count an unknown price as 0.
 
     Raises:
         IndusCotError: no model or price.
     """
-    endpoint = teacher_endpoint(params)
-    price = _prices(endpoint, workspace, allow_unpriced)
-    # Nothing is sent, so that no key is needed.
-    answers = Answers(store(workspace.root))
-    found = Estimate(spent_usd=answers.spent()[0])
+    endpoint = make_teacher_endpoint(params)
+    price = _load_prices(endpoint, workspace, allow_unpriced)
+    # No API key is needed: nothing is sent.
+    answers = AnswerStore(answer_store_path(workspace.root))
+    result = Estimate(spent_usd=answers.spent()[0])
     means = {step: mean for model in endpoint.models for step, mean in answers.mean_output(model).items()}
     batch = params.compute.endpoint.batch
 
     def add(step: str, request: Request) -> None:
-        # Of a chain reckoned from its first request, the later steps may ask another model.
-        own = price(params.teacher.reader if step in reading else request.model)
+        # Later steps of a chain may use a different model than the first.
+        step_price = price(params.teacher.reader if step in reader_steps else request.model)
         tokens = Usage(
-            input=prices.expected_input(own, request), output=round(means.get(step, ASSUMED_OUTPUT.get(step, 300)))
+            input=prices.estimate_input_tokens(step_price, request),
+            output=round(means.get(step, ASSUMED_OUTPUT_TOKENS.get(step, 300))),
         )
-        if own is prices.FREE:
-            found.unpriced.add(step)
+        if step_price is prices.UNPRICED:
+            result.unpriced.add(step)
         if step in means:
-            found.measured.add(step)
-        found.requests[step] += 1
-        found.input[step] += tokens.input
-        found.output[step] += tokens.output
-        found.usd[step] += prices.cost(own, tokens, batch)
+            result.measured.add(step)
+        result.requests[step] += 1
+        result.input[step] += tokens.input
+        result.output[step] += tokens.output
+        result.usd[step] += prices.compute_cost(step_price, tokens, batch)
 
-    class Reckoning(EndpointClient):
+    class EstimatingClient(EndpointClient):
         async def ask(self, request: Request, offline: bool = False, refresh: bool = False) -> Answer:  # noqa: ARG002
             try:
-                if anew:
+                if ignore_cache:
                     raise CacheMissError(request)
                 answer = await super().ask(request, offline=True)
             except CacheMissError:
-                for step in after(request.step):
+                for step in next_steps(request.step):
                     add(step, request)
                 raise
-            found.kept[request.step] += 1
+            result.cached[request.step] += 1
             return answer
 
     async def run() -> None:
-        async with Reckoning(
+        async with EstimatingClient(
             endpoint, params.compute.endpoint, params.budget, answers, price=price, offline=True
         ) as client:
             for item in items:
-                found.samples += 1
+                result.samples += 1
                 try:
                     await work(client, item)
                 except CacheMissError:
                     continue
                 except DamagedImageError:
-                    found.samples -= 1
+                    result.samples -= 1
 
     try:
         asyncio.run(run())
     finally:
         answers.close()
-    return found
+    return result

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cot_builder.endpoint.client import EndpointClient
-from cot_builder.endpoint.images import Images, query_image
+from cot_builder.endpoint.images import ImageSource, make_query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Message, Request
 from cot_builder.inspection.names import category_name
@@ -61,7 +61,7 @@ class Lesson:
 
     sample: Sample
     supervision: Supervision
-    images: Images
+    images: ImageSource
     priors: Mapping[tuple[str, str], str]
     teacher: Teacher
     params: DraftParams
@@ -107,7 +107,7 @@ async def draft_with_endpoint(client: EndpointClient, lesson: Lesson, ask: dict[
         CacheMissError: nothing is being sent, and an answer is not in the store.
         IndusCotError: the run has to stop; the sample's image is damaged.
     """
-    query = query_image(lesson.sample, lesson.images)
+    query = make_query_image(lesson.sample, lesson.images)
     candidates = [_attempt(client, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
     asked = [_blind(client, lesson, query, ask)] if lesson.params.blind else []
     done: list[Any] = await _together([*asked, *candidates])
@@ -175,7 +175,7 @@ class _Talk:
     def tell(self, text: str, images: list[ImageFile]) -> None:
         """Add a user turn: images, then text."""
         self._images |= {image.sha256: image for image in images}
-        parts: list[Message] = [image.part for image in images]
+        parts: list[Message] = [image.content_part for image in images]
         self._messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
 
     async def fill_in(self, step: str, form: type[Form]) -> Form:

@@ -149,7 +149,7 @@ def test_stopped_run_keeps_finished_items(run: Any, monkeypatch: pytest.MonkeyPa
                 patch.setattr(
                     shutil, "disk_usage", lambda _: usage._replace(free=1000 if len(server.requests) > 4 else 2**40)
                 )
-            with pytest.raises(AssertionError, match="the budget ends here" if end == "budget" else "disk is full"):
+            with pytest.raises(AssertionError, match="budget limit reached" if end == "budget" else "disk is full"):
                 run(*served(server, one, *(["budget.tokens=9000"] if end == "budget" else [])))
         (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
         kept = len(journal.read_bytes().splitlines()) - 1

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cot_builder.endpoint.prices import Usage
-from cot_builder.endpoint.store import Answers, Stored
+from cot_builder.endpoint.store import AnswerStore, StoredAnswer
 
 COUNT = 300
 """Answers in a store that :func:`filled` fills."""
@@ -18,9 +18,9 @@ USD = 0.25
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Answers]:
+def opened(path: Path) -> Iterator[AnswerStore]:
     """The store at ``path``, closed in the end."""
-    answers = Answers(path)
+    answers = AnswerStore(path)
     try:
         yield answers
     finally:
@@ -48,7 +48,7 @@ def response(number: int) -> dict[str, Any]:
     return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]}
 
 
-def put(answers: Answers, number: int, step: str = "describe", model: str = "small") -> None:
+def put(answers: AnswerStore, number: int, step: str = "describe", model: str = "small") -> None:
     """Keep an answer."""
     answers.put(key_of(number), step, model, response(number), USAGE, USD)
 
@@ -60,6 +60,6 @@ def filled(path: Path, count: int = COUNT) -> None:
             put(answers, number)
 
 
-def expected(number: int) -> Stored:
+def expected(number: int) -> StoredAnswer:
     """An answer as the store gives it back."""
-    return Stored(response(number), USAGE, USD)
+    return StoredAnswer(response(number), USAGE, USD)

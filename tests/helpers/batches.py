@@ -11,7 +11,7 @@ from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.params import Budget, EndpointPace, load_params
 from tests.helpers.paths import ROOT
 from tests.servers.batch_server import BatchServer
@@ -43,7 +43,7 @@ def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path,
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Any:
-        answers = Answers(store)
+        answers = AnswerStore(store)
         try:
             async with (
                 asyncio.timeout(LONGEST_S),
@@ -91,7 +91,7 @@ def submit_and_leave(requests: list[Request], server: BatchServer, store: Path, 
 
 def open_batches(store: Path) -> dict[str, list[str]]:
     """Keys of the requests in each batch that is not collected yet, by the batch's name."""
-    answers = Answers(store)
+    answers = AnswerStore(store)
     try:
         return answers.open_batches()
     finally:
@@ -100,7 +100,7 @@ def open_batches(store: Path) -> dict[str, list[str]]:
 
 def spent(store: Path) -> float:
     """US dollars that a store has booked."""
-    answers = Answers(store)
+    answers = AnswerStore(store)
     try:
         return answers.spent()[0]
     finally:

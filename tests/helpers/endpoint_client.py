@@ -9,7 +9,7 @@ from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.params import Budget, EndpointPace, load_params
 from tests.helpers.paths import ROOT
 from tests.servers.chat_server import DROPPED, EMPTY, MALFORMED, TRUNCATED, Fault, status, text_of
@@ -58,7 +58,7 @@ def use(
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Result:
-        answers = Answers(store)
+        answers = AnswerStore(store)
         try:
             async with EndpointClient(
                 endpoint,
@@ -101,7 +101,7 @@ def given(results: list[Answer | BaseException]) -> list[Answer]:
 
 def counted(store: Path) -> int:
     """Answers in a store."""
-    answers = Answers(store)
+    answers = AnswerStore(store)
     try:
         return sum(count for _, _, count in answers.counts())
     finally:
@@ -110,7 +110,7 @@ def counted(store: Path) -> int:
 
 def spent(store: Path) -> tuple[float, int]:
     """US dollars and tokens that a store has booked."""
-    answers = Answers(store)
+    answers = AnswerStore(store)
     try:
         return answers.spent()
     finally:

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from cot_builder.corpus.priors import Groups, Priors
 from cot_builder.endpoint.client import EndpointClient
-from cot_builder.endpoint.images import query_image
+from cot_builder.endpoint.images import make_query_image
 from cot_builder.endpoint.replies import CacheMissError, NotAnsweredError
-from cot_builder.endpoint.run import Estimate, estimate, run_with_client, teacher_endpoint
+from cot_builder.endpoint.run import Estimate, estimate, make_teacher_endpoint, run_with_client
 from cot_builder.params import Params
 from cot_builder.storage.output import Output
 from cot_builder.storage.samples import DamagedImageError, SharedImages
@@ -67,7 +67,7 @@ def draft_samples(
         return SampleDrafts(sample.sample_id, records, shown, failures=failures, unanswered=len(failures))
 
     run_with_client(
-        teacher_endpoint(params),
+        make_teacher_endpoint(params),
         params,
         workspace,
         tasks,
@@ -111,8 +111,8 @@ def estimate_drafts(
         tasks,
         work,
         after,
-        reading=(AUDIT, JUDGE),
-        anew=asking.refresh or bool(asking.again),
+        reader_steps=(AUDIT, JUDGE),
+        ignore_cache=asking.refresh or bool(asking.again),
         allow_unpriced=asking.allow_unpriced,
     )
 
@@ -150,7 +150,7 @@ def word_priors(
         worded.append(row)
 
     run_with_client(
-        teacher_endpoint(params),
+        make_teacher_endpoint(params),
         params,
         workspace,
         measured,
@@ -179,7 +179,7 @@ def estimate_priors(
         measured,
         _wording(groups, params, workspace),
         lambda step: [step],
-        anew=asking.refresh,
+        ignore_cache=asking.refresh,
         allow_unpriced=asking.allow_unpriced,
     )
 
@@ -194,7 +194,7 @@ def _wording(
         by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
         shown = [by_hash[digest] for digest in row.image_sha256[: params.prior.shown_images]]
         try:
-            text = await word_prior(client, params.teacher, row, [query_image(item, images) for item in shown])
+            text = await word_prior(client, params.teacher, row, [make_query_image(item, images) for item in shown])
         except NotAnsweredError as error:
             return row, str(error)
         return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""

@@ -39,7 +39,7 @@ def quick_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.helpers.batches import KEY, KEY_VARIABLE
 
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setattr(batch, "SETTLE_S", 0.05)
+    monkeypatch.setattr(batch, "SUBMIT_DELAY_S", 0.05)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from cot_builder.endpoint.client import EndpointClient
 from cot_builder.endpoint.prices import Price
 from cot_builder.endpoint.replies import CacheMissError, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from schemas.errors import IndusCotError
 from tests.helpers.batches import (
     LONGEST_S,
@@ -53,7 +53,7 @@ def test_requests_go_in_one_file_at_the_price_of_a_batch_and_are_kept(server: Ba
     assert open_batches(store) == {}
     calls = server.calls.copy()
     again = ask_all(asked, server.url, store)
-    assert texts(again) == expected(asked) and all(answer.kept for answer in again)
+    assert texts(again) == expected(asked) and all(answer.is_cached for answer in again)
     assert server.calls == calls
 
 
@@ -76,12 +76,12 @@ def test_an_upload_that_cannot_be_deleted_costs_nothing(server: BatchServer, sto
 
 def test_a_line_is_the_request_as_it_would_be_sent(server: BatchServer, store: Path) -> None:
     image = ImageFile("ab" * 32, 64, 64, lambda: (b"\x89PNG pixels", "image/png"))
-    parts = [image.part, {"type": "text", "text": "what?"}]
+    parts = [image.content_part, {"type": "text", "text": "what?"}]
     request = Request("describe", "small", [{"role": "user", "content": parts}], {image.sha256: image}, 20, 0.5)
     server.answer = lambda body: "a hinge"
     submit_and_leave([request], server, store)
     line = json.loads(server.files["file-1"])
-    body = json.loads(request.content())
+    body = json.loads(request.encode_body())
     assert line == {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
     assert body["messages"][0]["content"][1] == {"type": "text", "text": "what?"}
     assert {name: body[name] for name in ("model", "max_tokens", "temperature")} == {
@@ -93,7 +93,9 @@ def test_a_line_is_the_request_as_it_would_be_sent(server: BatchServer, store: P
 
 def test_a_spooled_image_is_not_held_in_memory(server: BatchServer, store: Path) -> None:
     image = ImageFile("ab" * 32, 64, 64, lambda: (b"pixels", "image/png"))
-    request = Request("describe", "small", [{"role": "user", "content": [image.part]}], {image.sha256: image}, 20)
+    request = Request(
+        "describe", "small", [{"role": "user", "content": [image.content_part]}], {image.sha256: image}, 20
+    )
     server.answer = lambda body: "a hinge"
     ask_all([request], server.url, store)
     assert not [value for value in vars(image).values() if "data:" in str(value)]
@@ -106,7 +108,7 @@ def test_each_model_and_step_has_a_file_of_its_own(server: BatchServer, store: P
     assert sorted(server.submitted) == sorted([request.key for request in group] for group in groups)
 
 
-@pytest.mark.parametrize(("limit", "value", "sizes"), [("MOST_LINES", 2, [2, 2, 1]), ("MOST_BYTES", 500, [3, 2])])
+@pytest.mark.parametrize(("limit", "value", "sizes"), [("MAX_LINES", 2, [2, 2, 1]), ("MAX_BYTES", 500, [3, 2])])
 def test_a_full_file_is_submitted_at_once(
     server: BatchServer, store: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, sizes: list[int]
 ) -> None:
@@ -162,7 +164,7 @@ def test_answers_nobody_asks_for_are_collected_with_their_step_and_price(server:
         pass
 
     use(nothing, server.url, store)
-    answers = Answers(store)
+    answers = AnswerStore(store)
     assert answers.counts() == [("small", "audit", 3)]
     assert answers.spent() == (pytest.approx(3 * USD_AN_ANSWER), 60)
     assert answers.open_batches() == {}
@@ -180,11 +182,11 @@ def test_closed_to_new_nobody_waits_and_the_batch_is_collected_next_time(server:
         # These are on the way into a file that is not submitted.
         second = [asyncio.create_task(client.ask(request)) for request in later]
         await asyncio.sleep(0)
-        client.close_to_new()
+        client.stop_sending()
         async with asyncio.timeout(LONGEST_S):
             found = await asyncio.gather(*first, *second, return_exceptions=True)
         # Longer than a file takes to settle.
-        await asyncio.sleep(4 * batch.SETTLE_S)
+        await asyncio.sleep(4 * batch.SUBMIT_DELAY_S)
         return found
 
     found = use(work, server.url, store)
@@ -201,7 +203,7 @@ def test_closed_to_new_during_an_upload_no_batch_is_created(server: BatchServer,
         closed = threading.Event()
 
         def close() -> None:
-            client.close_to_new()
+            client.stop_sending()
             closed.set()
 
         def uploaded(what: str) -> None:
@@ -237,13 +239,13 @@ def test_a_batch_of_another_endpoint_is_left_open_and_can_be_asked_anew(server: 
 def test_the_budget_holds_the_price_of_a_batch(server: BatchServer, store: Path) -> None:
     # At the full price, the most that one request can cost would not fit.
     asked = questions(1)
-    bound = batch.prices.cost(PRICE, batch.prices.most(PRICE, asked[0]))
+    bound = batch.prices.compute_cost(PRICE, batch.prices.max_usage(PRICE, asked[0]))
     assert texts(ask_all(asked, server.url, store, usd=0.6 * bound)) == expected(asked)
 
 
 def test_an_open_batch_counts_against_the_cap(server: BatchServer, store: Path) -> None:
     asked, other = questions(4), questions(1, "judge")
-    bound = batch.prices.cost(PRICE, batch.prices.most(PRICE, asked[0]), batch=True)
+    bound = batch.prices.compute_cost(PRICE, batch.prices.max_usage(PRICE, asked[0]), batch=True)
     submit_and_leave(asked, server, store)
     server.polls = 10
     paid_before: list[int] = []
@@ -256,7 +258,7 @@ def test_an_open_batch_counts_against_the_cap(server: BatchServer, store: Path) 
 
 def test_an_open_batch_over_the_cap_is_collected_and_nothing_new_is_asked(server: BatchServer, store: Path) -> None:
     asked, other = questions(4), questions(1, "judge")
-    bound = batch.prices.cost(PRICE, batch.prices.most(PRICE, asked[0]), batch=True)
+    bound = batch.prices.compute_cost(PRICE, batch.prices.max_usage(PRICE, asked[0]), batch=True)
     submit_and_leave(asked, server, store)
     server.polls = 10
     found = ask_all([*asked, *other], server.url, store, usd=2 * bound)

@@ -30,11 +30,11 @@ CLIENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from cot_builder.endpoint import batch
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from tests.helpers import batches
-batch.SETTLE_S = 0.05
+batch.SUBMIT_DELAY_S = 0.05
 if sys.argv[3] == "put":
-    put = Answers.put
+    put = AnswerStore.put
     count = 0
     def killed(*arguments):
         global count
@@ -42,7 +42,7 @@ if sys.argv[3] == "put":
         count += 1
         if count == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-    Answers.put = killed
+    AnswerStore.put = killed
 batches.ask_all(batches.questions(6), sys.argv[1], Path(sys.argv[2]))
 """
 
@@ -99,7 +99,7 @@ def test_polls_are_tried_more_often_than_requests(server: BatchServer, store: Pa
 def test_a_batch_that_is_out_of_reach_for_long_stops_the_run_and_stays_open(
     server: BatchServer, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "UNREACHABLE_S", 0.05)
+    monkeypatch.setattr(batch, "MAX_UNREACHABLE_S", 0.05)
     server.fault = lambda what, number: Fault() if what == "poll" else None
     asked = questions(2)
     (first, second) = ask_all(asked, server.url, store)
@@ -132,8 +132,8 @@ def test_a_line_that_is_always_overloaded_names_every_batch(server: BatchServer,
     [
         (Line(400), "batch batch_1: status 400: status 400"),
         (Line(error="this request could not be run in time"), "batch batch_1: this request could not be run in time"),
-        (Line(silent=True), "batch batch_1: it holds no answer to this request"),
-        (Line(garbled=True), "batch batch_1: it holds no answer to this request"),
+        (Line(silent=True), "batch batch_1: it has no answer to this request"),
+        (Line(garbled=True), "batch batch_1: it has no answer to this request"),
     ],
     ids=["refused", "expired", "silent", "garbled"],
 )

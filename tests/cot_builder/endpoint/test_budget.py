@@ -7,8 +7,7 @@ import pytest
 
 from cot_builder.endpoint.budget import BudgetSpentError
 from cot_builder.endpoint.client import EndpointClient
-from cot_builder.endpoint.prices import Price
-from cot_builder.endpoint.prices import most as most_tokens
+from cot_builder.endpoint.prices import Price, max_usage
 from cot_builder.endpoint.replies import Answer
 from schemas.errors import IndusCotError
 from tests.helpers.endpoint_client import PRICE, ask, ask_all, counted, echo, given, question, questions, spent, use
@@ -29,7 +28,7 @@ def test_the_cap_is_never_exceeded_and_used_up(store: Path, cap: dict[str, float
     with chat_server(long_winded, latency_s=0.05) as server:
         results = ask_all(requests, server.url, store, concurrency=50, **cap)
         assert server.tokens <= 1000
-        assert server.tokens > 1000 - most_tokens(PRICE, requests[0]).total
+        assert server.tokens > 1000 - max_usage(PRICE, requests[0]).total
         assert len(server.requests) == len(server.answered) < 50
     refused = [result for result in results if not isinstance(result, Answer)]
     assert len(results) - len(refused) == len(server.answered) == counted(store)

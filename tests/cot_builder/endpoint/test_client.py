@@ -11,7 +11,7 @@ import pytest
 from cot_builder.endpoint import flow
 from cot_builder.endpoint.client import Endpoint, EndpointClient
 from cot_builder.endpoint.replies import Answer, CacheMissError, NotAnsweredError
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.params import Budget
 from schemas.errors import IndusCotError
 from tests.helpers.endpoint_client import (
@@ -45,8 +45,8 @@ def test_a_kept_answer_is_not_asked_again(store: Path) -> None:
         assert len(server.requests) == 1
     assert first.text == "answer to what is here?"
     assert first.finish_reason == "stop"
-    assert (first.kept, second.kept, third.kept) == (False, True, True)
-    assert first._replace(kept=True) == second == third
+    assert (first.is_cached, second.is_cached, third.is_cached) == (False, True, True)
+    assert first._replace(is_cached=True) == second == third
     assert first.usage.total == server.tokens
     assert first.usd == pytest.approx(server.tokens / TOKENS_A_USD)
 
@@ -55,15 +55,15 @@ def test_two_clients_share_one_store(store: Path) -> None:
     with chat_server(echo) as server:
 
         async def both(client: EndpointClient) -> None:
-            other_store = Answers(store)
+            other_store = AnswerStore(store)
             endpoint = Endpoint(server.url, KEY_VARIABLE, ["small"], "teacher")
             async with EndpointClient(
                 endpoint, pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
             ) as other:
-                assert not (await client.ask(question("one"))).kept
-                assert (await other.ask(question("one"))).kept
-                assert not (await other.ask(question("two"))).kept
-                assert (await client.ask(question("two"))).kept
+                assert not (await client.ask(question("one"))).is_cached
+                assert (await other.ask(question("one"))).is_cached
+                assert not (await other.ask(question("two"))).is_cached
+                assert (await client.ask(question("two"))).is_cached
             other_store.close()
 
         use(both, server.url, store)
@@ -75,7 +75,7 @@ def test_equal_requests_under_way_are_sent_once(store: Path) -> None:
         answers = given(ask_all([question() for _ in range(20)], server.url, store))
         assert len(server.requests) == 1
     assert {answer.text for answer in answers} == {"answer to what is here?"}
-    assert sum(not answer.kept for answer in answers) == 1
+    assert sum(not answer.is_cached for answer in answers) == 1
     assert spent(store)[1] == server.tokens
 
 
@@ -105,7 +105,7 @@ def test_offline_gives_what_is_kept_sends_nothing_and_needs_no_key(
         with pytest.raises(CacheMissError):
             use(lambda client: client.ask(question("new"), offline=True), server.url, store)
         monkeypatch.delenv(KEY_VARIABLE)
-        assert ask(question("kept"), server.url, store, offline=True, refresh=True).kept
+        assert ask(question("kept"), server.url, store, offline=True, refresh=True).is_cached
         with pytest.raises(CacheMissError):
             ask(question("new"), server.url, store, offline=True)
         assert len(server.requests) == 1
@@ -117,7 +117,7 @@ def test_closed_to_new_lets_what_is_under_way_finish_and_be_kept(store: Path) ->
         deadline = time.monotonic() + 10
         while len(server.requests) < 4 and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        client.close_to_new()
+        client.stop_sending()
         return [*await asked, *await outcomes(client, [question("later")])]
 
     with chat_server(echo, latency_s=0.3) as server:
@@ -133,7 +133,7 @@ def test_closed_to_new_does_not_try_again(store: Path) -> None:
         deadline = time.monotonic() + 10
         while not server.requests and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        client.close_to_new()
+        client.stop_sending()
         return await asked
 
     with chat_server(echo, lambda *_: status(500), latency_s=0.2) as server:
@@ -148,8 +148,8 @@ def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, lim
         asked = asyncio.create_task(outcomes(client, questions(3)))
         while not client.ledger.stats.overloaded:
             await asyncio.sleep(0.005)
-        assert client.throttle.paused > 3000
-        client.close_to_new()
+        assert client.throttle.pause_left_s > 3000
+        client.stop_sending()
         async with asyncio.timeout(20):
             return await asked
 

@@ -13,10 +13,10 @@ from cot_builder.endpoint.prices import (
     Price,
     Tiles,
     Usage,
-    cost,
-    expected_input,
-    image_tokens,
-    most,
+    compute_cost,
+    count_image_tokens,
+    estimate_input_tokens,
+    max_usage,
     read_price,
 )
 from cot_builder.endpoint.request import ImageFile, Message, Request
@@ -58,7 +58,7 @@ def picture(width: int, height: int, digest: str = "a" * 64) -> ImageFile:
 
 
 def asking(text: str, images: list[ImageFile], max_tokens: int = 100) -> Request:
-    content: list[Message] = [{"type": "text", "text": text}, *(image.part for image in images)]
+    content: list[Message] = [{"type": "text", "text": text}, *(image.content_part for image in images)]
     return Request(
         "describe",
         "gpt-4o",
@@ -76,7 +76,7 @@ def test_every_model_of_the_file_has_a_price() -> None:
     assert (gpt.input, gpt.cached_input, gpt.output, gpt.batch) == (2.5, 1.25, 10.0, 0.5)
     assert gpt.image == TILES
     served = read_price("Qwen/Qwen3-VL-8B-Instruct", path=PRICES)
-    assert cost(served, Usage(input=10**9, output=10**9)) == 0
+    assert compute_cost(served, Usage(input=10**9, output=10**9)) == 0
 
 
 def test_an_unknown_model_stops_and_says_where_to_add_it() -> None:
@@ -88,8 +88,8 @@ def test_an_unknown_model_stops_and_says_where_to_add_it() -> None:
 
 def test_an_unknown_model_that_is_allowed_costs_nothing_but_has_tokens() -> None:
     price = read_price("gpt-99", allow_unpriced=True, path=PRICES)
-    bound = most(price, asking("what is here?", [picture(640, 480)]))
-    assert cost(price, bound) == 0
+    bound = max_usage(price, asking("what is here?", [picture(640, 480)]))
+    assert compute_cost(price, bound) == 0
     assert bound.input >= 300
 
 
@@ -171,7 +171,7 @@ def test_a_file_in_another_encoding_is_one_message(tmp_path: Path) -> None:
     ],
 )
 def test_tiles_as_published(width: int, height: int, count: int) -> None:
-    assert image_tokens(priced(), picture(width, height)) == count
+    assert count_image_tokens(priced(), picture(width, height)) == count
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_tiles_as_published(width: int, height: int, count: int) -> None:
     ],
 )
 def test_patches_by_hand(rule: Patches, width: int, height: int, count: int) -> None:
-    assert image_tokens(priced(rule), picture(width, height)) == count
+    assert count_image_tokens(priced(rule), picture(width, height)) == count
 
 
 def test_a_scaled_down_image_of_patches_is_bounded_by_a_tenth_more_than_published() -> None:
     # OpenAI's guide: 1800 x 2400 is scaled to 1056 x 1408, which is 1452 patches.
     price = priced(Patches(formula="patches", side=32, most=1536))
-    assert 1452 <= image_tokens(price, picture(1800, 2400)) <= 1.1 * 1452
+    assert 1452 <= count_image_tokens(price, picture(1800, 2400)) <= 1.1 * 1452
 
 
 @settings(deadline=None)
@@ -203,13 +203,15 @@ def test_tiles_are_what_exact_arithmetic_gives(width: int, height: int) -> None:
     fitted = min(Fraction(1), Fraction(2048, max(width, height)))
     scale = fitted * min(Fraction(1), 768 / (min(width, height) * fitted))
     count = 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
-    assert image_tokens(priced(), picture(width, height)) == count
+    assert count_image_tokens(priced(), picture(width, height)) == count
 
 
 @settings(deadline=None)
 @given(rules, sides, sides)
 def test_an_image_costs_the_same_turned_by_a_quarter(rule: Tiles | Patches, width: int, height: int) -> None:
-    assert image_tokens(priced(rule), picture(width, height)) == image_tokens(priced(rule), picture(height, width))
+    assert count_image_tokens(priced(rule), picture(width, height)) == count_image_tokens(
+        priced(rule), picture(height, width)
+    )
 
 
 @settings(deadline=None)
@@ -220,7 +222,7 @@ def test_a_larger_image_never_has_fewer_patches(
     # Tiles are not monotone: a longer image is scaled down to 2048 px.
     assume(isinstance(rule, Patches))
     small, large = picture(width, height), picture(width + right, height + below)
-    assert image_tokens(priced(rule), small) <= image_tokens(priced(rule), large)
+    assert count_image_tokens(priced(rule), small) <= count_image_tokens(priced(rule), large)
 
 
 # Requests
@@ -233,9 +235,9 @@ def test_the_bound_is_no_less_than_the_estimate(
 ) -> None:
     images = [picture(*size, digest=f"{number:064}") for number, size in enumerate(sizes)]
     request, price = asking(text, images, max_tokens), priced(rule)
-    bound = most(price, request)
-    seen = sum(image_tokens(price, image) for image in images)
-    assert bound.input >= expected_input(price, request) >= seen
+    bound = max_usage(price, request)
+    seen = sum(count_image_tokens(price, image) for image in images)
+    assert bound.input >= estimate_input_tokens(price, request) >= seen
     # Two bytes a token of the text alone, and more of the frame around it.
     assert bound.input >= seen + len(text.encode()) / 2
     assert bound.output == max_tokens
@@ -244,16 +246,16 @@ def test_the_bound_is_no_less_than_the_estimate(
 
 def test_an_image_counts_as_often_as_it_is_shown() -> None:
     once, other = picture(1024, 1024), picture(512, 512, "b" * 64)
-    alone = expected_input(priced(), asking("x", [once]))
-    assert expected_input(priced(), asking("x", [once, once])) - alone == pytest.approx(765, abs=60)
-    assert expected_input(priced(), asking("x", [once, other])) - alone == pytest.approx(255, abs=60)
+    alone = estimate_input_tokens(priced(), asking("x", [once]))
+    assert estimate_input_tokens(priced(), asking("x", [once, once])) - alone == pytest.approx(765, abs=60)
+    assert estimate_input_tokens(priced(), asking("x", [once, other])) - alone == pytest.approx(255, abs=60)
 
 
 def test_the_schema_of_the_answer_counts_as_text() -> None:
     plain = asking("x", [])
     schema = {"type": "json_schema", "json_schema": {"schema": {"description": "y" * 3600}}}
     long = Request(plain.step, plain.model, plain.messages, response_format=schema)
-    assert expected_input(priced(), long) - expected_input(priced(), plain) >= 1000
+    assert estimate_input_tokens(priced(), long) - estimate_input_tokens(priced(), plain) >= 1000
 
 
 # Money
@@ -262,17 +264,17 @@ def test_the_schema_of_the_answer_counts_as_text() -> None:
 def test_cost_by_hand() -> None:
     price = Price(input=2.5, cached_input=1.25, output=10, image=TILES)
     usage = Usage(input=1_000_000, cached_input=400_000, output=100_000)
-    assert cost(price, usage) == pytest.approx(0.6 * 2.5 + 0.4 * 1.25 + 0.1 * 10)
-    assert cost(price, usage, batch=True) == pytest.approx(cost(price, usage) / 2)
+    assert compute_cost(price, usage) == pytest.approx(0.6 * 2.5 + 0.4 * 1.25 + 0.1 * 10)
+    assert compute_cost(price, usage, batch=True) == pytest.approx(compute_cost(price, usage) / 2)
     quarter = price.model_copy(update={"batch": 0.25})
-    assert cost(quarter, usage, batch=True) == pytest.approx(cost(price, usage) / 4)
+    assert compute_cost(quarter, usage, batch=True) == pytest.approx(compute_cost(price, usage) / 4)
 
 
 def test_cached_input_costs_as_input_where_no_price_is_given() -> None:
     usage = Usage(input=1_000_000, cached_input=400_000, output=0)
-    assert cost(priced(input=2.5), usage) == pytest.approx(2.5)
+    assert compute_cost(priced(input=2.5), usage) == pytest.approx(2.5)
     free = Price(input=2.5, cached_input=0, output=1, image=TILES)
-    assert cost(free, usage) == pytest.approx(0.6 * 2.5)
+    assert compute_cost(free, usage) == pytest.approx(0.6 * 2.5)
 
 
 @settings(deadline=None)
@@ -281,17 +283,17 @@ def test_cost_grows_with_every_token(
     input_usd: float, cached_share: float, output_usd: float, usage: Usage, more_input: int, more_output: int
 ) -> None:
     price = Price(input=input_usd, cached_input=input_usd * cached_share, output=output_usd, image=TILES)
-    less = cost(price, usage)
+    less = compute_cost(price, usage)
     assert less >= 0
-    assert cost(price, usage.model_copy(update={"input": usage.input + more_input})) >= less
-    assert cost(price, usage.model_copy(update={"output": usage.output + more_output})) >= less
-    assert cost(price, usage.model_copy(update={"cached_input": 0})) >= less * (1 - 1e-9)
-    assert cost(price, usage, batch=True) <= less
+    assert compute_cost(price, usage.model_copy(update={"input": usage.input + more_input})) >= less
+    assert compute_cost(price, usage.model_copy(update={"output": usage.output + more_output})) >= less
+    assert compute_cost(price, usage.model_copy(update={"cached_input": 0})) >= less * (1 - 1e-9)
+    assert compute_cost(price, usage, batch=True) <= less
 
 
 @settings(deadline=None)
 @given(dollars, dollars, usages, dollars)
 def test_cost_grows_with_every_price(input_usd: float, output_usd: float, usage: Usage, more: float) -> None:
-    less = cost(priced(input=input_usd, output=output_usd), usage)
-    assert cost(priced(input=input_usd + more, output=output_usd), usage) >= less
-    assert cost(priced(input=input_usd, output=output_usd + more), usage) >= less
+    less = compute_cost(priced(input=input_usd, output=output_usd), usage)
+    assert compute_cost(priced(input=input_usd + more, output=output_usd), usage) >= less
+    assert compute_cost(priced(input=input_usd, output=output_usd + more), usage) >= less

@@ -71,7 +71,7 @@ def test_a_usage_that_is_none_is_no_crash(store: Path, usage: Any) -> None:
 def test_half_a_character_is_no_crash(store: Path) -> None:
     with chat_server(lambda _: "cut within \ud83d") as server:
         first = ask(question(), server.url, store)
-        assert ask(question(), server.url, store)._replace(kept=False) == first
+        assert ask(question(), server.url, store)._replace(is_cached=False) == first
         # As it goes on into the next question.
         ask(question(f"you said: {first.text}"), server.url, store)
         assert len(server.requests) == 2
@@ -113,7 +113,7 @@ def test_what_every_request_would_meet_stops_all(store: Path, fault: Fault, advi
         assert isinstance(error, StopError)
         assert advice in str(error)
         assert "127.0.0.1" in str(error)
-        assert "kept" in str(error)
+        assert "stored" in str(error)
 
 
 def test_the_stop_does_not_lose_what_is_under_way(store: Path) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("key")
 def test_every_part_that_shapes_an_answer_makes_another_key() -> None:
     def shown(digest: str) -> Request:
         image = ImageFile(digest, 64, 64, lambda: (b"", "image/png"))
-        return Request("describe", "small", [{"role": "user", "content": [image.part]}], {digest: image})
+        return Request("describe", "small", [{"role": "user", "content": [image.content_part]}], {digest: image})
 
     requests = [
         question(),
@@ -58,14 +58,14 @@ def test_another_candidate_is_sent_and_kept_on_its_own(store: Path) -> None:
 def test_what_goes_over_the_wire_is_the_body_whatever_a_text_says() -> None:
     image = ImageFile("c" * 64, 4, 4, lambda: (bytes(range(256)), "image/png"))
     text = '"url": "sha256:' + "c" * 64 + '" \\ Öffnung 孔 \u2028 \ud800'
-    content = [image.part, {"type": "text", "text": text}, image.part]
+    content = [image.content_part, {"type": "text", "text": text}, image.content_part]
     asked = Request("describe", "small", [{"role": "user", "content": content}], {image.sha256: image}, candidate=2)
     shown = {
         "type": "image_url",
         "image_url": {"url": f"data:image/png;base64,{base64.b64encode(image.load()[0]).decode()}"},
     }
     messages = [{"role": "user", "content": [shown, {"type": "text", "text": text}, shown]}]
-    assert json.loads(asked.content()) == {"model": "small", "messages": messages, "max_tokens": 1024}
+    assert json.loads(asked.encode_body()) == {"model": "small", "messages": messages, "max_tokens": 1024}
     # Answers that users have kept are found by it.
     whole = json.dumps([{"max_tokens": 1024, "messages": asked.messages, "model": "small"}, 2], sort_keys=True)
     assert asked.key == hashlib.sha256(whole.encode()).hexdigest()
@@ -82,7 +82,7 @@ def test_images_arrive_intact_and_are_loaded_once_and_only_if_sent(store: Path) 
     image = ImageFile("c" * 64, 640, 480, load)
 
     def about(text: str) -> Request:
-        content = [{"type": "text", "text": text}, image.part, {"type": "text", "text": "above"}]
+        content = [{"type": "text", "text": text}, image.content_part, {"type": "text", "text": "above"}]
         return Request("describe", "small", [{"role": "user", "content": content}], {image.sha256: image})
 
     with chat_server(echo) as server:

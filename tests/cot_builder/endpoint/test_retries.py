@@ -153,7 +153,7 @@ def test_refusals_of_one_moment_halve_the_concurrency_once_and_it_recovers(store
         given(await outcomes(client, questions(8)))
         limits.append(client.throttle.limit)
         given(await outcomes(client, [question(f"later {number}") for number in range(40)]))
-        return [*limits, client.throttle.limit, client.ledger.stats.overloaded, client.throttle.under_way]
+        return [*limits, client.throttle.limit, client.ledger.stats.overloaded, client.throttle.in_flight]
 
     refused = in_turn(status(429))
     with chat_server(echo, lambda body, number: refused(body, number) if "place" in text_of(body) else None) as server:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cot_builder.endpoint import store as module
-from cot_builder.endpoint.store import Answers, Stored, is_sound, salvage
+from cot_builder.endpoint.store import AnswerStore, StoredAnswer, is_intact, salvage
 from schemas.errors import IndusCotError
 from tests.helpers.answer_store import COUNT, USAGE, USD, clock, expected, filled, key_of, marker, opened, put, response
 
@@ -55,7 +55,7 @@ def test_a_damaged_header_is_one_message_that_names_the_way_out(path: Path, head
     filled(path, 20)
     overwrite(path, [0], lambda size: header + b"\0" * (size - len(header)))
     with pytest.raises(IndusCotError) as caught:
-        Answers(path)
+        AnswerStore(path)
     assert str(path) in str(caught.value)
     assert "damaged" in str(caught.value)
     assert "--salvage" in str(caught.value)
@@ -66,8 +66,8 @@ def test_a_damaged_header_is_one_message_that_names_the_way_out(path: Path, head
         put(answers, 1)
 
 
-def answers_or_message(path: Path) -> dict[int, Stored | IndusCotError | None]:
-    found: dict[int, Stored | IndusCotError | None] = {}
+def answers_or_message(path: Path) -> dict[int, StoredAnswer | IndusCotError | None]:
+    found: dict[int, StoredAnswer | IndusCotError | None] = {}
     try:
         with opened(path) as answers:
             for number in range(COUNT):
@@ -265,22 +265,22 @@ def test_salvage_takes_along_what_is_still_in_the_write_ahead_log(path: Path) ->
 
 def test_a_store_is_sound_until_anything_in_it_is_damaged(path: Path) -> None:
     filled(path)
-    assert is_sound(path)
+    assert is_intact(path)
     data = path.read_bytes()
     flip(path, 7, 0x01)
-    assert not is_sound(path)
+    assert not is_intact(path)
     path.write_bytes(data)
-    assert is_sound(path)
+    assert is_intact(path)
     overwrite(path, pages_with_answers(data)[:1])
-    assert not is_sound(path)
+    assert not is_intact(path)
     for name in (b"stored REAL", b"usd REAL", b"CREATE TABLE"):
         path.write_bytes(data.replace(name, b"X" + name[1:]))
-        assert not is_sound(path)
+        assert not is_intact(path)
     path.write_bytes(b"no database at all")
-    assert not is_sound(path)
+    assert not is_intact(path)
 
 
 def test_salvage_of_nothing_is_one_message(path: Path) -> None:
-    with pytest.raises(IndusCotError, match="no store of answers"):
+    with pytest.raises(IndusCotError, match="no answer store found"):
         salvage(path)
     assert not path.exists()

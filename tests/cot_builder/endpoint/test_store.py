@@ -15,7 +15,7 @@ import pytest
 
 from cot_builder.endpoint import store as module
 from cot_builder.endpoint.prices import Usage
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from schemas.errors import IndusCotError
 from tests.helpers.answer_store import COUNT, USAGE, USD, clock, expected, filled, key_of, opened, put, response
 from tests.helpers.paths import ROOT
@@ -23,13 +23,13 @@ from tests.helpers.paths import ROOT
 WRITER = """
 import sys
 from pathlib import Path
-from cot_builder.endpoint.store import Answers
+from cot_builder.endpoint.store import AnswerStore
 from cot_builder.endpoint.prices import Usage
 
 path, name, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 print("ready", flush=True)
 sys.stdin.readline()
-answers = Answers(Path(path))
+answers = AnswerStore(Path(path))
 for number in range(first, last):
     response = {"choices": [{"message": {"content": f"{name} {number} " + "x" * 200}}]}
     answers.put(f"{name}-{number}", "describe", "small", response, Usage(input=100, output=20), 0.25)
@@ -69,12 +69,12 @@ def test_an_answer_put_again_takes_the_place_and_is_paid_twice(path: Path) -> No
 def test_counts_spend_and_means_by_model_and_step(path: Path) -> None:
     with opened(path) as answers:
         assert answers.spent() == (0.0, 0)
-        assert answers.spend() == []
+        assert answers.spend_by_model() == []
         for number in range(4):
             put(answers, number, step="describe" if number else "judge", model="small")
         answers.put("big", "judge", "big", response(9), Usage(input=1, output=50), 9.0)
         assert answers.counts() == [("big", "judge", 1), ("small", "describe", 3), ("small", "judge", 1)]
-        assert [tuple(row) for row in answers.spend()] == [("big", 1, 1, 50, 9.0), ("small", 4, 400, 80, 1.0)]
+        assert [tuple(row) for row in answers.spend_by_model()] == [("big", 1, 1, 50, 9.0), ("small", 4, 400, 80, 1.0)]
         assert answers.mean_output("small", least=3) == {"describe": 20}
         assert answers.mean_output("small", least=1) == {"describe": 20, "judge": 20}
         assert answers.mean_output("small") == {}
@@ -94,13 +94,13 @@ def test_pruning_by_model_keeps_the_others_and_all_spend(path: Path) -> None:
     with opened(path) as answers:
         for number in range(6):
             put(answers, number, model="old" if number < 4 else "new")
-        before = answers.spent(), answers.spend()
+        before = answers.spent(), answers.spend_by_model()
         assert answers.prune(model="old") == 4
         assert answers.prune(model="old") == 0
         assert answers.counts() == [("new", "describe", 2)]
         assert answers.get(key_of(0)) is None
         assert answers.get(key_of(5)) == expected(5)
-        assert (answers.spent(), answers.spend()) == before
+        assert (answers.spent(), answers.spend_by_model()) == before
 
 
 def test_pruning_by_age_keeps_the_young_and_all_spend(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_pruning_gives_the_room_back(path: Path) -> None:
 def test_a_folder_in_its_place_is_one_message(path: Path) -> None:
     path.mkdir()
     with pytest.raises(IndusCotError, match=re.escape(str(path))):
-        Answers(path)
+        AnswerStore(path)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def begin(*processes: subprocess.Popen[str]) -> None:
 
 def test_two_processes_that_write_at_once_lose_nothing(path: Path) -> None:
     count = 150
-    Answers(path).close()
+    AnswerStore(path).close()
     with writer(path, "one", 0, count) as one, writer(path, "other", 0, count) as other:
         begin(one, other)
         for process in (one, other):
@@ -174,7 +174,7 @@ def test_a_store_that_another_is_making_is_waited_for(path: Path) -> None:
     release = threading.Timer(0.3, other.execute, ["ROLLBACK"])
     release.start()
     try:
-        Answers(path).close()
+        AnswerStore(path).close()
     finally:
         release.join()
         other.close()
@@ -211,7 +211,7 @@ def test_every_answer_that_was_kept_is_there_after_kill_9(path: Path) -> None:
             # The one under way may be there as well; it is then booked as well.
             ((_, _, count),) = answers.counts()
             assert len(kept) <= count <= len(kept) + 6
-            assert answers.spend()[0].answers >= count
+            assert answers.spend_by_model()[0].answers >= count
     assert kept == sorted(set(kept))
 
 
@@ -221,8 +221,8 @@ def test_a_disk_that_fills_up_is_one_message_and_loses_nothing(path: Path) -> No
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "import schemas.errors\n" + WRITER.replace("answers.put(", "put(")
     ).replace(
-        "answers = Answers(Path(path))",
-        "answers = Answers(Path(path))\n"
+        "answers = AnswerStore(Path(path))",
+        "answers = AnswerStore(Path(path))\n"
         "def put(*values):\n"
         "    try:\n"
         "        answers.put(*values)\n"

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from cot_builder.endpoint.store import Answers, store
+from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from cot_builder.teacher.endpoint import in_a_row
 from tests.helpers.drafting import KEY, asked, draft, drafts, form, images, ledger, settings
 from tests.helpers.pipeline import run
@@ -62,7 +62,7 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
     assert (gates["passed"], gates["rejected"], gates["not_the_best_candidate"]) == (24, 0, 24)
     assert "24 trajectories, 0 rejected, 24 not the best candidate" in (project / "reports/gates.md").read_text()
     figures = gates["teacher"]
-    answers = Answers(store(project))
+    answers = AnswerStore(answer_store_path(project))
     assert figures["usd"] == pytest.approx(answers.spent()[0], abs=1e-5)
     answers.close()
 
@@ -241,7 +241,7 @@ def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
     assert "bad request with key" in told + (project / "reports/failures.csv").read_text()
     for file in (project / "reports").rglob("*"):
         told += file.read_text(errors="replace") if file.is_file() else ""
-    for file in store(project).parent.iterdir():
+    for file in answer_store_path(project).parent.iterdir():
         told += file.read_bytes().decode(errors="replace")
     assert KEY not in told
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cot_builder.endpoint.store import Answers, store
+from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from tests.helpers.drafting import CONCURRENCY, KEY, draft, drafts, key_of, settings
 from tests.helpers.pipeline import command, forked, run
 from tests.helpers.scripted_teacher import answer
@@ -34,7 +34,7 @@ def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str
 
 
 def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
-    answers = Answers(store(project))
+    answers = AnswerStore(answer_store_path(project))
     kept = {key for body in bodies if answers.has(key := key_of(body))}
     answers.close()
     return kept
@@ -102,7 +102,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         assert running.returncode == 130, told
         assert "stopping" in told
         assert told.splitlines()[-2:] == [
-            "stopped; every answer is kept: the same command goes on from here",
+            "stopped; all answers are stored: run the same command to continue",
             "interrupted; nothing half-written was left behind",
         ]
         assert "Traceback" not in told
@@ -118,7 +118,7 @@ def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
     with chat_server(answer) as server:
         stopped = draft(project, server, more=("budget.tokens=30000",))
         assert stopped.returncode == 1
-        assert "the budget ends here" in stopped.stderr
+        assert "budget limit reached" in stopped.stderr
         assert "budget.tokens=" in stopped.stderr
         assert 0 < server.tokens <= 30000
         assert not (project / "data/draft").exists()

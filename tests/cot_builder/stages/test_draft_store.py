@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cot_builder.endpoint.store import store
+from cot_builder.endpoint.store import answer_store_path
 from tests.helpers.drafting import KEY, asked, draft, drafts, settings
 from tests.helpers.pipeline import run
 from tests.helpers.scripted_teacher import answer
@@ -26,7 +26,7 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
     with chat_server(answer) as server:
         assert draft(project, server).returncode == 0
         before, sent = drafts(project), len(server.requests)
-        file = store(project)
+        file = answer_store_path(project)
         data = file.read_bytes()
         page = len(data) // 4096 // 2 * 4096
         sound = run(project, "cache", "--salvage")
@@ -45,8 +45,8 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
 
 
 def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
-    store(project).parent.mkdir()
-    store(project).write_bytes(b"no database at all" * 400)
+    answer_store_path(project).parent.mkdir()
+    answer_store_path(project).write_bytes(b"no database at all" * 400)
     examined = run(project, "doctor", settings=settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
     assert examined.returncode == 1
     assert "`indus-cot cache --salvage`" in examined.stdout
