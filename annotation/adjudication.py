@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cot_builder.corpus.reviews import last_words
+from cot_builder.corpus.reviews import select_latest_reviews
 from schemas.geometry import union_iou
 from schemas.review import Review
 from schemas.trajectory import Trajectory, Verdict
@@ -18,8 +18,8 @@ def disagreements(reviews: Sequence[Review]) -> dict[str, list[Review]]:
     They disagree where one rejects what another takes, or where the verdicts they leave differ in answer, type or
     place. Two wordings of one verdict are no disagreement.
     """
-    settled = last_words(reviews, "adjudication")
-    said = last_words(reviews, "review")
+    settled = select_latest_reviews(reviews, "adjudication")
+    said = select_latest_reviews(reviews, "review")
     return {digest: words for digest, words in said.items() if digest not in settled and _differ(words)}
 
 

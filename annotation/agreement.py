@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 from annotation import page
 from annotation.adjudication import disagreements, verdict
 from annotation.assignment import assign
-from cot_builder.corpus.reviews import last_words, read_reviews
+from cot_builder.corpus.reviews import read_reviews, select_latest_reviews
 from cot_builder.params import Params
 from cot_builder.storage.output import write_text
 from cot_builder.storage.workspace import Workspace
@@ -100,7 +100,7 @@ def agree(params: Params, workspace: Workspace) -> Agreed:
     reviews = read_reviews(workspace)
     if not reviews:
         raise IndusCotError(f"{workspace.review}: no reviews yet; review, then run `indus-cot review pull`")
-    said = {digest: words for digest, words in last_words(reviews, "review").items() if len(words) > 1}
+    said = {digest: words for digest, words in select_latest_reviews(reviews, "review").items() if len(words) > 1}
     people = sorted({row.reviewer for words in said.values() for row in words})
     groups = [people] if len(people) > 2 else []
     groups += [list(pair) for pair in combinations(people, 2)]
@@ -120,7 +120,7 @@ def agree(params: Params, workspace: Workspace) -> Agreed:
         ],
         shared=len(said),
         disagreements=len(disagreements(reviews)),
-        settled=len(last_words(reviews, "adjudication")),
+        settled=len(select_latest_reviews(reviews, "adjudication")),
     )
     write_text(workspace.reports / FILE, json.dumps(_plain(found), indent=1, ensure_ascii=False) + "\n")
     return found

@@ -7,7 +7,7 @@ the steps above a planted verdict still say what was there.
 import hashlib
 import random
 
-from cot_builder.corpus.drafts import columns, read_trajectory
+from cot_builder.corpus.drafts import derive_columns, read_trajectory
 from schemas.geometry import SCALE, Box, intersection, union_iou
 from schemas.review import ReviewVerdict
 from schemas.taxonomy import family, leaves
@@ -37,7 +37,7 @@ def plant(draft: Draft, seed: int) -> Draft:
         mistakes = [Verdict(answer="No"), right.model_copy(update={"defect_type": dice.choice(others)})]
         mistakes += [right.model_copy(update={"boxes": away[:1]})] if away else []
         wrong = dice.choice(mistakes)
-    return draft.model_copy(update=columns(trajectory.model_copy(update={"verdict": wrong})))
+    return draft.model_copy(update=derive_columns(trajectory.model_copy(update={"verdict": wrong})))
 
 
 def caught(said: ReviewVerdict, after: Verdict, right: Verdict) -> bool:

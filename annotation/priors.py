@@ -28,7 +28,7 @@ from annotation.project import (
 )
 from annotation.pull import CHANGED_MEANWHILE, STATE, VERDICTS, Pulled, exported, one_at_a_time, utc
 from cot_builder.corpus.prior_reviews import read_prior_reviews, text_sha256
-from cot_builder.corpus.priors import MACHINE, draw, normal_images
+from cot_builder.corpus.priors import MACHINE_FILE, draw_samples, read_normal_samples
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import Output, stage_output, write_text
@@ -71,7 +71,7 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
     Raises:
         IndusCotError: there are no priors; a text does not fit the page; the server fails.
     """
-    rows: list[NormalcyPrior] = PRIOR.records(PRIOR.read(workspace.prior / MACHINE))
+    rows: list[NormalcyPrior] = PRIOR.records(PRIOR.read(workspace.prior / MACHINE_FILE))
     if unknown := sorted({row.source_set for row in rows} - params.pull.keys()):
         raise IndusCotError(
             f"prior holds the set {unknown[0]}, which pull no longer names; run `indus-cot repro prior`"
@@ -177,7 +177,7 @@ class _Pages:
         self._params = params
         self._images = images
         self._project = project
-        self._groups = normal_images(params, workspace, Output(workspace.prior))
+        self._groups = read_normal_samples(params, workspace, Output(workspace.prior))
 
     def priority(self, row: NormalcyPrior) -> float:
         """1 for a prior of the training pool, which trajectories quote; 0 for one of an evaluation set."""
@@ -186,7 +186,7 @@ class _Pages:
     def shown(self, row: NormalcyPrior) -> list[Sample]:
         """The normal images on its page."""
         group = self._groups.get((row.source_set, row.category, row.view), [])
-        drawn = draw(group, self._params.prior.max_images, self._params.run.seed)
+        drawn = draw_samples(group, self._params.prior.max_images, self._params.run.seed)
         # An image that does not decode was not measured.
         return [item for item in drawn if item.image_sha256 in set(row.image_sha256)][: prior_page.SHOWN_IMAGES]
 

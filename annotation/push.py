@@ -21,7 +21,7 @@ from annotation.project import Known, check_accounts, ensure_project, prediction
 from annotation.pull import one_at_a_time, pull
 from annotation.queue import Place, place
 from cot_builder.corpus.drafts import read_trajectory
-from cot_builder.corpus.reviews import decisions, read_reviews
+from cot_builder.corpus.reviews import decide_drafts, read_reviews
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.workspace import Workspace
@@ -108,7 +108,7 @@ def push(params: Params, workspace: Workspace) -> Pushed:
             # What was said of the old draft is kept before its task shows the new one.
             pull(params, workspace, client)
         reviews = read_reviews(workspace)
-        decided = set(decisions(reviews))
+        decided = set(decide_drafts(reviews))
         disagreed = disagreements(reviews)
         tally: Counter[str] = Counter()
         due: dict[str, list[_Due]] = {}

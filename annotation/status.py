@@ -9,7 +9,7 @@ from typing import NamedTuple
 from annotation.adjudication import disagreements
 from annotation.assignment import Assigned, assign
 from annotation.queue import place
-from cot_builder.corpus.reviews import Decision, Share, decisions, read_reviews
+from cot_builder.corpus.reviews import AcceptedShare, Decision, decide_drafts, read_reviews
 from cot_builder.params import Params
 from cot_builder.storage.workspace import Workspace
 from schemas.review import Review
@@ -45,7 +45,7 @@ class Status(NamedTuple):
     """When the pages that are left are done at that rate; None without a rate."""
     reviewers: dict[str, int]
     """Reviews by person."""
-    shares: list[Share]
+    shares: list[AcceptedShare]
     """Of all, of the random audit, by teacher and version of the prompts, by reason to look, by gate."""
     problems: dict[str, int]
     """Reviews that went back, by gate or cause."""
@@ -65,7 +65,7 @@ def status(params: Params, workspace: Workspace, now: datetime) -> Status:
     current = {draft.draft_sha256 for draft in drafts}
     reviews = read_reviews(workspace)
     assigned = assign(drafts, params.review, params.run.seed)
-    decided = {digest: item for digest, item in decisions(reviews).items() if digest in current}
+    decided = {digest: item for digest, item in decide_drafts(reviews).items() if digest in current}
     sent_back = {row.draft_sha256 for row in reviews if row.problems} & current - decided.keys()
     places = {draft.draft_sha256: place(draft, params.review, params.run.seed) for draft in drafts}
     groups: dict[str, list[Draft]] = defaultdict(list)
@@ -105,9 +105,9 @@ def status(params: Params, workspace: Workspace, now: datetime) -> Status:
     )
 
 
-def _share(name: str, drafts: Iterable[Draft], decided: dict[str, Decision]) -> Share:
+def _share(name: str, drafts: Iterable[Draft], decided: dict[str, Decision]) -> AcceptedShare:
     found = Counter(decided[draft.draft_sha256].status for draft in drafts if draft.draft_sha256 in decided)
-    return Share(name, found["accepted"], found["fixed"], found.total())
+    return AcceptedShare(name, found["accepted"], found["fixed"], found.total())
 
 
 def _pages(
@@ -136,7 +136,7 @@ def _a_day(reviews: Sequence[Review], now: datetime) -> float:
     return len(recent) / days
 
 
-def audit_share(params: Params, workspace: Workspace) -> Share | None:
+def audit_share(params: Params, workspace: Workspace) -> AcceptedShare | None:
     """The share of the drafts drawn at random that experts took; None where nobody has reviewed any."""
     if not (read_reviews(workspace) and (workspace.draft / "trajectory.parquet").is_file()):
         return None

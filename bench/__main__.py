@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.paired import Row
-from cot_builder.storage.output import versions
+from cot_builder.storage.output import read_versions
 
 RESULTS = Path(__file__).parent / "results.json"
 ROWS = {
@@ -77,7 +77,7 @@ def _keep(row: Row) -> None:
         "ratio": None if math.isnan(row.ratio) else round(row.ratio, 3),
         "target": row.target,
         "better": row.better,
-        "versions": versions(),
+        "versions": read_versions(),
     }
     RESULTS.write_text(json.dumps([known[name] for name in ROWS if name in known], indent=1) + "\n")
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from bench.paired import Row, own_memory, paired, set_aside
 from cot_builder.params import Params
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.shards import image_options
+from cot_builder.storage.shards import image_parquet_options
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.trajectory import Trajectory
 from tests.helpers import small_corpus
@@ -57,15 +57,15 @@ def _corpus(rows: int, image: int, observation: int) -> Iterator[Workspace]:
 
 
 def _grow(corpus: Path, rows: int, image: int, observation: int) -> None:
-    from cot_builder.corpus.writing import features
+    from cot_builder.corpus.writing import corpus_features
 
     few = pq.read_table(corpus / "data/train-00000.parquet").to_pylist()
-    schema = features().arrow_schema
+    schema = corpus_features().arrow_schema
     shutil.rmtree(corpus / "data")
     (corpus / "data").mkdir()
     random = np.random.default_rng(0)
     held = []
-    with pq.ParquetWriter(corpus / "data/train-00000.parquet", schema, **image_options(schema)) as writer:
+    with pq.ParquetWriter(corpus / "data/train-00000.parquet", schema, **image_parquet_options(schema)) as writer:
         for number in range(rows):
             held.append(_noisy(few[number % len(few)], f"{number * (2**64 // rows):016x}", random, image, observation))
             if len(held) == GROUP or number == rows - 1:

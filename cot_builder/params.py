@@ -1,4 +1,4 @@
-"""params.yaml, a profile over it and single settings over both, as frozen models."""
+"""Load params.yaml, overridden by a profile and then by single settings, into frozen models."""
 
 import os
 import re
@@ -21,9 +21,9 @@ from pydantic import (
 from schemas.errors import IndusCotError, did_you_mean
 
 PARAMS_FILE = Path("params.yaml")
-PROFILES = Path("profiles")
-NAME = r"^[a-z0-9_]+$"
-"""How a set of `pull` is named, and anything that is one file of its own: a data set, a teacher's backend."""
+PROFILES_FOLDER = Path("profiles")
+NAME_PATTERN = r"^[a-z0-9_]+$"
+"""Valid names of `pull` sets and of plug-in modules (data sets, teacher backends)."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -31,14 +31,14 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A section of params.yaml: frozen, unknown keys refused."""
+    """A section of params.yaml: frozen, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("*", mode="before")
     @classmethod
-    def _nothing_is_an_empty_text(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML reads `teacher.model=` as null.
+    def _null_to_empty_text(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML parses `teacher.model=` as null.
         assert info.field_name is not None
         return "" if value is None and cls.model_fields[info.field_name].annotation is str else value
 
@@ -48,7 +48,7 @@ class Run(Section):
     strict: bool
 
 
-class EndpointPace(Section):
+class EndpointLimits(Section):
     concurrency: Positive
     rpm: Positive | None
     tpm: Positive | None
@@ -62,7 +62,7 @@ class EndpointPace(Section):
 class Compute(Section):
     workers: Positive
     executor: Literal["local", "ray"]
-    endpoint: EndpointPace
+    endpoint: EndpointLimits
 
 
 class Synthetic(Section):
@@ -73,31 +73,31 @@ class Synthetic(Section):
 
 
 class PullSet(Section):
-    benchmark: Annotated[str, Field(pattern=NAME)]
-    """A data set: a module of ``cot_builder.benchmarks``, which is asked whether it has the settings below."""
+    benchmark: Annotated[str, Field(pattern=NAME_PATTERN)]
+    """Name of a data set: a module of ``cot_builder.benchmarks``, which checks whether it supports the fields below."""
     source: str | list[str]
     role: Literal["train", "evaluate"]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Checksum of the source archive; the published one is used where this is unset."""
+    """Checksum of the source archive; if unset, the published checksum is used."""
     resolution: Literal["256", "512", "1024"] = "1024"
-    """Which of the published folders to read, where there are several."""
+    """Which published folder to read, for data sets published in several resolutions."""
     licence: str = ""
-    """The licence of one's own images, such as ``CC BY 4.0``; a published set's module states its own."""
+    """Licence of your own images, such as ``CC BY 4.0``; the module of a published set states its licence itself."""
     redistribution: Literal["allowed", "forbidden", "unknown"] | None = None
-    """Whether `publish` may pass one's own images on; unknown counts as forbidden."""
+    """Whether `publish` may include your own images; ``unknown`` counts as ``forbidden``."""
     attribution: str = ""
-    """Whom to name with one's own images."""
+    """Attribution line for your own images."""
 
     @model_validator(mode="after")
-    def _a_licence_grants_redistribution(self) -> "PullSet":
+    def _check_redistribution(self) -> "PullSet":
         if self.redistribution and not self.licence:
-            raise ValueError("redistribution needs the licence that grants it: set licence too")
+            raise ValueError("redistribution is set without a licence that grants it; set licence too")
         return self
 
 
 class Select(Section):
     samples: Annotated[int, Field(ge=2)]
-    """At least one normal and one anomalous one."""
+    """At least 2: one normal and one anomalous sample."""
     validation_fraction: Fraction
     keep_categories: list[str]
     drop_categories: list[str]
@@ -120,13 +120,13 @@ class Prior(Section):
 
 def _check_url(url: str) -> str:
     if url and not re.match(r"https?://[^/\s]", url):
-        raise ValueError("must begin with http:// or https://, and name a server")
+        raise ValueError("must begin with http:// or https://, followed by a server name")
     return url
 
 
 class Teacher(Section):
-    backend: Annotated[str, Field(pattern=NAME)]
-    """A teacher: a module of ``cot_builder.teacher.backends``."""
+    backend: Annotated[str, Field(pattern=NAME_PATTERN)]
+    """Name of a module of ``cot_builder.teacher.backends``."""
     base_url: Annotated[str, AfterValidator(_check_url)]
     model: str
     judge_model: str
@@ -145,7 +145,7 @@ class Teacher(Section):
 
     @property
     def models(self) -> list[str]:
-        """Every model that is asked, once each."""
+        """All models that receive requests, without duplicates."""
         return list(dict.fromkeys((self.model, self.reader)))
 
 
@@ -163,59 +163,59 @@ class Draft(Section):
     min_words: Positive
 
 
-LONGEST_TITLE = 50
-"""Characters Label Studio takes as a project's title."""
+MAX_TITLE_CHARS = 50
+"""Longest project title that Label Studio accepts."""
 
 
-def _check_images(place: str) -> str:
-    # Label Studio finds an address in a page's HTML up to the next quote or equals sign.
+def _check_image_storage(place: str) -> str:
+    # Label Studio reads a URL in a page's HTML up to the next quote or equals sign.
     if place != "local" and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)+", place, re.ASCII):
         raise ValueError(
-            "must be local, or s3://BUCKET/PREFIX of letters, digits, dots, dashes and underscores, no slash at its end"
+            "must be local, or s3://BUCKET/PREFIX of letters, digits, dots, dashes and underscores, with no final slash"
         )
     return place
 
 
 class Review(Section):
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(/.*[^/])?$")]
-    project: Annotated[str, Field(min_length=1, max_length=LONGEST_TITLE)]
-    images: Annotated[str, AfterValidator(_check_images)]
-    """``local``, or a bucket and a prefix."""
+    project: Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARS)]
+    images: Annotated[str, AfterValidator(_check_image_storage)]
+    """``local``, or ``s3://BUCKET/PREFIX``."""
     audit_share: Fraction
     annotators: list[Annotated[str, Field(min_length=1)]]
     overlap_share: Fraction
     gold_share: Fraction
 
     @model_validator(mode="after")
-    def _annotators_have_projects_of_their_own(self) -> "Review":
+    def _check_annotators(self) -> "Review":
         if len({name.lower() for name in self.annotators}) < len(self.annotators):
-            raise ValueError("annotators: one is named twice")
+            raise ValueError("annotators: an account is listed twice; remove the duplicate")
         for title in [*self.projects, self.priors]:
-            if len(title) > LONGEST_TITLE:
+            if len(title) > MAX_TITLE_CHARS:
                 raise ValueError(
-                    f"project: the title {title!r} is longer than the {LONGEST_TITLE} characters that Label Studio "
-                    "takes; shorten review.project"
+                    f"project: the title {title!r} is longer than the {MAX_TITLE_CHARS} characters that Label Studio "
+                    "accepts; shorten review.project"
                 )
         return self
 
     @property
     def titles(self) -> list[str]:
-        """Of the projects that drafts are reviewed in: one, or one for each annotator."""
+        """Titles of the projects in which drafts are reviewed: one, or one for each annotator."""
         return [f"{self.project} · {name}" for name in self.annotators] or [self.project]
 
     @property
     def adjudication(self) -> str:
-        """Title of the project in which disagreements of several annotators are settled."""
+        """Title of the project in which disagreements between annotators are resolved."""
         return f"{self.project} · adjudication"
 
     @property
     def priors(self) -> str:
-        """Title of the project in which normalcy priors are reviewed, by whoever is named."""
+        """Title of the project in which all annotators review the normalcy priors."""
         return f"{self.project} · priors"
 
     @property
     def projects(self) -> list[str]:
-        """Titles of all projects that hold drafts."""
+        """Titles of all projects that contain drafts."""
         return [*self.titles, self.adjudication] if self.annotators else self.titles
 
 
@@ -262,15 +262,15 @@ class Grpo(Section):
     save_steps: Positive
     sample_steps: Positive
     reward: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Weight]
-    """Weights and other parameters of the terms (:mod:`train.rewards`); one that is not named has its default."""
+    """Weights and other parameters of the reward terms (:mod:`train.rewards`); omitted ones have their defaults."""
 
 
-SCRIPTED = ("oracle", "always-yes", "always-no", "coin", "residual")
-"""Policies that are no model: for reference, and to test the figures."""
+SCRIPTED_POLICIES = ("oracle", "always-yes", "always-no", "coin", "residual")
+"""Policies without a model: reference points for evaluation, and a test of the metrics."""
 
 
 def _check_mode(mode: str) -> str:
-    # Whether there is a tool of that name, the table of tools knows, which lies above.
+    # The tool's name is checked later: this module must not import the table of tools, which is a layer above.
     if not re.fullmatch(r"agent|agent-no-tools|agent-without-[a-z][a-z0-9_]*|direct", mode):
         raise ValueError("must be agent, agent-no-tools, agent-without-TOOL or direct")
     return mode
@@ -292,8 +292,8 @@ class Evaluate(Section):
 
     @property
     def scripted(self) -> bool:
-        """Whether the policy is no model."""
-        return self.policy in SCRIPTED
+        """Whether the policy works without a model."""
+        return self.policy in SCRIPTED_POLICIES
 
 
 class Publish(Section):
@@ -308,12 +308,12 @@ class Report(Section):
 
 
 class Params(Section):
-    """Everything a run can be told, by section; a section has the name of its stage."""
+    """All parameters of a run, by section; a stage's section has the name of the stage."""
 
     run: Run
     compute: Compute
     synthetic: Synthetic
-    pull: Annotated[dict[Annotated[str, Field(pattern=NAME)], PullSet], Field(min_length=1)]
+    pull: Annotated[dict[Annotated[str, Field(pattern=NAME_PATTERN)], PullSet], Field(min_length=1)]
     select: Select
     patch: Patch
     teacher: Teacher
@@ -331,34 +331,35 @@ class Params(Section):
 
 
 def load_params(profile: str = "default", settings: Sequence[str] = (), root: Path = Path()) -> Params:
-    """params.yaml of ``root``, overlaid by ``profiles/<profile>.yaml``, overlaid by ``section.key=value``.
+    """Load params.yaml of ``root``; ``profiles/<profile>.yaml`` overrides it, ``section.key=value`` overrides both.
 
-    ``${NAME}`` and ``${NAME:-default}`` in a text value stand for environment variables.
+    ``${NAME}`` and ``${NAME:-default}`` in a text value are replaced by environment variables.
 
     Raises:
-        IndusCotError: a file is absent or no YAML; a key is unknown; a value does not fit. All at once.
+        IndusCotError: a file is missing or not valid YAML; a key is unknown; a value is invalid. The message lists
+            all invalid keys and values.
     """
     values = _read_yaml(root / PARAMS_FILE)
     _overlay(values, _read_yaml(_profile_path(profile, root)))
     for setting in settings:
         _overlay(values, _parse_setting(setting))
     try:
-        return Params.model_validate(_expand(values))
+        return Params.model_validate(_expand_variables(values))
     except ValidationError as error:
         lines = [
-            _unknown([str(part) for part in item["loc"]], values)
+            _describe_unknown_key([str(part) for part in item["loc"]], values)
             if item["type"] == "extra_forbidden"
             else f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')} "
             f"(value {str(item['input'])[:80]!r})"
             for item in error.errors()
         ]
         raise IndusCotError(
-            f"parameters (params.yaml, profile {profile}, --set) do not fit:\n  " + "\n  ".join(lines)
+            f"invalid parameters (params.yaml, profile {profile}, --set):\n  " + "\n  ".join(lines)
         ) from None
 
 
-def _unknown(parts: list[str], values: Mapping[str, Any]) -> str:
-    """Words for a key that no section has, with the one beside it in ``values`` that may be meant."""
+def _describe_unknown_key(parts: list[str], values: Mapping[str, Any]) -> str:
+    """Return a message for an unknown key, with the most similar key of the same section in ``values``."""
     section = parts[:-1]
     for part in section:
         values = values[part]
@@ -366,17 +367,17 @@ def _unknown(parts: list[str], values: Mapping[str, Any]) -> str:
     return f"no such parameter: {'.'.join(parts)}{hint}"
 
 
-def profiles(root: Path = Path()) -> list[str]:
-    """Names of the profiles there are."""
-    return sorted(path.stem for path in (root / PROFILES).glob("*.yaml"))
+def list_profiles(root: Path = Path()) -> list[str]:
+    """Return the names of the available profiles."""
+    return sorted(path.stem for path in (root / PROFILES_FOLDER).glob("*.yaml"))
 
 
 def _profile_path(profile: str, root: Path) -> Path:
-    if profile not in profiles(root):
+    if profile not in list_profiles(root):
         raise IndusCotError(
-            f"no profile {profile!r}; there are: {', '.join(profiles(root)) or 'none'} (profiles/*.yaml)"
+            f"no profile {profile!r}; available profiles: {', '.join(list_profiles(root)) or 'none'} (profiles/*.yaml)"
         )
-    return root / PROFILES / f"{profile}.yaml"
+    return root / PROFILES_FOLDER / f"{profile}.yaml"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -385,11 +386,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except UnicodeDecodeError as error:
-        raise IndusCotError(f"{path}: is not UTF-8 ({error}); save it as UTF-8") from error
+        raise IndusCotError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from error
     except yaml.YAMLError as error:
         raise IndusCotError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise IndusCotError(f"{path}: must hold sections of key: value, holds a {type(values).__name__}")
+        raise IndusCotError(f"{path}: must contain sections of key: value, but contains a {type(values).__name__}")
     return values
 
 
@@ -414,22 +415,22 @@ def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_VARIABLE_PATTERN = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-def _expand(value: Any) -> Any:
+def _expand_variables(value: Any) -> Any:
     if isinstance(value, str):
-        return _VARIABLE.sub(_variable, value)
+        return _VARIABLE_PATTERN.sub(_look_up_variable, value)
     if isinstance(value, dict):
-        return {key: _expand(item) for key, item in value.items()}
+        return {key: _expand_variables(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item) for item in value]
+        return [_expand_variables(item) for item in value]
     return value
 
 
-def _variable(match: re.Match[str]) -> str:
+def _look_up_variable(match: re.Match[str]) -> str:
     name, default = match.groups()
     found = os.environ.get(name) or default
     if found is None:
-        raise IndusCotError(f"the environment variable {name} is not set, and a parameter needs it")
+        raise IndusCotError(f"the environment variable {name} is not set, but a parameter uses it; set it")
     return found

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and ETA on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with rate and ETA on a terminal, otherwise a line every few seconds."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 T = TypeVar("T")
-LINE_EVERY_S = 10.0
+LINE_INTERVAL_S = 10.0
 console = Console(stderr=True, soft_wrap=True)
 
 
-class _Rate(ProgressColumn):
+class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "–/s", style="cyan")
 
@@ -22,17 +22,17 @@ def track(
     items: Iterable[T],
     description: str,
     total: int | None = None,
-    tell: Callable[[], str] = str,
+    status: Callable[[], str] = str,
     share: Callable[[T], float] | None = None,
 ) -> Iterator[T]:
-    """Yield ``items``, showing done/total, rate and remaining time on standard error.
+    """Yield ``items`` and show done/total, rate and remaining time on standard error.
 
     Args:
-        items: What is worked on.
-        description: Shown in front.
-        total: Number of items, where it is known.
-        tell: What else there is to say at the moment.
-        share: Of all the work, in [0, 1], what is behind once an item is done: the total is estimated from it.
+        items: The items to work on.
+        description: Text in front of the progress.
+        total: Number of items, if it is known.
+        status: Returns additional text to show behind the progress.
+        share: Returns the share of all work, in [0, 1], that is done after an item; the total is estimated from it.
     """
     done, about = 0, ""
     if console.is_terminal:
@@ -40,7 +40,7 @@ def track(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _Rate(),
+            _RateColumn(),
             TimeRemainingColumn(),
             console=console,
         ) as progress:
@@ -49,9 +49,9 @@ def track(
                 yield item
                 done += 1
                 if share and (behind := share(item)) > 0:
-                    # Not by `update`, which begins to measure the speed anew with every other total.
+                    # Set directly: `update` restarts the speed measurement whenever the total changes.
                     progress.tasks[0].total = round(done / behind)
-                progress.update(task, completed=done, description=f"{description} {tell()}".rstrip())
+                progress.update(task, completed=done, description=f"{description} {status()}".rstrip())
             if share:
                 progress.tasks[0].total = done
         return
@@ -60,16 +60,16 @@ def track(
         yield item
         done += 1
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S:
+        if now - last >= LINE_INTERVAL_S:
             last = now
             rate = done / (now - started)
             if share and (behind := share(item)) > 0:
                 total, about = round(done / behind), "about "
             of = f"/{about}{total}, {max(total - done, 0) / rate:.0f} s left" if total else ""
-            console.print(f"{description}: {done}{of}, {rate:.1f}/s{_also(tell)}", highlight=False)
+            console.print(f"{description}: {done}{of}, {rate:.1f}/s{_format_status(status)}", highlight=False)
     seconds = time.monotonic() - started
-    console.print(f"{description}: {done} in {seconds:.1f} s{_also(tell)}", highlight=False)
+    console.print(f"{description}: {done} in {seconds:.1f} s{_format_status(status)}", highlight=False)
 
 
-def _also(tell: Callable[[], str]) -> str:
-    return f", {said}" if (said := tell()) else ""
+def _format_status(status: Callable[[], str]) -> str:
+    return f", {text}" if (text := status()) else ""

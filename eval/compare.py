@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from cot_builder.storage.results import folders
+from cot_builder.storage.results import find_result_folders
 from eval.metrics import read_metrics, read_predictions
 from eval.statistics import (
     FEWEST_PARTS,
@@ -130,7 +130,7 @@ def list_names(names: Sequence[str]) -> str:
 
 def _folders_by_set(root: Path) -> dict[str, Path]:
     comparison: dict[str, Path] = {}
-    for folder in folders(root):
+    for folder in find_result_folders(root):
         name = str(read_predictions(folder)["source_set"][0])
         if name in comparison:
             raise IndusCotError(

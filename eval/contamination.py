@@ -13,7 +13,7 @@ import polars as pl
 from cot_builder.benchmarks.benchmark import SYNTHETIC
 from cot_builder.benchmarks.same_category import overlaps
 from cot_builder.benchmarks.table import load_benchmarks
-from cot_builder.corpus.models import is_ours, trained_on
+from cot_builder.corpus.models import find_training_corpus, is_trained_here
 from cot_builder.corpus.reading import read_columns
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import read_samples
@@ -50,8 +50,8 @@ def contamination(
     """
     described = sorted({category for _, category, _ in overlaps(priors, predictions["category"].unique())})
     named, here = None, False
-    if model_folder is not None and is_ours(model_folder):
-        named, here = trained_on(model_folder, workspace)
+    if model_folder is not None and is_trained_here(model_folder):
+        named, here = find_training_corpus(model_folder, workspace)
     if not here:
         return Contamination(trained_on=named, categories=[], images=0, prior_categories=described, zero_shot=None)
     seen = read_columns(workspace.indus_cot, ("category", "image_sha256"))

@@ -15,14 +15,14 @@ from typing import Any
 import polars as pl
 
 from cot_builder.benchmarks.labels import FOLDER, index_labels
-from cot_builder.corpus.models import is_ours, weights_sha256
+from cot_builder.corpus.models import is_trained_here, weights_sha256
 from cot_builder.corpus.priors import read_priors
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.tools import TOOLBOX_VERSION
-from cot_builder.params import SCRIPTED, Params
+from cot_builder.params import SCRIPTED_POLICIES, Params
 from cot_builder.progress import console, track
-from cot_builder.storage.code import code_key
-from cot_builder.storage.output import read_manifest, stage_output, versions
+from cot_builder.storage.code import compute_code_key
+from cot_builder.storage.output import read_manifest, read_versions, stage_output
 from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -40,7 +40,7 @@ POLICY_MODULES = {
     "transformers": "eval.local",
     "vllm": "eval.local",
     "endpoint": "eval.served",
-    **dict.fromkeys(SCRIPTED, "eval.scripted"),
+    **dict.fromkeys(SCRIPTED_POLICIES, "eval.scripted"),
 }
 """Module that runs each policy."""
 
@@ -156,7 +156,7 @@ def _limit_samples(samples: Sequence[Sample], truth: Mapping[str, Supervision], 
 def answering_key(policy: str) -> str:
     """Hash of all code that asks this policy and parses its answers; answers are reused only under the same key."""
     # The data sets count only by their label words, which the parser uses: a changed layout keeps answers valid.
-    code = code_key("eval.policies", POLICY_MODULES[policy], by_value=["cot_builder.benchmarks.table"])
+    code = compute_code_key("eval.policies", POLICY_MODULES[policy], by_value=["cot_builder.benchmarks.table"])
     words = json.dumps(index_labels(FOLDER), sort_keys=True)
     return hashlib.sha256(f"{code} {words}".encode()).hexdigest()[:16]
 
@@ -195,7 +195,7 @@ def _is_verdict_only(context: EvalContext) -> bool:
         IndusCotError: it did, and the mode needs tool calls, which the model never learned.
     """
     folder = context.named_folder
-    if folder is None or not is_ours(folder):
+    if folder is None or not is_trained_here(folder):
         return False
     settings, target = context.params.evaluate, read_manifest(folder)["params"].get("train", {}).get("target")
     if target == "labels" and settings.mode not in ("agent-no-tools", "direct"):
@@ -243,7 +243,7 @@ def _describe_run(name: str, context: EvalContext) -> Run:
     parameters: dict[str, Any] = {} if settings.scripted else settings.model_dump(include=shaping)
     if settings.policy in ("transformers", "vllm"):
         parameters["dtype"] = context.params.train.dtype
-    used = versions()
+    used = read_versions()
     if settings.policy in ("transformers", "vllm"):
         used |= {library: importlib.metadata.version(library) for library in ("torch", "transformers")}
     sets = sorted({key for key, item in context.params.pull.items() if item.role == "train"})

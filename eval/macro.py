@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from cot_builder.storage.output import write_text
-from cot_builder.storage.results import METRICS_FILE, sets_in
+from cot_builder.storage.results import METRICS_FILE, find_set_folders
 from eval.metrics import read_metrics, read_predictions
 from eval.scoreboard import SETS, group_runs
 from eval.statistics import FEWEST_PARTS, balanced_accuracy_of, count_by_part, group_parts, interval, resamples
@@ -21,7 +21,7 @@ def overview(root: Path) -> Overview:
     Raises:
         IndusCotError: a table or figures are damaged.
     """
-    found = [read_metrics(folder) for folder in sets_in(root, METRICS_FILE)]
+    found = [read_metrics(folder) for folder in find_set_folders(root, METRICS_FILE)]
     mean = over(root)
     return Overview(runs=[line for run in group_runs(found) if (line := mean(run)) is not None])
 
@@ -36,7 +36,7 @@ def write_overview(root: Path) -> Overview:
 def write_headline(root: Path, path: Path) -> None:
     """Write the headline figures of each set of ``root`` to ``path``, for `dvc metrics`: shares in [0, 1]."""
     names = ("balanced_accuracy", "recall", "specificity")
-    found = [read_metrics(folder) for folder in sets_in(root, METRICS_FILE)]
+    found = [read_metrics(folder) for folder in find_set_folders(root, METRICS_FILE)]
     figures = {
         item.run.set: {name: figure.value for name in names if (figure := getattr(item.overall, name))}
         for item in found
@@ -46,7 +46,7 @@ def write_headline(root: Path, path: Path) -> None:
 
 def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
     """Return the function that averages a run over its sets below ``root``: the paper's if it has any, else all."""
-    read = [(read_metrics(folder), folder) for folder in sets_in(root, METRICS_FILE)]
+    read = [(read_metrics(folder), folder) for folder in find_set_folders(root, METRICS_FILE)]
 
     def predictions(of: Metrics) -> pl.DataFrame:
         # Several runs may lie side by side, each with a folder for the same set.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cot_builder.storage.results import METRICS_FILE, folders
+from cot_builder.storage.results import METRICS_FILE, find_result_folders
 from eval.metrics import metrics, read_predictions, write_metrics
 from eval.metrics.arrays import COUNTS
 from schemas.errors import IndusCotError
@@ -42,7 +42,7 @@ def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
     Raises:
         IndusCotError: a table is missing or invalid.
     """
-    for folder in [folder for root in roots for folder in folders(root)]:
+    for folder in [folder for root in roots for folder in find_result_folders(root)]:
         before, predictions = _read_metrics(folder), read_predictions(folder)
         run = _validate_or_none(Run, before.get("run")) or _unknown_run(str(predictions["source_set"].first()))
         listing = _validate_or_none(Listing, before.get("listing")) or UNKNOWN_LISTING

@@ -20,7 +20,7 @@ from rich.table import Table
 from cot_builder.endpoint.prices import read_price
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from cot_builder.params import Params, load_params
-from cot_builder.storage.output import damaged_tables, read_manifest
+from cot_builder.storage.output import find_damaged_tables, read_manifest
 from cot_builder.storage.workspace import Workspace
 from indus_cot.names import check_names
 from schemas.errors import IndusCotError
@@ -248,7 +248,7 @@ def _stages(params: Params, workspace: Workspace) -> Iterator[Finding]:
             continue
         try:
             manifest = read_manifest(folder)
-            faults = damaged_tables(folder, manifest.get("rows", {}))
+            faults = find_damaged_tables(folder, manifest.get("rows", {}))
         except IndusCotError as error:
             faults = [str(error)]
         if faults:

@@ -209,7 +209,7 @@ def params(context: typer.Context) -> None:
 
 
 def _resolve(context: typer.Context) -> None:
-    from cot_builder.stages.params import resolve
+    from cot_builder.stages.params import write_params
     from indus_cot.stages import code_keys
 
-    resolve(*load(context), code_keys())
+    write_params(*load(context), code_keys())

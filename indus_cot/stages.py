@@ -1,6 +1,6 @@
 """The stages of dvc.yaml: which module each of them runs, and the code key that makes it stale."""
 
-from cot_builder.storage.code import code_key
+from cot_builder.storage.code import compute_code_key
 
 STAGES = {
     **{name: f"cot_builder.stages.{name}" for name in ("pull", "select", "patch", "prior", "draft", "assemble")},
@@ -14,4 +14,4 @@ STAGES = {
 
 def code_keys() -> dict[str, str]:
     """The code key of each stage."""
-    return {stage: code_key(module) for stage, module in STAGES.items()}
+    return {stage: compute_code_key(module) for stage, module in STAGES.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cot_builder.benchmarks.benchmark import SYNTHETIC
-from cot_builder.corpus.models import is_digest
+from cot_builder.corpus.models import is_sha256
 from cot_builder.corpus.reading import read_index
 from cot_builder.corpus.validated import corpus_sha256
 from cot_builder.params import Params
@@ -113,7 +113,7 @@ def _origin(model: str, workspace: Workspace) -> _Origin:
             break
         stages.insert(0, stage)
         # Folders may be gone since: their hashes were kept.
-        digest = inputs.get("model") if is_digest(inputs.get("model")) else None
+        digest = inputs.get("model") if is_sha256(inputs.get("model")) else None
         here = digest is not None or any(name.endswith(".safetensors") for name in inputs)
         model, on_the_hub = earlier, not here and _is_on_the_hub(earlier, workspace)
     return _Origin(model, on_the_hub, stages)

@@ -119,9 +119,9 @@ def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> N
 def _features() -> Any:
     from datasets import Features, Image, List
 
-    from cot_builder.corpus.writing import features
+    from cot_builder.corpus.writing import corpus_features
 
-    chosen = {name: feature for name, feature in features().items() if name in COLUMNS}
+    chosen = {name: feature for name, feature in corpus_features().items() if name in COLUMNS}
     # Pixels are decoded where a batch is made, by the same code that the tools use.
     return Features(chosen | {"images": List(Image(decode=False))})
 

@@ -17,7 +17,7 @@ from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
 from cot_builder.inspection.rendering import Message, prompt, verdict_text
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
-from cot_builder.storage.output import Output, stage_output, staging_of
+from cot_builder.storage.output import Output, stage_output, staging_path
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.trajectory import Verdict
@@ -524,7 +524,7 @@ def _output(params: Params, workspace: Workspace, source: str) -> Iterator[Outpu
     state, target, strict = processes.state(), workspace.grpo.absolute(), params.run.strict
     if not state.is_main_process:
         state.wait_for_everyone()
-        yield Output(staging_of(target), strict)
+        yield Output(staging_path(target), strict)
         state.wait_for_everyone()
         return
     shared = params.train.model_dump(include={"lora_rank", "dtype", "gradient_checkpointing", "freeze_vision"})

@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cot_builder.corpus.validated import shard_hashes
+from cot_builder.corpus.validated import hash_shards
 from cot_builder.params import Params
-from cot_builder.storage.output import Output, stage_output, staging_of
+from cot_builder.storage.output import Output, stage_output, staging_path
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
@@ -139,7 +139,7 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
             resumable=True,
         )
         if state.is_main_process
-        else nullcontext(Output(staging_of(target), params.run.strict))
+        else nullcontext(Output(staging_path(target), params.run.strict))
     )
     with staged as output:
         state.wait_for_everyone()
@@ -149,7 +149,7 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
 
 def _inputs(params: Params, workspace: Workspace) -> dict[str, str]:
     """Corpus, the model it begins from, and the versions of what trains: a run resumes on equal ones only."""
-    shards = shard_hashes(workspace.indus_cot)
+    shards = hash_shards(workspace.indus_cot)
     began = {"model": card.TINY}
     if params.train.model != card.TINY:
         began = identity(located(params.train.model, workspace.root, workspace.sft, "train.model"))

@@ -9,7 +9,7 @@ from schemas.errors import IndusCotError
 from schemas.trajectory import OBSERVATION, Draft, Trajectory
 
 
-def columns(trajectory: Trajectory) -> dict[str, Any]:
+def derive_columns(trajectory: Trajectory) -> dict[str, Any]:
     """The columns of a draft that follow from its trajectory."""
     text = trajectory.model_dump_json()
     observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]

@@ -49,7 +49,7 @@ class ToolUse:
 
 
 @dataclass(frozen=True)
-class TypeUse:
+class DefectTypeToolUse:
     """Of the trajectories of one defect type (or of none), how many call each tool."""
 
     name: str
@@ -57,7 +57,7 @@ class TypeUse:
     by_tool: list[int]
 
 
-def balance(index: pl.DataFrame, *columns: str) -> list[Balance]:
+def count_balance(index: pl.DataFrame, *columns: str) -> list[Balance]:
     """Normal and anomalous trajectories by the value of one or more columns, in the order of the values."""
     table = (
         index.group_by(columns)
@@ -67,13 +67,13 @@ def balance(index: pl.DataFrame, *columns: str) -> list[Balance]:
     return [Balance(" · ".join(map(str, row[:-2])), row[-2], row[-1]) for row in table.iter_rows()]
 
 
-def defect_types(index: pl.DataFrame) -> list[tuple[str, int]]:
+def count_defect_types(index: pl.DataFrame) -> list[tuple[str, int]]:
     """Anomalous trajectories by defect type, commonest first."""
     table = index.drop_nulls("defect_type").group_by("defect_type").len().sort(["len", "defect_type"])
     return list(reversed(list(table.iter_rows())))
 
 
-def tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
+def count_tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
     """How often each of ``tools`` is used; last, as ``no tool``, the trajectories that answer at once."""
     calls = pl.col("tool_calls")
     rows = [
@@ -87,18 +87,18 @@ def tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
     return [*rows, ToolUse(NO_TOOL, index.select((calls.list.len() == 0).sum()).item(), 0)]
 
 
-def tool_by_type(index: pl.DataFrame, tools: Collection[str]) -> list[TypeUse]:
+def count_tool_use_by_type(index: pl.DataFrame, tools: Collection[str]) -> list[DefectTypeToolUse]:
     """Use of each of ``tools``, and of none, by defect type, commonest type first, ``normal`` last."""
     named = index.with_columns(pl.col("defect_type").fill_null("normal").alias("kind"))
     uses = []
-    for kind in [*(name for name, _ in defect_types(index)), "normal"]:
+    for kind in [*(name for name, _ in count_defect_types(index)), "normal"]:
         group = named.filter(pl.col("kind") == kind)
         if len(group):
-            uses.append(TypeUse(kind, len(group), [use.trajectories for use in tool_use(group, tools)]))
+            uses.append(DefectTypeToolUse(kind, len(group), [use.trajectories for use in count_tool_use(group, tools)]))
     return uses
 
 
-def histogram(values: pl.Series, title: str, unit: str) -> Histogram:
+def make_histogram(values: pl.Series, title: str, unit: str) -> Histogram:
     """Counts of non-negative integers, by value where there are few, otherwise in equal bins of a round width."""
     low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
     step = _round_width((high - low + 1) / BINS)
@@ -128,7 +128,7 @@ def _round_width(least: float) -> int:
     return next(int(factor * power) for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
-def choose(index: pl.DataFrame, count: int) -> pl.DataFrame:
+def choose_gallery(index: pl.DataFrame, count: int) -> pl.DataFrame:
     """At most ``count`` rows, spread evenly over categories and verdicts, and within these over types and views.
 
     The choice depends on the ids alone, not on their order.
@@ -153,6 +153,6 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def values_of(index: pl.DataFrame, column: str) -> Sequence[tuple[str, int]]:
+def count_values(index: pl.DataFrame, column: str) -> Sequence[tuple[str, int]]:
     """Values of a column with their counts, in order; nulls left out."""
     return list(index.drop_nulls(column).group_by(column).len().sort(column).iter_rows())

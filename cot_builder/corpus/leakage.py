@@ -9,7 +9,7 @@ import jinja2
 
 from cot_builder.storage.output import write_text
 
-SHOWN = 50
+MAX_LISTED = 50
 CANNOT_PROVE = (
     "Categories are compared by name. Two names of one object without a word in common would pass; "
     "name them in `select.drop_categories`.",
@@ -38,5 +38,5 @@ def _render(facts: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("leakage.md.jinja").render(facts, shown=SHOWN)
+    page = environment.get_template("leakage.md.jinja").render(facts, shown=MAX_LISTED)
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"

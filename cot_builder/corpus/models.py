@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cot_builder.corpus.validated import corpus_of
+from cot_builder.corpus.validated import identify_corpus
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 
@@ -23,10 +23,10 @@ def weights_sha256(folder: Path) -> str:
     return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in files]).encode()).hexdigest()
 
 
-TRAININGS = ("sft", "grpo")
+TRAINING_STAGES = ("sft", "grpo")
 
 
-def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
+def find_training_corpus(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
 
     A model that began from another one of this project has seen what that one saw too. Where it is not known which
@@ -34,24 +34,24 @@ def trained_on(model: Path, workspace: Workspace) -> tuple[str, bool]:
     """
     manifest = read_manifest(model)
     inputs: dict[str, Any] = manifest["inputs"]
-    named, here = corpus_of(inputs, workspace.indus_cot)
+    named, here = identify_corpus(inputs, workspace.indus_cot)
     parameters = manifest["params"]
     began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
     earlier = workspace.root / began
-    if not began or not is_ours(earlier):
+    if not began or not is_trained_here(earlier):
         # Weights of this project that have gone since: their manifest's hash was kept.
-        gone = is_digest(inputs.get("model"))
+        gone = is_sha256(inputs.get("model"))
         return named, here and not gone
     # Asked of what is the same alone, this ends: no manifest holds its own hash.
     same = inputs.get("model") == file_hash(earlier / "manifest.json")
-    return named, here and same and trained_on(earlier, workspace)[1]
+    return named, here and same and find_training_corpus(earlier, workspace)[1]
 
 
-def is_ours(model: Path) -> bool:
+def is_trained_here(model: Path) -> bool:
     """Whether a folder holds what a training of this project left there."""
-    return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAININGS
+    return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAINING_STAGES
 
 
-def is_digest(value: object) -> bool:
+def is_sha256(value: object) -> bool:
     """Whether a value is a sha256 in hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

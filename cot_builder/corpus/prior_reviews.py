@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from cot_builder.corpus.reviews import ensure_empty
+from cot_builder.corpus.reviews import ensure_empty_table
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
@@ -11,7 +11,7 @@ from schemas.prior_review import PRIOR_REVIEW, PriorReview
 STAGE = "prior_review"
 EXPERT = "expert"
 """Author of a text that an expert edited: the corpus names no account."""
-Key = tuple[str, str]
+ReviewKey = tuple[str, str]
 """A prior and the sha256 of its text."""
 
 
@@ -21,13 +21,13 @@ def read_prior_reviews(workspace: Workspace) -> list[PriorReview]:
     return PRIOR_REVIEW.records(PRIOR_REVIEW.read(path)) if path.is_file() else []
 
 
-def last_words(reviews: Iterable[PriorReview]) -> dict[Key, PriorReview]:
+def select_latest_reviews(reviews: Iterable[PriorReview]) -> dict[ReviewKey, PriorReview]:
     """The latest applicable review of each text, whoever wrote it: one project shows a prior to all."""
     ordered = sorted(reviews, key=lambda row: (row.reviewed_at, row.review_id))
     return {(row.prior_id, row.text_sha256): row for row in ordered if not row.problems}
 
 
-def key(row: NormalcyPrior) -> Key:
+def review_key(row: NormalcyPrior) -> ReviewKey:
     """What a review of this text is found by."""
     return row.prior_id, text_sha256(row.text)
 
@@ -38,5 +38,5 @@ def text_sha256(text: str) -> str:
 
 
 def ensure_prior_table(workspace: Workspace) -> None:
-    """Make the empty table where nobody has reviewed a prior yet, as :func:`ensure_empty` says."""
-    ensure_empty(workspace, workspace.prior_reviews, STAGE, PRIOR_REVIEW)
+    """Make the empty table where nobody has reviewed a prior yet, as :func:`ensure_empty_table` says."""
+    ensure_empty_table(workspace, workspace.prior_reviews, STAGE, PRIOR_REVIEW)

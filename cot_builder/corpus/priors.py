@@ -15,7 +15,7 @@ from schemas.sample import SAMPLE, Sample
 from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
 
-MACHINE = "machine.parquet"
+MACHINE_FILE = "machine.parquet"
 """The priors before the experts' edits: what review shows."""
 Priors = dict[tuple[str, str], str]
 """Text by (category, view)."""
@@ -36,7 +36,7 @@ def read_priors(workspace: Workspace, sets: Collection[str]) -> Priors:
     return {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
 
 
-def normal_images(params: Params, workspace: Workspace, output: Output) -> Groups:
+def read_normal_samples(params: Params, workspace: Workspace, output: Output) -> Groups:
     """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
     groups: Groups = {}
     for name, source in params.pull.items():
@@ -61,7 +61,7 @@ def normal_images(params: Params, workspace: Workspace, output: Output) -> Group
     return groups
 
 
-def draw(group: Sequence[Sample], most: int, seed: int) -> list[Sample]:
+def draw_samples(group: Sequence[Sample], most: int, seed: int) -> list[Sample]:
     """The samples that are measured: a fixed draw that does not favour low numbers."""
     drawn = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{item.sample_id}".encode()).digest())[:most]
     # In storage order, so that a shard is read once.

@@ -21,14 +21,14 @@ from schemas.indus_cot import INDUS_COT, IndusCot
 SPLITS: tuple[str, ...] = get_args(IndusCot.model_fields["split"].annotation)
 SMALL_BATCH = 512
 ROW_BATCH = 8
-PLAIN = (
+INDEX_COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "split", "answer", "defect_type", "tool_calls",
     "review_status", "reviewers", "teacher", "prompt_version", "toolbox_version", "cost_usd", "licence",
 )  # fmt: skip
-INDEX = {
+INDEX_SCHEMA = {
     "shard": pl.String(),
     "row": pl.Int64(),
-    **{name: pl.String() for name in PLAIN},
+    **{name: pl.String() for name in INDEX_COLUMNS},
     "tool_calls": pl.List(pl.String()),
     "reviewers": pl.Int64(),
     "cost_usd": pl.Float64(),
@@ -39,7 +39,7 @@ INDEX = {
 }
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Shard file name and row in it."""
 
     shard: str
@@ -58,17 +58,22 @@ def read_index(corpus: Path) -> pl.DataFrame:
     frames = []
     for shard in _existing_shards(corpus):
         start = 0
-        for batch in _rows(shard, (*PLAIN, "trajectory"), SMALL_BATCH):
+        for batch in _read_row_batches(shard, (*INDEX_COLUMNS, "trajectory"), SMALL_BATCH):
             rows = [
-                {"shard": shard.name, "row": start + offset, **_lengths(row.pop("trajectory"), shard, row), **row}
+                {
+                    "shard": shard.name,
+                    "row": start + offset,
+                    **_measure_trajectory(row.pop("trajectory"), shard, row),
+                    **row,
+                }
                 for offset, row in enumerate(batch)
             ]
             start += len(rows)
-            frames.append(pl.DataFrame(rows, schema=INDEX))
+            frames.append(pl.DataFrame(rows, schema=INDEX_SCHEMA))
     return pl.concat(frames)
 
 
-def read_names(corpus: Path) -> list[tuple[str, str, Place]]:
+def read_ids(corpus: Path) -> list[tuple[str, str, RowLocation]]:
     """Id, sample id and place of every trajectory.
 
     Raises:
@@ -76,12 +81,12 @@ def read_names(corpus: Path) -> list[tuple[str, str, Place]]:
     """
     found = []
     for shard in _existing_shards(corpus):
-        names = [row for batch in _rows(shard, ("id", "sample_id"), SMALL_BATCH) for row in batch]
-        found += [(row["id"], row["sample_id"], Place(shard.name, number)) for number, row in enumerate(names)]
+        names = [row for batch in _read_row_batches(shard, ("id", "sample_id"), SMALL_BATCH) for row in batch]
+        found += [(row["id"], row["sample_id"], RowLocation(shard.name, number)) for number, row in enumerate(names)]
     return found
 
 
-def read_rows(corpus: Path, places: Collection[Place]) -> Iterator[IndusCot]:
+def read_rows(corpus: Path, places: Collection[RowLocation]) -> Iterator[IndusCot]:
     """The whole rows at ``places``, in the order of the corpus, a few in memory at a time.
 
     Raises:
@@ -90,14 +95,14 @@ def read_rows(corpus: Path, places: Collection[Place]) -> Iterator[IndusCot]:
     for shard in _existing_shards(corpus):
         wanted = {place.row for place in places if place.shard == shard.name}
         start = 0
-        with _opened(shard) as (file, _):
+        with _open_shard(shard) as (file, _):
             counts = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         for group, count in enumerate(counts):
             if wanted.intersection(range(start, start + count)):
-                rows = (row for batch in _rows(shard, None, ROW_BATCH, [group]) for row in batch)
+                rows = (row for batch in _read_row_batches(shard, None, ROW_BATCH, [group]) for row in batch)
                 for number, row in enumerate(rows, start):
                     if number in wanted:
-                        yield _record(row, f"{shard}, row {number}")
+                        yield _validate_row(row, f"{shard}, row {number}")
             start += count
 
 
@@ -108,9 +113,9 @@ def read_all(corpus: Path) -> Iterator[IndusCot]:
         IndusCotError: as :func:`read_rows`.
     """
     for shard in _existing_shards(corpus):
-        rows = (row for batch in _rows(shard, None, ROW_BATCH) for row in batch)
+        rows = (row for batch in _read_row_batches(shard, None, ROW_BATCH) for row in batch)
         for number, row in enumerate(rows):
-            yield _record(row, f"{shard}, row {number}")
+            yield _validate_row(row, f"{shard}, row {number}")
 
 
 def read_columns(corpus: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -139,12 +144,12 @@ def read_batches(
     Raises:
         IndusCotError: the file is damaged, or a column is missing.
     """
-    if missing := missing_columns(shard, columns or ()):
+    if missing := find_missing_columns(shard, columns or ()):
         raise IndusCotError(
             f"{shard}: no column {', '.join(missing)}; this is no Indus-CoT corpus, or one of another "
             "version: run `indus-cot assemble` again"
         )
-    with _opened(shard) as (file, window):
+    with _open_shard(shard) as (file, window):
         # Threads of its own would stand in the way of those that work on the batches.
         chosen = columns and list(columns)
         for batch in file.iter_batches(size, row_groups=groups, columns=chosen, use_threads=False):
@@ -153,29 +158,29 @@ def read_batches(
             window.madvise(mmap.MADV_DONTNEED)
 
 
-def shard_paths(corpus: Path) -> list[Path]:
+def list_shards(corpus: Path) -> list[Path]:
     """The shards of a corpus as `assemble` writes it, in their order; none where no corpus is."""
     return sorted((corpus / "data").glob("*.parquet"))
 
 
-def missing_columns(shard: Path, columns: Iterable[str] = INDUS_COT.dtypes) -> list[str]:
+def find_missing_columns(shard: Path, columns: Iterable[str] = INDUS_COT.dtypes) -> list[str]:
     """Which of the columns, those of the contract by default, a shard does not have.
 
     Raises:
         IndusCotError: the file is damaged.
     """
-    with _opened(shard) as (file, _):
+    with _open_shard(shard) as (file, _):
         return sorted({name.partition(".")[0] for name in columns} - set(file.schema_arrow.names))
 
 
 def _existing_shards(corpus: Path) -> list[Path]:
-    shards = shard_paths(corpus)
+    shards = list_shards(corpus)
     if not shards:
         raise IndusCotError(f"{corpus}: no data/*.parquet; is this a corpus? `indus-cot assemble` writes one")
     return shards
 
 
-def _rows(
+def _read_row_batches(
     shard: Path, columns: Sequence[str] | None, size: int, groups: list[int] | None = None
 ) -> Iterator[list[dict[str, Any]]]:
     for batch in read_batches(shard, columns, size, groups):
@@ -183,7 +188,7 @@ def _rows(
 
 
 @contextmanager
-def _opened(shard: Path) -> Iterator[tuple[pq.ParquetFile, mmap.mmap]]:
+def _open_shard(shard: Path) -> Iterator[tuple[pq.ParquetFile, mmap.mmap]]:
     try:
         with shard.open("rb") as opened:
             window = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
@@ -193,7 +198,7 @@ def _opened(shard: Path) -> Iterator[tuple[pq.ParquetFile, mmap.mmap]]:
         raise IndusCotError(f"{shard}: damaged parquet file ({error}); run `indus-cot assemble` again") from error
 
 
-def _lengths(text: str, shard: Path, row: dict[str, Any]) -> dict[str, int]:
+def _measure_trajectory(text: str, shard: Path, row: dict[str, Any]) -> dict[str, int]:
     try:
         turns = json.loads(text)["turns"]
         seen = [turn["observation"] for turn in turns if turn.get("observation")]
@@ -209,7 +214,7 @@ def _lengths(text: str, shard: Path, row: dict[str, Any]) -> dict[str, int]:
         ) from error
 
 
-def _record(row: dict[str, Any], where: str) -> IndusCot:
+def _validate_row(row: dict[str, Any], where: str) -> IndusCot:
     try:
         return IndusCot.model_validate(row)
     except ValidationError as error:

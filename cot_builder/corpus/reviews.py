@@ -30,7 +30,7 @@ def read_reviews(workspace: Workspace) -> list[Review]:
     return REVIEW.records(REVIEW.read(path)) if path.is_file() else []
 
 
-def last_words(reviews: Iterable[Review], role: ReviewRole) -> dict[str, list[Review]]:
+def select_latest_reviews(reviews: Iterable[Review], role: ReviewRole) -> dict[str, list[Review]]:
     """The last applicable review of each reviewer in this role, in order of time, by ``draft_sha256``."""
     last: dict[str, dict[str, Review]] = {}
     for review in sorted(reviews, key=lambda row: (row.reviewed_at, row.review_id)):
@@ -41,13 +41,13 @@ def last_words(reviews: Iterable[Review], role: ReviewRole) -> dict[str, list[Re
     return {digest: list(by_reviewer.values()) for digest, by_reviewer in last.items()}
 
 
-def decisions(reviews: Sequence[Review]) -> dict[str, Decision]:
+def decide_drafts(reviews: Sequence[Review]) -> dict[str, Decision]:
     """What the experts decided, by ``draft_sha256``.
 
     The last word of each reviewer counts. One rejection leaves a draft out; of several corrections the latest
     is taken. Where somebody has adjudicated, that decision wins. Pages with a planted mistake decide nothing.
     """
-    said, settled = last_words(reviews, "review"), last_words(reviews, "adjudication")
+    said, settled = select_latest_reviews(reviews, "review"), select_latest_reviews(reviews, "adjudication")
     found: dict[str, Decision] = {}
     for digest in dict.fromkeys([*said, *settled]):
         words = [*said.get(digest, []), *settled.get(digest, [])]
@@ -66,31 +66,31 @@ def _decide(reviews: Sequence[Review], reviewers: int) -> Decision:
     return Decision("fixed" if fixed else "accepted", [], chosen.trajectory, reviewers)
 
 
-def ensure_table(workspace: Workspace) -> None:
-    """Make the empty table where nobody has reviewed yet, as :func:`ensure_empty` says."""
-    ensure_empty(workspace, workspace.reviews, "review", REVIEW)
+def ensure_review_table(workspace: Workspace) -> None:
+    """Make the empty table where nobody has reviewed yet, as :func:`ensure_empty_table` says."""
+    ensure_empty_table(workspace, workspace.reviews, "review", REVIEW)
 
 
-def ensure_empty(workspace: Workspace, path: Path, stage: str, table: Table) -> None:
+def ensure_empty_table(workspace: Workspace, path: Path, stage: str, table: Table) -> None:
     """Make the empty ``table`` where a frozen stage has brought nothing yet: DVC asks it for its output.
 
     Where dvc.lock knows of reviews that are not here, none is made: DVC then says that they are missing, and
     `dvc pull` or `dvc checkout` brings them.
     """
-    if path.is_file() or _locked(workspace, stage):
+    if path.is_file() or _is_in_dvc_lock(workspace, stage):
         return
     with stage_output(path.parent, stage=stage, params={}, inputs={}) as output:
         table.write(table.frame([]), output.path / path.name)
 
 
-def _locked(workspace: Workspace, stage: str) -> bool:
+def _is_in_dvc_lock(workspace: Workspace, stage: str) -> bool:
     path = workspace.root / "dvc.lock"
     if not path.is_file():
         return False
     return stage in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
 
 
-class Share(NamedTuple):
+class AcceptedShare(NamedTuple):
     """Drafts an expert took, accepted or fixed, of those reviewed."""
 
     name: str

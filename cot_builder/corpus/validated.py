@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cot_builder.corpus.reading import SPLITS, missing_columns, shard_paths
+from cot_builder.corpus.reading import SPLITS, find_missing_columns, list_shards
 from cot_builder.progress import track
 from cot_builder.storage.output import read_manifest, write_text
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 
 STAGE = "assemble"
-HASHES = "shards.json"
-ASSEMBLE = "run `indus-cot repro assemble`, which validates every row"
+HASHES_FILE = "shards.json"
+ASSEMBLE_HINT = "run `indus-cot repro assemble`, which validates every row"
 
 
 def check_validated(corpus: Path) -> dict[str, int]:
@@ -30,7 +30,7 @@ def check_validated(corpus: Path) -> dict[str, int]:
         IndusCotError: no corpus is there, it was not validated, or it was changed afterwards.
     """
     if not corpus.is_dir():
-        raise IndusCotError(f"{corpus}: no corpus is there; {ASSEMBLE}")
+        raise IndusCotError(f"{corpus}: no corpus is there; {ASSEMBLE_HINT}")
     manifest = read_manifest(corpus)
     if manifest.get("stage") != STAGE:
         raise IndusCotError(
@@ -39,9 +39,9 @@ def check_validated(corpus: Path) -> dict[str, int]:
         )
     due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
     found: Counter[str] = Counter()
-    for path in shard_paths(corpus):
-        if missing := missing_columns(path):
-            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; {ASSEMBLE}")
+    for path in list_shards(corpus):
+        if missing := find_missing_columns(path):
+            raise IndusCotError(f"{path}: has no column {', '.join(missing)}; {ASSEMBLE_HINT}")
         found[path.name.partition("-")[0]] += pq.read_metadata(path).num_rows
     check_counts(corpus, found, due)
     return due
@@ -56,7 +56,7 @@ def check_counts(corpus: Path, found: Mapping[str, int], due: Mapping[str, int])
     if {name: count for name, count in found.items() if count} != {name: count for name, count in due.items() if count}:
         raise IndusCotError(
             f"{corpus}: holds {dict(found)} rows, its manifest says {dict(due)}: it was changed after it was "
-            f"validated; {ASSEMBLE}"
+            f"validated; {ASSEMBLE_HINT}"
         )
 
 
@@ -82,22 +82,22 @@ def check_bytes(workspace: Workspace) -> None:
         IndusCotError: a shard is another one, or its manifest has no hash of it.
     """
     due = read_manifest(workspace.indus_cot).get("outputs", {})
-    kept = workspace.root / ".indus-cot" / HASHES
+    kept = workspace.root / ".indus-cot" / HASHES_FILE
     known: dict[str, list[str]] = json.loads(kept.read_text()) if kept.is_file() else {}
     found: dict[str, list[str]] = {}
-    for path in track(shard_paths(workspace.indus_cot), "check the corpus (shards)"):
-        stamp, before = change_stamp(path), known.get(path.name, ["", ""])
+    for path in track(list_shards(workspace.indus_cot), "check the corpus (shards)"):
+        stamp, before = read_change_stamp(path), known.get(path.name, ["", ""])
         found[path.name] = before if before[0] == stamp else [stamp, file_hash(path)]
         if due.get(f"data/{path.name}") != found[path.name][1]:
             raise IndusCotError(
                 f"{path}: has another sha256 than when it was validated, or none is recorded: it was changed after it "
-                f"was validated; {ASSEMBLE}"
+                f"was validated; {ASSEMBLE_HINT}"
             )
     if found != known:
         write_text(kept, json.dumps(found, indent=1) + "\n")
 
 
-def change_stamp(path: Path) -> str:
+def read_change_stamp(path: Path) -> str:
     """A text that differs once the file was written again: its time of change cannot be set back."""
     found: os.stat_result = path.stat()
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
@@ -108,12 +108,12 @@ def corpus_sha256(corpus: Path) -> str:
     return file_hash(corpus / "manifest.json")
 
 
-def shard_hashes(corpus: Path) -> dict[str, str]:
+def hash_shards(corpus: Path) -> dict[str, str]:
     """sha256 of every shard by file name; empty where no corpus is."""
-    return {path.name: file_hash(path) for path in shard_paths(corpus)}
+    return {path.name: file_hash(path) for path in list_shards(corpus)}
 
 
-def corpus_of(inputs: Mapping[str, Any], corpus: Path) -> tuple[str, bool]:
+def identify_corpus(inputs: Mapping[str, Any], corpus: Path) -> tuple[str, bool]:
     """The corpus that a model was trained on, by its hash, and whether it is the one in the folder ``corpus``.
 
     Args:
@@ -124,6 +124,6 @@ def corpus_of(inputs: Mapping[str, Any], corpus: Path) -> tuple[str, bool]:
     if "corpus" in inputs:
         return str(inputs["corpus"]), inputs["corpus"] == now
     shards = {name: digest for name, digest in inputs.items() if name.endswith(".parquet")}
-    if now is not None and shards and shards == shard_hashes(corpus):
+    if now is not None and shards and shards == hash_shards(corpus):
         return now, True
     return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest(), False

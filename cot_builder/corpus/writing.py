@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Json, List, Value
 from datasets import Image as ImageFeature
 
-from cot_builder.storage.shards import image_options
+from cot_builder.storage.shards import image_parquet_options
 from schemas.indus_cot import INDUS_COT, Image, IndusCot
 
 JSON_COLUMNS = ("messages", "tools", "trajectory")
@@ -28,28 +28,31 @@ def row_id(draft_id: str) -> str:
     return hashlib.sha256(draft_id.encode()).hexdigest()[:16]
 
 
-def features() -> Features:
+def corpus_features() -> Features:
     """The columns of Indus-CoT as `datasets` types: images decode to PIL, JSON columns to Python objects."""
     return Features(
-        {name: Json() if name in JSON_COLUMNS else _feature(dtype, name) for name, dtype in INDUS_COT.dtypes.items()}
+        {
+            name: Json() if name in JSON_COLUMNS else _make_feature(dtype, name)
+            for name, dtype in INDUS_COT.dtypes.items()
+        }
     )
 
 
-def _feature(dtype: pl.DataType, name: str) -> Any:
+def _make_feature(dtype: pl.DataType, name: str) -> Any:
     if isinstance(dtype, pl.List):
-        return List(_feature(dtype.inner, name))  # type: ignore[arg-type]
+        return List(_make_feature(dtype.inner, name))  # type: ignore[arg-type]
     if isinstance(dtype, pl.Struct):
         if [field.name for field in dtype.fields] == list(Image.model_fields):
             return ImageFeature()
-        return {field.name: _feature(field.dtype, field.name) for field in dtype.fields}  # type: ignore[arg-type]
+        return {field.name: _make_feature(field.dtype, field.name) for field in dtype.fields}  # type: ignore[arg-type]
     return Value({pl.String: "string", pl.Int64: "int64", pl.Float64: "float64"}[type(dtype)])
 
 
 def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
     """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
-    schema = features().arrow_schema
-    options = image_options(schema)
+    schema = corpus_features().arrow_schema
+    options = image_parquet_options(schema)
     writer: pq.ParquetWriter | None = None
     shard = total = size = 0
     for batch in _batches(rows):
@@ -58,7 +61,7 @@ def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
             writer = pq.ParquetWriter(folder / f"{split}-{shard:05d}.parquet", schema, **options)
         writer.write_table(pa.Table.from_pylist([row.model_dump() for row in batch], schema=schema))
         total += len(batch)
-        size += sum(_size(row) for row in batch)
+        size += sum(_count_image_bytes(row) for row in batch)
         if size >= SHARD_BYTES:
             writer.close()
             writer, size, shard = None, 0, shard + 1
@@ -72,7 +75,7 @@ def _batches(rows: Iterable[IndusCot]) -> Iterator[list[IndusCot]]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += _size(row)
+        size += _count_image_bytes(row)
         if size >= ROW_GROUP_BYTES:
             yield batch
             batch, size = [], 0
@@ -80,5 +83,5 @@ def _batches(rows: Iterable[IndusCot]) -> Iterator[list[IndusCot]]:
         yield batch
 
 
-def _size(row: IndusCot) -> int:
+def _count_image_bytes(row: IndusCot) -> int:
     return len(row.image.bytes) + sum(len(image.bytes) for image in row.images)

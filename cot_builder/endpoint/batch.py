@@ -30,7 +30,7 @@ from cot_builder.endpoint.replies import (
     to_answer,
 )
 from cot_builder.endpoint.request import Request
-from cot_builder.params import EndpointPace
+from cot_builder.params import EndpointLimits
 
 Result = TypeVar("Result")
 
@@ -70,7 +70,7 @@ class _WaitingRequest(NamedTuple):
 class BatchQueue:
     """Submits the batches of one client, and collects those that an earlier run left open."""
 
-    def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, pace: EndpointPace) -> None:
+    def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, pace: EndpointLimits) -> None:
         self._ledger = ledger
         self._pace = pace
         self._sdk = sdk

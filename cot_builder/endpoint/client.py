@@ -26,7 +26,7 @@ from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import AnswerStore
 from cot_builder.endpoint.throttle import Throttle
 from cot_builder.params import Budget as BudgetParams
-from cot_builder.params import EndpointPace
+from cot_builder.params import EndpointLimits
 from schemas.errors import IndusCotError
 
 # openai takes a second to import: most runs ask no model.
@@ -68,7 +68,7 @@ class EndpointClient:
     def __init__(
         self,
         endpoint: Endpoint,
-        pace: EndpointPace,
+        pace: EndpointLimits,
         budget: BudgetParams,
         answers: AnswerStore,
         *,
@@ -263,7 +263,7 @@ def _read_key(endpoint: Endpoint) -> str:
     return key
 
 
-def _make_sdk_client(endpoint: Endpoint, pace: EndpointPace, key: str) -> "openai.AsyncOpenAI":
+def _make_sdk_client(endpoint: Endpoint, pace: EndpointLimits, key: str) -> "openai.AsyncOpenAI":
     import openai
 
     return openai.AsyncOpenAI(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cot_builder.endpoint.client import SAMPLE_TALLY, EndpointClient, Tally
-from cot_builder.progress import LINE_EVERY_S, console
+from cot_builder.progress import LINE_INTERVAL_S, console
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -161,7 +161,7 @@ class _Progress:
     async def show(self) -> None:
         if not console.is_terminal:
             while True:
-                await asyncio.sleep(LINE_EVERY_S)
+                await asyncio.sleep(LINE_INTERVAL_S)
                 console.print(self._status_line(), highlight=False)
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:

@@ -23,7 +23,7 @@ from cot_builder.endpoint.replies import (
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import AnswerStore, StoredAnswer
 from cot_builder.params import Budget as BudgetParams
-from cot_builder.params import EndpointPace
+from cot_builder.params import EndpointLimits
 from cot_builder.storage.retry import backoff, parse_wait
 
 # openai takes a second to import: most runs ask no model.
@@ -58,7 +58,7 @@ class Ledger:
     def __init__(
         self,
         answers: AnswerStore,
-        pace: EndpointPace,
+        pace: EndpointLimits,
         budget: BudgetParams,
         *,
         price: Callable[[str], Price],

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, hub_licence, strictest
 from cot_builder.corpus import figures
 from cot_builder.corpus.reading import SPLITS, read_index
-from cot_builder.corpus.reviews import Share, read_reviews
+from cot_builder.corpus.reviews import AcceptedShare, read_reviews
 from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.publishing import pictures
@@ -108,7 +108,7 @@ def write(
     workspace: Workspace,
     shown: Mapping[str, Source],
     manifest: Mapping[str, Any],
-    audit: Share | None = None,
+    audit: AcceptedShare | None = None,
 ) -> dict[str, bytes]:
     """The card and its pictures, by path in the repository.
 
@@ -170,9 +170,9 @@ def write(
         toolbox=", ".join(sorted(index["toolbox_version"].unique())),
         gates=_gates(workspace),
         reviews=_reviews(workspace, index, audit),
-        composition=figures.balance(index, "category"),
-        tools=figures.tool_use(index, TOOLS),
-        types=figures.defect_types(index),
+        composition=figures.count_balance(index, "category"),
+        tools=figures.count_tool_use(index, TOOLS),
+        types=figures.count_defect_types(index),
         plots=list(_plots(index)),
         leakage=_leakage(workspace),
         faults=_faults(index, shown),
@@ -216,13 +216,13 @@ def _example(example: pictures.Example) -> dict[str, Any]:
 
 
 def _plots(index: pl.DataFrame) -> dict[str, bytes]:
-    balance = [(item.name, item.normal, item.anomalous) for item in figures.balance(index, "category")]
-    tools = [(item.tool, item.trajectories, 0) for item in figures.tool_use(index, TOOLS)]
+    balance = [(item.name, item.normal, item.anomalous) for item in figures.count_balance(index, "category")]
+    tools = [(item.tool, item.trajectories, 0) for item in figures.count_tool_use(index, TOOLS)]
     return {
         "assets/categories.png": pictures.bars("Trajectories by category", balance, ("sound", "defective")),
         "assets/tools.png": pictures.bars("Trajectories that call a tool", tools),
         "assets/types.png": pictures.bars(
-            "Defective trajectories by type", [(name, count, 0) for name, count in figures.defect_types(index)]
+            "Defective trajectories by type", [(name, count, 0) for name, count in figures.count_defect_types(index)]
         ),
     }
 
@@ -243,7 +243,7 @@ def _sources(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[dict[str,
 
 
 def _counted(index: pl.DataFrame, column: str) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in figures.values_of(index, column))
+    return ", ".join(f"{name} ({count})" for name, count in figures.count_values(index, column))
 
 
 def _gates(workspace: Workspace) -> dict[str, Any] | None:
@@ -251,7 +251,7 @@ def _gates(workspace: Workspace) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _reviews(workspace: Workspace, index: pl.DataFrame, audit: Share | None) -> dict[str, Any]:
+def _reviews(workspace: Workspace, index: pl.DataFrame, audit: AcceptedShare | None) -> dict[str, Any]:
     reviews = read_reviews(workspace)
     return {
         "looked": _looked(index),

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cot_builder.corpus.reading import SPLITS, missing_columns, read_batches, shard_paths
+from cot_builder.corpus.reading import SPLITS, find_missing_columns, list_shards, read_batches
 from cot_builder.publishing.configs import combined
 from schemas.errors import IndusCotError
 from schemas.trajectory import Trajectory
@@ -39,7 +39,7 @@ def read_split(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> I
     Raises:
         IndusCotError: a shard is damaged, or lacks a column.
     """
-    for path in shard_paths(corpus):
+    for path in list_shards(corpus):
         if path.name.startswith(f"{split}-"):
             yield from read_batches(path, [*COMPARED, *more], BATCH)
 
@@ -50,10 +50,10 @@ def build_index(corpus: Path) -> pl.DataFrame:
     Raises:
         IndusCotError: no corpus is there, or it is damaged.
     """
-    if not shard_paths(corpus):
+    if not list_shards(corpus):
         raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
-    for path in shard_paths(corpus):
-        if missing := missing_columns(path):
+    for path in list_shards(corpus):
+        if missing := find_missing_columns(path):
             raise IndusCotError(f"{path}: has no column {', '.join(missing)}; is {corpus} a corpus?")
     lines = []
     for split in SPLITS:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cot_builder.corpus.reading import read_all, shard_paths
+from cot_builder.corpus.reading import list_shards, read_all
 from cot_builder.inspection.completion import read_chat
 from cot_builder.inspection.rendering import Message
 from cot_builder.inspection.replay import replay
@@ -131,7 +131,7 @@ def load_corpus(source: str | Path) -> Corpus:
         ...     print(inspection.category, inspection.trajectory.verdict.answer, corpus.replay(inspection))
     """
     folder = obtain(str(source), [f"{PUBLISHED}/*", MANIFEST])
-    if shards := shard_paths(folder):
+    if shards := list_shards(folder):
         counts: Counter[str] = Counter()
         for path in shards:
             with explain_damage(path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from cot_builder.corpus.models import trained_on, weights_sha256
+from cot_builder.corpus.models import find_training_corpus, weights_sha256
 from cot_builder.params import Params
 from cot_builder.publishing import changes, manifest, secrets
 from cot_builder.publishing.hub import (
@@ -25,7 +25,7 @@ from cot_builder.publishing.hub import (
 from cot_builder.publishing.index import build_index
 from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
 from cot_builder.storage.output import read_manifest
-from cot_builder.storage.results import METRICS_FILE, sets_in
+from cot_builder.storage.results import METRICS_FILE, find_set_folders
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
@@ -210,7 +210,7 @@ def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> 
     Raises:
         IndusCotError: the Hub cannot say whether it is.
     """
-    named, here = trained_on(folder, workspace)
+    named, here = find_training_corpus(folder, workspace)
     if not here:
         return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", {}
     repo = params.publish.repo
@@ -233,7 +233,7 @@ def _results(workspace: Workspace, folder: Path) -> list[Metrics]:
     """Evaluations of these very weights."""
     weights = weights_sha256(folder)
     found = []
-    for result in sets_in(workspace.results, METRICS_FILE):
+    for result in find_set_folders(workspace.results, METRICS_FILE):
         path = result / METRICS_FILE
         try:
             metrics = Metrics.model_validate_json(path.read_text(encoding="utf-8"))

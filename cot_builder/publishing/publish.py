@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cot_builder.corpus.reviews import Share
+from cot_builder.corpus.reviews import AcceptedShare
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import card, changes, manifest, secrets
@@ -26,7 +26,7 @@ from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
 from cot_builder.publishing.publishable import build, check
 from cot_builder.publishing.sources import Source, sources
-from cot_builder.storage.output import read_manifest, versions, write_bytes, write_text
+from cot_builder.storage.output import read_manifest, read_versions, write_bytes, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
@@ -84,7 +84,7 @@ def plan(
     private: bool = False,
     parent: str = "",
     offline: bool = False,
-    audit: Share | None = None,
+    audit: AcceptedShare | None = None,
 ) -> tuple[Plan, Hub | None]:
     """Write ``data/publish`` and hold it against the repository; nothing is sent.
 
@@ -157,7 +157,7 @@ def publish(
     private: bool = False,
     tag: bool = False,
     parent: str = "",
-    audit: Share | None = None,
+    audit: AcceptedShare | None = None,
 ) -> Published:
     """Push what differs, as one commit on top of what was looked at; then load all of it back and compare.
 
@@ -245,7 +245,7 @@ def _manifest(
             for name, source in shown.items()
         },
         "params": chosen,
-        "versions": versions(),
+        "versions": read_versions(),
         "changelog": log,
     }
 
@@ -256,7 +256,7 @@ def _texts(
     workspace: Workspace,
     shown: Mapping[str, Source],
     state: Mapping[str, Any],
-    audit: Share | None,
+    audit: AcceptedShare | None,
 ) -> dict[str, bytes]:
     """Everything in the repository but the data, looked through for what must not leave."""
     found = card.write(repo, params, workspace, shown, state, audit)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cot_builder.corpus.reading import SPLITS
 from cot_builder.corpus.reviews import read_reviews
-from cot_builder.corpus.validated import change_stamp, check_bytes
+from cot_builder.corpus.validated import check_bytes, read_change_stamp
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
@@ -32,8 +32,8 @@ from cot_builder.publishing.rows import Context, check_row, learner_tables, make
 from cot_builder.publishing.scanning import scan_batch, scanned_table
 from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
 from cot_builder.publishing.sources import sources
-from cot_builder.storage.code import code_key
-from cot_builder.storage.output import Output, read_manifest, stage_output, versions
+from cot_builder.storage.code import compute_code_key
+from cot_builder.storage.output import Output, read_manifest, read_versions, stage_output
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.review import Review
@@ -66,7 +66,7 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         **params.publish.model_dump(include={"images", "require_review", "licence"}),
         "bits": bits,
         # A change of code alters the bytes even if no version changes.
-        "code": code_key(__name__),
+        "code": compute_code_key(__name__),
         # What was looked for, which holds secrets, under a key that stays here.
         "looked_for": pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
@@ -95,14 +95,14 @@ def check(params: Params, workspace: Workspace) -> None:
 def _written(folder: Path) -> str:
     """Of every file of rows in the folder: another one where one was changed since."""
     paths = sorted(folder.rglob("*.parquet"))
-    return combined(f"{path.relative_to(folder).as_posix()} {change_stamp(path)}" for path in paths)
+    return combined(f"{path.relative_to(folder).as_posix()} {read_change_stamp(path)}" for path in paths)
 
 
 def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
     if not (folder / "manifest.json").is_file():
         return False
     made = read_manifest(folder)
-    same = json.loads(json.dumps([request, inputs, versions()], default=str))
+    same = json.loads(json.dumps([request, inputs, read_versions()], default=str))
     if [made.get("params"), made.get("inputs"), made.get("versions")] != same:
         return False
     return bool(made["counts"].get("written") == _written(folder))

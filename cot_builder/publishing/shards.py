@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cot_builder.publishing.configs import CONFIGS, Config, schema
-from cot_builder.storage.shards import image_options
+from cot_builder.storage.shards import image_parquet_options
 
 ROWS_A_SHARD = 4
 """On average, at most: a change of 1 % of the rows, drawn at random, then touches less than 5 % of the bytes."""
@@ -93,4 +93,4 @@ def _images_in(value: Any) -> list[dict[str, Any]]:
 
 @cache
 def _options(config: Config) -> dict[str, Any]:
-    return image_options(schema(config))
+    return image_parquet_options(schema(config))

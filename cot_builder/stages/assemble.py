@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 import pyarrow.parquet as pq
 
-from cot_builder.corpus.drafts import ObservationImages, columns, read_trajectory
+from cot_builder.corpus.drafts import ObservationImages, derive_columns, read_trajectory
 from cot_builder.corpus.priors import read_priors
 from cot_builder.corpus.reading import SPLITS
-from cot_builder.corpus.reviews import Decision, decisions, read_reviews
+from cot_builder.corpus.reviews import Decision, decide_drafts, read_reviews
 from cot_builder.corpus.writing import row_id, write_split
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
@@ -53,7 +53,7 @@ def assemble(params: Params, workspace: Workspace) -> None:
     drafts = DRAFT.read(paths["trajectory"]).sort("draft_id")
     samples = {row.sample_id: row for row in SAMPLE.records(SAMPLE.read(paths["sample"]))}
     splits = dict(SPLIT.read(paths["split"]).select("sample_id", "split").iter_rows())
-    patches = _patches(PATCH.read(paths["patch"]))
+    patches = _group_proposals(PATCH.read(paths["patch"]))
     sets = [name for name, source in params.pull.items() if source.role == "train"]
     prior_table = PRIOR.read(paths["prior"]).filter(pl.col("source_set").is_in(sets))
     priors = {(row.source_set, row.category, row.view): row for row in PRIOR.records(prior_table)}
@@ -65,24 +65,26 @@ def assemble(params: Params, workspace: Workspace) -> None:
     if workspace.reviews.is_file():
         inputs["reviews"] = file_hash(workspace.reviews)
     reviews = read_reviews(workspace)
-    decided = decisions(reviews)
+    decided = decide_drafts(reviews)
     current = set(drafts["draft_sha256"])
     unused = {
         "reviews of changed drafts": sum(row.draft_sha256 not in current for row in reviews),
         "reviews sent back": sum(bool(row.problems) and row.draft_sha256 in current for row in reviews),
     }
-    rerun = Rerun(images, observations, read_priors(workspace, sets))
+    rerun = ObservationLoader(images, observations, read_priors(workspace, sets))
     settings = params.assemble.model_dump()
     with stage_output(
         workspace.indus_cot, stage="assemble", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
-        taken = _apply(DRAFT.records(drafts), decided, params.assemble.review, output)
+        taken = _apply_reviews(DRAFT.records(drafts), decided, params.assemble.review, output)
         # In the order of the ids, which are hashes: `publish` cuts its shards where the leading bits change.
         taken.sort(key=lambda item: row_id(item.draft.draft_id))
         tally: Counter[str] = Counter()
         for split in SPLITS:
             chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
-            rows = (_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen)
+            rows = (
+                _make_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen
+            )
             tally[split] = write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
         # What was validated: `publish` takes no other bytes.
         output.outputs |= {
@@ -98,11 +100,12 @@ def assemble(params: Params, workspace: Workspace) -> None:
         output.counts |= dict(tally) | dict(status) | {"normal": sum(item.draft.answer == "No" for item in taken)}
         output.counts |= {name: count for name, count in unused.items() if count}
         write_text(
-            output.path / "README.md", _card(output.path, tally, sorted({row.licence for row in samples.values()}))
+            output.path / "README.md",
+            _render_card(output.path, tally, sorted({row.licence for row in samples.values()})),
         )
 
 
-class _Taken(NamedTuple):
+class _AssembledDraft(NamedTuple):
     """A draft that becomes a row, as the experts left it."""
 
     draft: Draft
@@ -110,14 +113,14 @@ class _Taken(NamedTuple):
     reviewers: int
 
 
-def _apply(
+def _apply_reviews(
     drafts: Iterable[Draft], decided: Mapping[str, Decision], policy: Literal["auto", "reviewed"], output: Output
-) -> list[_Taken]:
-    taken: list[_Taken] = []
+) -> list[_AssembledDraft]:
+    taken: list[_AssembledDraft] = []
     for draft in drafts:
         decision = decided.get(draft.draft_sha256)
         if decision is None and policy == "auto":
-            taken.append(_Taken(draft, "auto", 0))
+            taken.append(_AssembledDraft(draft, "auto", 0))
         elif decision is None:
             # A decision, not a loss: a strict run goes on.
             output.left_out.append(("not reviewed", draft.draft_id, "assemble.review is reviewed"))
@@ -126,11 +129,13 @@ def _apply(
         else:
             # The draft's own columns stay where nothing was changed.
             left = Trajectory.model_validate_json(decision.trajectory)
-            taken.append(_Taken(draft.model_copy(update=columns(left)), decision.status, decision.reviewers))
+            taken.append(
+                _AssembledDraft(draft.model_copy(update=derive_columns(left)), decision.status, decision.reviewers)
+            )
     return taken
 
 
-class Rerun:
+class ObservationLoader:
     """Observation images: those of the drafts, and those of calls an expert edited, which are run again."""
 
     def __init__(
@@ -172,7 +177,7 @@ class Rerun:
         return found
 
 
-def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
+def _group_proposals(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
     """Proposals by sample, most conspicuous first; the other kinds of patch were chosen by the truth."""
     found: dict[str, list[PatchRef]] = {}
     proposals = table.filter(pl.col("kind") == "proposal").sort("sample_id", "rank")
@@ -181,12 +186,12 @@ def _patches(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
     return found
 
 
-def _row(
-    taken: _Taken,
+def _make_row(
+    taken: _AssembledDraft,
     sample: Sample,
     split: Any,
     images: SampleImages,
-    rerun: Rerun,
+    rerun: ObservationLoader,
     patches: dict[str, list[PatchRef]],
     priors: dict[tuple[str, str, str], NormalcyPrior],
 ) -> IndusCot:
@@ -240,7 +245,7 @@ def _row(
     )
 
 
-def _card(folder: Path, tally: Counter[str], licences: Sequence[str]) -> str:
+def _render_card(folder: Path, tally: Counter[str], licences: Sequence[str]) -> str:
     present = "\n".join(f"  - split: {name}\n    path: data/{name}-*.parquet" for name in SPLITS if tally[name])
     return f"""---
 pretty_name: Indus-CoT
@@ -254,8 +259,8 @@ configs:
   - split: train
     path: priors/priors.parquet
 dataset_info:
-{_info("default", {name: sorted(folder.glob(f"data/{name}-*.parquet")) for name in SPLITS if tally[name]})}
-{_info("priors", {"train": [folder / "priors" / "priors.parquet"]})}
+{_render_info("default", {name: sorted(folder.glob(f"data/{name}-*.parquet")) for name in SPLITS if tally[name]})}
+{_render_info("priors", {"train": [folder / "priors" / "priors.parquet"]})}
 ---
 # Indus-CoT
 
@@ -277,7 +282,7 @@ Every tool call can be run again: `indus-cot verify FOLDER`.
 """
 
 
-def _info(config: str, shards: dict[str, list[Path]]) -> str:
+def _render_info(config: str, shards: dict[str, list[Path]]) -> str:
     """Sizes of a configuration, for `datasets`.
 
     Its cache of a local data set with configurations is keyed by these and by nothing of the files themselves:

@@ -55,7 +55,7 @@ def draft(
             run.
     """
     backend = load_backend(params.teacher.backend)
-    tasks, priors = _tasks(params, workspace)
+    tasks, priors = _read_tasks(params, workspace)
     inputs = {
         name: file_hash(path)
         for name, path in (
@@ -65,24 +65,25 @@ def draft(
         )
     }
     settings = {"seed": params.run.seed, **params.draft.model_dump(), "teacher": params.teacher.model_dump()}
-    again = _to_try_again(workspace, tasks) if only_failed else set()
+    again = _read_ids_to_retry(workspace, tasks) if only_failed else set()
     with stage_output(
         workspace.draft, stage="draft", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
         with ShardWriter(output.path, "observations") as writer:
-            sink = _Sink(output, writer)
+            sink = _DraftCollector(output, writer)
             backend.draft_samples(params, workspace, tasks, priors, sink.take, Asking(refresh, again, allow_unpriced))
-        kept, rejected = _without_duplicates(sink.kept, sink.rejected)
+        kept, rejected = _reject_duplicates(sink.kept, sink.rejected)
         _write_failures(workspace, [sample.sample_id for sample, _ in tasks], kept, rejected, sink.failures)
         if not kept:
+            reasons = _summarize_failures(_count_failed_gates(rejected), sink.failures)
             raise IndusCotError(
-                f"draft: no sample of {len(tasks)} has a draft that passed; the commonest reasons: "
-                f"{_told(_reasons(rejected), sink.failures)}. reports/failures.csv names every sample and why"
+                f"draft: none of the {len(tasks)} samples has a draft that passed the gates. Most frequent reasons: "
+                f"{reasons}. reports/failures.csv lists every sample with its reasons"
             )
         DRAFT.write(DRAFT.frame(kept), output.path / "trajectory.parquet")
         DRAFT.write(DRAFT.frame(rejected), output.path / "rejected.parquet")
         OBSERVATION.write(OBSERVATION.frame(sink.places.values()), output.path / "observation.parquet")
-        not_best = sum(map(_only_lost, rejected))
+        not_best = sum(map(_lost_to_better_candidate, rejected))
         output.counts |= {
             "samples": len(tasks),
             "trajectories": len(kept),
@@ -91,7 +92,7 @@ def draft(
             "observations": len(sink.places),
             "usd": round(sum(item.cost_usd for item in (*kept, *rejected)), 6),
         }
-    _report_gates(workspace, kept, rejected, len(tasks), sink.unanswered)
+    _write_gate_report(workspace, kept, rejected, len(tasks), sink.unanswered)
 
 
 def estimate_draft(
@@ -109,16 +110,16 @@ def estimate_draft(
     Raises:
         IndusCotError: an earlier stage has not run; no model or price; nothing to try again.
     """
-    tasks, priors = _tasks(params, workspace)
-    again = _to_try_again(workspace, tasks) if only_failed else set()
+    tasks, priors = _read_tasks(params, workspace)
+    again = _read_ids_to_retry(workspace, tasks) if only_failed else set()
     found: Estimate = load_backend(params.teacher.backend).estimate_drafts(
         params, workspace, tasks, priors, Asking(refresh, again, allow_unpriced)
     )
-    found.failed = len(_failed(workspace, tasks))
+    found.failed = len(_read_failed_ids(workspace, tasks))
     return found
 
 
-def _tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
+def _read_tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
     samples = SAMPLE.read(workspace.select / "sample.parquet")
     supervision = SUPERVISION.read(workspace.select / "supervision.parquet")
     priors = read_priors(workspace, [name for name, source in params.pull.items() if source.role == "train"])
@@ -126,7 +127,7 @@ def _tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Priors]:
     return [(sample, truth[sample.sample_id]) for sample in SAMPLE.records(samples)], priors
 
 
-class _Sink:
+class _DraftCollector:
     """Takes results as they come and stores each image once."""
 
     def __init__(self, output: Output, writer: ShardWriter) -> None:
@@ -154,7 +155,7 @@ class _Sink:
                 self.places[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
 
 
-def _failed(workspace: Workspace, tasks: list[Task]) -> set[str]:
+def _read_failed_ids(workspace: Workspace, tasks: list[Task]) -> set[str]:
     """Samples of ``tasks`` that the failure ledger names; none before the first run has ended."""
     path = workspace.reports / FAILURES
     if not path.is_file():
@@ -164,8 +165,8 @@ def _failed(workspace: Workspace, tasks: list[Task]) -> set[str]:
     return named & {sample.sample_id for sample, _ in tasks}
 
 
-def _to_try_again(workspace: Workspace, tasks: list[Task]) -> set[str]:
-    failed = _failed(workspace, tasks)
+def _read_ids_to_retry(workspace: Workspace, tasks: list[Task]) -> set[str]:
+    failed = _read_failed_ids(workspace, tasks)
     if not failed:
         raise IndusCotError(
             f"{workspace.reports / FAILURES} names none of the selected samples: nothing to try again "
@@ -197,7 +198,7 @@ def _write_failures(
     write_text(workspace.reports / FAILURES, text.getvalue())
 
 
-def _told(reasons: Counter[str], failures: Mapping[str, list[str]]) -> str:
+def _summarize_failures(reasons: Counter[str], failures: Mapping[str, list[str]]) -> str:
     told = [f"{name} ({count})" for name, count in reasons.most_common(3)]
     if failures:
         first = next(iter(failures.values()))[0]
@@ -205,7 +206,7 @@ def _told(reasons: Counter[str], failures: Mapping[str, list[str]]) -> str:
     return ", ".join(told) or "none"
 
 
-def _without_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[Draft], list[Draft]]:
+def _reject_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[Draft], list[Draft]]:
     texts = [" ".join(turn.thought for turn in read_trajectory(item).turns) for item in kept]
     unique: list[Draft] = []
     for item, reason in zip(kept, duplicates(texts), strict=True):
@@ -217,23 +218,23 @@ def _without_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[
     return unique, rejected
 
 
-def _reasons(rejected: Iterable[Draft]) -> Counter[str]:
+def _count_failed_gates(rejected: Iterable[Draft]) -> Counter[str]:
     return Counter(name for item in rejected for name in {violation.gate for violation in item.violations})
 
 
-def _only_lost(item: Draft) -> bool:
+def _lost_to_better_candidate(item: Draft) -> bool:
     """Whether it passed every gate, and another candidate was better."""
     return all(violation.gate == JUDGE for violation in item.violations)
 
 
-def _report_gates(
+def _write_gate_report(
     workspace: Workspace, kept: list[Draft], rejected: list[Draft], samples: int, unanswered: int
 ) -> None:
-    failed = _reasons(rejected)
+    failed = _count_failed_gates(rejected)
     names = list(dict.fromkeys(name for item in (*kept, *rejected) for name in item.gates))
     names += [name for name in failed if name not in names]
     without = samples - len({item.sample_id for item in kept})
-    refused = [item for item in rejected if not _only_lost(item)]
+    refused = [item for item in rejected if not _lost_to_better_candidate(item)]
     not_best = len(rejected) - len(refused)
     figures = {
         "samples": samples,
@@ -243,7 +244,7 @@ def _report_gates(
         "not_the_best_candidate": not_best,
         "samples_without_trajectory": without,
         "failed": {name: failed.get(name, 0) for name in names},
-        "teacher": _teacher_figures(kept, rejected, unanswered),
+        "teacher": _summarize_teacher(kept, rejected, unanswered),
     }
     write_text(workspace.reports / "gates.json", json.dumps(figures, indent=1) + "\n")
     lines = [f"| {name} | {failed.get(name, 0)} |" for name in names if name != JUDGE]
@@ -262,7 +263,7 @@ def _report_gates(
     )  # fmt: skip
 
 
-def _teacher_figures(kept: list[Draft], rejected: list[Draft], unanswered: int) -> dict[str, Any]:
+def _summarize_teacher(kept: list[Draft], rejected: list[Draft], unanswered: int) -> dict[str, Any]:
     """Cost, corrections, judge and blind figures; the last two only where there was a judge or a blind question."""
     drafts = [*kept, *rejected]
     judged = [item for item in drafts if item.judge_scores]

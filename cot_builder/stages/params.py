@@ -12,7 +12,7 @@ from cot_builder.storage.source import TABLE_SUFFIXES, local_files
 from cot_builder.storage.workspace import Workspace
 
 
-def resolve(params: Params, workspace: Workspace, code: Mapping[str, str]) -> None:
+def write_params(params: Params, workspace: Workspace, code: Mapping[str, str]) -> None:
     """Write ``data/params.json``; make empty tables of reviews where there are none.
 
     Args:
@@ -27,7 +27,7 @@ def resolve(params: Params, workspace: Workspace, code: Mapping[str, str]) -> No
     for name, settings in values["pull"].items():
         sources = params.pull[name].source
         settings["fingerprint"] = [
-            fingerprint(source) for source in ([sources] if isinstance(sources, str) else sources)
+            fingerprint_source(source) for source in ([sources] if isinstance(sources, str) else sources)
         ]
         if settings["source"] == "synthetic":
             settings["synthetic"] = values["synthetic"] | {"seed": params.run.seed}
@@ -37,13 +37,13 @@ def resolve(params: Params, workspace: Workspace, code: Mapping[str, str]) -> No
     # DVC runs this each time, and importing what makes the tables takes longer than all the rest.
     if not (workspace.reviews.is_file() and workspace.prior_reviews.is_file()):
         from cot_builder.corpus.prior_reviews import ensure_prior_table
-        from cot_builder.corpus.reviews import ensure_table
+        from cot_builder.corpus.reviews import ensure_review_table
 
-        ensure_table(workspace)
+        ensure_review_table(workspace)
         ensure_prior_table(workspace)
 
 
-def fingerprint(source: str) -> str:
+def fingerprint_source(source: str) -> str:
     """Hash over names, sizes and times of what a local source holds; of the text itself for anything else.
 
     A table stands for the folder it lies in, as in ``open_members``.
@@ -54,11 +54,11 @@ def fingerprint(source: str) -> str:
     path = Path(source).expanduser()
     root = path.parent if path.name.lower().endswith(TABLE_SUFFIXES) else path
     for file in [root] if root.is_file() else local_files(root):
-        digest.update(_facts(file, file.relative_to(root)))
+        digest.update(_describe_file(file, file.relative_to(root)))
     return digest.hexdigest()[:16]
 
 
-def _facts(file: Path, name: Path) -> bytes:
+def _describe_file(file: Path, name: Path) -> bytes:
     try:
         stat = file.stat()
     except OSError:

@@ -32,11 +32,11 @@ from schemas.supervision import SUPERVISION, Supervision
 
 PATCH_VERSION = "2"
 """Of what a patch is: raised with every change of it, so that no resumed run mixes two kinds."""
-CHUNK = 16
+CHUNK_SAMPLES = 16
 """Samples a chunk: what a killed run loses at most, a worker."""
 CONTEXT = 1.8
 """Side of a defect-centred patch over the side of the defect's box."""
-LEAST_SIDE = 110
+MIN_SIDE = 110
 """Shortest side of a defect-centred patch, in 0-1000."""
 PIXELS = 8
 """Surroundings of a patch are compared on every eighth pixel."""
@@ -77,20 +77,22 @@ def patch(params: Params, workspace: Workspace) -> None:
     samples = SAMPLE.records(SAMPLE.read(paths["sample"]).sort("source_set", "shard", "row", "sample_id"))
     chunks = [
         Chunk(number=number, samples=part, truths=[truths[sample.sample_id] for sample in part])
-        for number, part in enumerate(samples[start : start + CHUNK] for start in range(0, len(samples), CHUNK))
+        for number, part in enumerate(
+            samples[start : start + CHUNK_SAMPLES] for start in range(0, len(samples), CHUNK_SAMPLES)
+        )
     ]
     settings = params.patch.model_dump() | {"seed": params.run.seed, "patch_version": PATCH_VERSION}
     with stage_output(
         workspace.patch, stage="patch", params=settings, inputs=inputs, strict=params.run.strict, resumable=True
     ) as output:
-        open_chunks = [chunk for chunk in chunks if not _rows_file(output.path, chunk["number"]).exists()]
-        work = _Work(workspace, output.path, params.patch, params.run.seed)
+        open_chunks = [chunk for chunk in chunks if not _rows_path(output.path, chunk["number"]).exists()]
+        work = _PatchWriter(workspace, output.path, params.patch, params.run.seed)
         run = _run_on_ray if params.compute.executor == "ray" else _run_on_processes
         for _ in track(run(work, open_chunks, params.compute.workers), "patch (chunks)", len(open_chunks)):
             pass
         rows: list[PatchPair] = []
         for chunk in chunks:
-            file = _rows_file(output.path, chunk["number"])
+            file = _rows_path(output.path, chunk["number"])
             done = json.loads(file.read_text())
             rows += [PatchPair.model_validate(row) for row in done["rows"]]
             for sample_id, reason in done["damaged"]:
@@ -122,14 +124,14 @@ def patch_sample(image: np.ndarray, sample_id: str, truth: Supervision, params: 
     ]
     random = Random(hashlib.sha256(f"{seed}/{sample_id}".encode()).digest())
     for rank, box in enumerate(truth.boxes):
-        around = _jittered(box, params.jitter, random)
-        patches.append(Patch("defect", around, rank, _conspicuousness(image, around), "supervision"))
-    hard = _hard_normal(found, truth, params)
+        around = _jitter_box(box, params.jitter, random)
+        patches.append(Patch("defect", around, rank, _measure_conspicuousness(image, around), "supervision"))
+    hard = _find_hard_normal(found, truth, params)
     patches += [Patch("hard_normal", item.box, rank, item.score, item.method) for rank, item in enumerate(hard)]
     return patches
 
 
-def _hard_normal(found: list[Proposal], truth: Supervision, params: PatchParams) -> list[Proposal]:
+def _find_hard_normal(found: list[Proposal], truth: Supervision, params: PatchParams) -> list[Proposal]:
     if truth.label == "anomalous" and not truth.boxes:
         return []  # where the defect lies is not known, so no place is known to be free of it
     start = 0 if truth.boxes else params.proposals
@@ -137,8 +139,8 @@ def _hard_normal(found: list[Proposal], truth: Supervision, params: PatchParams)
     return free[: params.hard_normal]
 
 
-def _jittered(box: Box, jitter: float, random: Random) -> Box:
-    wide = expand(box, CONTEXT, LEAST_SIDE)
+def _jitter_box(box: Box, jitter: float, random: Random) -> Box:
+    wide = expand(box, CONTEXT, MIN_SIDE)
     spans = []
     for low, high, start, end in ((box[0], box[2], wide[0], wide[2]), (box[1], box[3], wide[1], wide[3])):
         side = end - start
@@ -149,7 +151,7 @@ def _jittered(box: Box, jitter: float, random: Random) -> Box:
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _conspicuousness(image: np.ndarray, box: Box) -> float:
+def _measure_conspicuousness(image: np.ndarray, box: Box) -> float:
     height, width = image.shape[:2]
     x1, y1, x2, y2 = to_pixels(box, width, height)
     left, top, right, bottom = to_pixels(expand(box, 2.0), width, height)
@@ -159,13 +161,13 @@ def _conspicuousness(image: np.ndarray, box: Box) -> float:
     return round(float(np.abs(inside - np.median(around, axis=0)).mean()), 2)
 
 
-def cut(image: np.ndarray, box: Box, longest: int) -> np.ndarray:
+def crop_patch(image: np.ndarray, box: Box, longest: int) -> np.ndarray:
     """The pixels of ``box``; only downscaled, and only where a side is longer than ``longest``."""
     x1, y1, x2, y2 = to_pixels(box, image.shape[1], image.shape[0])
-    return shrink(image[y1:y2, x1:x2], longest)
+    return shrink_image(image[y1:y2, x1:x2], longest)
 
 
-def shrink(image: np.ndarray, longest: int) -> np.ndarray:
+def shrink_image(image: np.ndarray, longest: int) -> np.ndarray:
     """The image with no side longer than ``longest`` pixels."""
     scale = longest / max(image.shape[:2])
     if scale >= 1:
@@ -175,7 +177,7 @@ def shrink(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _PatchWriter:
     workspace: Workspace
     staging: Path
     params: PatchParams
@@ -199,7 +201,7 @@ class _Work:
         for shard in self.staging.glob(f".{name}-*.parquet"):
             os.replace(shard, shard.with_name(shard.name[1:]))
         text = json.dumps({"rows": [row.model_dump() for row in rows], "damaged": damaged})
-        write_text(_rows_file(self.staging, number), text)
+        write_text(_rows_path(self.staging, number), text)
         return number
 
     def _write(self, image: np.ndarray, sample: Sample, truth: Supervision, writer: ShardWriter) -> Iterator[PatchPair]:
@@ -207,9 +209,9 @@ class _Work:
         patches = patch_sample(image, key, truth, self.params, self.seed)
         if not patches:
             return  # a global view that no row leads to is not stored
-        global_shard, global_row = writer.add(f"{key}#global", encode_png(shrink(image, self.params.global_size)))
+        global_shard, global_row = writer.add(f"{key}#global", encode_png(shrink_image(image, self.params.global_size)))
         for number, item in enumerate(patches):
-            pixels = cut(image, item.box, self.params.local_size)
+            pixels = crop_patch(image, item.box, self.params.local_size)
             shard, row = writer.add(f"{key}#{number}", encode_png(pixels))
             yield PatchPair(
                 patch_id=f"{key}#{number}",
@@ -228,15 +230,15 @@ class _Work:
             )
 
 
-def _rows_file(staging: Path, number: int) -> Path:
+def _rows_path(staging: Path, number: int) -> Path:
     return staging / f".rows-{number:05d}.json"
 
 
-def _run_on_processes(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
+def _run_on_processes(work: _PatchWriter, chunks: list[Chunk], workers: int) -> Iterator[int]:
     yield from process_map(work, chunks, max(1, min(workers, len(chunks))))
 
 
-def _run_on_ray(work: _Work, chunks: list[Chunk], workers: int) -> Iterator[int]:
+def _run_on_ray(work: _PatchWriter, chunks: list[Chunk], workers: int) -> Iterator[int]:
     try:
         import ray
         import ray.data

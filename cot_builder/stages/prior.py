@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cot_builder.corpus.prior_reviews import EXPERT, Key, key, last_words, read_prior_reviews
-from cot_builder.corpus.priors import MACHINE, Groups, draw, normal_images
+from cot_builder.corpus.prior_reviews import EXPERT, ReviewKey, read_prior_reviews, review_key, select_latest_reviews
+from cot_builder.corpus.priors import MACHINE_FILE, Groups, draw_samples, read_normal_samples
 from cot_builder.endpoint.run import Estimate
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, describe_normalcy, measure_normalcy
 from cot_builder.params import Params
@@ -60,14 +60,14 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     with stage_output(
         workspace.prior, stage="prior", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
-        measured, groups = _measured(params, workspace, output)
+        measured, groups = _measure_priors(params, workspace, output)
         made = backend.word_priors(
             params, workspace, measured, groups, output, Asking(refresh, allow_unpriced=allow_unpriced)
         )
-        PRIOR.write(PRIOR.frame(made), output.path / MACHINE)
-        rows = reviewed(made, measured, read_prior_reviews(workspace), output)
+        PRIOR.write(PRIOR.frame(made), output.path / MACHINE_FILE)
+        rows = apply_reviews(made, measured, read_prior_reviews(workspace), output)
         PRIOR.write(PRIOR.frame(rows), output.path / "prior.parquet")
-        write_text(output.path / "priors.md", _readable(rows))
+        write_text(output.path / "priors.md", _render_markdown(rows))
         output.counts |= {"priors": len(rows), "images": sum(row.image_count for row in rows)}
 
 
@@ -79,29 +79,31 @@ def estimate_prior(
     Raises:
         IndusCotError: an earlier stage has not run; no category has a normal training image; no model or price.
     """
-    rows, groups = _measured(params, workspace, Output(workspace.prior, params.run.strict))
+    rows, groups = _measure_priors(params, workspace, Output(workspace.prior, params.run.strict))
     found: Estimate = load_backend(params.teacher.backend).estimate_priors(
         params, workspace, rows, groups, Asking(refresh, allow_unpriced=allow_unpriced)
     )
     return found
 
 
-def _measured(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
+def _measure_priors(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
     """The priors as measured, and the normal images they may show."""
     images = SampleImages(workspace)
-    groups = normal_images(params, workspace, output)
+    groups = read_normal_samples(params, workspace, output)
     rows = [
         row
         for group in track(groups.values(), "prior", len(groups))
-        if (row := _prior(group, images, params.prior.max_images, params.run.seed, output))
+        if (row := _measure_prior(group, images, params.prior.max_images, params.run.seed, output))
     ]
     if not rows:
         raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
     return rows, groups
 
 
-def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, output: Output) -> NormalcyPrior | None:
-    drawn = draw(group, most, seed)
+def _measure_prior(
+    group: list[Sample], images: SampleImages, most: int, seed: int, output: Output
+) -> NormalcyPrior | None:
+    drawn = draw_samples(group, most, seed)
     measured: list[str] = []
 
     def pixels() -> Iterator[np.ndarray]:
@@ -134,16 +136,16 @@ def _prior(group: list[Sample], images: SampleImages, most: int, seed: int, outp
     )
 
 
-def reviewed(
+def apply_reviews(
     made: Sequence[NormalcyPrior], measured: Sequence[NormalcyPrior], reviews: Sequence[PriorReview], output: Output
 ) -> list[NormalcyPrior]:
     """The priors as the experts left them; counts what was applied and what was not, where there are any."""
     fallback = {row.prior_id: row for row in measured}
-    last = last_words(reviews)
-    used: dict[Key, PriorReview] = {}
-    rows = [_as_reviewed(row, fallback[row.prior_id], last, used, output) for row in made]
+    last = select_latest_reviews(reviews)
+    used: dict[ReviewKey, PriorReview] = {}
+    rows = [_apply_review(row, fallback[row.prior_id], last, used, output) for row in made]
     said = Counter(review.verdict for review in used.values())
-    current = used.keys() | {key(row) for row in made}
+    current = used.keys() | {review_key(row) for row in made}
     if reviews:
         output.counts |= {f"{verdict}_by_experts": said[verdict] for verdict in ("accepted", "fixed", "rejected")} | {
             "reviews_of_changed_texts": sum((row.prior_id, row.text_sha256) not in current for row in reviews),
@@ -152,17 +154,17 @@ def reviewed(
     return rows
 
 
-def _as_reviewed(
+def _apply_review(
     row: NormalcyPrior,
     measured: NormalcyPrior,
-    last: Mapping[Key, PriorReview],
-    used: dict[Key, PriorReview],
+    last: Mapping[ReviewKey, PriorReview],
+    used: dict[ReviewKey, PriorReview],
     output: Output,
 ) -> NormalcyPrior:
-    review = last.get(key(row))
+    review = last.get(review_key(row))
     if review is None:
         return row
-    used[key(row)] = review
+    used[review_key(row)] = review
     if review.verdict == "fixed":
         version = f"{row.author} {row.version}"
         return row.model_copy(update={"text": review.after, "author": EXPERT, "version": version})
@@ -177,10 +179,10 @@ def _as_reviewed(
     output.left_out.append(
         ("text rejected by an expert, the measured one takes its place", row.prior_id, review.reason)
     )
-    return _as_reviewed(measured, measured, last, used, output)
+    return _apply_review(measured, measured, last, used, output)
 
 
-def _readable(rows: list[NormalcyPrior]) -> str:
+def _render_markdown(rows: list[NormalcyPrior]) -> str:
     parts = ["# Normalcy priors\n\nMeasured on normal images of training splits only; the table is `prior.parquet`.\n"]
     parts += [f"## {row.prior_id}\n\n{row.text}\n\n{row.image_count} images, author {row.author}.\n" for row in rows]
     return "\n".join(parts)

@@ -52,9 +52,9 @@ from schemas.supervision import SUPERVISION
 
 BATCH_BYTES = 2 * 2**20
 BATCH_FILES = 32
-AHEAD = 10
+BATCHES_AHEAD = 10
 """Batches in flight."""
-SHOWN = 20
+MAX_LISTED = 20
 
 
 def pull(name: str, params: Params, workspace: Workspace) -> None:
@@ -86,7 +86,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         stage_output(
             workspace.pull(name), stage="pull", params=request, inputs={"source": source}, strict=params.run.strict
         ) as output,
-        _source(settings, params) as place,
+        _open_source(settings, params) as place,
     ):
 
         def members() -> Iterator[Member]:
@@ -95,35 +95,37 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         files = _read_records(members(), module.place) if benchmark.records_first else Files()
         layout = module.layout(settings, files)
         drawn = track(members(), f"pull {name}", share=lambda member: member.share)
-        found = _read(drawn, layout.place, benchmark.bands, params.compute.workers, output)
+        found = _store_members(drawn, layout.place, benchmark.bands, params.compute.workers, output)
         if not (found.images or found.damaged_images or found.other):
-            raise _wrong_layout(source, name, settings.benchmark, found.strangers)
+            raise _layout_error(source, name, settings.benchmark, found.strangers)
         _check_categories(name, settings.benchmark, found)
         for path in found.strangers:
             output.leave_out("outside the layout", path, f"{settings.benchmark} has no images there")
         listing, report = found.listing(), Report(output)
         rows = resolve(name, benchmark, layout.entries(listing), found, report)
         if not rows:
-            raise IndusCotError(f"{source}: no sample could be made of it; left out:\n  " + _some(output.left_out))
+            raise IndusCotError(
+                f"{source}: no sample could be made of it; left out:\n  " + _format_left_out(output.left_out)
+            )
         for note in listing.notes:
             report.warn(*note)
-        _unknown_categories(benchmark, rows, report)
+        _warn_unknown_categories(benchmark, rows, report)
         types = defect_types(settings.benchmark, rows)
         parts, duplicates = physical_parts(rows)
         rows.sort(key=lambda row: (row.image.shard, row.image.row, row.entry.band))
         output.left_out.sort()
-        SAMPLE.write(_sample_frame(name, benchmark, rows, parts), output.path / "sample.parquet")
-        SUPERVISION.write(_supervision_frame(rows, types), output.path / "supervision.parquet")
+        SAMPLE.write(_make_sample_frame(name, benchmark, rows, parts), output.path / "sample.parquet")
+        SUPERVISION.write(_make_supervision_frame(rows, types), output.path / "supervision.parquet")
         _write_csv(output.path / "warnings.csv", ("reason", "item", "detail"), report.warnings)
         _write_csv(output.path / "duplicates.csv", ("sha256", "path", "label", "sample_id"), duplicates)
-        output.counts.update(_found_counts(rows, found, report, duplicates))
-        output.counts.update(_benchmark_facts(benchmark))
+        output.counts.update(_summarize_set(rows, found, report, duplicates))
+        output.counts.update(_describe_benchmark(benchmark))
         output.counts["archive_sha256"] = dict(sorted(checksums.found.items()))
-        _tell(name, benchmark, output, len(found.strangers))
+        _print_summary(name, benchmark, output, len(found.strangers))
 
 
 @contextmanager
-def _source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
+def _open_source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
     """The source to open; a synthetic one is rendered into an archive that is read like any other."""
     if settings.source != SYNTHETIC:
         yield settings.source
@@ -149,7 +151,7 @@ def _read_records(members: Iterable[Member], place: Callable[[str], Place | None
     return Files(tuple(paths), records)
 
 
-def _read(
+def _store_members(
     members: Iterable[Member],
     place: Callable[[str], Place | None],
     bands: int,
@@ -171,9 +173,9 @@ def _read(
         held = 0
 
         def submit() -> None:
-            examined = examiners.submit(_examine, batch, bands)
-            waiting.append(writer.submit(_store, examined, found, shards, output))
-            while len(waiting) > AHEAD:
+            examined = examiners.submit(_examine_batch, batch, bands)
+            waiting.append(writer.submit(_store_batch, examined, found, shards, output))
+            while len(waiting) > BATCHES_AHEAD:
                 waiting.popleft().result()
 
         try:
@@ -210,14 +212,14 @@ def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
         raise IndusCotError(f"{member.path}: another {key} with other content is in the source; keep one of the two")
 
 
-_Facts = tuple[Header, str] | Mask | DamagedError
+_Examined = tuple[Header, str] | Mask | DamagedError
 
 
-def _examine(batch: list[tuple[Place, Callable[[], bytes]]], bands: int) -> list[tuple[Place, bytes, _Facts]]:
-    return [(spot, data := read(), _facts(spot, data, bands)) for spot, read in batch]
+def _examine_batch(batch: list[tuple[Place, Callable[[], bytes]]], bands: int) -> list[tuple[Place, bytes, _Examined]]:
+    return [(spot, data := read(), _examine_file(spot, data, bands)) for spot, read in batch]
 
 
-def _facts(spot: Place, data: bytes, bands: int) -> _Facts:
+def _examine_file(spot: Place, data: bytes, bands: int) -> _Examined:
     try:
         if spot.role == "image":
             return read_header(data), hashlib.sha256(data).hexdigest()
@@ -226,8 +228,8 @@ def _facts(spot: Place, data: bytes, bands: int) -> _Facts:
         return error
 
 
-def _store(
-    examined: Future[list[tuple[Place, bytes, _Facts]]],
+def _store_batch(
+    examined: Future[list[tuple[Place, bytes, _Examined]]],
     found: Found,
     shards: tuple[ShardWriter, ShardWriter],
     output: Output,
@@ -248,10 +250,10 @@ def _store(
             found.images[key] = StoredImage(*facts, *images.add(facts[1], data))
 
 
-def _wrong_layout(source: str, name: str, benchmark: str, strangers: list[str]) -> IndusCotError:
+def _layout_error(source: str, name: str, benchmark: str, strangers: list[str]) -> IndusCotError:
     if not strangers:
         return IndusCotError(f"{source}: holds no image; pull.{name}.source must be the data set's folder or archive")
-    looks_like = _guess(strangers[:2000])
+    looks_like = _guess_benchmark(strangers[:2000])
     advice = (
         f"this looks like {looks_like}: set pull.{name}.benchmark: {looks_like}"
         if looks_like
@@ -260,7 +262,7 @@ def _wrong_layout(source: str, name: str, benchmark: str, strangers: list[str]) 
     return IndusCotError(f"{source}: no image lies where {benchmark} has them, for example {strangers[0]!r}; {advice}")
 
 
-def _guess(paths: list[str]) -> str | None:
+def _guess_benchmark(paths: list[str]) -> str | None:
     """The data set whose layout most of the paths fit."""
     fits: dict[str, int] = {}
     for name, module in load_benchmarks().items():
@@ -270,20 +272,20 @@ def _guess(paths: list[str]) -> str | None:
     best = max(fits, key=lambda name: fits[name])
     if not fits[best]:
         return None
-    alike = _alike(best)
+    alike = _find_same_layout(best)
     if len(alike) == 1:
         return best
     spots = [alike[best].place(path) for path in paths]
-    return _most_categories(alike, {spot.key.partition("/")[0] for spot in spots if spot}) or FOLDER
+    return _find_most_categories(alike, {spot.key.partition("/")[0] for spot in spots if spot}) or FOLDER
 
 
-def _alike(benchmark: str) -> dict[str, ModuleType]:
+def _find_same_layout(benchmark: str) -> dict[str, ModuleType]:
     """The data sets that have the layout of ``benchmark``, itself among them."""
     place = load_benchmarks()[benchmark].place
     return {name: module for name, module in load_benchmarks().items() if module.place is place}
 
 
-def _most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> str | None:
+def _find_most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> str | None:
     """Which of the data sets publishes most of the categories, if any does."""
     overlap = {name: len(categories & set(module.BENCHMARK.categories)) for name, module in alike.items()}
     best = max(overlap, key=lambda name: overlap[name])
@@ -292,18 +294,18 @@ def _most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> s
 
 def _check_categories(name: str, benchmark: str, found: Found) -> None:
     """Raise where the categories are those of another data set with the same layout."""
-    alike = _alike(benchmark)
+    alike = _find_same_layout(benchmark)
     categories = {key.partition("/")[0] for key in found.images}
     if len(alike) == 1 or categories & set(alike[benchmark].BENCHMARK.categories):
         return
-    if other := _most_categories(alike, categories):
+    if other := _find_most_categories(alike, categories):
         raise IndusCotError(
-            f"pull {name}: none of the categories {', '.join(sorted(categories)[:SHOWN])} is one of {benchmark}; "
+            f"pull {name}: none of the categories {', '.join(sorted(categories)[:MAX_LISTED])} is one of {benchmark}; "
             f"this looks like {other}: set pull.{name}.benchmark: {other}"
         )
 
 
-def _sample_frame(name: str, benchmark: Benchmark, rows: list[Row], parts: dict[str, str]) -> pl.DataFrame:
+def _make_sample_frame(name: str, benchmark: Benchmark, rows: list[Row], parts: dict[str, str]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {
         "sample_id": [row.sample_id for row in rows],
         "source_set": [name] * len(rows),
@@ -324,7 +326,7 @@ def _sample_frame(name: str, benchmark: Benchmark, rows: list[Row], parts: dict[
     return pl.DataFrame(columns, schema=SAMPLE.dtypes)
 
 
-def _supervision_frame(rows: list[Row], types: dict[str, str]) -> pl.DataFrame:
+def _make_supervision_frame(rows: list[Row], types: dict[str, str]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {
         "sample_id": [row.sample_id for row in rows],
         "source_path": [row.entry.image for row in rows],
@@ -339,13 +341,13 @@ def _supervision_frame(rows: list[Row], types: dict[str, str]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=SUPERVISION.dtypes)
 
 
-def _unknown_categories(benchmark: Benchmark, rows: list[Row], report: Report) -> None:
+def _warn_unknown_categories(benchmark: Benchmark, rows: list[Row], report: Report) -> None:
     if benchmark.categories:
         for category in sorted({row.entry.category for row in rows} - set(benchmark.categories)):
             report.warn("unknown category", category, f"not one of the {len(benchmark.categories)} published; kept")
 
 
-def _found_counts(rows: list[Row], found: Found, report: Report, duplicates: list[Twin]) -> dict[str, Any]:
+def _summarize_set(rows: list[Row], found: Found, report: Report, duplicates: list[Twin]) -> dict[str, Any]:
     labels: dict[str, set[str]] = {}
     paths: dict[str, set[str]] = {}
     for sha256, path, label, _ in duplicates:
@@ -363,11 +365,11 @@ def _found_counts(rows: list[Row], found: Found, report: Report, duplicates: lis
             "images": sum(len(group) for group in paths.values()),
             "groups_with_conflicting_labels": sum(1 for found_labels in labels.values() if len(found_labels) > 1),
         },
-        "content_sha256": _content_hash(found),
+        "content_sha256": _hash_content(found),
     }
 
 
-def _benchmark_facts(benchmark: Benchmark) -> dict[str, Any]:
+def _describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
     return {
         "published": {f"{split} {label}": count for (split, label), count in benchmark.published.items()},
         "benchmark": {
@@ -383,7 +385,7 @@ def _benchmark_facts(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _content_hash(found: Found) -> str:
+def _hash_content(found: Found) -> str:
     """Hash over paths and contents of the images, equal however the set is packed."""
     digest = hashlib.sha256()
     for key, image in sorted(found.images.items()):
@@ -391,7 +393,7 @@ def _content_hash(found: Found) -> str:
     return digest.hexdigest()
 
 
-def _tell(name: str, benchmark: Benchmark, output: Output, strangers: int) -> None:
+def _print_summary(name: str, benchmark: Benchmark, output: Output, strangers: int) -> None:
     """Say on the console how partial the copy is and what is doubtful."""
     lines = []
     counts = output.counts
@@ -424,5 +426,8 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         writer.writerows(rows)
 
 
-def _some(left_out: list[tuple[str, str, str]]) -> str:
-    return "\n  ".join(f"{item}: {reason} {detail}".rstrip() for reason, item, detail in left_out[:SHOWN]) or "nothing"
+def _format_left_out(left_out: list[tuple[str, str, str]]) -> str:
+    return (
+        "\n  ".join(f"{item}: {reason} {detail}".rstrip() for reason, item, detail in left_out[:MAX_LISTED])
+        or "nothing"
+    )

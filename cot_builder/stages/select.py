@@ -15,7 +15,7 @@ from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.corpus.leakage import write_leakage
 from cot_builder.params import Params
 from cot_builder.params import Select as SelectParams
-from cot_builder.storage.near_duplicates import Fingerprints, featureless, fingerprints, near_pairs
+from cot_builder.storage.near_duplicates import Fingerprints, compute_fingerprints, find_near_pairs, is_featureless
 from cot_builder.storage.output import Output, stage_output
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
@@ -63,7 +63,7 @@ def select(params: Params, workspace: Workspace) -> None:
 
 
 @dataclass
-class _Report:
+class _SelectionLog:
     """What is said of the run, filled as it goes."""
 
     dropped: list[dict[str, Any]] = field(default_factory=list)
@@ -76,20 +76,20 @@ class _Report:
 def _select(
     params: Params, workspace: Workspace, training: Sequence[str], evaluation: Sequence[str], output: Output
 ) -> None:
-    report = _Report()
-    pool = pl.concat([_read(workspace, name) for name in training]).sort("sample_id")
-    others = {name: _read(workspace, name).sort("sample_id") for name in evaluation}
-    known = _evaluation_categories(params, others)
+    report = _SelectionLog()
+    pool = pl.concat([_read_set(workspace, name) for name in training]).sort("sample_id")
+    others = {name: _read_set(workspace, name).sort("sample_id") for name in evaluation}
+    known = _list_evaluation_categories(params, others)
     pulled = pool.height
 
     kept, overrides = _keep_categories(pool, known, params.select, report)
     pool = pool.filter(pl.col("category").is_in(kept))
     in_categories = pool.height
-    pool = _visible(pool, params.select.min_area_fraction, report)
-    pool = _once(pool, report)
-    pool, checked = _without_copies(pool, others, params, workspace, output, report)
+    pool = _drop_invisible(pool, params.select.min_area_fraction, report)
+    pool = _drop_repeated(pool, report)
+    pool, checked = _drop_copies(pool, others, params, workspace, output, report)
 
-    chosen = _balanced(pool, params.select.samples, params.run.seed)
+    chosen = _choose_balanced(pool, params.select.samples, params.run.seed)
     if not chosen:
         raise IndusCotError(
             f"select: nothing is left to select: of {pulled} samples {in_categories} are of a kept category, and "
@@ -97,7 +97,7 @@ def _select(
             "one. Check the role of the sets and select.drop_categories, or pull more"
         )
     rows = pool.filter(pl.col("sample_id").is_in(chosen)).sort("sample_id")
-    splits = _split(rows, params.select.validation_fraction, params.run.seed)
+    splits = _assign_splits(rows, params.select.validation_fraction, params.run.seed)
 
     SAMPLE.write(rows.select(list(SAMPLE.dtypes)), output.path / "sample.parquet")
     SUPERVISION.write(rows.select(list(SUPERVISION.dtypes)), output.path / "supervision.parquet")
@@ -127,7 +127,7 @@ def _select(
         output.path,
         {
             "training_sets": list(training),
-            "evaluation_sets": [_set_facts(params, name, others[name], checked) for name in evaluation],
+            "evaluation_sets": [_describe_set(params, name, others[name], checked) for name in evaluation],
             "counts": counts,
             "kept_categories": kept,
             "dropped_categories": report.dropped,
@@ -139,8 +139,8 @@ def _select(
             "hash_matches_refused": checked["refused"],
             "featureless": checked["featureless"],
             "repeated": [row[1:] for row in sorted(report.excluded) if row[0] in (REPEATED, CONTRADICTED)],
-            "parts": _straddling(rows, splits),
-            "selected": _composition(rows, splits),
+            "parts": _find_straddling_parts(rows, splits),
+            "selected": _summarize_selection(rows, splits),
         },
     )
 
@@ -159,7 +159,7 @@ COPY_COLUMNS = (
 )
 
 
-def _read(workspace: Workspace, name: str) -> pl.DataFrame:
+def _read_set(workspace: Workspace, name: str) -> pl.DataFrame:
     samples = read_samples(workspace, name)
     supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet")
     without = samples.join(supervision, on="sample_id", how="anti")["sample_id"].to_list()
@@ -171,7 +171,7 @@ def _read(workspace: Workspace, name: str) -> pl.DataFrame:
     return samples.join(supervision, on="sample_id", how="inner", maintain_order="left")
 
 
-def _evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> dict[str, list[str]]:
+def _list_evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> dict[str, list[str]]:
     """Category to the evaluation sets that have it: those of the local copies and the published ones."""
     known: dict[str, list[str]] = {}
     for name, frame in others.items():
@@ -182,7 +182,7 @@ def _evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> d
 
 
 def _keep_categories(
-    pool: pl.DataFrame, known: dict[str, list[str]], settings: SelectParams, report: _Report
+    pool: pl.DataFrame, known: dict[str, list[str]], settings: SelectParams, report: _SelectionLog
 ) -> tuple[list[str], dict[str, list[str]]]:
     sizes = dict(pool.group_by("category").len().sort("category").iter_rows())
     for key in ("keep_categories", "drop_categories"):
@@ -197,11 +197,12 @@ def _keep_categories(
     found = overlaps(sizes, known)
     spared = sorted({category for category, _, _ in found} & set(settings.keep_categories))
     report.dropped = [
-        _dropped(category, other, known[other], rule, sizes[category])
+        _dropped_row(category, other, known[other], rule, sizes[category])
         for category, other, rule in found
         if category not in spared
     ] + [
-        _dropped(category, "", [], "drop_categories", sizes[category]) for category in sorted(settings.drop_categories)
+        _dropped_row(category, "", [], "drop_categories", sizes[category])
+        for category in sorted(settings.drop_categories)
     ]
     gone = {row["category"] for row in report.dropped}
     kept = [category for category in sizes if category not in gone]
@@ -219,11 +220,11 @@ def _keep_categories(
     return kept, overrides
 
 
-def _dropped(category: str, other: str, sets: list[str], rule: str, samples: int) -> dict[str, Any]:
+def _dropped_row(category: str, other: str, sets: list[str], rule: str, samples: int) -> dict[str, Any]:
     return dict(zip(DROPPED_COLUMNS, (category, other, sets, rule, samples), strict=True))
 
 
-def _visible(pool: pl.DataFrame, least: float, report: _Report) -> pl.DataFrame:
+def _drop_invisible(pool: pl.DataFrame, least: float, report: _SelectionLog) -> pl.DataFrame:
     # A set that publishes boxes and no masks has no area; its boxes are what shows the defect.
     seen = (pl.col("boxes").list.len() > 0) & pl.col("area_fraction").ge(least).fill_null(True)
     hidden = pool.filter((pl.col("label") == "anomalous") & ~seen)
@@ -233,7 +234,7 @@ def _visible(pool: pl.DataFrame, least: float, report: _Report) -> pl.DataFrame:
     return pool.join(hidden, on="sample_id", how="anti", maintain_order="left")
 
 
-def _once(pool: pl.DataFrame, report: _Report) -> pl.DataFrame:
+def _drop_repeated(pool: pl.DataFrame, report: _SelectionLog) -> pl.DataFrame:
     """One sample an image: the first by id, or none where the same bytes have different labels."""
     groups: dict[Hashable, list[tuple[str, str]]] = {}
     columns = pool.select("image_sha256", "region", "sample_id", "label").iter_rows()
@@ -251,27 +252,27 @@ def _once(pool: pl.DataFrame, report: _Report) -> pl.DataFrame:
     return pool.filter(~pl.col("sample_id").is_in(list(gone)))
 
 
-def _without_copies(
+def _drop_copies(
     pool: pl.DataFrame,
     others: dict[str, pl.DataFrame],
     params: Params,
     workspace: Workspace,
     output: Output,
-    report: _Report,
+    report: _SelectionLog,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     workers, paths = params.compute.workers, dict(pool.select("sample_id", "source_path").iter_rows())
     scratch = output.path / ".thumbnails.npy"
-    own = fingerprints(workspace, pool, workers, scratch, "hash training images")
+    own = compute_fingerprints(workspace, pool, workers, scratch, "hash training images")
     _leave_out(own, output, "not selected")
     found: list[dict[str, Any]] = []
     compared: dict[str, int] = {}
     refused = 0
     for name, frame in others.items():
-        theirs = fingerprints(workspace, frame, workers, output.path / ".others.npy", f"hash images of {name}")
+        theirs = compute_fingerprints(workspace, frame, workers, output.path / ".others.npy", f"hash images of {name}")
         _leave_out(theirs, output, "evaluation image, not compared")
         compared[name] = len(theirs.sample_ids)
         their_paths = dict(frame.select("sample_id", "source_path").iter_rows())
-        near = near_pairs(own, theirs, params.select.near_duplicate_bits)
+        near = find_near_pairs(own, theirs, params.select.near_duplicate_bits)
         refused += near.refused
         same = pool.select("sample_id", "image_sha256").join(
             frame.select(pl.col("sample_id").alias("other"), "image_sha256"), on="image_sha256"
@@ -294,7 +295,7 @@ def _without_copies(
         "compared": compared,
         "refused": refused,
         "damaged": len(own.damaged),
-        "featureless": int(featureless(own).sum()),
+        "featureless": int(is_featureless(own).sum()),
     }
 
 
@@ -303,12 +304,12 @@ def _leave_out(images: Fingerprints, output: Output, consequence: str) -> None:
         output.leave_out(DAMAGED, sample_id, f"{fault}; {consequence}")
 
 
-def _order(seed: int, text: str) -> bytes:
+def _random_key(seed: int, text: str) -> bytes:
     """A place in a random order that depends on the seed and the item alone."""
     return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
 
 
-def _shares(capacities: dict[T, int], total: int) -> dict[T, int]:
+def _spread_evenly(capacities: dict[T, int], total: int) -> dict[T, int]:
     """Spread ``total`` over capacities as evenly as they allow; earlier keys get the remainder."""
     shares = dict.fromkeys(capacities, 0)
     left = min(total, sum(capacities.values()))
@@ -322,7 +323,7 @@ def _shares(capacities: dict[T, int], total: int) -> dict[T, int]:
     return shares
 
 
-def _pick(
+def _pick_balanced(
     items: Iterable[T], count: int, group: Callable[[T], str], taken: Counter[str], ever: Counter[str]
 ) -> list[T]:
     """``count`` of ``items``, each from the group ``taken`` least so far, of such from the one picked least ``ever``.
@@ -343,7 +344,7 @@ def _pick(
     return picked
 
 
-def _balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
+def _choose_balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
     """Ids of up to ``samples`` samples: as many normal as anomalous ones in each category and view.
 
     Pairs of one normal and one anomalous sample are spread evenly over categories, then over the views of
@@ -351,7 +352,7 @@ def _balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
     """
     cells: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
     columns = ("sample_id", "source_set", "category", "view", "split", "label", "defect_type")
-    for row in sorted(pool.select(columns).iter_rows(named=True), key=lambda row: _order(seed, row["sample_id"])):
+    for row in sorted(pool.select(columns).iter_rows(named=True), key=lambda row: _random_key(seed, row["sample_id"])):
         category = f"{row['source_set']}/{row['category']}"
         views = cells.setdefault(category, {})
         views.setdefault(row["view"], {"normal": [], "anomalous": []})[row["label"]].append(row)
@@ -359,17 +360,17 @@ def _balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
         category: {view: min(map(len, cell.values())) for view, cell in sorted(views.items())}
         for category, views in sorted(cells.items())
     }
-    in_order = sorted(room, key=lambda category: _order(seed, category))
-    quotas = _shares({category: sum(room[category].values()) for category in in_order}, samples // 2)
+    in_order = sorted(room, key=lambda category: _random_key(seed, category))
+    quotas = _spread_evenly({category: sum(room[category].values()) for category in in_order}, samples // 2)
     chosen: list[str] = []
     ever: Counter[str] = Counter()
     for category, quota in quotas.items():
         types: Counter[str] = Counter()
         splits: Counter[str] = Counter()
-        for view, count in _shares(room[category], quota).items():
+        for view, count in _spread_evenly(room[category], quota).items():
             cell = cells[category][view]
-            picked = _pick(cell["anomalous"], count, lambda row: row["defect_type"], types, ever)
-            picked += _pick(cell["normal"], count, lambda row: row["split"], splits, ever)
+            picked = _pick_balanced(cell["anomalous"], count, lambda row: row["defect_type"], types, ever)
+            picked += _pick_balanced(cell["normal"], count, lambda row: row["split"], splits, ever)
             chosen += [row["sample_id"] for row in picked]
     return chosen
 
@@ -382,7 +383,7 @@ class _Part:
     sample_ids: tuple[str, ...]
 
 
-def _parts(rows: pl.DataFrame) -> list[_Part]:
+def _group_parts(rows: pl.DataFrame) -> list[_Part]:
     """Physical parts with what they show, by key."""
     members: dict[str, list[dict[str, Any]]] = {}
     columns = ("sample_id", "source_set", "category", "part_id", "label", "defect_type")
@@ -398,32 +399,32 @@ def _parts(rows: pl.DataFrame) -> list[_Part]:
     return parts
 
 
-def _split(rows: pl.DataFrame, fraction: float, seed: int) -> dict[str, str]:
+def _assign_splits(rows: pl.DataFrame, fraction: float, seed: int) -> dict[str, str]:
     """Sample id to split. A part stays whole; each category's normal and defective parts occur in both splits
     wherever there are two of them, and so do defect types where that leaves a choice."""
     strata: dict[str, list[_Part]] = {}
-    for part in sorted(_parts(rows), key=lambda part: _order(seed, part.key)):
+    for part in sorted(_group_parts(rows), key=lambda part: _random_key(seed, part.key)):
         strata.setdefault(part.stratum, []).append(part)
     validation: list[_Part] = []
     ever: Counter[str] = Counter()
     if fraction > 0:
         for _, parts in sorted(strata.items()):
             count = min(max(round(len(parts) * fraction), 1), len(parts) - 1)
-            validation += _pick(parts, count, lambda part: part.defect, Counter(), ever)
+            validation += _pick_balanced(parts, count, lambda part: part.defect, Counter(), ever)
         everything = [part for parts in strata.values() for part in parts]
         if not validation and len(everything) > 1:
-            validation = [min(everything, key=lambda part: _order(seed, part.key))]
+            validation = [min(everything, key=lambda part: _random_key(seed, part.key))]
     held = {sample_id for part in validation for sample_id in part.sample_ids}
     return {key: "validation" if key in held else "train" for key in rows["sample_id"].to_list()}
 
 
-def _straddling(rows: pl.DataFrame, splits: dict[str, str]) -> dict[str, Any]:
-    parts = _parts(rows)
+def _find_straddling_parts(rows: pl.DataFrame, splits: dict[str, str]) -> dict[str, Any]:
+    parts = _group_parts(rows)
     both = [part.key for part in parts if len({splits[key] for key in part.sample_ids}) > 1]
     return {"parts": len(parts), "in_both_splits": both}
 
 
-def _composition(rows: pl.DataFrame, splits: dict[str, str]) -> list[dict[str, Any]]:
+def _summarize_selection(rows: pl.DataFrame, splits: dict[str, str]) -> list[dict[str, Any]]:
     table = rows.with_columns(pl.col("sample_id").replace_strict(splits).alias("corpus_split"))
     grouped = table.group_by("category", "view").agg(
         (pl.col("label") == "normal").sum().alias("normal"),
@@ -434,7 +435,7 @@ def _composition(rows: pl.DataFrame, splits: dict[str, str]) -> list[dict[str, A
     return grouped.sort("category", "view").to_dicts()
 
 
-def _set_facts(params: Params, name: str, frame: pl.DataFrame, checked: dict[str, Any]) -> dict[str, Any]:
+def _describe_set(params: Params, name: str, frame: pl.DataFrame, checked: dict[str, Any]) -> dict[str, Any]:
     benchmark = load_benchmarks()[params.pull[name].benchmark].BENCHMARK
     return {
         "set": name,

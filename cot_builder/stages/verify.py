@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from cot_builder.corpus.reading import read_all, read_names
+from cot_builder.corpus.reading import read_all, read_ids
 from cot_builder.inspection.rendering import messages, tagged
 from cot_builder.inspection.replay import replay
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
@@ -34,7 +34,7 @@ def verify(corpus: Path) -> tuple[int, int]:
     Raises:
         IndusCotError: no corpus is there, a file is damaged, or the first difference, by row, turn and tool.
     """
-    total = len(read_names(corpus))
+    total = len(read_ids(corpus))
     table = PRIOR.read(corpus / "priors" / "priors.parquet")
     priors = {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
     rows = calls = 0

@@ -20,11 +20,11 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_END = 0xD9
 JPEG_SCAN = 0xDA
 SCAN_BLOCK = 2**17
-IN_A_SCAN = np.isin(np.arange(256), (0x00, 0xFF, *range(0xD0, 0xD8)))
+IS_SCAN_BYTE = np.isin(np.arange(256), (0x00, 0xFF, *range(0xD0, 0xD8)))
 """What follows FF within a scan: a stuffed zero, a fill byte, a restart marker."""
 JPEG_MARKERS = JPEG_FRAMES | {0xC4, 0xCC, *range(0xD9, 0xF0), 0xFE, 0xFF}
 """Fill bytes, the end, and whatever a length follows."""
-TURNED = range(2, 9)
+ROTATED_ORIENTATIONS = range(2, 9)
 """EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
@@ -60,13 +60,13 @@ def read_header(data: bytes) -> Header:
     """
     try:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
-            header = _png(data)
+            header = _read_png_header(data)
         elif data[:2] == b"\xff\xd8":
-            header = _jpeg(data)
+            header = _read_jpeg_header(data)
         elif data[:2] == b"BM" and data[14:15] == b"\x28" and data[30:31] in (b"\0", b"\3"):
-            header = _bmp(data)
+            header = _read_bmp_header(data)
         else:
-            return _decoded(data)
+            return _decode_header(data)
     except (struct.error, IndexError) as error:
         raise DamagedError("truncated: the file ends within its header") from error
     if header.width * header.height > MAX_PIXELS:
@@ -94,7 +94,7 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(data: bytes) -> Header:
+def _decode_header(data: bytes) -> Header:
     image = open_image(data)
     if image.mode not in CHANNELS:
         raise DamagedError(f"pixels of mode {image.mode} are not supported")
@@ -113,11 +113,11 @@ def _check_upright(image: Image.Image) -> None:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:
         raise DamagedError(f"corrupt: its EXIF cannot be read ({error})") from error
-    if orientation in TURNED:
+    if orientation in ROTATED_ORIENTATIONS:
         raise RotatedError(f"EXIF orientation {orientation}: save the pixels upright, without the tag")
 
 
-def _png(data: bytes) -> Header:
+def _read_png_header(data: bytes) -> Header:
     """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
@@ -142,7 +142,7 @@ def _png(data: bytes) -> Header:
     raise DamagedError("truncated: the PNG has no end")
 
 
-def _jpeg(data: bytes) -> Header:
+def _read_jpeg_header(data: bytes) -> Header:
     """Markers of ITU-T T.81, annex B."""
     header = None
     tagged = False
@@ -164,7 +164,7 @@ def _jpeg(data: bytes) -> Header:
         tagged |= marker == 0xE1
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == JPEG_SCAN:
-            position = _after_scan(data, position)
+            position = _find_scan_end(data, position)
     if header is None or position + 1 >= len(data):
         raise DamagedError("truncated: the JPEG has no end")
     if tagged:
@@ -172,7 +172,7 @@ def _jpeg(data: bytes) -> Header:
     return header
 
 
-def _after_scan(data: bytes, start: int) -> int:
+def _find_scan_end(data: bytes, start: int) -> int:
     """Where the marker is that ends the scan, or the end of ``data``."""
     values = np.frombuffer(data, np.uint8)
     for begin in range(start, len(data) - 1, SCAN_BLOCK):
@@ -181,13 +181,13 @@ def _after_scan(data: bytes, start: int) -> int:
         # Rarely any: looking for their places would cost more than all the rest.
         if marks.any():
             places = np.flatnonzero(marks)
-            ends = places[~IN_A_SCAN[block[places + 1]]]
+            ends = places[~IS_SCAN_BYTE[block[places + 1]]]
             if ends.size:
                 return begin + int(ends[0])
     return len(data)
 
 
-def _bmp(data: bytes) -> Header:
+def _read_bmp_header(data: bytes) -> Header:
     offset, _, width, height, _, bits = struct.unpack_from("<IIiiHH", data, 10)
     if len(data) < offset + -(-abs(width) * bits // 32) * 4 * abs(height):
         raise DamagedError("truncated: the BMP is shorter than its pixels")

@@ -16,14 +16,14 @@ from cot_builder.storage.parallel import process_map
 from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
 
-SIDE = 32
+THUMBNAIL_SIDE = 32
 """Of a thumbnail, pixels: what imagehash's perceptual hash is computed from."""
 MIN_CORRELATION = 0.95
 MIN_CONTRAST = 1.5
 """Standard deviation of a thumbnail, in grey levels, below which an image is featureless."""
-BLOCK = 256
-INLINE = 400
-COMPARED_AT_ONCE = 4096
+BLOCK_ROWS = 256
+MAX_INLINE_IMAGES = 400
+COMPARE_BATCH = 4096
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -55,7 +55,7 @@ class NearPairs:
     """Pairs whose hashes agree and whose thumbnails do not."""
 
 
-def fingerprint(data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None) -> np.ndarray | None:
+def make_thumbnail(data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None) -> np.ndarray | None:
     """Image file to a uint8 (32, 32) grey thumbnail of its region; None where it does not decode.
 
     Args:
@@ -64,7 +64,7 @@ def fingerprint(data: bytes, width: int, height: int, region: tuple[int, int, in
         height: Of the region, in pixels.
         region: Half-open pixel box of the file's image; None is all of it.
     """
-    shrink = next(factor for factor in _REDUCED if factor == 1 or min(width, height) >= 2 * SIDE * factor)
+    shrink = next(factor for factor in _REDUCED if factor == 1 or min(width, height) >= 2 * THUMBNAIL_SIDE * factor)
     flags = _REDUCED[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -75,16 +75,16 @@ def fingerprint(data: bytes, width: int, height: int, region: tuple[int, int, in
     if region is not None:
         x1, y1, x2, y2 = (value / shrink for value in region)
         grey = grey[int(y1) : max(round(y2), int(y1) + 1), int(x1) : max(round(x2), int(x1) + 1)]
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA) if grey.size else None
+    return cv2.resize(grey, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA) if grey.size else None
 
 
-def perceptual_hash(thumbnail: np.ndarray) -> np.uint64:
+def compute_perceptual_hash(thumbnail: np.ndarray) -> np.uint64:
     """imagehash's 64-bit pHash of a (32, 32) thumbnail."""
     bits = imagehash.phash(Image.fromarray(thumbnail)).hash
     return np.packbits(bits).view(np.uint64)[0]
 
 
-def fingerprints(
+def compute_fingerprints(
     workspace: Workspace, samples: pl.DataFrame, workers: int, scratch: Path, description: str
 ) -> Fingerprints:
     """Fingerprints of samples, by ``workers`` processes; thumbnails are kept in the file ``scratch``.
@@ -95,16 +95,18 @@ def fingerprints(
     columns = ["source_set", "shard", "row", "sample_id", "width", "height", "region"]
     ordered = samples.select(columns).sort("source_set", "shard", "row", "sample_id")
     blocks = [
-        part.slice(start, BLOCK).rows()
+        part.slice(start, BLOCK_ROWS).rows()
         for part in ordered.partition_by("source_set", "shard", maintain_order=True)
-        for start in range(0, part.height, BLOCK)
+        for start in range(0, part.height, BLOCK_ROWS)
     ]
-    thumbnails = np.lib.format.open_memmap(scratch, "w+", np.uint8, (max(ordered.height, 1), SIDE, SIDE))
+    thumbnails = np.lib.format.open_memmap(
+        scratch, "w+", np.uint8, (max(ordered.height, 1), THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    )
     sample_ids: list[str] = []
     hashes: list[np.uint64] = []
     damaged: dict[str, str] = {}
     work = partial(_fingerprint_block, workspace)
-    done = process_map(work, blocks, workers if ordered.height > INLINE else 1)
+    done = process_map(work, blocks, workers if ordered.height > MAX_INLINE_IMAGES else 1)
     for sample_id, thumbnail, value in track((item for block in done for item in block), description, ordered.height):
         if isinstance(thumbnail, str):
             damaged[sample_id] = thumbnail
@@ -125,15 +127,15 @@ def _fingerprint_block(workspace: Workspace, block: _Block) -> _Done:
     done: _Done = []
     for _, shard, row, sample_id, width, height, region in block:
         box = None if region is None else (region[0], region[1], region[2], region[3])
-        thumbnail = fingerprint(reader.get(shard, row), width, height, box)
+        thumbnail = make_thumbnail(reader.get(shard, row), width, height, box)
         if thumbnail is None:
             done.append((sample_id, f"{shard}, row {row}", np.uint64(0)))
         else:
-            done.append((sample_id, thumbnail, perceptual_hash(thumbnail)))
+            done.append((sample_id, thumbnail, compute_perceptual_hash(thumbnail)))
     return done
 
 
-def near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPairs:
+def find_near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPairs:
     """Pairs whose hashes differ in at most ``bits`` bits and whose thumbnails show the same picture.
 
     A perceptual hash keeps the signs of 64 low frequencies: it brings copies together, and also different
@@ -141,14 +143,14 @@ def near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPair
     correlation of the thumbnails is at least 0.95 (a copy, re-encoded or resized, has about 0.99) and both
     have a contrast of at least 1.5 grey levels. Featureless images are told apart by their bytes alone.
     """
-    (left, members), (right, others) = _by_hash(first), _by_hash(second)
+    (left, members), (right, others) = _group_by_hash(first), _group_by_hash(second)
     pairs: list[tuple[int, int, int, float]] = []
     refused = 0
-    for a, b, distance in _close_hashes(left, right, bits):
+    for a, b, distance in _find_close_hashes(left, right, bits):
         rows = np.stack([axis.ravel() for axis in np.meshgrid(members[a], others[b], indexing="ij")], axis=1)
-        for start in range(0, len(rows), COMPARED_AT_ONCE):
-            one, two = rows[start : start + COMPARED_AT_ONCE].T
-            agreement = correlation(first.thumbnails[one], second.thumbnails[two])
+        for start in range(0, len(rows), COMPARE_BATCH):
+            one, two = rows[start : start + COMPARE_BATCH].T
+            agreement = correlate_thumbnails(first.thumbnails[one], second.thumbnails[two])
             same = agreement >= MIN_CORRELATION
             refused += int((~same).sum())
             pairs += [
@@ -158,22 +160,22 @@ def near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPair
     return NearPairs(sorted(pairs), refused)
 
 
-def _close_hashes(left: np.ndarray, right: np.ndarray, bits: int) -> Iterator[tuple[int, int, int]]:
-    for start in range(0, len(left), BLOCK):
-        distance = np.bitwise_count(left[start : start + BLOCK, None] ^ right[None, :])
+def _find_close_hashes(left: np.ndarray, right: np.ndarray, bits: int) -> Iterator[tuple[int, int, int]]:
+    for start in range(0, len(left), BLOCK_ROWS):
+        distance = np.bitwise_count(left[start : start + BLOCK_ROWS, None] ^ right[None, :])
         for a, b in zip(*np.nonzero(distance <= bits), strict=True):
             yield start + int(a), int(b), int(distance[a, b])
 
 
-def _by_hash(images: Fingerprints) -> tuple[np.ndarray, list[np.ndarray]]:
+def _group_by_hash(images: Fingerprints) -> tuple[np.ndarray, list[np.ndarray]]:
     """Distinct hashes of images that are not featureless, and the rows that have each."""
-    rows = np.flatnonzero(~featureless(images))
+    rows = np.flatnonzero(~is_featureless(images))
     rows = rows[np.argsort(images.hashes[rows], kind="stable")]
     values, starts = np.unique(images.hashes[rows], return_index=True)
     return values, np.split(rows, starts[1:])
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def correlate_thumbnails(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Normalised correlation of (n, 32, 32) thumbnails pair by pair, in [-1, 1]; 0 where one is flat."""
     a, b = (part.reshape(len(part), -1).astype(np.float32) for part in (first, second))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
@@ -181,8 +183,8 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(1), norm, out=np.zeros_like(norm), where=norm > 0)
 
 
-def featureless(images: Fingerprints) -> np.ndarray:
+def is_featureless(images: Fingerprints) -> np.ndarray:
     """Bool (n,): images whose thumbnail has next to no contrast."""
     small = images.thumbnails
-    blocks = [small[start : start + COMPARED_AT_ONCE] for start in range(0, len(small), COMPARED_AT_ONCE)]
+    blocks = [small[start : start + COMPARE_BATCH] for start in range(0, len(small), COMPARE_BATCH)]
     return np.concatenate([np.zeros(0), *(block.std(axis=(1, 2)) for block in blocks)]) < MIN_CONTRAST

@@ -18,7 +18,7 @@ from schemas.errors import IndusCotError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 4
+CHUNKS_AHEAD = 4
 """Chunks a worker that are handed out before their results are taken: memory stays bounded, no worker waits."""
 
 
@@ -44,16 +44,16 @@ def process_map(
         IndusCotError: the system ended a worker.
     """
     if workers == 1:
-        yield from _map_here(work, items, initializer, initargs)
+        yield from _map_in_process(work, items, initializer, initargs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(initializer, initargs))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(initializer, initargs))
     pending: deque[Future[list[Result]]] = deque()
     try:
         left = iter(items)
         while chunk := tuple(islice(left, chunksize)):
-            pending.append(pool.submit(_apply, work, chunk))
-            if len(pending) >= AHEAD * workers:
+            pending.append(pool.submit(_run_chunk, work, chunk))
+            if len(pending) >= CHUNKS_AHEAD * workers:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
@@ -99,7 +99,7 @@ def one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def _map_here(
+def _map_in_process(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     initializer: Callable[..., None] | None,
@@ -111,11 +111,11 @@ def _map_here(
         yield from map(work, items)
 
 
-_failure: Exception | None = None
+_start_error: Exception | None = None
 
 
-def _start(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
-    global _failure  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
+def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    global _start_error  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     try:
@@ -123,7 +123,7 @@ def _start(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -
             initializer(*initargs)
     except Exception as error:
         # Told by the first item: the pool itself would only say that it broke.
-        _failure = error
+        _start_error = error
 
 
 def _end_with_parent() -> None:
@@ -134,7 +134,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _apply(work: Callable[[Item], Result], chunk: tuple[Item, ...]) -> list[Result]:
-    if _failure is not None:
-        raise _failure
+def _run_chunk(work: Callable[[Item], Result], chunk: tuple[Item, ...]) -> list[Result]:
+    if _start_error is not None:
+        raise _start_error
     return [work(item) for item in chunk]

@@ -10,7 +10,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 METRICS_FILE = "metrics.json"
 
 
-def folders(root: Path) -> list[Path]:
+def find_result_folders(root: Path) -> list[Path]:
     """The sets that a folder of results holds, or the folder itself where it is of one set.
 
     Raises:
@@ -18,7 +18,7 @@ def folders(root: Path) -> list[Path]:
     """
     if (root / PREDICTIONS_FILE).is_file():
         return [root]
-    found = sets_in(root, PREDICTIONS_FILE)
+    found = find_set_folders(root, PREDICTIONS_FILE)
     if not found:
         raise IndusCotError(
             f"{root}: neither {PREDICTIONS_FILE} nor SET/{PREDICTIONS_FILE} in it; run `indus-cot evaluate`"
@@ -26,7 +26,7 @@ def folders(root: Path) -> list[Path]:
     return found
 
 
-def sets_in(root: Path, file: str) -> list[Path]:
+def find_set_folders(root: Path, file: str) -> list[Path]:
     """Folders below ``root`` that hold ``file``.
 
     Not the hidden ones that a killed run leaves, nor results of another run that lie there: their metrics are a mean.

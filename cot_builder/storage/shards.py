@@ -18,7 +18,7 @@ PAGE_BYTES = 2**26
 SHARD_BYTES = 512 * 2**20
 
 
-def image_options(schema: pa.Schema) -> dict[str, Any]:
+def image_parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """For a parquet writer of rows with images: only JSON is compressed, since image files do not compress and a
     compressor for each small column costs more than it saves. The same rows give the same file."""
     sink = pa.BufferOutputStream()
@@ -56,9 +56,9 @@ class ShardWriter:
         if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
             self._next_shard()
         place = (self._name, self._row)
-        self._keys.append(_array(pa.string(), key.encode()))
+        self._keys.append(_make_single_array(pa.string(), key.encode()))
         # One chunk a file: its bytes go from where they lie into the encoder, without a copy in between.
-        self._values.append(_array(pa.binary(), data))
+        self._values.append(_make_single_array(pa.binary(), data))
         self._pending += len(data)
         self._row += 1
         if self._pending >= ROW_GROUP_BYTES:
@@ -105,7 +105,7 @@ class ShardWriter:
             self._writer.close()
 
 
-def _array(kind: pa.DataType, data: bytes) -> pa.Array:
+def _make_single_array(kind: pa.DataType, data: bytes) -> pa.Array:
     # From buffers: `pa.array` would import pandas, half a second in each worker process.
     ends = pa.py_buffer(np.array([0, len(data)], np.int32))
     return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(data)])

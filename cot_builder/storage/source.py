@@ -49,7 +49,7 @@ DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
 LONGEST_WAIT_S = 60.0
 """A server that asks for more is asked again after this time."""
-DAMAGED = (
+DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -121,12 +121,12 @@ def open_members(
     for number, one in enumerate(sources):
         for member in _open_one(one, cache, checksums, ignore):
             found = True
-            yield member if len(sources) == 1 else _within(member, number / len(sources), 1 / len(sources))
+            yield member if len(sources) == 1 else _scale_share(member, number / len(sources), 1 / len(sources))
     if not found:
         raise IndusCotError(f"{', '.join(sources)}: holds no file; give the folder or archive that holds the data")
 
 
-def _within(member: Member, before: float, part: float) -> Member:
+def _scale_share(member: Member, before: float, part: float) -> Member:
     """The file, where what it comes from is ``part`` of the source and begins at ``before``."""
     return replace(member, share=before + part * member.share)
 
@@ -136,7 +136,7 @@ def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[s
         yield from _open_download(source, cache, checksums)
         return
     if source.startswith(HUB):
-        yield from _walk(_snapshot(source, ignore), source.removeprefix(HUB), checksums, ignore)
+        yield from _walk(_download_snapshot(source, ignore), source.removeprefix(HUB), checksums, ignore)
         return
     path = Path(source).expanduser()
     if not path.exists():
@@ -146,7 +146,7 @@ def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[s
     elif path.name.lower().endswith(TABLE_SUFFIXES):
         yield from _walk(path.parent, path.resolve().parent.name, checksums, ignore)
     else:
-        yield from _open_archive(path, _stem(path.name), path.name, checksums)
+        yield from _open_archive(path, _strip_suffix(path.name), path.name, checksums)
 
 
 def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Member]:
@@ -162,7 +162,7 @@ def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Memb
             raise
 
     try:
-        for member in _open_archive(path, _stem(name), name, checksums):
+        for member in _open_archive(path, _strip_suffix(name), name, checksums):
             yield replace(member, read=functools.partial(kept_if_readable, member.read), lasting=False)
     except IndusCotError:
         path.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def _is_archive(source: str) -> bool:
     return not source.startswith(HUB) and Path(source).expanduser().is_file() and not source.endswith(TABLE_SUFFIXES)
 
 
-def _stem(name: str) -> str:
+def _strip_suffix(name: str) -> str:
     suffix = next((end for end in sorted(ARCHIVE_SUFFIXES, key=len)[::-1] if name.lower().endswith(end)), "")
     return name[: len(name) - len(suffix)] or name
 
@@ -193,7 +193,7 @@ def clean_path(name: str, where: str) -> str:
     return unicodedata.normalize("NFC", "/".join(parts))
 
 
-def _hidden(path: str) -> bool:
+def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
@@ -204,19 +204,19 @@ def local_files(root: Path) -> Iterator[Path]:
         IndusCotError: a folder cannot be read.
     """
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_unreadable):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for file in sorted(files):
-            if not _hidden(file):
+            if not _is_hidden(file):
                 yield Path(folder) / file
 
 
-def _unreadable(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return  # Nothing is there to be read; whoever asked says so.
     raise IndusCotError(
@@ -233,12 +233,12 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
                 yield full, clean_path(f"{name.strip('/')}/{inside}", str(root)), packed
 
     # Walked twice: a list of a million files would be held as long as they are read.
-    total, before = sum(_bytes(full) for full, _, _ in files()) or 1, 0
+    total, before = sum(_read_size(full) for full, _, _ in files()) or 1, 0
     for full, path, packed in files():
-        size = _bytes(full)
+        size = _read_size(full)
         if packed:
             for member in _open_archive(full, path.rpartition("/")[0], full.name, checksums):
-                yield _within(member, before / total, size / total)
+                yield _scale_share(member, before / total, size / total)
         else:
             if size > MAX_MEMBER_BYTES:
                 raise IndusCotError(f"{full}: {size} bytes is absurd for an image; remove it from the source")
@@ -246,7 +246,7 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
         before += size
 
 
-def _bytes(path: Path) -> int:
+def _read_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
@@ -265,49 +265,49 @@ def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> I
 
     Where none is, it is taken beside the reading; not of a plain .tar, where it would cost as much as all the rest.
     """
-    kind = _kind(path, name)
+    kind = _detect_format(path, name)
     expected = checksums.wanted or checksums.published.get(name)
-    if expected and (actual := _sha256(path)) != expected:
+    if expected and (actual := _hash_archive(path)) != expected:
         raise IndusCotError(
             f"{name}: its sha256 is {actual}, expected {expected}; "
             "the file is damaged or another version: download it again"
         )
     with ThreadPoolExecutor(1, "sha256") as pool:
-        digest = pool.submit(_sha256, path) if not expected and kind != "tar" else None
+        digest = pool.submit(_hash_archive, path) if not expected and kind != "tar" else None
         members = _zip_members(path, name) if kind == "zip" else _tar_members(path, name, kind)
         try:
             for member in members:
-                if not _hidden(member.path):
+                if not _is_hidden(member.path):
                     inside = f"{prefix}/{member.path}" if prefix else member.path
-                    yield replace(member, path=inside, read=_guarded(member.read, name))
-        except DAMAGED as error:
-            raise _damaged(name, error) from error
+                    yield replace(member, path=inside, read=_report_damage(member.read, name))
+        except DAMAGE_ERRORS as error:
+            raise _damage_error(name, error) from error
         if known := expected or (digest and digest.result()):
             checksums.found[name] = known
 
 
-def _guarded(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
+def _report_damage(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
     def guarded() -> bytes:
         try:
             return read()
-        except DAMAGED as error:
-            raise _damaged(name, error) from error
+        except DAMAGE_ERRORS as error:
+            raise _damage_error(name, error) from error
 
     return guarded
 
 
-def _damaged(name: str, error: Exception) -> IndusCotError:
+def _damage_error(name: str, error: Exception) -> IndusCotError:
     if isinstance(error, NotImplementedError):
         return IndusCotError(f"{name}: is packed in a way not read here ({error}); unpack it and give the folder")
     return IndusCotError(f"{name}: the archive is truncated or damaged ({error}); download it again")
 
 
-def _sha256(path: Path) -> str:
+def _hash_archive(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _kind(path: Path, name: str) -> str:
+def _detect_format(path: Path, name: str) -> str:
     """zip, gz, xz, bz2 or tar, by content."""
     with path.open("rb") as file:
         head = file.read(512)
@@ -330,11 +330,11 @@ def _check_sizes(name: str, member: str, size: int, total: int, packed: int) -> 
         )
 
 
-class _StrictInfo(tarfile.TarInfo):
+class _StrictTarInfo(tarfile.TarInfo):
     """tarfile takes a damaged or missing header after the first for the end of the archive; here it is an error."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError) as error:  # type: ignore[attr-defined]
@@ -348,7 +348,7 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
         # Mode "r:" seeks one byte back now and then, which would decompress everything again.
         stream: Any = raw if kind == "tar" else _DECOMPRESS[kind](raw)
         mode: Any = "r:" if kind == "tar" else "r|"
-        with tarfile.open(fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictInfo) as tar:
+        with tarfile.open(fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictTarInfo) as tar:
             while (info := tar.next()) is not None:
                 # tarfile keeps every header; the memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
@@ -442,11 +442,11 @@ def download(url: str, cache: Path) -> Path:
             except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
                 raise IndusCotError(f"{url}: cannot be fetched ({error}); check the address") from error
         os.replace(partial, target)
-        _validator(partial).unlink(missing_ok=True)
+        _validator_path(partial).unlink(missing_ok=True)
         return target
 
 
-def _validator(partial: Path) -> Path:
+def _validator_path(partial: Path) -> Path:
     return partial.with_suffix(".validator")
 
 
@@ -466,7 +466,7 @@ def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
 
 
 def _append(client: "httpx.Client", url: str, partial: Path) -> None:
-    note = _validator(partial)
+    note = _validator_path(partial)
     have = partial.stat().st_size if partial.exists() and note.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -516,7 +516,7 @@ def _receive(response: "httpx.Response", file: IO[bytes]) -> Iterator[None]:
         yield
 
 
-def _snapshot(source: str, ignore: Sequence[str]) -> Path:
+def _download_snapshot(source: str, ignore: Sequence[str]) -> Path:
     """A Hub dataset repository in the Hub's own cache."""
     import httpx
     from huggingface_hub import snapshot_download

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cot_builder.corpus.drafts import columns
+from cot_builder.corpus.drafts import derive_columns
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.teacher.endpoint import Attempt
 from cot_builder.teacher.gates import CORPUS_GATES
@@ -55,7 +55,7 @@ def to_draft(
         draft_id=f"{sample.sample_id}#{attempt.candidate}",
         sample_id=sample.sample_id,
         candidate=attempt.candidate,
-        **columns(trajectory),
+        **derive_columns(trajectory),
         gates=[*gates, *CORPUS_GATES],
         violations=attempt.violations,
         judge_scores=scores,

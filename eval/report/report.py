@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from cot_builder.corpus import figures
-from cot_builder.corpus.reading import Place, read_index, read_rows
+from cot_builder.corpus.reading import RowLocation, read_index, read_rows
 from cot_builder.inspection.tools import TOOLS
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -98,7 +98,7 @@ def report(params: Params, workspace: Workspace) -> None:
     absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
     context["lead"] = _lead(context)
     context["tiles"] = _tiles(context)
-    gallery = _gallery(workspace, figures.choose(index, params.report.gallery), params.compute.workers)
+    gallery = _gallery(workspace, figures.choose_gallery(index, params.report.gallery), params.compute.workers)
     # An evaluation of no set leaves a folder of results too, and DVC asks for the page in either case.
     items = write_items(workspace) if workspace.results.is_dir() else clear_items(workspace)
     page = render(
@@ -118,28 +118,28 @@ def report(params: Params, workspace: Workspace) -> None:
 
 def _corpus(index: pl.DataFrame) -> dict[str, Any]:
     calls = index["tool_calls"].list.len()
-    tools = figures.tool_use(index, TOOLS)
+    tools = figures.count_tool_use(index, TOOLS)
     return {
         "total": len(index),
         "anomalous": int((index["answer"] == "Yes").sum()),
         "category_count": index["category"].n_unique(),
         "view_count": index["view"].n_unique(),
-        "by_category": figures.balance(index, "category"),
-        "by_split": figures.balance(index, "split"),
-        "by_set": figures.balance(index, "source_set"),
-        "by_view": figures.balance(index, "view"),
-        "by_type": figures.defect_types(index),
+        "by_category": figures.count_balance(index, "category"),
+        "by_split": figures.count_balance(index, "split"),
+        "by_set": figures.count_balance(index, "source_set"),
+        "by_view": figures.count_balance(index, "view"),
+        "by_type": figures.count_defect_types(index),
         "tools": tools,
         "tool_names": [use.tool for use in tools],
-        "by_tool": figures.tool_by_type(index, TOOLS),
+        "by_tool": figures.count_tool_use_by_type(index, TOOLS),
         "calls_total": int(calls.sum()),
         "calls_mean": float(calls.mean()),  # type: ignore[arg-type]
         "images_total": int(index["images"].sum()),
         "refused_total": int(index["refused"].sum()),
         "histograms": [
-            figures.histogram(calls, "Tool calls a trajectory", "calls"),
-            figures.histogram(index["turns"], "Turns a trajectory", "turns"),
-            figures.histogram(index["words"], "Words of thought a trajectory", "words"),
+            figures.make_histogram(calls, "Tool calls a trajectory", "calls"),
+            figures.make_histogram(index["turns"], "Turns a trajectory", "turns"),
+            figures.make_histogram(index["words"], "Words of thought a trajectory", "words"),
         ],
     }
 
@@ -274,8 +274,8 @@ def _reviews(index: pl.DataFrame) -> dict[str, Any]:
     return {
         "looked": looked,
         "review_statement": statement,
-        "reviews": figures.values_of(index, "review_status"),
-        "licences": figures.values_of(index, "licence"),
+        "reviews": figures.count_values(index, "review_status"),
+        "licences": figures.count_values(index, "licence"),
         "teachers": [
             f"{teacher}, prompt {prompt}, toolbox {toolbox} ({count:,})"
             for teacher, prompt, toolbox, count in teachers.iter_rows()
@@ -322,7 +322,9 @@ def _tiles(context: dict[str, Any]) -> list[Tile]:
 
 
 def _gallery(workspace: Workspace, chosen: pl.DataFrame, workers: int) -> list[View]:
-    places = {Place(shard, row): order for order, (shard, row) in enumerate(chosen.select("shard", "row").iter_rows())}
+    places = {
+        RowLocation(shard, row): order for order, (shard, row) in enumerate(chosen.select("shard", "row").iter_rows())
+    }
     room = PAGE_BYTES * 3 / 4 - THUMBNAIL_BYTES * len(chosen)
     unit = room / (QUERY_WEIGHT * len(chosen) + int(chosen["images"].sum()))
     limits = [int(min(MOST_BYTES, max(unit * weight, 3000))) for weight in (QUERY_WEIGHT, 1)]

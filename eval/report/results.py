@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from cot_builder.storage.results import METRICS_FILE, sets_in
+from cot_builder.storage.results import METRICS_FILE, find_set_folders
 from cot_builder.storage.workspace import Workspace
 from eval.macro import over
 from eval.metrics import read_metrics
@@ -72,7 +72,7 @@ def results(workspace: Workspace) -> Results | None:
     Raises:
         IndusCotError: figures are damaged, or of another version.
     """
-    folders = sets_in(workspace.results, METRICS_FILE)
+    folders = find_set_folders(workspace.results, METRICS_FILE)
     if not folders:
         return None
     found = sorted((read_metrics(folder) for folder in folders), key=_place)
@@ -86,7 +86,7 @@ def results(workspace: Workspace) -> Results | None:
 
 def evaluated(workspace: Workspace) -> list[Path]:
     """Folders of the sets that have results, in the order of the report."""
-    return sorted(sets_in(workspace.results, METRICS_FILE), key=lambda folder: _place(read_metrics(folder)))
+    return sorted(find_set_folders(workspace.results, METRICS_FILE), key=lambda folder: _place(read_metrics(folder)))
 
 
 def _place(found: Metrics) -> tuple[int, str]:

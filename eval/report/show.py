@@ -16,7 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cot_builder.corpus.reading import Place, read_names, read_rows
+from cot_builder.corpus.reading import RowLocation, read_ids, read_rows
 from eval.report.html import render
 from eval.report.trajectory import arguments, trajectory_of, view_of
 from schemas.errors import IndusCotError
@@ -46,13 +46,13 @@ def show(corpus: Path, sample: str, browser: bool) -> None:
         Console().print(printed(row))
 
 
-def find(corpus: Path, sample: str) -> Place:
+def find(corpus: Path, sample: str) -> RowLocation:
     """Place of the one row whose id or sample id is ``sample``, or else contains it.
 
     Raises:
         IndusCotError: there is none, or more than one.
     """
-    names = read_names(corpus)
+    names = read_ids(corpus)
     if not names:
         raise IndusCotError(f"{corpus}: the corpus has no row; run `indus-cot assemble` again")
     if not sample:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cot_builder.corpus.validated import corpus_of
+from cot_builder.corpus.validated import identify_corpus
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
 from eval.report.pipeline import read_json
@@ -144,7 +144,7 @@ def _run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Ru
         moments=[read_step(path, stage, ROLLOUTS) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
         kept=len(kept),
         other_corpus=(folder / "manifest.json").is_file()
-        and not corpus_of(read_manifest(folder)["inputs"], workspace.indus_cot)[1],
+        and not identify_corpus(read_manifest(folder)["inputs"], workspace.indus_cot)[1],
     )
 
 

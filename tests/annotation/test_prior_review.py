@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from annotation import prior_page
 from annotation.priors import text_problems
 from cot_builder.corpus.prior_reviews import read_prior_reviews, text_sha256
-from cot_builder.corpus.priors import MACHINE
+from cot_builder.corpus.priors import MACHINE_FILE
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, measure_normalcy
-from cot_builder.stages.prior import reviewed
+from cot_builder.stages.prior import apply_reviews
 from cot_builder.storage.output import Output, read_manifest
 from cot_builder.storage.workspace import Workspace
 from schemas.prior import PRIOR, NormalcyPrior
@@ -91,7 +91,7 @@ def counts(project: Project) -> dict[str, int]:
 
 def reword(project: Project, uid: str, edit: Callable[[NormalcyPrior], str]) -> None:
     """As a new version of the machine's wording might."""
-    for name in ("prior.parquet", MACHINE):
+    for name in ("prior.parquet", MACHINE_FILE):
         rows = [
             row.model_copy(update={"text": edit(row)}) if row.prior_id == uid else row
             for row in priors(project, name).values()
@@ -311,13 +311,13 @@ def test_a_rejected_text_of_a_model_gives_way_to_the_measured_one_as_the_experts
         ([no.model_copy(update={"prior_id": "held_out/bolt/C1"})], worded.text, "a-model"),
     ):
         output = Output(Path())
-        (found,) = reviewed([worded], [measured], reviews_, output)
+        (found,) = apply_reviews([worded], [measured], reviews_, output)
         assert (found.text, found.author) == (text, author)
         assert (found.facts, found.image_sha256) == (worded.facts, worded.image_sha256)
     assert output.counts["reviews_of_changed_texts"] == 1, "of another set's prior of the same words"
     # A decision, not a loss: a strict run goes on, and names it.
     strict = Output(Path(), strict=True)
-    reviewed([worded], [measured], [no], strict)
+    apply_reviews([worded], [measured], [no], strict)
     assert [reason for reason, _, _ in strict.left_out] == [
         "text rejected by an expert, the measured one takes its place"
     ]

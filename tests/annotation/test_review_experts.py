@@ -19,8 +19,8 @@ from annotation.adjudication import disagreements, told
 from annotation.agreement import agree
 from annotation.assignment import assign, golds
 from annotation.gold import caught, plant
-from cot_builder.corpus.drafts import columns
-from cot_builder.corpus.reviews import decisions, read_reviews
+from cot_builder.corpus.drafts import derive_columns
+from cot_builder.corpus.reviews import decide_drafts, read_reviews
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -47,7 +47,7 @@ def drafts(count: int) -> list[Draft]:
 
 def drafted_as(verdict: Verdict, sample: str = "set/part/0001") -> Draft:
     trajectory = Trajectory(turns=[Turn(thought=f"I look at {sample}.")], verdict=verdict)
-    return draft(sample).model_copy(update=columns(trajectory))
+    return draft(sample).model_copy(update=derive_columns(trajectory))
 
 
 def said(number: int, who: str, left: Verdict, unit: int = 0, **changes: Any) -> Review:
@@ -104,7 +104,7 @@ def test_names_that_make_no_project_are_refused() -> None:
         load_params(settings=[f"review.annotators={json.dumps(names)}"], root=ROOT)
 
     load(*EXPERTS)
-    with pytest.raises(IndusCotError, match="named twice"):
+    with pytest.raises(IndusCotError, match="listed twice"):
         load("ada@example.org", "Ada@example.org")
     with pytest.raises(IndusCotError, match=r"longer than the 50 characters.*shorten review\.project"):
         load(f"{'a' * 60}@example.org")
@@ -170,11 +170,11 @@ def test_an_adjudication_wins_and_a_planted_page_decides_nothing() -> None:
         said(1, EXPERTS[0], YES),
         said(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong type"]),
     ]
-    (before,) = decisions(words).values()
+    (before,) = decide_drafts(words).values()
     assert (before.status, before.reviewers) == ("rejected", 2)
-    (after,) = decisions([said(9, EXPERTS[2], YES, role="adjudication"), *words]).values()
+    (after,) = decide_drafts([said(9, EXPERTS[2], YES, role="adjudication"), *words]).values()
     assert (after.status, after.reviewers) == ("accepted", 3)
-    assert decisions([said(1, EXPERTS[0], YES, role="gold", caught=False)]) == {}
+    assert decide_drafts([said(1, EXPERTS[0], YES, role="gold", caught=False)]) == {}
 
 
 # --- how far they agree -------------------------------------------------------------------------------

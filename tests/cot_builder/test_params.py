@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cot_builder.params import Params, load_params, profiles
+from cot_builder.params import Params, list_profiles, load_params
 from schemas.errors import IndusCotError
 from tests.helpers.paths import ROOT
 
@@ -21,7 +21,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", profiles(ROOT))
+@pytest.mark.parametrize("name", list_profiles(ROOT))
 def test_every_profile_loads(name: str) -> None:
     assert isinstance(load_params(name, root=ROOT), Params)
 
@@ -138,7 +138,7 @@ def test_a_setting_that_is_no_yaml_is_refused() -> None:
 
 
 def test_an_unknown_profile_is_refused_with_those_there_are(project: Path) -> None:
-    with pytest.raises(IndusCotError, match=r"no profile 'papr'; there are: default"):
+    with pytest.raises(IndusCotError, match=r"no profile 'papr'; available profiles: default"):
         load_params("papr", root=project)
     with pytest.raises(IndusCotError, match="no profile"):
         load_params("../params", root=project)
@@ -151,7 +151,7 @@ def test_a_file_that_is_absent_no_yaml_or_no_sections_is_named(project: Path, tm
     with pytest.raises(IndusCotError, match=r"broken\.yaml: not valid YAML"):
         load_params("broken", root=project)
     (project / "profiles" / "listed.yaml").write_text("- 1\n")
-    with pytest.raises(IndusCotError, match=r"listed\.yaml: must hold sections of key: value, holds a list"):
+    with pytest.raises(IndusCotError, match=r"listed\.yaml: must contain sections of key: value, but contains a list"):
         load_params("listed", root=project)
 
 
@@ -176,7 +176,7 @@ def test_parameters_cannot_be_changed_afterwards() -> None:
 
 def test_values_that_no_run_could_use_are_refused(project: Path) -> None:
     (project / "profiles" / "latin.yaml").write_bytes(b"review: {project: Pr\xfcfung}\n")
-    with pytest.raises(IndusCotError, match=r"latin\.yaml: is not UTF-8 .*save it as UTF-8"):
+    with pytest.raises(IndusCotError, match=r"latin\.yaml: not UTF-8 .*save the file as UTF-8"):
         load_params("latin", root=project)
     with pytest.raises(IndusCotError, match=r"select\.samples: Input should be greater than or equal to 2"):
         load_params(settings=["select.samples=1"], root=project)

@@ -13,7 +13,7 @@ from cot_builder import progress
 def test_a_line_tells_done_total_rate_and_remaining_time(
     share: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     total = None if share else 8
     assert list(progress.track(range(8), "pull", total, lambda: "well", share)) == list(range(8))  # type: ignore[arg-type]
     *lines, last = capsys.readouterr().err.splitlines()
@@ -26,7 +26,7 @@ def test_a_line_tells_done_total_rate_and_remaining_time(
 def test_nothing_is_said_of_a_total_that_nobody_knows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     list(progress.track(iter("ab"), "pull"))
     assert "left" not in capsys.readouterr().err
 

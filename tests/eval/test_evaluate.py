@@ -100,8 +100,8 @@ def test_invalid_evaluation_gives_one_message(run: Any, settings: Any, name: str
 
 
 def test_progress_line_content(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cot_builder.endpoint.flow.LINE_EVERY_S", 0.05)
-    monkeypatch.setattr("cot_builder.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("cot_builder.endpoint.flow.LINE_INTERVAL_S", 0.05)
+    monkeypatch.setattr("cot_builder.progress.LINE_INTERVAL_S", 0.0)
     with chat_server(lambda _: NO, latency_s=0.05) as server:
         printed = run(*served(server, "compute.endpoint.concurrency=2"))
     shown = r"evaluate held_out: \d+/16 images, \d+ answers \(\d+\.\d/s\).*, balanced accuracy 50\.0 so far, \d+ s left"

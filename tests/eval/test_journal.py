@@ -40,12 +40,12 @@ def test_changed_code_asks_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
     ):
         with Path("changed", name).open("a") as file:
             file.write(f"{line}\n")
-        code.forget()
+        code.clear_caches()
         printed = run("evaluate.policy=coin")
         assert ("finished already" not in printed) == again, name
         assert ("16 images were answered by other code" in printed) == again, name
     monkeypatch.undo()
-    code.forget()
+    code.clear_caches()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_changed_code_asks_again(run: Any, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_code_key_covers_answering_files(policy: str, module: str) -> None:
     """The code key covers every module that the policy's module imports, directly or indirectly."""
-    known = {path.as_posix() for path in code.files_of("eval.policies", POLICY_MODULES[policy])}
+    known = {path.as_posix() for path in code.list_hashed_files("eval.policies", POLICY_MODULES[policy])}
     assert f"eval/{module}.py" in known and {"schemas/taxonomy.yaml", "eval/parse.yaml"} <= known
     assert {"cot_builder/inspection/toolbox.py", "cot_builder/inspection/rendering.py"} <= known
     assert not {name for name in known if name.startswith(("eval/metrics", "eval/report", "cot_builder/stages"))}

@@ -161,7 +161,7 @@ def test_failed_request_is_retried_by_next_run(run: Any) -> None:
         return status(400, message="too large") if broken[0] and body in bad else None
 
     with chat_server(lambda _: NO, faults) as server:
-        with pytest.raises(AssertionError, match="strict runs stop here"):
+        with pytest.raises(AssertionError, match=r"run\.strict is true, so the stage stops here"):
             run(*served(server, "run.strict=true"))
         assert not Path("results/held_out").exists()
         run(*served(server))

@@ -12,7 +12,7 @@ from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import AnswerStore
-from cot_builder.params import Budget, EndpointPace, load_params
+from cot_builder.params import Budget, EndpointLimits, load_params
 from tests.helpers.paths import ROOT
 from tests.servers.batch_server import BatchServer
 
@@ -39,7 +39,7 @@ def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path,
     refresh = settings.pop("refresh", False)
     price = settings.pop("price", lambda _: PRICE)
     changes = {"batch": True, "poll_s": 0.02, "attempts": 3, "backoff_s": 0.01, "timeout_s": 10.0} | settings
-    pace: EndpointPace = PARAMS.compute.endpoint.model_copy(update=changes)
+    pace: EndpointLimits = PARAMS.compute.endpoint.model_copy(update=changes)
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Any:

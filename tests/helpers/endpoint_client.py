@@ -10,7 +10,7 @@ from cot_builder.endpoint.prices import Patches, Price
 from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import AnswerStore
-from cot_builder.params import Budget, EndpointPace, load_params
+from cot_builder.params import Budget, EndpointLimits, load_params
 from tests.helpers.paths import ROOT
 from tests.servers.chat_server import DROPPED, EMPTY, MALFORMED, TRUNCATED, Fault, status, text_of
 
@@ -38,7 +38,7 @@ def questions(count: int) -> list[Request]:
     return [question(f"what is at place {number:03}?") for number in range(count)]
 
 
-def pace(**changes: Any) -> EndpointPace:
+def pace(**changes: Any) -> EndpointLimits:
     """A quick pace, with ``changes``."""
     quick = {"concurrency": 8, "rpm": None, "tpm": None, "timeout_s": 20.0, "attempts": 4, "backoff_s": 0.01}
     return PARAMS.compute.endpoint.model_copy(update=quick | changes)

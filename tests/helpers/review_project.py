@@ -11,7 +11,7 @@ import polars as pl
 from typer.testing import CliRunner
 
 from annotation.project import MODEL_VERSION
-from cot_builder.corpus.drafts import columns
+from cot_builder.corpus.drafts import derive_columns
 from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from indus_cot.app import app
@@ -135,7 +135,7 @@ def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajec
     """As a new run of `draft` might."""
     drafts = DRAFT.records(project.drafts())
     old = next(draft for draft in drafts if draft.draft_id == uid)
-    new = old.model_copy(update=columns(edit(Trajectory.model_validate_json(old.trajectory))))
+    new = old.model_copy(update=derive_columns(edit(Trajectory.model_validate_json(old.trajectory))))
     path = project.folder / "data/draft/trajectory.parquet"
     DRAFT.write(DRAFT.frame([new if draft is old else draft for draft in drafts]), path)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cot_builder.storage.code import PACKAGES, PLUMBING, code_key, files_of
+from cot_builder.storage.code import EXCLUDED_MODULES, PACKAGES, compute_code_key, list_hashed_files
 from indus_cot.stages import STAGES
 from tests.helpers.paths import ROOT
 from tests.house.product_copy import copy_with, run_command
@@ -157,10 +157,10 @@ def test_every_data_file_of_the_packages_is_in_some_key() -> None:
     modules = {
         name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names if name[-3:] == ".py"
     }
-    known = {path.as_posix() for path in files_of(*sorted(modules - set(PLUMBING)))}
+    known = {path.as_posix() for path in list_hashed_files(*sorted(modules - set(EXCLUDED_MODULES)))}
     # Launchers are handed to `accelerate` by hand; a marker of types holds nothing.
     apart = {name for name in names if name.startswith("train/configs/") or name.endswith("py.typed")}
-    assert set(names) - apart - known == {f"{name.replace('.', '/')}.py" for name in PLUMBING}
+    assert set(names) - apart - known == {f"{name.replace('.', '/')}.py" for name in EXCLUDED_MODULES}
 
 
 def test_comments_and_blank_lines_do_not_count(tree: Path, before: dict[str, str]) -> None:
@@ -172,4 +172,4 @@ def test_comments_and_blank_lines_do_not_count(tree: Path, before: dict[str, str
 
 def test_unknown_modules_have_no_key() -> None:
     with pytest.raises(ValueError, match=r"cot_builder\.nothing: no such module"):
-        code_key("cot_builder.nothing")
+        compute_code_key("cot_builder.nothing")

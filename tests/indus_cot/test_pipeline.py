@@ -294,7 +294,7 @@ def test_two_runs_at_once_end_with_one_message(project, tmp_path):
     with FileLock(work / "data/.select.lock"):
         done = run(work, "select")
     assert done.returncode == 1
-    assert "another run is writing it" in done.stderr and "Traceback" not in done.stderr
+    assert "another run is writing this folder" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_stage_without_its_input_says_what_to_run(tmp_path):
@@ -308,7 +308,10 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profile", "nowhere", "select"], "no profile 'nowhere'; there are: default, learn, paper, real-mini"),
+        (
+            ["--profile", "nowhere", "select"],
+            "no profile 'nowhere'; available profiles: default, learn, paper, real-mini",
+        ),
         (["--set", "select.samples=many", "select"], "select.samples"),
         (["--set", "select.colour=1", "select"], "no such parameter: select.colour"),
         (["--set", "samples", "select"], "section.key=value"),
@@ -347,7 +350,7 @@ def test_doctor_names_parameters_of_another_profile(project):
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"), [("cut", "is damaged or cut short"), ("gone", "is gone"), ("rows", "has 1 rows")]
+    ("harm", "told"), [("cut", "is damaged or truncated"), ("gone", "is missing"), ("rows", "has 1 rows")]
 )
 def test_doctor_names_a_damaged_table(project, harm, told):
     table = project / "data/pull/sdd/images-00000.parquet"

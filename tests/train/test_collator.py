@@ -155,7 +155,7 @@ def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
     with pytest.raises(IndusCotError, match="its manifest is of 'draft', not of assemble"):
         corpus.read(copied)
     (copied / "manifest.json").write_text("{")
-    with pytest.raises(IndusCotError, match=r"manifest\.json: damaged or cut short .*run its stage again"):
+    with pytest.raises(IndusCotError, match=r"manifest\.json: damaged or truncated .*run the stage again"):
         corpus.read(copied)
     (copied / "manifest.json").unlink()
     with pytest.raises(IndusCotError, match=r"no manifest\.json"):

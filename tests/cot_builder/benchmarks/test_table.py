@@ -43,7 +43,7 @@ def test_other_settings_name_their_data_set(setting: str, message: str) -> None:
 
 
 def test_redistribution_needs_a_licence() -> None:
-    with pytest.raises(IndusCotError, match="redistribution needs the licence that grants it: set licence too"):
+    with pytest.raises(IndusCotError, match="redistribution is set without a licence that grants it; set licence too"):
         check("pull.mine={benchmark: folder, source: mine, role: train, redistribution: allowed}")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.queue import place
-from cot_builder.corpus.reviews import decisions, ensure_table, read_reviews
+from cot_builder.corpus.reviews import decide_drafts, ensure_review_table, read_reviews
 from cot_builder.params import load_params
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -43,13 +43,13 @@ def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draf
 
 def test_the_last_word_of_a_reviewer_counts() -> None:
     first = review(1, verdict="rejected", reasons=["wrong type"])
-    assert decisions([review(2), first])[A].status == "accepted"
-    assert decisions([review(2, verdict="rejected", reasons=["wrong type"]), review(1)])[A].status == "rejected"
+    assert decide_drafts([review(2), first])[A].status == "accepted"
+    assert decide_drafts([review(2, verdict="rejected", reasons=["wrong type"]), review(1)])[A].status == "rejected"
 
 
 def test_one_rejection_leaves_a_draft_out_whoever_spoke_last() -> None:
     no = review(1, verdict="rejected", reasons=["wrong type", "poor reasoning"])
-    found = decisions([no, review(2, reviewer="bo@example.org")])[A]
+    found = decide_drafts([no, review(2, reviewer="bo@example.org")])[A]
     assert (found.status, found.reasons, found.reviewers) == ("rejected", ["wrong type", "poor reasoning"], 2)
 
 
@@ -59,17 +59,17 @@ def test_a_correction_wins_over_an_acceptance_and_the_later_over_the_earlier() -
         review(3, reviewer="bo@example.org"),
         review(2, reviewer="cy@example.org", verdict="fixed", trajectory="second"),
     ]
-    found = decisions(rows)[A]
+    found = decide_drafts(rows)[A]
     assert (found.status, found.trajectory, found.reviewers) == ("fixed", "second", 3)
 
 
 def test_a_review_that_cannot_be_applied_says_nothing() -> None:
-    assert decisions([review(1, problems=["grammar: a tag"])]) == {}
-    assert decisions([review(1), review(2, problems=["grammar: a tag"])])[A].reviewers == 1
+    assert decide_drafts([review(1, problems=["grammar: a tag"])]) == {}
+    assert decide_drafts([review(1), review(2, problems=["grammar: a tag"])])[A].reviewers == 1
 
 
 def test_drafts_are_told_apart_by_their_content() -> None:
-    found = decisions([review(1), review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
+    found = decide_drafts([review(1), review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
     assert (found[A].status, found[B].status) == ("accepted", "rejected")
 
 
@@ -103,17 +103,17 @@ def test_the_audit_takes_its_share_and_does_not_know_the_suspects(share: float, 
 
 def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    ensure_table(workspace)
+    ensure_review_table(workspace)
     assert read_reviews(workspace) == []
     workspace.reviews.unlink()
     (tmp_path / "dvc.lock").write_text("stages:\n  review:\n    outs: []\n")
-    ensure_table(workspace)
+    ensure_review_table(workspace)
     assert not workspace.reviews.exists()
 
 
 def test_a_damaged_table_is_one_message(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    ensure_table(workspace)
+    ensure_review_table(workspace)
     path = workspace.reviews
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(IndusCotError, match="not a readable parquet"):

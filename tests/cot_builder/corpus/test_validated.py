@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cot_builder.corpus import validated
-from cot_builder.corpus.reading import read_all, read_columns, shard_paths
+from cot_builder.corpus.reading import list_shards, read_all, read_columns
 from cot_builder.corpus.validated import (
     check_bytes,
     check_up_to_date,
     check_validated,
-    corpus_of,
     corpus_sha256,
-    shard_hashes,
+    hash_shards,
+    identify_corpus,
 )
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -61,26 +61,26 @@ def other_stage(workspace: Workspace) -> None:
 
 
 def row_less(workspace: Workspace) -> None:
-    shard = shard_paths(workspace.indus_cot)[0]
+    shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard).slice(1), shard)
 
 
 def column_less(workspace: Workspace) -> None:
-    shard = shard_paths(workspace.indus_cot)[0]
+    shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard).drop_columns(["answer"]), shard)
 
 
 def cut_short(workspace: Workspace) -> None:
-    shard = shard_paths(workspace.indus_cot)[0]
+    shard = list_shards(workspace.indus_cot)[0]
     shard.write_bytes(shard.read_bytes()[:-100])
 
 
 def empty(workspace: Workspace) -> None:
-    shard_paths(workspace.indus_cot)[0].write_bytes(b"")
+    list_shards(workspace.indus_cot)[0].write_bytes(b"")
 
 
 def same_rows_other_bytes(workspace: Workspace) -> None:
-    shard = shard_paths(workspace.indus_cot)[0]
+    shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard), shard)
 
 
@@ -120,15 +120,15 @@ def test_unchanged_shards_are_hashed_once(workspace: Workspace, monkeypatch: pyt
 
 def test_corpus_of_a_model(workspace: Workspace) -> None:
     corpus = workspace.indus_cot
-    ours, shards = corpus_sha256(corpus), shard_hashes(corpus)
-    assert corpus_of({"corpus": ours, "prior": "1" * 64}, corpus) == (ours, True)
-    assert corpus_of({**shards, "model": "tiny"}, corpus) == (ours, True)
-    assert corpus_of({"corpus": "1" * 64}, corpus) == ("1" * 64, False)
-    named, here = corpus_of(dict.fromkeys(shards, "1" * 64), corpus)
+    ours, shards = corpus_sha256(corpus), hash_shards(corpus)
+    assert identify_corpus({"corpus": ours, "prior": "1" * 64}, corpus) == (ours, True)
+    assert identify_corpus({**shards, "model": "tiny"}, corpus) == (ours, True)
+    assert identify_corpus({"corpus": "1" * 64}, corpus) == ("1" * 64, False)
+    named, here = identify_corpus(dict.fromkeys(shards, "1" * 64), corpus)
     assert not here and named not in ("1" * 64, ours)
-    assert not corpus_of({"model": "tiny"}, corpus)[1]
+    assert not identify_corpus({"model": "tiny"}, corpus)[1]
     shutil.rmtree(corpus)
-    assert not corpus_of({**shards}, corpus)[1] and corpus_of({"corpus": ours}, corpus) == (ours, False)
+    assert not identify_corpus({**shards}, corpus)[1] and identify_corpus({"corpus": ours}, corpus) == (ours, False)
 
 
 def test_some_columns_of_every_row(assembled: Workspace) -> None:

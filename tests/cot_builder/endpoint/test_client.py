@@ -161,7 +161,7 @@ def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, lim
 def test_what_is_projected_is_about_right_from_the_first_sample_on(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(flow, "LINE_EVERY_S", 0.02)
+    monkeypatch.setattr(flow, "LINE_INTERVAL_S", 0.02)
     samples, each = 40, 5
 
     async def work(client: EndpointClient, sample: int) -> None:

@@ -115,7 +115,7 @@ def test_all_by_reference_is_made_whole_to_the_byte(
     mine = copy / "other" / "mine.txt"
     mine.write_text("of a person")
     given = ("rehydrate", name, "--source", "mine=mine/parts.csv", "--to", "other")
-    refused(client.run(*given, folder=copy), "holds files that no stage wrote")
+    refused(client.run(*given, folder=copy), "contains files that no stage wrote")
     assert mine.read_text() == "of a person"
     (copy / "other" / "0.png").write_bytes(encode_png(decode((copy / "mine/widget/0.png").read_bytes())[::-1]))
     refused(

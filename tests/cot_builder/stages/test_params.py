@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cot_builder.params import load_params
-from cot_builder.stages.params import fingerprint, resolve
+from cot_builder.stages.params import fingerprint_source, write_params
 from cot_builder.storage.workspace import Workspace
 from indus_cot.doctor import doctor
 from tests.helpers.layouts import settings, write_folder
@@ -26,58 +26,58 @@ def test_changed_photos_change_the_fingerprint(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    before = fingerprint(source)
-    assert fingerprint(source) == before
+    before = fingerprint_source(source)
+    assert fingerprint_source(source) == before
     (photos / "b" / "two.png").write_bytes(b"another")
-    changed = fingerprint(source)
+    changed = fingerprint_source(source)
     (photos / "b" / "three.png").write_bytes(b"3")
-    assert len({before, changed, fingerprint(source)}) == 3
+    assert len({before, changed, fingerprint_source(source)}) == 3
 
 
 def test_an_archive_has_its_own_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
     path.write_bytes(b"1")
-    before = fingerprint(str(path))
+    before = fingerprint_source(str(path))
     (tmp_path / "beside.png").write_bytes(b"2")
-    assert fingerprint(str(path)) == before
+    assert fingerprint_source(str(path)) == before
     path.write_bytes(b"longer")
-    assert fingerprint(str(path)) != before
+    assert fingerprint_source(str(path)) != before
 
 
 def test_hidden_files_do_not_count(photos: Path) -> None:
-    before = fingerprint(str(photos))
+    before = fingerprint_source(str(photos))
     (photos / ".#one.png").symlink_to("somebody@somewhere")
     (photos / ".cache").mkdir()
     (photos / ".cache" / "x").write_bytes(b"x")
-    assert fingerprint(str(photos)) == before
+    assert fingerprint_source(str(photos)) == before
 
 
 def test_links_are_followed_and_end(tmp_path: Path, photos: Path) -> None:
     elsewhere = write_folder(tmp_path / "elsewhere", {"c.png": b"3"})
     (photos / "linked").symlink_to(elsewhere)
     (photos / "a" / "again").symlink_to(photos)
-    before = fingerprint(str(photos))
+    before = fingerprint_source(str(photos))
     (elsewhere / "c.png").write_bytes(b"another")
-    assert fingerprint(str(photos)) != before
+    assert fingerprint_source(str(photos)) != before
 
 
 def test_a_dangling_link_counts_by_its_name(photos: Path) -> None:
-    before = fingerprint(str(photos))
+    before = fingerprint_source(str(photos))
     (photos / "gone.png").symlink_to(photos / "nowhere")
-    assert fingerprint(str(photos)) != before
+    assert fingerprint_source(str(photos)) != before
 
 
 @pytest.mark.parametrize("source", ["https://example.org/" + "x" * 5000, "hf://datasets/owner/name", "synthetic"])
 def test_what_is_not_local_is_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir(tmp_path)
-    assert fingerprint(source) == fingerprint(source) != fingerprint(source + "y")
+    assert fingerprint_source(source) == fingerprint_source(source) != fingerprint_source(source + "y")
 
 
 def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> None:
     params = load_params("default", settings("folder", str(photos)), ROOT)
-    resolve(params, Workspace(tmp_path), {})
+    write_params(params, Workspace(tmp_path), {})
     written = json.loads(Workspace(tmp_path).params.read_text())
-    assert written["pull"]["mine"]["fingerprint"] == [fingerprint(str(photos))]
+    assert written["pull"]["mine"]["fingerprint"] == [fingerprint_source(str(photos))]
     assert "compute" not in written
 
 

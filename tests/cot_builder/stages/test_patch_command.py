@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cot_builder.stages.patch import CHUNK, PATCH_VERSION, patch
+from cot_builder.stages.patch import CHUNK_SAMPLES, PATCH_VERSION, patch
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace
 from tests.helpers.patches import again, chosen, parts, with_settings, written
@@ -50,7 +50,7 @@ def command(workspace: Workspace, *arguments: str, script: str = "", **options: 
 @pytest.fixture
 def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
     """A chunk of good images, then one whose shard is a pipe that nobody writes: the run stops there."""
-    workspace = chosen(tmp_path, {"real_iad": parts(CHUNK), "sdd": parts(2, "kos")})
+    workspace = chosen(tmp_path, {"real_iad": parts(CHUNK_SAMPLES), "sdd": parts(2, "kos")})
     shard = workspace.pull("sdd") / "image-00000.parquet"
     data = shard.read_bytes()
     shard.unlink()

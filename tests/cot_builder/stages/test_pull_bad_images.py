@@ -83,7 +83,9 @@ def test_a_damaged_image_costs_that_image(tmp_path: Path, damage: str) -> None:
     assert message in pulled.left_out[0]["detail"]
     assert pulled.manifest["left_out"] == {"damaged image": 1}
     assert pulled.samples.height == 4
-    with pytest.raises(IndusCotError, match=rf"000{suffix}: damaged image .*strict runs stop here"):
+    with pytest.raises(
+        IndusCotError, match=rf"000{suffix}: damaged image .*run.strict is true, so the stage stops here"
+    ):
         pull_set(tmp_path / "strict", "folder", source, strict=True)
     no_trace(tmp_path / "strict")
 

@@ -84,7 +84,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
     source, pipe = stuck_source(tmp_path)
     with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
         with pipe.open("wb") as file:
-            with pytest.raises(IndusCotError, match="another run is writing it"):
+            with pytest.raises(IndusCotError, match="another run is writing this folder"):
                 pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "other", mvtec_files()))
             file.write(picture(50))
         assert process.wait(30) == 0

@@ -20,7 +20,7 @@ from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import Params
 from cot_builder.stages.select import select
 from cot_builder.storage.images import encode_png
-from cot_builder.storage.near_duplicates import SIDE, Fingerprints, near_pairs
+from cot_builder.storage.near_duplicates import THUMBNAIL_SIDE, Fingerprints, find_near_pairs
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
@@ -250,23 +250,23 @@ def test_featureless_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
 
 def test_hashes_that_agree_need_thumbnails_that_agree() -> None:
     random = np.random.default_rng(0)
-    thumbnails = random.integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
+    thumbnails = random.integers(0, 255, (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE), dtype=np.uint8)
     first = Fingerprints(["a", "b"], np.array([5, 6], np.uint64), thumbnails[:2])
     second = Fingerprints(["c", "d", "e"], np.array([5, 4, 2**64 - 1], np.uint64), thumbnails[[0, 2, 1]])
-    found = near_pairs(first, second, bits=1)
+    found = find_near_pairs(first, second, bits=1)
     assert [(i, j, bits) for i, j, bits, _ in found.pairs] == [(0, 0, 0)]
     assert found.refused == 2
-    assert near_pairs(first, second, bits=64).refused == 4
+    assert find_near_pairs(first, second, bits=64).refused == 4
 
 
 def test_the_search_finds_what_a_plain_loop_finds() -> None:
     random = np.random.default_rng(1)
-    same = np.tile(random.integers(0, 255, (1, SIDE, SIDE), dtype=np.uint8), (700, 1, 1))
+    same = np.tile(random.integers(0, 255, (1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), dtype=np.uint8), (700, 1, 1))
     base = random.integers(0, 2**63, 40, dtype=np.uint64)
     flips = np.left_shift(np.uint64(1), random.integers(0, 64, (2, 700), dtype=np.uint64))
     left = base[random.integers(0, 40, 700)] ^ flips[0]
     right = base[random.integers(0, 40, 50)] ^ flips[1, :50]
-    found = near_pairs(
+    found = find_near_pairs(
         Fingerprints([""] * 700, left, same), Fingerprints([""] * 50, right, same[:50]), bits=2
     )  # fmt: skip
     expected = [

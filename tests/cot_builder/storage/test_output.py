@@ -45,7 +45,9 @@ def test_output_holds_a_manifest_and_names_what_was_left_out(tmp_path):
 
 def test_a_strict_run_stops_at_the_first_thing_left_out_and_changes_nothing(tmp_path):
     write(tmp_path / "out", "one")
-    with pytest.raises(IndusCotError, match=r"image 7: damaged \(cut short\); strict runs stop here"):
+    with pytest.raises(
+        IndusCotError, match=r"image 7: damaged \(cut short\); run\.strict is true, so the stage stops here"
+    ):
         write(tmp_path / "out", "two", strict=True)
     assert (tmp_path / "out/table").read_text() == "one"
 
@@ -104,7 +106,7 @@ def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_pa
     with stage_output(tmp_path / "out", resumable=True, **(FACTS | {"params": {"a": 2}})) as output:
         assert not (output.path / "chunk").exists(), "other parameters must not reuse it"
         told = " ".join(capsys.readouterr().err.split())
-        assert "begun with other values (params.a 1 -> 2); begins anew" in told and ".out.aside" in told
+        assert "the earlier run had other settings (params.a 1 -> 2); starting over" in told and ".out.aside" in told
         assert (tmp_path / ".out.aside/chunk").exists(), "hours may be in it"
         (output.path / "chunk").touch()
     assert (tmp_path / "out/chunk").exists() and not (tmp_path / ".out.aside").exists()
@@ -125,13 +127,16 @@ def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
 
 
 def test_two_runs_at_once_are_refused(tmp_path):
-    with stage_output(tmp_path / "out", **FACTS), pytest.raises(IndusCotError, match="another run is writing it"):
+    with (
+        stage_output(tmp_path / "out", **FACTS),
+        pytest.raises(IndusCotError, match="another run is writing this folder"),
+    ):
         write(tmp_path / "out", "two")
 
 
 def test_a_stage_does_not_replace_what_another_one_wrote(tmp_path):
     write(tmp_path / "out", "one")
-    with pytest.raises(IndusCotError, match=r"out: holds what select wrote, and evaluate would delete it"):
+    with pytest.raises(IndusCotError, match=r"out: contains the output of select, which evaluate would delete"):
         write(tmp_path / "out", "two", stage="evaluate")
     assert (tmp_path / "out/table").read_text() == "one"
     # A verb and its first, empty output have not always the same name.
@@ -197,7 +202,9 @@ def test_a_full_disk_leaves_what_a_resumable_stage_has_done(tiny_disk, by):
 
     other = tiny_disk / "other"
     other.write_bytes(bytes(1_000_000))
-    kept = pytest.raises(IndusCotError, match=r"the disk is full; nothing was changed, and what was done is kept in")
+    kept = pytest.raises(
+        IndusCotError, match=r"the disk is full; nothing was changed, and the finished part is kept in"
+    )
     with kept, stage_output(tiny_disk / "out", resumable=True, **FACTS) as output:
         (output.path / "checkpoint").write_text("hours")
         if by == "torch":

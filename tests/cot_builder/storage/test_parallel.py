@@ -13,7 +13,7 @@ import cv2
 import psutil
 import pytest
 
-from cot_builder.storage.parallel import AHEAD, process_map, thread_map
+from cot_builder.storage.parallel import CHUNKS_AHEAD, process_map, thread_map
 from schemas.errors import IndusCotError
 from tests.helpers.paths import ROOT
 
@@ -75,7 +75,7 @@ def test_items_are_drawn_only_as_far_ahead_as_needed() -> None:
     results = process_map(add, items(), 2, chunksize=3)
     for _ in range(4):
         next(results)
-    assert len(drawn) <= 3 * (2 * AHEAD + 2)
+    assert len(drawn) <= 3 * (2 * CHUNKS_AHEAD + 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cot_builder.corpus.figures import choose, histogram
+from cot_builder.corpus.figures import choose_gallery, make_histogram
 from eval.report.report import report
 from eval.report.trajectory import LEAST_SIDE, picture
 from schemas.errors import IndusCotError
@@ -170,7 +170,7 @@ def test_damaged_inputs_are_named(copy):
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=60))
 def test_a_histogram_counts_every_value_in_its_bin(values):
-    chart = histogram(pl.Series(values), "words", "words")
+    chart = make_histogram(pl.Series(values), "words", "words")
     assert len(chart.bins) <= 14
     expected = dict.fromkeys((name for name, _ in chart.bins), 0)
     for value in values:
@@ -191,13 +191,13 @@ def test_the_choice_is_even_and_does_not_depend_on_order(kinds, count, random):
         for number, (category, answer) in enumerate(kinds)
     ]
     schema = dict.fromkeys(lines[0], pl.String())
-    chosen = choose(pl.DataFrame(lines, schema=schema), count)
+    chosen = choose_gallery(pl.DataFrame(lines, schema=schema), count)
     assert len(chosen) == min(count, len(lines))
     taken, there = Counter(chosen.select("category", "answer").iter_rows()), Counter(kinds)
     most = max(taken.values())
     assert all(taken[kind] >= min(most - 1, there[kind]) for kind in there)
     random.shuffle(lines)
-    assert choose(pl.DataFrame(lines, schema=schema), count)["id"].to_list() == chosen["id"].to_list()
+    assert choose_gallery(pl.DataFrame(lines, schema=schema), count)["id"].to_list() == chosen["id"].to_list()
 
 
 @settings(deadline=None)

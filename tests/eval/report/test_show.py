@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cot_builder.corpus.reading import read_names, read_rows
+from cot_builder.corpus.reading import read_ids, read_rows
 from eval.report.show import show
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
@@ -27,7 +27,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(corpus: Path) -> list[IndusCot]:
-    return list(read_rows(corpus, [place for _, _, place in read_names(corpus)]))
+    return list(read_rows(corpus, [place for _, _, place in read_ids(corpus)]))
 
 
 @pytest.fixture
