@@ -282,6 +282,7 @@ class Evaluate(Section):
     base_url: Annotated[str, AfterValidator(_check_url)]
     api_key_env: str
     mode: Annotated[str, AfterValidator(_check_mode)]
+    reading: Literal["tolerant", "exact"] = "tolerant"
     rounds: Literal["free", "two"]
     max_calls: Positive
     max_tokens: Positive

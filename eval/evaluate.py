@@ -237,7 +237,7 @@ def _hash_weights(context: EvalContext) -> str | None:
 
 def _describe_run(name: str, context: EvalContext) -> Run:
     settings = context.params.evaluate
-    shaping = {"max_calls", "max_tokens", "temperature"}
+    shaping = {"max_calls", "max_tokens", "temperature", "reading"}
     if settings.policy == "endpoint":
         shaping.add("base_url")
     parameters: dict[str, Any] = {} if settings.scripted else settings.model_dump(include=shaping)

@@ -1,6 +1,6 @@
-"""Parse a policy's text into a verdict: by the strict grammar for the agent, by rules for other models.
+"""Parse a policy's text into a verdict: by the agent's grammar, by rules for other models.
 
-The agent's completions are parsed by the grammar only (:func:`parse_strict`). The answers of other models are free
+The agent's completions are parsed by the grammar only (:func:`parse_agent`). The answers of other models are free
 text, parsed by the rules below (:func:`parse_by_rules`). Their words are in ``parse.yaml``, for English, German,
 French, Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the language need not be known.
 
@@ -67,23 +67,28 @@ class ParsedAnswer(NamedTuple):
     """Boxes in 0-1000; empty unless the answer is Yes."""
     defect_type: str | None
     """Leaf of the taxonomy; None unless the answer is Yes."""
-    parse: Literal["strict", "rules", "unparsed"]
+    parse: Literal["strict", "tolerant", "rules", "unparsed"]
     fault: str
     """Violation of the grammar, or reason why there is no answer; empty if there is none."""
 
 
-def parse_strict(completion: Sequence[Message]) -> ParsedAnswer:
-    """Parse the agent's messages after the prompt by the strict grammar.
+def parse_agent(completion: Sequence[Message], exact: bool = False) -> ParsedAnswer:
+    """Parse the agent's messages after the prompt by the grammar (:mod:`cot_builder.inspection.parsing`).
+
+    Args:
+        completion: The messages.
+        exact: Accept only the exact form of the last turn; otherwise any text with one possible meaning.
 
     Raises:
         IndusCotError: a server has moved thoughts out of the text (:func:`cot_builder.inspection.parsing.read`).
     """
     reading = read(completion)
     fault = "; ".join(reading.faults)
-    if reading.verdict is None:
+    if reading.verdict is None or (exact and not reading.exact_verdict):
         return ParsedAnswer(None, [], None, "unparsed", fault)
     verdict = reading.verdict
-    return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", fault)
+    how: Literal["strict", "tolerant"] = "tolerant" if reading.faults else "strict"
+    return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, how, fault)
 
 
 def parse_by_rules(text: str, options: Mapping[str, Answer] | None = None) -> ParsedAnswer:
@@ -94,8 +99,9 @@ def parse_by_rules(text: str, options: Mapping[str, Answer] | None = None) -> Pa
         options: Meaning of each letter if the prompt offered options: ``{"A": "Yes", "B": "No"}``.
     """
     try:
-        verdict = read_verdict(text.strip())
-        return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, "strict", "")
+        verdict, fault = read_verdict(text.strip())
+        how: Literal["strict", "tolerant"] = "tolerant" if fault else "strict"
+        return ParsedAnswer(verdict.answer, list(verdict.boxes), verdict.defect_type, how, fault)
     except GrammarError as error:
         fault = str(error)
     said = remove_thoughts(text[-MAX_CHARACTERS:])

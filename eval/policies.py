@@ -21,7 +21,7 @@ from cot_builder.inspection.tools import offered_tools
 from cot_builder.params import Evaluate, Params
 from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
-from eval.parse import ParsedAnswer, parse_by_rules, parse_strict
+from eval.parse import ParsedAnswer, parse_agent, parse_by_rules
 from schemas.geometry import UnitBox
 from schemas.prediction import NotNegative, Spoken, Transcript
 from schemas.sample import Sample
@@ -37,7 +37,7 @@ class PolicyAnswer(BaseModel):
     answer: Answer | None
     boxes: list[UnitBox]
     defect_type: str | None
-    parse: Literal["strict", "rules", "unparsed", "failed"]
+    parse: Literal["strict", "tolerant", "rules", "unparsed", "failed"]
     fault: str
     margin: float | None
     answer_before: Answer | None
@@ -169,7 +169,7 @@ def to_answer(
         parsed = ParsedAnswer(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
     else:
         text_read = behind_a_thought(episode.completion) if context.verdict_only else episode.completion
-        parsed = parse_strict(text_read)
+        parsed = parse_agent(text_read, context.params.evaluate.reading == "exact")
     answer_before: Answer | None = None
     if margin_before is not None:
         answer_before = "Yes" if margin_before > 0 else "No"

@@ -152,6 +152,7 @@ def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine
         protocol="; ".join(
             [
                 *([f"policy {run.policy}, mode {run.mode}, {ROUNDS[run.rounds]}"] if run.rounds else []),
+                *([f"{run.parameters['reading']} reading"] if "reading" in run.parameters else []),
                 *([f"weights {run.model_sha256[:8]}"] if run.model_sha256 else []),
                 *([f"priors {run.priors}"] if run.priors not in (None, "none") else []),
                 shot,

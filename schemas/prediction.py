@@ -38,9 +38,10 @@ class Prediction(BaseModel):
     """None where none could be read, which counts as wrong."""
     boxes: list[UnitBox]
     defect_type: str | None
-    parse: Literal["strict", "rules", "unparsed", "failed"]
-    """How the verdict was read: by the grammar; by the rules for models that do not follow it; not at all; or there
-    was nothing to read, since the policy gave no answer."""
+    parse: Literal["strict", "tolerant", "rules", "unparsed", "failed"]
+    """How the verdict was parsed. strict: the whole inspection has the exact form of the agent's grammar. tolerant: it
+    deviates in form, but has one meaning. rules: by the rules for free text. unparsed: no verdict was found.
+    failed: the policy gave no answer."""
     fault: str
     """What does not follow the grammar, or why there is no answer; empty where all is well."""
     margin: float | None

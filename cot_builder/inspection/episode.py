@@ -25,7 +25,10 @@ MOST_CALLS = 8
 """Calls of one turn that are run; a turn that repeats itself may hold hundreds."""
 CUT = "…"
 """Follows a turn that reached its limit of tokens, so that it cannot be taken for a whole one."""
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
+_CALL = re.compile(r"(```\w*\s*)?<tool_call>(.*?)</tool_call>\s*(```\s*)?", re.DOTALL)
+_FENCES = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
+_XML_CALL = re.compile(r"\s*<function=(\w+)>(.*)</function>\s*", re.DOTALL)
+_XML_PARAMETER = re.compile(r"<parameter=(\w+)>(.*?)</parameter>", re.DOTALL)
 
 
 class Written(NamedTuple):
@@ -156,12 +159,23 @@ def inspect_by_round(episodes: Iterable[Episode], write: Write, at_once: int) ->
 
 
 def read_turn(text: str) -> Message:
-    """An assistant's message, calls apart from the text as GRPO hands it to rewards; an unreadable call is ``None``."""
+    """Split an assistant turn into text and calls, as GRPO hands it to rewards; an unreadable call is ``None``.
+
+    A call may also be written in Qwen-Coder's XML, within or around code fences, or with its arguments as a JSON
+    string. It is run then, and ``form_faults`` of the message says so.
+    """
     bodies = _CALL.findall(text)
     if not bodies:
         return {"role": "assistant", "content": [_text(text)]}
-    calls = [{"type": "function", "function": _function(body)} for body in bodies]
-    return {"role": "assistant", "content": [_text(_CALL.sub("", text).rstrip("\n"))], "tool_calls": calls}
+    functions = [_function(body) for _, body, _ in bodies]
+    message: Message = {
+        "role": "assistant",
+        "content": [_text(_CALL.sub("", text).rstrip("\n"))],
+        "tool_calls": [{"type": "function", "function": function} for function, _ in functions],
+    }
+    if any(before or after for before, _, after in bodies) or not all(exact for _, exact in functions):
+        message["form_faults"] = ["a call is not written in the exact form"]
+    return message
 
 
 def schemas_of(tools: Collection[str]) -> list[dict[str, Any]] | None:
@@ -169,13 +183,42 @@ def schemas_of(tools: Collection[str]) -> list[dict[str, Any]] | None:
     return [schema for schema in tool_schemas() if schema["function"]["name"] in tools] or None
 
 
-def _function(body: str) -> dict[str, Any] | None:
+def _function(body: str) -> tuple[dict[str, Any] | None, bool]:
+    """Function of a call, None if it cannot be read; and whether it is written in the exact form."""
+    function = _json_object(body)
+    if function is not None and isinstance(function.get("arguments"), dict):
+        return function, True
+    tolerated = function if function is not None else _json_object(_FENCES.sub("", body)) or _xml_function(body)
+    if tolerated is None:
+        return None, True
+    if isinstance(tolerated.get("arguments"), str):
+        tolerated |= {"arguments": _json_object(tolerated["arguments"]) or tolerated["arguments"]}
+    return tolerated, not isinstance(tolerated.get("arguments"), dict)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
     try:
-        function = json.loads(body)
-        json.dumps(function, ensure_ascii=False).encode()
+        value = json.loads(text)
+        # Half a surrogate pair cannot be written anywhere.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    return function if isinstance(function, dict) else None
+    return value if isinstance(value, dict) else None
+
+
+def _xml_function(body: str) -> dict[str, Any] | None:
+    """A call as Qwen-Coder's template has it: ``<function=NAME><parameter=NAME>value</parameter></function>``."""
+    match = _XML_CALL.fullmatch(_FENCES.sub("", body))
+    if match is None or _XML_PARAMETER.sub("", match[2]).strip():
+        return None
+    return {"name": match[1], "arguments": {name: _xml_value(text) for name, text in _XML_PARAMETER.findall(match[2])}}
+
+
+def _xml_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text.strip()
 
 
 def _name(call: Any) -> str:

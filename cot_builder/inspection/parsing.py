@@ -1,7 +1,11 @@
-"""What an inspector wrote, read strictly: the inverse of :mod:`cot_builder.inspection.rendering`.
+"""Parses an inspector's messages: the inverse of :mod:`cot_builder.inspection.rendering`.
 
-Nothing is repaired and nothing is guessed: a text that does not follow the grammar to its last character has no
-verdict. A verdict that can be read in two ways would let its author take the better one.
+Meaning and form are two results. The meaning is a verdict, which must be unambiguous: exactly one, after the last
+thought, complete. A text with two answers, an answer within a thought, a hedge or a truncated end has none, because its
+author could otherwise take the better one. The form is exact if the text follows
+:data:`cot_builder.inspection.rendering.ANSWER_GRAMMAR` to the character. Deviations of form that leave one possible
+meaning keep their verdict and are listed as faults: white space between tags and within JSON, a single flat box,
+floats without a fraction, the case of Yes, No and of a type, several thoughts, and "<" in a thought that opens no tag.
 """
 
 import json
@@ -38,7 +42,16 @@ TRL's own for Qwen3-VL moves thoughts to ``reasoning_content`` and keeps the las
 guess would cost nothing. Here a turn without calls stays whole. Of a turn with calls the last piece of the text is
 left; it holds no verdict, whatever it says.
 """
-_THOUGHT = re.compile(r"<think>[^<>]+</think>")
+_EXACT_THOUGHT = re.compile(r"<think>[^<>]+</think>")
+_TAG = r"</?\s*(?:think(?:ing)?|answer|location|type|tool_call|call_tool|tool_response|observation)\b|<\|"
+_VERDICT = re.compile(
+    rf"\s*(?:<think>(?!\s*</think>)(?:(?!{_TAG}).)+</think>\s*)+"
+    rf"(?:<location>(?P<location>(?:(?!{_TAG}).)*)</location>\s*<type>(?P<type>(?:(?!{_TAG}).)*)</type>\s*"
+    r"<answer>\s*yes\s*</answer>|<answer>\s*no\s*</answer>)\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Tolerant grammar of the last turn. A thought holds no tag of the grammar, closed or not, whatever its case."""
+_COORDINATE = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)
 _UNSAID = "<think>…</think>"
 _FAILED = ("error:", "{'error':")
 """How the observation of a failed call begins: refused by the toolbox, or raised and caught by TRL."""
@@ -56,41 +69,67 @@ class GrammarError(ValueError):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a completion holds."""
+    """Content of a completion."""
 
     verdict: Verdict | None
-    """None where the last turn is none, is cut off, or does not follow the grammar."""
+    """None if the last turn holds no unambiguous, complete verdict."""
     calls: int
-    """Calls of a tool there is, with all arguments it needs and no other; whatever came back."""
+    """Number of calls of a known tool with valid argument names, whatever they returned."""
     observed: int
-    """Of these, the ones that returned something other than an error."""
+    """Number of these calls that returned something other than an error."""
     faults: tuple[str, ...]
-    """What does not follow the grammar; empty where all does."""
+    """Deviations from the exact form; empty if the whole completion has it."""
+    exact_verdict: bool
+    """Whether the last turn holds a verdict in the exact form."""
 
 
-def read_verdict(text: str) -> Verdict:
-    """The verdict of a last turn.
+def read_verdict(text: str) -> tuple[Verdict, str]:
+    """Parse the last turn.
+
+    Returns:
+        The verdict, and the deviation from the exact form; empty if the text has the exact form.
 
     Raises:
-        GrammarError: the text is not, from its first character to its last, one thought without tags, then either
-            location, type and Yes, or No; a box is none in 0-1000; the type is not in the taxonomy.
+        GrammarError: the turn is not thoughts without tags followed by either location, type and Yes, or No; a box is
+            not within 0-1000; the type is not in the taxonomy.
     """
-    if not ANSWER_GRAMMAR.fullmatch(text):
+    match = _VERDICT.fullmatch(text)
+    if match is None:
         raise GrammarError("the last turn is not a thought and one verdict")
-    if text.endswith("<answer>No</answer>"):
-        return Verdict(answer="No")
-    _, location, kind, _ = re.split(r"<location>|</location><type>|</type>", text)
-    if kind not in leaves():
-        raise GrammarError(f"no type {kind!r} in the taxonomy")
+    fault = "" if ANSWER_GRAMMAR.fullmatch(text) else "the last turn is not written in the exact form"
+    if match["location"] is None:
+        return Verdict(answer="No"), fault
+    kind = match["type"].strip()
+    name = kind.casefold()
+    if name not in leaves():
+        raise GrammarError(f"no type {kind[:80]!r} in the taxonomy")
     try:
-        return Verdict(answer="Yes", boxes=json.loads(location), defect_type=kind)
-    except ValueError:
-        # JSON knows no number with leading zeros; a verdict knows no box outside 0-1000.
-        raise GrammarError(f"no boxes in 0-1000: {location[:80]}") from None
+        return Verdict(answer="Yes", boxes=_boxes(match["location"]), defect_type=name), fault
+    except (ValueError, RecursionError):
+        raise GrammarError(f"no boxes in 0-1000: {match['location'][:80]}") from None
+
+
+def _boxes(text: str) -> list[Any]:
+    """Boxes of a location: a JSON list of boxes, or one box.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    value = json.loads(text, parse_float=_whole, parse_int=_whole, parse_constant=_whole)
+    boxes = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
+    if not isinstance(boxes, list) or not all(isinstance(box, list) and {*map(type, box)} == {int} for box in boxes):
+        raise ValueError("no list of boxes")
+    return boxes
+
+
+def _whole(number: str) -> int:
+    if not _COORDINATE.fullmatch(number):
+        raise ValueError(f"{number[:20]} is no coordinate")
+    return int(number.partition(".")[0])
 
 
 def read(completion: Sequence[Message]) -> Reading:
-    """Read the messages that follow a prompt: turns with one call each and their observations, then the last turn.
+    """Parse the messages after a prompt: turns with calls and their observations, then the last turn.
 
     Args:
         completion: Messages as TRL hands them to rewards with :data:`RESPONSE_TEMPLATE`, or as
@@ -118,17 +157,19 @@ def read(completion: Sequence[Message]) -> Reading:
         calls += sum(pending)
         if pending:
             faults += _faults_of_a_step(message, pending)
+        faults += message.get("form_faults", ())
     verdict = None
     try:
-        verdict = read_verdict(_last_words(completion))
-    except GrammarError as fault:
-        faults.append(str(fault))
-    return Reading(verdict, calls, observed, tuple(faults))
+        verdict, fault = read_verdict(_last_words(completion))
+    except GrammarError as error:
+        fault = str(error)
+    faults += [fault] if fault else []
+    return Reading(verdict, calls, observed, tuple(faults), verdict is not None and not fault)
 
 
 def _faults_of_a_step(message: Message, valid: list[bool]) -> list[str]:
     faults = []
-    if not _THOUGHT.fullmatch(_text(message)):
+    if not _EXACT_THOUGHT.fullmatch(_text(message)):
         faults.append("a turn with a call is not one thought and the call")
     if len(valid) > 1:
         faults.append("several calls in one turn")

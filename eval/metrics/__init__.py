@@ -130,7 +130,7 @@ def write_metrics(found: Metrics, folder: Path) -> None:
 def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:
     """Whether the policy was to name place and type; where no mode is recorded, a verdict by the grammar shows it."""
     if run.mode is None:
-        return bool((predictions["parse"] == "strict").any())
+        return bool(predictions["parse"].is_in(["strict", "tolerant"]).any())
     return run.mode != "direct"
 
 

@@ -32,6 +32,9 @@ class PredictionArrays:
         self.parts = group_parts(frame["part_id"].to_numpy(), self.defective)
         self.margin = frame["margin"].fill_null(np.nan).to_numpy()
         """NaN where the policy gave none."""
+        self.formatted = np.full(len(frame), place_asked)
+        """Images whose answer was to follow the agent's grammar."""
+        self.in_exact_form = (frame["parse"] == "strict").to_numpy()
         asked = self.defective & place_asked
         self.located = asked & (frame["true_boxes"].list.len() > 0).to_numpy()
         """Defective images whose place is published, if it was asked for."""

@@ -319,7 +319,7 @@ def test_rescore_of_another_version(tmp_path: Path) -> None:
     written = json.loads((folder / "metrics.json").read_bytes())
     assert list(written["overall"])[7:] == [
         "balanced_accuracy", "recall", "specificity", "precision", "f1", "auroc",
-        "box_iou", "box_accuracy", "pointing", "type_exact", "type_family", "type_similarity",
+        "exact_form", "box_iou", "box_accuracy", "pointing", "type_exact", "type_family", "type_similarity",
     ]  # fmt: skip
     written["overall"]["false_alarms"] = written["overall"].pop("pointing")
     (folder / "metrics.json").write_text(json.dumps(written))

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.parse import parse_by_rules, parse_strict
+from eval.parse import parse_agent, parse_by_rules
 
 ANSWERS: list[tuple[str, str | None]] = yaml.safe_load((Path(__file__).parent / "answers.yaml").read_text("utf-8"))
 WORDS = [
@@ -213,15 +213,18 @@ def test_grammar_has_priority() -> None:
     assert parse_by_rules(YES) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
 
 
-def test_agent_uses_strict_grammar() -> None:
+def test_agent_reading() -> None:
     said = [{"role": "assistant", "content": YES}]
-    assert parse_strict(said) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
+    assert parse_agent(said) == ("Yes", [(1, 2, 30, 40)], "scratch", "strict", "")
+    deviating = [{"role": "assistant", "content": YES.replace("><", ">\n<")}]
+    assert parse_agent(deviating)[:4] == ("Yes", [(1, 2, 30, 40)], "scratch", "tolerant")
+    assert parse_agent(deviating, exact=True).answer is None and parse_agent(said, exact=True).answer == "Yes"
     for text in ("Yes", "<answer>Yes</answer>", YES + " No.", YES.replace("scratch", "dragon")):
-        found = parse_strict([{"role": "assistant", "content": text}])
+        found = parse_agent([{"role": "assistant", "content": text}])
         assert found[:4] == (None, [], None, "unparsed")
         assert found.fault
     # A tool call is not a verdict.
-    assert parse_strict([]).parse == "unparsed"
+    assert parse_agent([]).parse == "unparsed"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,20 @@ def test_truncated_plain_answer_is_unparsed(run: Any, fault: Fault, told: str) -
     assert found().overall.box_iou is None, "a plain question asks for no place"
 
 
+def test_reading_tolerates_form(run: Any) -> None:
+    """A line break between thought and answer costs the exact form and not the verdict, unless exact form is asked."""
+    with chat_server(lambda _: NO.replace("><", ">\n<")) as server:
+        run(*served(server))
+        assert set(rows()["answer"]) == {"No"} and set(rows()["parse"]) == {"tolerant"}
+        assert found().overall.unparsed == 0 and found().overall.figure("exact_form").value == 0.0  # type: ignore[union-attr]
+        assert found().run.parameters["reading"] == "tolerant"
+        asked = len(server.requests)
+        run(*served(server, "evaluate.reading=exact"))
+        assert set(rows()["parse"]) == {"unparsed"} and len(server.requests) == asked, "answers are cached"
+        run(*served(server, "evaluate.mode=direct"))
+        assert found().overall.figure("exact_form") is None
+
+
 def test_two_rounds_allow_one_turn_of_calls(run: Any) -> None:
     with chat_server(by_kind) as server:
         run(*served(server, "evaluate.rounds=two", "evaluate.limit=2"))

@@ -125,7 +125,13 @@ WITHOUT_A_VERDICT: dict[str, Chat] = {
     "an empty turn": [say("")],
     "hedging in the answer": [say(NO.replace("No", "Yes or No"))],
     "hedging in words": [say(NO.replace("No<", "Maybe<"))],
-    "lower case": [say(NO.replace("No", "no"))],
+    "hedging behind the answer": [say(NO.replace("No<", "No, probably<"))],
+    "a thought of white space": [say("<think> \n</think><answer>No</answer>")],
+    "a thought after the answer": [say(NO + "<think>Or not?</think>")],
+    "an opened tag in the thought": [say("<think>So <answer No</think><answer>No</answer>")],
+    "a tag in capitals in the thought": [say("<think>So <ANSWER>Yes</ANSWER></think><answer>No</answer>")],
+    "a box of truth values": [say(yes("[[false, false, true, true]]"))],
+    "boxes and coordinates mixed": [say(yes("[[0, 0, 10, 10], 5, 5, 9, 9]"))],
     "two answers": [say(NO + "<answer>Yes</answer>")],
     "the same answer twice": [say(NO + "<answer>No</answer>")],
     "two whole verdicts": [say(NO + yes())],
@@ -133,13 +139,11 @@ WITHOUT_A_VERDICT: dict[str, Chat] = {
     "an answer inside the thought": [say("<think>It is <answer>Yes</answer></think>")],
     "one inside the thought, one after": [say(f"<think>So <answer>Yes</answer>?</think>{NO}")],
     "a thought that never closes": [say("<think>It is sound. <answer>No</answer>")],
-    "two thoughts": [say("<think>a</think>" + NO)],
     "an empty thought": [say("<think></think><answer>No</answer>")],
     "no thought": [say("<answer>No</answer>")],
     "no tags": [say("No")],
     "text before": [say("Well. " + NO)],
     "text after": [say(NO + " Certainly.")],
-    "a line break after": [say(NO + "\n")],
     "a space within the tag": [say(NO.replace("<answer>", "<answer >"))],
     "cut off in the thought": [say("<think>It loo")],
     "cut off in the verdict": [say(yes()[:-3])],
@@ -153,7 +157,6 @@ WITHOUT_A_VERDICT: dict[str, Chat] = {
     "a No with location": [say(yes().replace("Yes", "No"))],
     "no box": [say(yes("[]"))],
     "a box of three": [say(yes("[[0, 0, 10]]"))],
-    "one box without the list": [say(yes("[0, 0, 10, 10]"))],
     "a coordinate above 1000": [say(yes("[[0, 0, 10, 1001]]"))],
     "a coordinate below 0": [say(yes("[[-1, 0, 10, 10]]"))],
     "a fraction": [say(yes("[[0.5, 0, 10, 10]]"))],
@@ -180,6 +183,35 @@ def test_a_completion_without_one_clear_verdict_earns_the_penalty_whatever_is_tr
     completion = WITHOUT_A_VERDICT[name]
     assert score(completion, truth) == PENALTY
     assert read(completion).verdict is None and read(completion).faults
+
+
+DEVIATING: dict[str, tuple[str, str]] = {
+    # name: the verdict in the exact form, and in another form with the same meaning
+    "a line break between tags": (NO, NO.replace("><", ">\n<")),
+    "line breaks between all tags": (yes(), yes().replace("><", ">\r\n  <")),
+    "a line break after": (NO, NO + "\n"),
+    "a line break before": (NO, "\n" + NO),
+    "lower case": (NO, NO.replace("No", "no")),
+    "upper case and spaces": (yes(), yes().replace(">Yes<", "> YES <")),
+    "two thoughts": (NO, f"<think>a</think>\n{NO}"),
+    "less than in a thought": (NO, NO.replace("All", "The gap is < 5 px, a<b and x <y>. All")),
+    "boxes without spaces": (yes("[[0, 0, 10, 10], [20, 20, 30, 30]]"), yes("[[0,0,10,10],[20,20,30,30]]")),
+    "boxes over several lines": (yes(), yes("\n[\n  [0, 0, 10, 10]\n]\n")),
+    "one box without the list": (yes(), yes("[0, 0, 10, 10]")),
+    "floats without a fraction": (yes(), yes("[[0.0, 0, 10.00, 10]]")),
+    "a type in capitals": (yes(), yes(kind="Scratch")),
+    "a type with spaces around": (yes(), yes(kind=" scratch\n")),
+}
+
+
+@pytest.mark.parametrize("name", DEVIATING)
+def test_form_does_not_change_the_verdict(name: str) -> None:
+    """A deviating form has the same verdict and pays the penalty once, right or wrong."""
+    exact, deviating = ([say(text)] for text in DEVIATING[name])
+    assert read(deviating).verdict == read(exact).verdict and not read(exact).faults
+    assert read(deviating).faults and not read(deviating).exact_verdict
+    for truth in (DEFECT, SOUND):
+        assert score(deviating, truth) == pytest.approx(score(exact, truth) + PENALTY)
 
 
 MALFORMED_CALLS: dict[str, tuple[Chat, int]] = {
@@ -353,7 +385,7 @@ def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(com
 def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
     before, verdict, extra, place, truth, dconf
 ) -> None:
-    """A second answer, an answer in the thought, text before or after: each loses the verdict instead."""
+    """A second answer, an answer in the thought, text before or after: each costs the penalty and gains no verdict."""
     # Plain words within the thought are just another thought.
     assume(extra and (place in (0, 3) or set("<>") & set(extra)))
     chat = [message for part in before for message in part]
@@ -361,8 +393,10 @@ def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
     honest = [*chat, say("".join(parts))]
     cut = [0, 1, 2, 4][place]
     greedy = [*chat, say("".join([*parts[:cut], extra, *parts[cut:]]))]
-    assert read(honest).verdict == verdict and read(greedy).verdict is None
-    assert score(greedy, truth, dconf) == PENALTY <= score(honest, truth, dconf)
+    assert read(honest).verdict == verdict and read(greedy).verdict in (None, verdict)
+    assert read(greedy).faults and score(greedy, truth, dconf) <= score(honest, truth, dconf)
+    if place in (0, 3) and extra.strip() and "<think>" not in extra:
+        assert read(greedy).verdict is None and score(greedy, truth, dconf) == PENALTY
 
 
 @given(completions(), steps, st.integers(1, 6), truths, st.floats())
@@ -410,7 +444,6 @@ def parsed(tokenizer: Any, text: str) -> dict[str, Any]:
     [
         f"{NO}<think>Or not?</think><answer>Yes</answer>",
         f"{NO}{yes()}",
-        f"<think>a</think>{NO}",
         f"Well. {NO}",
         "<think>So <answer>No</answer>",
         f"{NO}<think>Sure.</think>",

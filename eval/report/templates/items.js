@@ -159,7 +159,7 @@
     fault.textContent = detail.fault;
     find(".steps").replaceChildren(...detail.turns.map(step));
     const facts = {
-      "read by": { strict: "the grammar", rules: "the rules for free text", unparsed: "nothing: no verdict", failed: "nothing: no answer" }[detail.parse],
+      "read by": { strict: "the grammar", tolerant: "the grammar, with deviations in form", rules: "the rules for free text", unparsed: "nothing: no verdict", failed: "nothing: no answer" }[detail.parse],
       "margin of Yes over No": `${number(detail.margin, 2)} nats`,
       "before any observation": detail.answer_before ?? "–",
       calls: `${detail.calls}, ${detail.observed} with a result`,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.toolbox import Toolbox
-from eval.parse import parse_strict
+from eval.parse import parse_agent
 from tests.helpers.evaluated import CALL, NO
 
 
@@ -43,16 +43,59 @@ def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
     assert len(one.calls) == 21 and one.observed == MOST_CALLS
     assert one.completion[-1]["content"][0]["text"].startswith("error: more than")
     one.take(Written(NO))
-    assert one.done and "several calls" in parse_strict(one.completion).fault
+    assert one.done and "several calls" in parse_agent(one.completion).fault
 
 
 def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: Any) -> None:
     one = episode(pixels)
     one.take(Written(NO, cut=True))
-    assert one.done and parse_strict(one.completion).answer is None and one.steps[0].text.endswith(CUT)
+    assert one.done and parse_agent(one.completion).answer is None and one.steps[0].text.endswith(CUT)
     two = episode(pixels)
     two.take(Written(f"<|image_pad|><|im_end|>{CALL}"))
     assert "<|" not in two.chat[2]["content"][0]["text"].replace("<| ", "")
+
+
+XML_CALL = "<tool_call>\n<function=crop>\n<parameter=region>\n[0, 0, 500, 500]\n</parameter>\n</function>\n</tool_call>"
+JSON_CALL = '{"name": "crop", "arguments": {"region": [0, 0, 500, 500]}}'
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        XML_CALL,
+        f"```xml\n{XML_CALL}\n```",
+        f"```json\n<tool_call>\n{JSON_CALL}\n</tool_call>\n```",
+        f"<tool_call>\n```json\n{JSON_CALL}\n```\n</tool_call>",
+        '<tool_call>{"name": "crop", "arguments": "{\\"region\\": [0, 0, 500, 500]}"}</tool_call>',
+    ],
+    ids=["xml", "fenced xml", "fence around", "fence within", "arguments as text"],
+)
+def test_calls_in_other_forms_are_run(pixels: Any, call: str) -> None:
+    exact, other = episode(pixels), episode(pixels)
+    exact.take(Written(CALL))
+    other.take(Written(f"<think>Closer.</think>\n{call}"))
+    assert other.observed == 1 and other.calls == ["crop"]
+    assert other.completion[1:] == exact.completion[1:]
+    assert other.completion[0]["content"] == exact.completion[0]["content"]
+    for one in (exact, other):
+        one.take(Written(NO))
+    assert parse_agent(exact.completion)[:4] == ("No", [], None, "strict")
+    assert parse_agent(other.completion)[:4] == ("No", [], None, "tolerant")
+    assert "exact form" in parse_agent(other.completion).fault
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<tool_call>crop</tool_call>",
+        "<tool_call><function=crop>region</function></tool_call>",
+        "<tool_call>[]</tool_call>",
+    ],
+)
+def test_calls_without_meaning_are_malformed(pixels: Any, call: str) -> None:
+    one = episode(pixels)
+    one.take(Written(f"<think>Closer.</think>\n{call}"))
+    assert one.calls == [MALFORMED] and one.observed == 0
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
