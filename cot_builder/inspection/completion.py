@@ -32,13 +32,13 @@ class Completion:
     calls: tuple[ToolCall, ...]
     """Calls that are JSON with a name and arguments, in order. A call of an unknown tool is among them and a fault."""
     verdict: Verdict | None
-    """None if the last turn is missing, is cut off or does not follow the grammar."""
+    """None if the last turn is missing, is cut off or has more or less than one possible meaning."""
     faults: tuple[str, ...]
-    """Departures from the grammar, one sentence each; empty if there are none."""
+    """Deviations from the exact form, one sentence each; empty if there are none."""
 
 
 def read_completion(written: str | Sequence[Message]) -> Completion:
-    """Read a completion strictly: nothing is repaired, and an ambiguous verdict is no verdict.
+    """Read a completion. Deviations in form are faults and keep their verdict; an ambiguous verdict is no verdict.
 
     Args:
         written: One of three forms. Chat messages after the prompt, as TRL hands them to rewards (set
@@ -86,8 +86,8 @@ def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) 
             tool_call = ToolCall(tool=call["function"]["name"], arguments=call["function"]["arguments"])
             turns.append(Turn(thought=_split_thought(said)[0], call=tool_call, observation=observation))
         thought, verdict = _split_thought(last)
-        # The thought is read apart, because the grammar of verdicts allows no angle bracket in it.
-        return Trajectory(turns=[*turns, Turn(thought=thought)], verdict=read_verdict(f"<think>.</think>{verdict}"))
+        # The thought is read apart, because the grammar of verdicts allows no tag in it.
+        return Trajectory(turns=[*turns, Turn(thought=thought)], verdict=read_verdict(f"<think>.</think>{verdict}")[0])
     except (GrammarError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise IndusCotError(f"{where}: messages are not an inspection ({error!r}); load an Indus-CoT corpus") from None
 
