@@ -1,4 +1,5 @@
 # make demo [PROFILE=…]  environment, install, every stage, then where to look
+# make check             format, lint, types, import contracts and the fast tests, in under a minute
 # make test              everything CI checks
 # make label-studio      the review server on loopback, in an environment of its own; says where to log in
 # make learn             proof that training teaches: a tiny model on unseen categories; reports/learn.html
@@ -31,7 +32,7 @@ endif
 # Named after the version: with another Python, the environment is made anew.
 UV_READY := $(VENV)/.uv-$(VERSION)
 
-.PHONY: demo test label-studio learn bench lock
+.PHONY: demo check test label-studio learn bench lock
 
 demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
@@ -43,6 +44,13 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/indus-cot show               one trajectory in the terminal (--open: as a page)"
 	@echo "  $(BIN)/indus-cot verify             re-run every tool call of data/indus_cot"
 	@echo "  $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/indus_cot'))\""
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not server and not browser and not train"
 
 # Three workers for two cores: tests of the review server wait for it a good part of their time.
 test: $(VENV)/.installed-dev

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def installed(wheel: Path) -> Path:
     # Libraries alone: the editable checkout lies in a .pth file, which is not read from there.
     (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment
+
+
+def test_wheel_has_licence_and_type_markers(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    packages = ("annotation", "cot_builder", "eval", "indus_cot", "schemas", "train")
+    assert all(f"{package}/py.typed" in names for package in packages)
+    assert not [name for name in names if name.startswith(("tests/", "examples/", "bench/"))]
 
 
 def test_init_writes_a_project_and_spares_files(tmp_path: Path) -> None:
