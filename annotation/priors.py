@@ -33,7 +33,7 @@ from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.leaks import leaks, without_name
+from cot_builder.teacher.leaks import find_leaks, replace_category_name
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
@@ -288,7 +288,7 @@ def text_problems(text: str, category: str) -> list[str]:
         found.append(f"the text says {tag[0]!r}, which is a tag of the trajectories")
     if control := re.search(r"[\x00-\x1f]", text):
         found.append(f"the text holds the control character {control[0]!r}")
-    if said := leaks(without_name(text, category)):
+    if said := find_leaks(replace_category_name(text, category)):
         found.append(f"the text says {said[0]!r}, which speaks of the truth of a sample")
     return found
 

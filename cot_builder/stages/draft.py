@@ -15,9 +15,9 @@ from cot_builder.params import Params
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.shards import ShardWriter
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.backends import Asking, load_backend
+from cot_builder.teacher.backends import AskOptions, load_backend
 from cot_builder.teacher.drafts import SampleDrafts, Task
-from cot_builder.teacher.endpoint import in_a_row
+from cot_builder.teacher.endpoint import join_reasons
 from cot_builder.teacher.gates import duplicates
 from cot_builder.teacher.gates.gate import JUDGE
 from schemas.errors import IndusCotError
@@ -71,7 +71,8 @@ def draft(
     ) as output:
         with ShardWriter(output.path, "observations") as writer:
             sink = _DraftCollector(output, writer)
-            backend.draft_samples(params, workspace, tasks, priors, sink.take, Asking(refresh, again, allow_unpriced))
+            options = AskOptions(refresh, again, allow_unpriced)
+            backend.draft_samples(params, workspace, tasks, priors, sink.take, options)
         kept, rejected = _reject_duplicates(sink.kept, sink.rejected)
         _write_failures(workspace, [sample.sample_id for sample, _ in tasks], kept, rejected, sink.failures)
         if not kept:
@@ -113,7 +114,7 @@ def estimate_draft(
     tasks, priors = _read_tasks(params, workspace)
     again = _read_ids_to_retry(workspace, tasks) if only_failed else set()
     found: Estimate = load_backend(params.teacher.backend).estimate_drafts(
-        params, workspace, tasks, priors, Asking(refresh, again, allow_unpriced)
+        params, workspace, tasks, priors, AskOptions(refresh, again, allow_unpriced)
     )
     found.failed = len(_read_failed_ids(workspace, tasks))
     return found
@@ -185,7 +186,7 @@ def _write_failures(
     done = {item.sample_id for item in kept}
     refused: dict[str, list[str]] = {}
     for item in rejected:
-        why = in_a_row((f"{violation.gate}: {violation.reason}" for violation in item.violations), "; ")
+        why = join_reasons((f"{violation.gate}: {violation.reason}" for violation in item.violations), "; ")
         tried = f"candidate {item.candidate} after {item.corrections} corrections: {why}"
         refused.setdefault(item.sample_id, []).append(tried)
     text = io.StringIO()
@@ -193,7 +194,7 @@ def _write_failures(
     writer.writerow(["sample_id", "why"])
     for sample_id in sample_ids:
         if sample_id not in done:
-            why = in_a_row([*failures.get(sample_id, []), *refused.get(sample_id, [])], " | ")
+            why = join_reasons([*failures.get(sample_id, []), *refused.get(sample_id, [])], " | ")
             writer.writerow([sample_id, why])
     write_text(workspace.reports / FAILURES, text.getvalue())
 

@@ -16,7 +16,7 @@ from cot_builder.storage.images import UndecodableError
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
-from cot_builder.teacher.backends import Asking, load_backend
+from cot_builder.teacher.backends import AskOptions, load_backend
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PriorReview
@@ -62,7 +62,7 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
     ) as output:
         measured, groups = _measure_priors(params, workspace, output)
         made = backend.word_priors(
-            params, workspace, measured, groups, output, Asking(refresh, allow_unpriced=allow_unpriced)
+            params, workspace, measured, groups, output, AskOptions(refresh, allow_unpriced=allow_unpriced)
         )
         PRIOR.write(PRIOR.frame(made), output.path / MACHINE_FILE)
         rows = apply_reviews(made, measured, read_prior_reviews(workspace), output)
@@ -81,7 +81,7 @@ def estimate_prior(
     """
     rows, groups = _measure_priors(params, workspace, Output(workspace.prior, params.run.strict))
     found: Estimate = load_backend(params.teacher.backend).estimate_priors(
-        params, workspace, rows, groups, Asking(refresh, allow_unpriced=allow_unpriced)
+        params, workspace, rows, groups, AskOptions(refresh, allow_unpriced=allow_unpriced)
     )
     return found
 

@@ -1,4 +1,4 @@
-"""What the teacher's backends hand to the stage `draft`."""
+"""Results that the teacher backends return to the stage `draft`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,18 +16,18 @@ Task = tuple[Sample, Supervision]
 
 @dataclass(frozen=True)
 class SampleDrafts:
-    """All drafts of one sample."""
+    """The drafts of one sample."""
 
     sample_id: str
     drafts: list[Draft]
     images: dict[str, bytes]
-    """PNG bytes of the observation images by sha256."""
+    """PNG bytes of the observation images, by sha256."""
     damage: str = ""
-    """Why the sample's image cannot be read; empty where it can."""
+    """Why the sample's image cannot be read; empty if it can."""
     failures: tuple[str, ...] = ()
-    """Why candidates never became a draft."""
+    """Reasons why candidates have no draft."""
     unanswered: int = 0
-    """How many candidates never became a draft."""
+    """Number of candidates without a draft."""
 
 
 def to_draft(
@@ -39,16 +39,16 @@ def to_draft(
     prompts: str,
     blind_answer: Literal["Yes", "No"] | None = None,
 ) -> Draft:
-    """The row of a draft, from its trajectory and what happened to it.
+    """Build the row of a draft from its trajectory and its attempt.
 
     Args:
-        trajectory: What was drafted.
+        trajectory: The drafted trajectory.
         sample: Its sample.
-        attempt: Its number, violations, scores, corrections and cost.
-        gates: Names of the gates that it went through.
-        teacher: Who drafted it.
-        prompts: Version of the prompts or sentences that it was drafted with.
-        blind_answer: What the teacher answered without knowing the truth, where it was asked.
+        attempt: Candidate number, violations, scores, corrections and cost.
+        gates: Names of the gates that were applied.
+        teacher: Name of the teacher or its model.
+        prompts: Version of the prompts or sentences.
+        blind_answer: The teacher's answer without knowing the truth, if it was asked.
     """
     scores = attempt.scores
     return Draft(

@@ -1,7 +1,7 @@
-"""The endpoint teacher: describe, execute, compose, gate and correct, audit, judge.
+"""The endpoint teacher: describe, run the tools, compose, gate and correct, audit, judge.
 
-It writes the thoughts; the tools' results are real. Supervision stays in its private prompt: the readings that
-audit, judge and answer blind never see it.
+The model writes the thoughts; the tool results are real. Supervision appears only in the private prompt: the requests
+that audit, judge and answer blind never contain it.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from cot_builder.teacher.forms import (
     PlannedCall,
     PriorText,
     Scores,
-    in_words,
+    describe_schema,
     read_form,
     response_format,
 )
 from cot_builder.teacher.gates import Case, run_gates
 from cot_builder.teacher.gates.gate import AUDIT, JUDGE, UNFINISHED
-from cot_builder.teacher.leaks import leaks, without_name
+from cot_builder.teacher.leaks import find_leaks, replace_category_name
 from cot_builder.teacher.prompts import fill
 from schemas.prior import NormalcyPrior
 from schemas.sample import Sample
@@ -48,16 +48,16 @@ from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict,
 
 Form = TypeVar("Form", bound=BaseModel)
 Result = TypeVar("Result")
-FORM = "form"
-"""Stands for an answer that makes no trajectory, among the gates that sent a draft back."""
-BEST_SCORE = 5
-LEAST_PRIOR, MOST_PRIOR = 200, 2000
-"""Characters of a prior's text."""
+FORM_GATE = "form"
+"""Name, among the gates that sent a draft back, for an answer that forms no valid trajectory."""
+MAX_SCORE = 5
+MIN_PRIOR_CHARS, MAX_PRIOR_CHARS = 200, 2000
+"""Limits of the length of a prior's text, in characters."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One sample, with what the teacher needs to write an example of it."""
+class DraftContext:
+    """A sample with all inputs that the teacher needs to draft it."""
 
     sample: Sample
     supervision: Supervision
@@ -69,57 +69,62 @@ class Lesson:
 
 @dataclass
 class Attempt:
-    """One candidate: how far it came."""
+    """State and result of drafting one candidate."""
 
     candidate: int
     trajectory: Trajectory | None = None
     images: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, ImageFile] = field(default_factory=dict)
-    """The same images as they are sent: encoded once for composing, audit and judge."""
+    """The same images as :class:`ImageFile`, so that each is encoded once for composing, audit and judge."""
     violations: list[Violation] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    """One a reading of the judge, 0 to 1."""
+    """One score per judge reading, 0 to 1."""
     corrections: int = 0
     sent_back_by: list[str] = field(default_factory=list)
-    """Gates, the audit, the form: what a correction was asked for, once each."""
+    """Reasons for corrections, without repeats: names of gates, the audit, the form."""
     usd: float = 0.0
     failure: str = ""
-    """Why there is no trajectory, and what was tried."""
+    """Why there is no trajectory, and what was tried; empty if there is one."""
 
 
 @dataclass
-class Drafted:
-    """All candidates of a sample."""
+class DraftResult:
+    """All candidates of one sample."""
 
     attempts: list[Attempt]
     blind_answer: Literal["Yes", "No"] | None = None
 
 
-async def draft_with_endpoint(client: EndpointClient, lesson: Lesson, ask: dict[str, bool]) -> Drafted:
-    """Draft ``draft.candidates`` candidates; the best valid one has no violation, all others say why they lost.
+async def draft_with_endpoint(
+    client: EndpointClient, context: DraftContext, ask_options: dict[str, bool]
+) -> DraftResult:
+    """Draft ``draft.candidates`` candidates. The best valid one has no violation; the others have the reason as one.
 
     Args:
-        client: The endpoint.
-        lesson: The sample.
-        ask: Keywords of :meth:`EndpointClient.ask`.
+        client: Client of the endpoint.
+        context: The sample and the teacher's inputs.
+        ask_options: Keyword arguments of :meth:`EndpointClient.ask`.
 
     Raises:
-        CacheMissError: nothing is being sent, and an answer is not in the store.
-        IndusCotError: the run has to stop; the sample's image is damaged.
+        CacheMissError: sending is off, and an answer is not in the store.
+        IndusCotError: the run has to stop, or the sample's image is damaged.
     """
-    query = make_query_image(lesson.sample, lesson.images)
-    candidates = [_attempt(client, lesson, query, candidate, ask) for candidate in range(lesson.params.candidates)]
-    asked = [_blind(client, lesson, query, ask)] if lesson.params.blind else []
-    done: list[Any] = await _together([*asked, *candidates])
-    blind, blind_usd = done[0] if asked else (None, 0.0)
-    attempts: list[Attempt] = done[len(asked) :]
+    query = make_query_image(context.sample, context.images)
+    candidates = [
+        _draft_candidate(client, context, query, candidate, ask_options)
+        for candidate in range(context.params.candidates)
+    ]
+    blind_requests = [_ask_blind(client, context, query, ask_options)] if context.params.blind else []
+    done: list[Any] = await _gather([*blind_requests, *candidates])
+    blind, blind_usd = done[0] if blind_requests else (None, 0.0)
+    attempts: list[Attempt] = done[len(blind_requests) :]
     attempts[0].usd += blind_usd
-    _choose(attempts)
-    return Drafted(attempts, blind)
+    _reject_all_but_best(attempts)
+    return DraftResult(attempts, blind)
 
 
-async def _together(works: Sequence[Awaitable[Result]]) -> list[Result]:
-    """Results of all; an error is raised only once none is under way, so that no answer is cut off."""
+async def _gather(works: Sequence[Awaitable[Result]]) -> list[Result]:
+    """Await all, and raise the first error only after all have ended, so that no paid answer is lost."""
     done = await asyncio.gather(*works, return_exceptions=True)
     for result in done:
         if isinstance(result, BaseException):
@@ -127,72 +132,82 @@ async def _together(works: Sequence[Awaitable[Result]]) -> list[Result]:
     return done  # type: ignore[return-value]
 
 
-async def word_prior(client: EndpointClient, teacher: Teacher, prior: NormalcyPrior, images: list[ImageFile]) -> str:
-    """What a sound part looks like, in the teacher's words, from several images of it in one request.
+async def write_prior_text(
+    client: EndpointClient, teacher: Teacher, prior: NormalcyPrior, images: list[ImageFile]
+) -> str:
+    """Let the teacher describe a sound part, from several images of it in one request.
 
     Raises:
-        NotAnsweredError: no usable text came back.
-        CacheMissError: nothing is being sent, and no answer is kept.
+        NotAnsweredError: the teacher returned no usable text.
+        CacheMissError: sending is off, and the answer is not in the store.
     """
-    talk = _Talk(client, teacher, teacher.model, "prior_writer", 0, {})
-    told = {"count": len(images), "category": category_name(prior.category), "view": prior.view, "facts": prior.text}
-    talk.tell(fill("prior", **told), images)
+    conversation = _Conversation(client, teacher, teacher.model, "prior_writer", 0, {})
+    values = {"count": len(images), "category": category_name(prior.category), "view": prior.view, "facts": prior.text}
+    conversation.add_user_turn(fill("prior", **values), images)
     problems: list[str] = []
     for _ in range(teacher.corrections + 1):
-        text = " ".join((await talk.fill_in("prior", PriorText)).text.split())
-        said = leaks(without_name(text, prior.category))
-        if LEAST_PRIOR <= len(text) <= MOST_PRIOR and not said:
+        text = " ".join((await conversation.fill_in("prior", PriorText)).text.split())
+        leaked = find_leaks(replace_category_name(text, prior.category))
+        if MIN_PRIOR_CHARS <= len(text) <= MAX_PRIOR_CHARS and not leaked:
             return text
         problem = (
-            f"it says {said[0]!r}" if said else f"it has {len(text)} characters, {LEAST_PRIOR} to {MOST_PRIOR} are due"
+            f"it says {leaked[0]!r}"
+            if leaked
+            else f"it has {len(text)} characters, {MIN_PRIOR_CHARS} to {MAX_PRIOR_CHARS} are due"
         )
         problems.append(problem)
-        talk.tell(fill("correct", violations=[problem]), [])
-    raise NotAnsweredError(f"prior: {in_a_row(problems, '; then: ')}")
+        conversation.add_user_turn(fill("correct", violations=[problem]), [])
+    raise NotAnsweredError(f"prior: {join_reasons(problems, '; then: ')}")
 
 
-def in_a_row(reasons: Iterable[str], between: str) -> str:
-    """``reasons`` joined; equal ones in a row are told once, with how often."""
+def join_reasons(reasons: Iterable[str], between: str) -> str:
+    """Join ``reasons``; consecutive equal reasons are written once, with their count."""
     counted = [(reason, len(list(group))) for reason, group in groupby(reasons)]
     return between.join(f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted)
 
 
-class _Talk:
-    """A conversation that is asked to fill in one form after another."""
+class _Conversation:
+    """A conversation in which the model fills in one form after another."""
 
     def __init__(
-        self, client: EndpointClient, teacher: Teacher, model: str, system: str, candidate: int, ask: dict[str, bool]
+        self,
+        client: EndpointClient,
+        teacher: Teacher,
+        model: str,
+        system: str,
+        candidate: int,
+        ask_options: dict[str, bool],
     ):
         self._client = client
         self._teacher = teacher
         self._model = model
         self._candidate = candidate
-        self._ask = ask
+        self._ask_options = ask_options
         self._messages: list[Message] = [{"role": "system", "content": fill(system)}]
         self._images: dict[str, ImageFile] = {}
         self.usd = 0.0
 
-    def tell(self, text: str, images: list[ImageFile]) -> None:
-        """Add a user turn: images, then text."""
+    def add_user_turn(self, text: str, images: list[ImageFile]) -> None:
+        """Add a user turn: the images, then the text."""
         self._images |= {image.sha256: image for image in images}
         parts: list[Message] = [image.content_part for image in images]
         self._messages.append({"role": "user", "content": [*parts, {"type": "text", "text": text}]})
 
     async def fill_in(self, step: str, form: type[Form]) -> Form:
-        """Ask for ``form``; an answer that cannot be read is asked for again, ``teacher.corrections`` times at most.
+        """Ask the model to fill in ``form``; after an invalid answer ask again, at most ``teacher.corrections`` times.
 
         Raises:
-            NotAnsweredError: it was refused, filtered, or never readable.
+            NotAnsweredError: every answer was refused, filtered, truncated or invalid.
         """
-        shape = in_words(form) if self._teacher.structured != "schema" else "in the form that was asked for"
+        shape = describe_schema(form) if self._teacher.structured != "schema" else "in the form that was asked for"
         if self._teacher.structured != "schema":
             self._append_text(f"Answer {shape}.")
         problems: list[str] = []
         for _ in range(self._teacher.corrections + 1):
-            answer = await self._client.ask(self._request(step, form), **self._ask)
+            answer = await self._client.ask(self._request(step, form), **self._ask_options)
             self.usd += answer.usd
             try:
-                filled = read_form(form, _whole(answer))
+                filled = read_form(form, _require_complete(answer))
             except ValueError as error:
                 problems.append(str(error))
                 self._messages.append({"role": "assistant", "content": answer.text[:4000] or "(nothing)"})
@@ -201,7 +216,7 @@ class _Talk:
             self._messages.append({"role": "assistant", "content": filled.model_dump_json()})
             return filled
         raise NotAnsweredError(
-            f"{step}: {len(problems)} answers could not be used: {in_a_row(problems, '; then: ')[:600]}"
+            f"{step}: {len(problems)} answers could not be used: {join_reasons(problems, '; then: ')[:600]}"
         )
 
     def _append_text(self, text: str) -> None:
@@ -221,7 +236,7 @@ class _Talk:
         )
 
 
-def _whole(answer: Answer) -> str:
+def _require_complete(answer: Answer) -> str:
     reasons = {
         "length": "it was cut at the longest answer allowed: be briefer",
         "content_filter": "a content filter stopped it",
@@ -235,17 +250,17 @@ def _whole(answer: Answer) -> str:
 # --- one candidate ------------------------------------------------------------------------------------
 
 
-async def _attempt(
-    client: EndpointClient, lesson: Lesson, query: ImageFile, candidate: int, ask: dict[str, bool]
+async def _draft_candidate(
+    client: EndpointClient, context: DraftContext, query: ImageFile, candidate: int, ask_options: dict[str, bool]
 ) -> Attempt:
     attempt = Attempt(candidate)
-    planning = _Talk(client, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
-    writing = _Talk(client, lesson.teacher, lesson.teacher.model, "teacher", candidate, ask)
+    planning = _Conversation(client, context.teacher, context.teacher.model, "teacher", candidate, ask_options)
+    writing = _Conversation(client, context.teacher, context.teacher.model, "teacher", candidate, ask_options)
     try:
-        plan, calls, observations = await _plan_and_execute(planning, lesson, query, attempt)
-        images = [query, *(_observed(attempt, item) for item in observations if item.image_sha256)]
-        writing.tell(_compose_prompt(lesson, plan, calls, observations), images)
-        await _compose(client, writing, lesson, query, attempt, calls, observations, ask)
+        plan, calls, observations = await _plan_and_execute(planning, context, query, attempt)
+        images = [query, *(_get_observation_image(attempt, item) for item in observations if item.image_sha256)]
+        writing.add_user_turn(_compose_prompt(context, plan, calls, observations), images)
+        await _compose(client, writing, context, query, attempt, calls, observations, ask_options)
     except NotAnsweredError as error:
         attempt.failure = str(error)
     attempt.usd += planning.usd + writing.usd
@@ -253,38 +268,40 @@ async def _attempt(
 
 
 async def _plan_and_execute(
-    talk: _Talk, lesson: Lesson, query: ImageFile, attempt: Attempt
+    conversation: _Conversation, context: DraftContext, query: ImageFile, attempt: Attempt
 ) -> tuple[Description, list[PlannedCall], list[Observation]]:
-    """Stage 1 and the real tool calls; refused calls go back once, and are left out if refused again."""
-    sample = lesson.sample
+    """Let the model plan (stage 1), and run its tool calls. Failed calls go back once; calls that fail again are dropped."""
+    sample = context.sample
     tools = [schema["function"] for schema in tool_schemas()]
-    talk.tell(
+    conversation.add_user_turn(
         fill(
             "describe",
             category=category_name(sample.category),
             category_id=sample.category,
             view=sample.view,
-            finding=finding(lesson.supervision),
-            max_calls=lesson.params.max_calls,
+            finding=describe_finding(context.supervision),
+            max_calls=context.params.max_calls,
             tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools),
         ),
         [query],
     )
-    plan = await talk.fill_in("describe", Description)
-    done = await asyncio.to_thread(_execute, lesson, plan.calls, attempt)
+    plan = await conversation.fill_in("describe", Description)
+    done = await asyncio.to_thread(_run_calls, context, plan.calls, attempt)
     errors = [f"{call.tool}: {item.text}" for call, item in done if item.text.startswith("error:")]
     if errors:
-        talk.tell(fill("replan", errors=errors), [])
-        plan = await talk.fill_in("replan", Description)
-        done = await asyncio.to_thread(_execute, lesson, plan.calls, attempt)
-    good = [(call, item) for call, item in done if not item.text.startswith("error:")][: lesson.params.max_calls]
+        conversation.add_user_turn(fill("replan", errors=errors), [])
+        plan = await conversation.fill_in("replan", Description)
+        done = await asyncio.to_thread(_run_calls, context, plan.calls, attempt)
+    good = [(call, item) for call, item in done if not item.text.startswith("error:")][: context.params.max_calls]
     return plan, [call for call, _ in good], [item for _, item in good]
 
 
-def _execute(lesson: Lesson, calls: list[PlannedCall], attempt: Attempt) -> list[tuple[PlannedCall, Observation]]:
+def _run_calls(
+    context: DraftContext, calls: list[PlannedCall], attempt: Attempt
+) -> list[tuple[PlannedCall, Observation]]:
     if not calls:
         return []
-    toolbox = Toolbox(lesson.images.pixels(lesson.sample), lesson.priors)
+    toolbox = Toolbox(context.images.pixels(context.sample), context.priors)
     done = []
     for call in calls:
         observation, png = toolbox.observe(tool_call(call))
@@ -295,44 +312,44 @@ def _execute(lesson: Lesson, calls: list[PlannedCall], attempt: Attempt) -> list
 
 
 def tool_call(planned: PlannedCall) -> ToolCall:
-    """The call with the arguments that were given."""
+    """Convert a planned call to a tool call with the arguments that are not null."""
     arguments = planned.model_dump(exclude={"tool", "why"}, exclude_none=True)
     return ToolCall(tool=planned.tool, arguments=arguments)
 
 
 async def _compose(
     client: EndpointClient,
-    talk: _Talk,
-    lesson: Lesson,
+    conversation: _Conversation,
+    context: DraftContext,
     query: ImageFile,
     attempt: Attempt,
     calls: list[PlannedCall],
     observations: list[Observation],
-    ask: dict[str, bool],
+    ask_options: dict[str, bool],
 ) -> None:
-    """Stage 2, gates, audit and corrections; leaves the last draft in ``attempt`` with what is wrong with it."""
-    for round_ in range(lesson.teacher.corrections + 1):
-        attempt.corrections = round_
-        written = await talk.fill_in("compose" if not round_ else "correct", Composition)
-        trajectory, problems = build(written, calls, observations)
+    """Compose (stage 2), gate, audit and correct; leaves the last draft and its violations in ``attempt``."""
+    for correction in range(context.teacher.corrections + 1):
+        attempt.corrections = correction
+        written = await conversation.fill_in("compose" if not correction else "correct", Composition)
+        trajectory, problems = build_trajectory(written, calls, observations)
         if trajectory is not None:
             attempt.trajectory = trajectory
-            attempt.violations = run_gates(Case(trajectory, lesson.sample, lesson.supervision, lesson.params))
-            if not attempt.violations and lesson.teacher.audit:
-                attempt.violations = await _audit(client, lesson, query, attempt, trajectory, ask)
+            attempt.violations = run_gates(Case(trajectory, context.sample, context.supervision, context.params))
+            if not attempt.violations and context.teacher.audit:
+                attempt.violations = await _run_audit(client, context, query, attempt, trajectory, ask_options)
             if not attempt.violations:
-                await _judge(client, lesson, query, attempt, trajectory, ask)
+                await _run_judge(client, context, query, attempt, trajectory, ask_options)
                 return
             problems = [f"{item.gate}: {item.reason}" for item in attempt.violations]
-        names = [FORM] if trajectory is None else [item.gate for item in attempt.violations]
+        names = [FORM_GATE] if trajectory is None else [item.gate for item in attempt.violations]
         attempt.sent_back_by = list(dict.fromkeys([*attempt.sent_back_by, *names]))
-        talk.tell(fill("correct", violations=problems), [])
+        conversation.add_user_turn(fill("correct", violations=problems), [])
     if attempt.trajectory is None:
-        raise NotAnsweredError(f"compose: {lesson.teacher.corrections + 1} drafts had no valid form: {problems[0]}")
+        raise NotAnsweredError(f"compose: {context.teacher.corrections + 1} drafts had no valid form: {problems[0]}")
 
 
 def _compose_prompt(
-    lesson: Lesson, plan: Description, calls: list[PlannedCall], observations: list[Observation]
+    context: DraftContext, plan: Description, calls: list[PlannedCall], observations: list[Observation]
 ) -> str:
     shown = [
         {
@@ -346,22 +363,22 @@ def _compose_prompt(
     ]
     return fill(
         "compose",
-        category=category_name(lesson.sample.category),
-        view=lesson.sample.view,
-        finding=finding(lesson.supervision),
+        category=category_name(context.sample.category),
+        view=context.sample.view,
+        finding=describe_finding(context.supervision),
         seen=plan.seen,
         doubts="; ".join(plan.doubts) or "none",
         calls=shown,
-        min_words=lesson.params.min_words,
-        max_words=lesson.params.max_words,
+        min_words=context.params.min_words,
+        max_words=context.params.max_words,
         types=", ".join(leaves()),
     )
 
 
-def build(
+def build_trajectory(
     written: Composition, calls: list[PlannedCall], observations: list[Observation]
 ) -> tuple[Trajectory | None, list[str]]:
-    """The trajectory a composition makes with what the tools returned, or None and why it makes none."""
+    """Build the trajectory of a composition and the tool results, or return None and the problems."""
     if len(written.thoughts) != len(calls) + 1:
         return None, [f"{len(written.thoughts)} thoughts for {len(calls)} calls: {len(calls) + 1} are due"]
     turns = [
@@ -376,8 +393,8 @@ def build(
         return None, [f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors()]
 
 
-def finding(supervision: Supervision) -> str:
-    """What the private prompt says is true of the photograph."""
+def describe_finding(supervision: Supervision) -> str:
+    """Describe the ground truth of the photograph for the private prompt."""
     if supervision.label == "normal":
         return "The part is sound: nothing on it is a defect."
     assert supervision.defect_type is not None
@@ -389,34 +406,36 @@ def finding(supervision: Supervision) -> str:
 # --- readings without supervision ---------------------------------------------------------------------
 
 
-async def _blind(
-    client: EndpointClient, lesson: Lesson, query: ImageFile, ask: dict[str, bool]
+async def _ask_blind(
+    client: EndpointClient, context: DraftContext, query: ImageFile, ask_options: dict[str, bool]
 ) -> tuple[Literal["Yes", "No"] | None, float]:
-    """The answer given without supervision, None where there is none, and what it cost."""
-    talk = _Talk(client, lesson.teacher, lesson.teacher.model, "reader", 0, ask)
-    sample = lesson.sample
-    talk.tell(fill("blind", category=category_name(sample.category), view=sample.view), [query])
+    """Ask for a verdict without supervision. Returns the answer, or None without one, and the cost in USD."""
+    conversation = _Conversation(client, context.teacher, context.teacher.model, "reader", 0, ask_options)
+    sample = context.sample
+    conversation.add_user_turn(fill("blind", category=category_name(sample.category), view=sample.view), [query])
     try:
-        return (await talk.fill_in("blind", Blind)).answer, talk.usd
+        return (await conversation.fill_in("blind", Blind)).answer, conversation.usd
     except NotAnsweredError:
-        return None, talk.usd
+        return None, conversation.usd
 
 
-async def _audit(
+async def _run_audit(
     client: EndpointClient,
-    lesson: Lesson,
+    context: DraftContext,
     query: ImageFile,
     attempt: Attempt,
     trajectory: Trajectory,
-    ask: dict[str, bool],
+    ask_options: dict[str, bool],
 ) -> list[Violation]:
-    """Ungrounded statements, as a reader who knows only the images finds them."""
-    talk = _Talk(client, lesson.teacher, lesson.teacher.reader, "reader", attempt.candidate, ask)
-    talk.tell(*_reading("audit", lesson.sample, query, attempt, trajectory))
+    """Let a reader that sees only the images and the draft list the ungrounded statements."""
+    conversation = _Conversation(
+        client, context.teacher, context.teacher.reader, "reader", attempt.candidate, ask_options
+    )
+    conversation.add_user_turn(*_build_reading("audit", context.sample, query, attempt, trajectory))
     try:
-        audit = await talk.fill_in("audit", Audit)
+        audit = await conversation.fill_in("audit", Audit)
     finally:
-        attempt.usd += talk.usd
+        attempt.usd += conversation.usd
     return [
         Violation(gate=AUDIT, reason=f"thought {item.thought}, {item.quote!r}: {item.fault}")
         for item in audit.statements
@@ -424,31 +443,31 @@ async def _audit(
     ]
 
 
-async def _judge(
+async def _run_judge(
     client: EndpointClient,
-    lesson: Lesson,
+    context: DraftContext,
     query: ImageFile,
     attempt: Attempt,
     trajectory: Trajectory,
-    ask: dict[str, bool],
+    ask_options: dict[str, bool],
 ) -> None:
     async def reading(number: int) -> Scores:
-        # A number of its own for every reading: an equal request would return the kept answer.
-        own = attempt.candidate * lesson.teacher.judge_readings + number
-        talk = _Talk(client, lesson.teacher, lesson.teacher.reader, "reader", own, ask)
-        talk.tell(*_reading("judge", lesson.sample, query, attempt, trajectory))
+        # A distinct candidate number per reading: an equal request would return the stored answer.
+        key = attempt.candidate * context.teacher.judge_readings + number
+        conversation = _Conversation(client, context.teacher, context.teacher.reader, "reader", key, ask_options)
+        conversation.add_user_turn(*_build_reading("judge", context.sample, query, attempt, trajectory))
         try:
-            return await talk.fill_in("judge", Scores)
+            return await conversation.fill_in("judge", Scores)
         finally:
-            attempt.usd += talk.usd
+            attempt.usd += conversation.usd
 
-    readings = await _together([reading(number) for number in range(lesson.teacher.judge_readings)])
+    readings = await _gather([reading(number) for number in range(context.teacher.judge_readings)])
     attempt.scores = [
-        (item.grounding + item.reasoning + item.tools + item.wording) / (4 * BEST_SCORE) for item in readings
+        (item.grounding + item.reasoning + item.tools + item.wording) / (4 * MAX_SCORE) for item in readings
     ]
 
 
-def _reading(
+def _build_reading(
     prompt: str, sample: Sample, query: ImageFile, attempt: Attempt, trajectory: Trajectory
 ) -> tuple[str, list[ImageFile]]:
     images = [query]
@@ -461,7 +480,7 @@ def _reading(
                 "text": turn.observation.text,
             }
             if turn.observation.image_sha256:
-                images.append(_observed(attempt, turn.observation))
+                images.append(_get_observation_image(attempt, turn.observation))
                 shown["image"] = len(images)
         turns.append(shown)
     text = fill(
@@ -474,7 +493,7 @@ def _reading(
     return text, images
 
 
-def _observed(attempt: Attempt, observation: Observation) -> ImageFile:
+def _get_observation_image(attempt: Attempt, observation: Observation) -> ImageFile:
     digest = observation.image_sha256
     assert digest is not None
     if digest not in attempt.files:
@@ -484,15 +503,15 @@ def _observed(attempt: Attempt, observation: Observation) -> ImageFile:
     return attempt.files[digest]
 
 
-def _choose(attempts: list[Attempt]) -> None:
-    """Leave the best valid candidate without violation; the others are kept as negatives that say why."""
+def _reject_all_but_best(attempts: list[Attempt]) -> None:
+    """Add a violation to every valid candidate but the best, so that the others are kept as explained negatives."""
     valid = [item for item in attempts if item.trajectory is not None and not item.violations and not item.failure]
     for item in attempts:
         if item.trajectory is not None and item.failure:
             item.violations = [*item.violations, Violation(gate=UNFINISHED, reason=item.failure)]
     if not valid:
         return
-    # None has a score where the judge reads nothing.
+    # Without judge readings there are no scores.
     score = {item.candidate: fmean(item.scores or [0.0]) for item in valid}
     best = max(valid, key=lambda item: (score[item.candidate], -item.candidate))
     for item in valid:

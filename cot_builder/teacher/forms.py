@@ -1,4 +1,4 @@
-"""The forms an endpoint teacher fills in: what structured output asks for, and how an answer is read."""
+"""The forms that an endpoint teacher fills in: their JSON schemas, and parsing of the answers."""
 
 import json
 import re
@@ -16,12 +16,12 @@ Fault = Literal["none", "place", "count", "polarity", "absent_feature", "invente
 
 
 class _Form(BaseModel):
-    # No defaults: strict structured output wants every property required.
+    # No defaults: strict structured output requires every property.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _arguments() -> dict[str, Any]:
-    """Every parameter of any tool, or null; one that several tools have under one name takes what any of them takes."""
+def _collect_arguments() -> dict[str, Any]:
+    """Return a nullable field for every parameter of every tool; parameters of the same name share the union type."""
     hints: dict[str, Any] = {}
     for tool in TOOLS.values():
         for name, parameter in tool.signature.parameters.items():
@@ -44,7 +44,7 @@ else:
         __module__=__name__,
         __doc__="A tool call with every argument any tool has; null where the tool has none of that name.",
         tool=(Literal[tuple(TOOLS)], ...),
-        **_arguments(),
+        **_collect_arguments(),
         why=(str, ...),
     )
 
@@ -105,7 +105,7 @@ class PriorText(_Form):
 
 
 def response_format(form: type[BaseModel], structured: str) -> dict[str, Any] | None:
-    """``response_format`` of a request: a strict JSON schema, JSON mode, or None."""
+    """Return the ``response_format`` of a request: a strict JSON schema, JSON mode, or None."""
     if structured == "schema":
         schema = {"name": form.__name__.lower(), "strict": True, "schema": _schema(form)}
         return {"type": "json_schema", "json_schema": schema}
@@ -114,21 +114,21 @@ def response_format(form: type[BaseModel], structured: str) -> dict[str, Any] | 
 
 @cache
 def _schema(form: type[BaseModel]) -> dict[str, Any]:
-    # pydantic makes it anew at every call, in as long as the rest of a request takes.
+    # Cached: pydantic rebuilds the schema on every call, which takes as long as the rest of a request.
     return form.model_json_schema()
 
 
-def in_words(form: type[BaseModel]) -> str:
-    """The form's shape as a sentence, for endpoints without structured output."""
+def describe_schema(form: type[BaseModel]) -> str:
+    """Describe the form's schema in a phrase of the prompt, for endpoints without structured output."""
     schema = json.dumps(_schema(form), separators=(",", ":"))
     return f"as one JSON object, and nothing else, that fits this JSON schema: {schema}"
 
 
 def read_form(form: type[Form], text: str) -> Form:
-    """The filled-in form in a model's answer; fences, prose around it and small faults of JSON are mended.
+    """Parse the form in a model's answer; tolerates code fences, prose before the object and small JSON errors.
 
     Raises:
-        ValueError: there is no such object in it, or a value does not fit; the text says which.
+        ValueError: the answer has no such object, or a value is invalid; the message goes back to the model.
     """
     if not text.strip():
         raise ValueError("it was empty")
@@ -143,5 +143,5 @@ def read_form(form: type[Form], text: str) -> Form:
     try:
         return form.model_validate(value)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}" for item in error.errors()[:4]]
-        raise ValueError("; ".join(told)) from None
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'the object'}: {item['msg']}" for item in error.errors()[:4]]
+        raise ValueError("; ".join(problems)) from None

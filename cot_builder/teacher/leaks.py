@@ -1,6 +1,6 @@
-"""Phrases that betray that whoever wrote a text had been told the truth, in English and Chinese.
+"""Find phrases, in English and Chinese, which reveal that the writer of a text knew the ground truth.
 
-Words that inspectors need (label, mask, overlay, box, hint, 标注, 标签) are refused only in such a context.
+Words that inspectors need (label, mask, overlay, box, hint, 标注, 标签) are leaks only in a revealing context.
 """
 
 import re
@@ -258,21 +258,21 @@ _PATTERNS = {
     for language, table in (("English", _ENGLISH), ("Chinese", _CHINESE))
     for name, pattern in table.items()
 }
-_SIMPLE = str.maketrans(
+_TO_SIMPLIFIED = str.maketrans(
     "標註籤簽數據資實碼圖層紅綠藍黃類別樣異監檔題務輸應隱給邊圍範顯說為夾結論預設確認參語學師訓練測試庫問區裡無會評審裝專劃從與鑒經獲寫稱將",
     "标注签签数据资实码图层红绿蓝黄类别样异监档题务输应隐给边围范显说为夹结论预设确认参语学师训练测试库问区里无会评审装专划从与鉴经获写称将",
 )
-"""Traditional characters of the words above."""
-_JOINS = " \t\r\n\f\v-_‐‑"
+"""Maps the traditional characters of the patterns above to simplified ones."""
+_SEPARATORS = " \t\r\n\f\v-_‐‑"
 _QUOTES = '"*`“”„«»「」『』《》‘'
 
 
-def leaks(text: str) -> list[str]:
-    """The phrases of ``text`` that betray supervision, as written there and in order; empty where there are none.
+def find_leaks(text: str) -> list[str]:
+    """Return the phrases of ``text`` that reveal supervision, as written and in order.
 
-    Case, full-width forms, quotation marks, and spaces, hyphens or line breaks within a phrase do not hide it.
+    Case, full-width forms, quotation marks, and spaces, hyphens or line breaks within a phrase are ignored.
     """
-    plain, origin = _plain(text)
+    plain, origin = _normalize(text)
     spans = sorted(match.span() for pattern in _PATTERNS.values() for match in pattern.finditer(plain))
     joined: list[tuple[int, int]] = []
     for start, end in spans:
@@ -283,27 +283,28 @@ def leaks(text: str) -> list[str]:
     return [text[origin[start] : origin[end - 1] + 1] for start, end in joined]
 
 
-def without_name(text: str, category: str) -> str:
-    """``text`` with a neutral word wherever it says the category's name: ``mask``, ``555_timer`` or ``10_mm_bolt``."""
+def replace_category_name(text: str, category: str) -> str:
+    """Replace the category's name in ``text`` (such as ``mask``, ``555_timer`` or ``10_mm_bolt``) by a neutral word."""
     names = sorted({category, spelled(category), category_name(category)}, key=len, reverse=True)
     pattern = "|".join(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_]+", name))) for name in names)
     return re.sub(rf"(?<![\w.-])(?:{pattern})(?![\w-])(?!\.\d)", "object", text, flags=re.IGNORECASE)
 
 
-def _plain(text: str) -> tuple[str, list[int]]:
-    """The text in one form of each character, and for each character of it the index in ``text`` it came from.
+def _normalize(text: str) -> tuple[str, list[int]]:
+    """Normalize ``text``, and return the result with the source index in ``text`` of each of its characters.
 
-    Runs of spaces, hyphens and line breaks become one space, or nothing between Chinese characters.
+    Characters become their NFKC and simplified form; quotation marks are dropped; runs of spaces, hyphens and line
+    breaks become one space, or nothing between Chinese characters.
     """
     plain: list[str] = []
     origin: list[int] = []
     for index, written in enumerate(text):
-        for char in unicodedata.normalize("NFKC", written.replace("’", "'")).translate(_SIMPLE):
+        for char in unicodedata.normalize("NFKC", written.replace("’", "'")).translate(_TO_SIMPLIFIED):
             if char in _QUOTES or unicodedata.category(char) == "Cf":
                 continue
             if char == "'" and not (text[index - 1 : index].isalpha() and text[index + 1 : index + 2].isalpha()):
                 continue
-            if char in _JOINS:
+            if char in _SEPARATORS:
                 if plain and plain[-1] != " ":
                     plain.append(" ")
                     origin.append(index)

@@ -1,4 +1,4 @@
-"""The offline teacher's words. Every clause is chosen by a measurement; chance only picks among synonyms."""
+"""Phrases of the offline teacher. Measurements select each clause; chance only picks among synonyms."""
 
 from random import Random
 
@@ -32,7 +32,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "unspecified": ("damage of no single kind", "mixed damage", "irregular damage"),
 }
 LINEAR = {"scratch", "crack", "cut", "texture_irregularity", "foreign_matter"}
-"""Types that an elongated shape speaks for."""
+"""Types for which an elongated shape is evidence."""
 COMPACT = {
     "pit",
     "hole",
@@ -46,17 +46,17 @@ COMPACT = {
     "leak",
 }
 SHAPE_TYPES = {"deformation", "missing_part", "extra_part", "misplaced", "wrong_part", "broken", "stuck_together"}
-"""Types that show in form and number rather than in tone."""
+"""Types that show in form or number of parts, not in tone."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 def pick(rng: Random, *options: str) -> str:
-    """One of the options."""
+    """Choose one of the options."""
     return rng.choice(options)
 
 
 def sentence(*parts: str) -> str:
-    """Join the parts that are not empty into one sentence, capitalised, with a full stop."""
+    """Join the non-empty parts into one capitalised sentence with a full stop."""
     text = (
         " ".join(part for part in parts if part)
         .strip()
@@ -69,7 +69,7 @@ def sentence(*parts: str) -> str:
 
 
 def scene(rng: Random, name: str, look: Scene) -> str:
-    """What the image shows as a whole."""
+    """Describe the whole image."""
     ground = ""
     if look.fills_frame:
         ground = pick(rng, "filling the whole frame", "seen close, edge to edge", "with no background around it")
@@ -101,13 +101,13 @@ def scene(rng: Random, name: str, look: Scene) -> str:
 
 
 def tone(spot: Spot) -> str:
-    """How a place differs in tone and colour: 'darker and less yellow', or ''."""
+    """Describe how a place differs in tone and colour, such as 'darker and less yellow'; '' if it does not."""
     words = [spot.tone, spot.hue]
     return " and ".join(word for word in words if word)
 
 
 def difference(rng: Random, spot: Spot) -> str:
-    """How a place stands out, in a clause that follows 'it'."""
+    """Describe how a place differs from its surroundings, in a clause that follows 'it'."""
     words = tone(spot)
     if not words:
         if spot.roughness > 1.5:
@@ -127,11 +127,11 @@ def difference(rng: Random, spot: Spot) -> str:
 
 
 def shape(rng: Random, spot: Spot, kind: str | None = None) -> str:
-    """Form of a place in a clause that follows 'it', or '' where the form says nothing for ``kind``."""
+    """Describe the form of a place in a clause that follows 'it'; '' if the form is no evidence for ``kind``."""
     if spot.elongation > 2.4 and (kind is None or kind in LINEAR):
         course = spot.direction
         form = "narrow" if spot.elongation > 4 else "elongated"
-        return pick(rng, f"is {form}, running {_course(course)}", f"is drawn out, {course} in its course")
+        return pick(rng, f"is {form}, running {_to_adverb(course)}", f"is drawn out, {course} in its course")
     if spot.elongation < 1.7 and (kind is None or kind in COMPACT):
         return pick(
             rng,
@@ -143,7 +143,7 @@ def shape(rng: Random, spot: Spot, kind: str | None = None) -> str:
 
 
 def border(rng: Random, spot: Spot) -> str:
-    """How a place ends, in a clause that follows 'it', or ''."""
+    """Describe the border of a place in a clause that follows 'it'; '' if it is neither sharp nor soft."""
     if spot.sharpness > 0.55:
         return pick(rng, "ends abruptly at its border", "has a crisp border", "is sharply bounded")
     if spot.sharpness < 0.22:
@@ -152,14 +152,14 @@ def border(rng: Random, spot: Spot) -> str:
 
 
 def size_word(box: Box) -> str:
-    """How much of the image a box takes, in a word."""
+    """Return an adjective for the share of the image that a box covers."""
     share = area(box) / 1e6
     limits = ((0.001, "tiny"), (0.006, "small"), (0.04, "moderate"), (0.2, "large"))
     return next((word for limit, word in limits if share < limit), "very large")
 
 
 def where(rng: Random, box: Box) -> str:
-    """Place of a box in words, with or without its coordinates."""
+    """Describe the position of a box in words, with or without its centre's coordinates."""
     place = place_of(box)
     at = {"centre": "in the centre", "left side": "on the left side", "right side": "on the right side"}.get(
         place, f"at the {place}"
@@ -167,18 +167,18 @@ def where(rng: Random, box: Box) -> str:
     return pick(rng, at, at, f"{at}, about ({(box[0] + box[2]) // 2}, {(box[1] + box[3]) // 2}),")
 
 
-def count(number: int) -> str:
-    """A small number in words."""
+def spell_number(number: int) -> str:
+    """Return a small number in words."""
     return COUNTS[number] if number < len(COUNTS) else "many"
 
 
-def listed(clauses: list[str]) -> str:
-    """'is darker, is compact and fades out' from its clauses."""
+def join_clauses(clauses: list[str]) -> str:
+    """Join clauses into a list such as 'is darker, is compact and fades out'."""
     clauses = [clause for clause in clauses if clause]
     if len(clauses) < 2:
         return "".join(clauses)
     return f"{', '.join(clauses[:-1])} and {clauses[-1]}"
 
 
-def _course(direction: str) -> str:
+def _to_adverb(direction: str) -> str:
     return {"horizontal": "horizontally", "vertical": "vertically"}.get(direction, f"diagonally, {direction}")

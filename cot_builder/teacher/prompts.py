@@ -1,4 +1,4 @@
-"""The endpoint teacher's prompts: files, filled in with Jinja and versioned by their content."""
+"""The endpoint teacher's prompts: Jinja templates in files, versioned by their content."""
 
 import hashlib
 from functools import cache
@@ -21,13 +21,13 @@ def _read(name: str) -> str:
 
 
 def fill(name: str, **values: Any) -> str:
-    """The prompt ``prompts/<name>.md`` with ``values`` in its places."""
+    """Render the prompt ``prompts/<name>.md`` with ``values``."""
     return _environment().get_template(name).render(**values).strip()
 
 
 @cache
 def prompt_version() -> str:
-    """Hash over every prompt: a changed word is another version."""
+    """Return a hash over all prompts: a changed word changes the version."""
     folder = resources.files("cot_builder.teacher") / "prompts"
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir(), key=lambda item: item.name):

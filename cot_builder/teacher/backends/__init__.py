@@ -1,16 +1,17 @@
-"""Teachers to choose from with ``teacher.backend``: one file each.
+"""The teachers that ``teacher.backend`` selects, one module each.
 
-Every module of this folder is a backend. It has
+Every module of this folder is a backend. It defines
 
-- ``ASKS``: whether it asks a server. Answers are then kept, may be missing and cost money, and the options
-  ``--dry-run``, ``--refresh`` and ``--only-failed`` mean something;
+- ``ASKS``: whether it asks a server. If so, answers are cached, may be missing and cost money, and the options
+  ``--dry-run``, ``--refresh`` and ``--only-failed`` apply;
 - ``draft_samples(params, workspace, tasks, priors, take, asking)``: drafts all candidates of every task, gates them,
-  and hands the :class:`~cot_builder.teacher.drafts.SampleDrafts` of each sample to ``take``, in the order of the tasks;
-- ``word_priors(params, workspace, measured, groups, output, asking)``: the normalcy priors in the teacher's words, as
-  many and in the same order; the measured text where the teacher has none of its own;
+  and passes the :class:`~cot_builder.teacher.drafts.SampleDrafts` of each sample to ``take``, in the order of the
+  tasks;
+- ``word_priors(params, workspace, measured, groups, output, asking)``: returns the normalcy priors in the teacher's
+  words, in the same number and order; a prior keeps its measured text if the teacher has no own text;
 
-and where it asks, ``estimate_drafts(params, workspace, tasks, priors, asking)`` and
-``estimate_priors(params, workspace, measured, groups, asking)``: what that would take, without asking anything.
+and if ``ASKS`` is true, ``estimate_drafts(params, workspace, tasks, priors, asking)`` and
+``estimate_priors(params, workspace, measured, groups, asking)``, which estimate the cost without asking anything.
 """
 
 import pkgutil
@@ -22,27 +23,27 @@ from typing import NamedTuple
 from schemas.errors import check_name
 
 
-class Asking(NamedTuple):
-    """How a backend that asks a server goes about it."""
+class AskOptions(NamedTuple):
+    """Options for a backend that asks a server."""
 
     refresh: bool = False
-    """Ask anew about everything."""
+    """Send every request again."""
     again: Collection[str] = ()
-    """Ids of samples to ask about again; with any, all others come from kept answers."""
+    """Ids of samples to ask about again; if not empty, all other samples use stored answers only."""
     allow_unpriced: bool = False
-    """Ask a model whose price is not known."""
+    """Allow a model whose price is unknown."""
 
 
 def list_backends() -> list[str]:
-    """Names of the backends, without importing any."""
+    """Return the names of the backends without importing them."""
     return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def load_backend(name: str) -> ModuleType:
-    """The module of a backend.
+    """Import the module of a backend.
 
     Raises:
-        IndusCotError: there is none of that name; the message lists those there are and the closest.
+        IndusCotError: no backend has that name; the message lists the backends and the closest name.
     """
     check_name("teacher.backend", name, list_backends())
     return import_module(f"{__name__}.{name}")

@@ -1,4 +1,4 @@
-"""The endpoint teacher: a model behind an OpenAI-compatible server, asked about many samples at once."""
+"""The endpoint teacher: asks a model behind an OpenAI-compatible server about many samples at once."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,9 +11,9 @@ from cot_builder.params import Params
 from cot_builder.storage.output import Output
 from cot_builder.storage.samples import DamagedImageError, SharedImages
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.backends import Asking
+from cot_builder.teacher.backends import AskOptions
 from cot_builder.teacher.drafts import SampleDrafts, Task, to_draft
-from cot_builder.teacher.endpoint import Lesson, draft_with_endpoint, word_prior
+from cot_builder.teacher.endpoint import DraftContext, draft_with_endpoint, write_prior_text
 from cot_builder.teacher.gates import GATES
 from cot_builder.teacher.gates.gate import AUDIT, JUDGE
 from cot_builder.teacher.prompts import prompt_version
@@ -30,12 +30,12 @@ def draft_samples(
     tasks: list[Task],
     priors: Priors,
     take: Callable[[SampleDrafts], None],
-    asking: Asking,
+    asking: AskOptions,
 ) -> None:
-    """Ask for all candidates of every sample; the best that passes has no violation.
+    """Draft all candidates of every sample; the best one that passes has no violation.
 
     Raises:
-        IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
+        IndusCotError: no model, price or key; the budget limit is reached; the endpoint refuses every request.
     """
     images = SharedImages(workspace)
     gates = [*GATES, *([AUDIT] if params.teacher.audit else [])]
@@ -43,14 +43,14 @@ def draft_samples(
 
     async def work(client: EndpointClient, task: Task) -> SampleDrafts:
         sample, supervision = task
-        lesson = _lesson(params, images, priors, sample, supervision)
+        context = _make_context(params, images, priors, sample, supervision)
         try:
             drafted = await draft_with_endpoint(
-                client, lesson, {"offline": bool(again) and sample.sample_id not in again}
+                client, context, {"offline": bool(again) and sample.sample_id not in again}
             )
             if sample.sample_id in again and all(item.violations or item.failure for item in drafted.attempts):
-                # What was kept, and what could not be asked last time, does not do: new answers are needed.
-                drafted = await draft_with_endpoint(client, lesson, {"refresh": True})
+                # The stored answers gave no usable draft, so ask for new ones.
+                drafted = await draft_with_endpoint(client, context, {"refresh": True})
         except DamagedImageError as error:
             return SampleDrafts(sample.sample_id, [], {}, str(error))
         except CacheMissError as error:
@@ -82,9 +82,9 @@ def draft_samples(
 
 
 def estimate_drafts(
-    params: Params, workspace: Workspace, tasks: list[Task], priors: Priors, asking: Asking
+    params: Params, workspace: Workspace, tasks: list[Task], priors: Priors, asking: AskOptions
 ) -> Estimate:
-    """What drafting would ask, take and cost; of samples that are asked about again, no kept answer counts.
+    """Estimate the requests, tokens and cost of drafting; samples to retry are counted as if nothing was stored.
 
     Raises:
         IndusCotError: no model or price.
@@ -93,7 +93,7 @@ def estimate_drafts(
         tasks = [task for task in tasks if task[0].sample_id in asking.again]
     images = SharedImages(workspace)
 
-    def after(step: str) -> list[str]:
+    def next_steps(step: str) -> list[str]:
         judge = ["judge"] * params.teacher.judge_readings
         chain = ["describe", "compose", *(["audit"] if params.teacher.audit else []), *judge]
         if step in ("blind", "judge"):
@@ -103,22 +103,24 @@ def estimate_drafts(
         return chain[chain.index(step) :]
 
     async def work(client: EndpointClient, task: Task) -> None:
-        await draft_with_endpoint(client, _lesson(params, images, priors, *task), {})
+        await draft_with_endpoint(client, _make_context(params, images, priors, *task), {})
 
     return estimate(
         params,
         workspace,
         tasks,
         work,
-        after,
+        next_steps,
         reader_steps=(AUDIT, JUDGE),
         ignore_cache=asking.refresh or bool(asking.again),
         allow_unpriced=asking.allow_unpriced,
     )
 
 
-def _lesson(params: Params, images: SharedImages, priors: Priors, sample: Sample, supervision: Supervision) -> Lesson:
-    return Lesson(
+def _make_context(
+    params: Params, images: SharedImages, priors: Priors, sample: Sample, supervision: Supervision
+) -> DraftContext:
+    return DraftContext(
         sample,
         supervision,
         images=images,
@@ -134,19 +136,19 @@ def word_priors(
     measured: list[NormalcyPrior],
     groups: Groups,
     output: Output,
-    asking: Asking,
+    asking: AskOptions,
 ) -> list[NormalcyPrior]:
-    """The priors in the model's words, from several of the measured images each.
+    """Let the model write the text of each prior, from several of the measured images.
 
     Raises:
-        IndusCotError: no model, price or key; the budget is spent; the endpoint refuses everybody.
+        IndusCotError: no model, price or key; the budget limit is reached; the endpoint refuses every request.
     """
     worded: list[NormalcyPrior] = []
 
     def take(result: tuple[NormalcyPrior, str]) -> None:
         row, failure = result
         if failure:
-            output.leave_out("no usable text from the teacher, the measured one is kept", row.prior_id, failure)
+            output.leave_out("the teacher returned no usable text; kept the measured text", row.prior_id, failure)
         worded.append(row)
 
     run_with_client(
@@ -154,7 +156,7 @@ def word_priors(
         params,
         workspace,
         measured,
-        _wording(groups, params, workspace),
+        _make_prior_work(groups, params, workspace),
         take,
         description="prior",
         unit="priors",
@@ -166,9 +168,9 @@ def word_priors(
 
 
 def estimate_priors(
-    params: Params, workspace: Workspace, measured: list[NormalcyPrior], groups: Groups, asking: Asking
+    params: Params, workspace: Workspace, measured: list[NormalcyPrior], groups: Groups, asking: AskOptions
 ) -> Estimate:
-    """What wording the priors would ask, take and cost.
+    """Estimate the requests, tokens and cost of writing the priors.
 
     Raises:
         IndusCotError: no model or price.
@@ -177,24 +179,26 @@ def estimate_priors(
         params,
         workspace,
         measured,
-        _wording(groups, params, workspace),
+        _make_prior_work(groups, params, workspace),
         lambda step: [step],
         ignore_cache=asking.refresh,
         allow_unpriced=asking.allow_unpriced,
     )
 
 
-def _wording(
+def _make_prior_work(
     groups: Groups, params: Params, workspace: Workspace
 ) -> Callable[[EndpointClient, NormalcyPrior], Awaitable[tuple[NormalcyPrior, str]]]:
-    """Asks for the words of one prior; gives it back as it was, with the reason, where there are none."""
+    """Return a function that lets the model write one prior; on failure it returns the prior unchanged and the reason."""
     images = SharedImages(workspace)
 
     async def work(client: EndpointClient, row: NormalcyPrior) -> tuple[NormalcyPrior, str]:
         by_hash = {item.image_sha256: item for item in groups[row.source_set, row.category, row.view]}
         shown = [by_hash[digest] for digest in row.image_sha256[: params.prior.shown_images]]
         try:
-            text = await word_prior(client, params.teacher, row, [make_query_image(item, images) for item in shown])
+            text = await write_prior_text(
+                client, params.teacher, row, [make_query_image(item, images) for item in shown]
+            )
         except NotAnsweredError as error:
             return row, str(error)
         return row.model_copy(update={"text": text, "author": params.teacher.model, "version": prompt_version()}), ""

@@ -1,4 +1,4 @@
-"""The offline teacher: a deterministic inspector that runs in processes of its own and asks nobody."""
+"""The offline teacher: a deterministic inspector that runs in worker processes and asks no server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cot_builder.storage.output import Output
 from cot_builder.storage.parallel import process_map
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace
-from cot_builder.teacher.backends import Asking
+from cot_builder.teacher.backends import AskOptions
 from cot_builder.teacher.drafts import SampleDrafts, Task, to_draft
 from cot_builder.teacher.endpoint import Attempt
 from cot_builder.teacher.gates import GATES, Case, run_gates
@@ -22,7 +22,7 @@ from schemas.trajectory import Draft
 
 ASKS = False
 DRAFT_CHUNK = 8
-"""Samples that travel to a worker together."""
+"""Number of samples sent to a worker process at once."""
 
 
 def draft_samples(
@@ -31,7 +31,7 @@ def draft_samples(
     tasks: list[Task],
     priors: Priors,
     take: Callable[[SampleDrafts], None],
-    _asking: Asking,
+    _asking: AskOptions,
 ) -> None:
     """Draft candidates of every sample until one passes the gates."""
     results = process_map(
@@ -52,9 +52,9 @@ def word_priors(
     measured: list[NormalcyPrior],
     _groups: Groups,
     _output: Output,
-    _asking: Asking,
+    _asking: AskOptions,
 ) -> list[NormalcyPrior]:
-    """The priors as measured: this teacher has no words of its own."""
+    """Return the measured priors: this teacher does not rewrite them."""
     return measured
 
 
@@ -70,7 +70,7 @@ _worker: _Worker | None = None
 
 
 def _start(workspace: Workspace, priors: Priors, params: Params) -> None:
-    global _worker  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
+    global _worker  # noqa: PLW0603 - workers of a process pool can keep state only in a global
     _worker = _Worker(SampleImages(workspace), priors, params.draft, params.run.seed)
 
 

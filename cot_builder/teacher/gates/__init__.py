@@ -1,8 +1,8 @@
-"""Gates a draft must pass: small functions that :func:`~cot_builder.teacher.gates.gate.gate` marks.
+"""Gates that a draft must pass: small functions, registered by :func:`~cot_builder.teacher.gates.gate.gate`.
 
-A gate sees the trajectory and the supervision; what it returns is kept with the draft and never shown to a student.
-Every module of this package is imported, in the order of their names, which is the order in which drafts record their
-gates: a gate is one function, in a file of its own or beside one of its subject.
+A gate sees the trajectory and the supervision. Its findings are stored with the draft and never shown to a student.
+A gate is one function, in its own file or next to gates on the same subject. All modules of this package are imported
+in the order of their names, and drafts record their gates in that order.
 """
 
 import pkgutil

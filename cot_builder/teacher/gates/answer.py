@@ -11,7 +11,9 @@ from schemas.taxonomy import leaves
 
 @gate
 def grammar(case: Case) -> list[str]:
-    """Thoughts hold no tags or control characters and end like a sentence, calls no control token, the end parses."""
+    """Thoughts have no tags or control characters and end like a sentence, calls have no control tokens, and the final
+    answer parses.
+    """
     found = []
     for number, turn in enumerate(case.trajectory.turns, 1):
         if re.search(r"[<>]", turn.thought):
@@ -20,7 +22,7 @@ def grammar(case: Case) -> list[str]:
             found.append(f"thought {number} holds a control character")
         if not turn.thought.rstrip().endswith((".", "!", "?")):
             found.append(f"thought {number} does not end as a sentence")
-        if turn.call and (said := turn.call.model_dump_json()) != sayable(said):
+        if turn.call and (text := turn.call.model_dump_json()) != sayable(text):
             found.append(f"call {number} holds a control token")
     if not ANSWER_GRAMMAR.fullmatch(final_answer(case.trajectory)):
         found.append("the last turn is not <think>, then location and type with Yes, then <answer>")
@@ -29,7 +31,7 @@ def grammar(case: Case) -> list[str]:
 
 @gate
 def verdict(case: Case) -> list[str]:
-    """The answer is the right one."""
+    """The answer equals the ground truth."""
     right = "Yes" if case.supervision.label == "anomalous" else "No"
     given = case.trajectory.verdict.answer
     return [] if given == right else [f"answers {given}, right is {right}"]
@@ -37,7 +39,7 @@ def verdict(case: Case) -> list[str]:
 
 @gate
 def location(case: Case) -> list[str]:
-    """The boxes of a Yes cover the truth: IoU of the covered regions at least ``draft.min_iou``."""
+    """The boxes of a Yes overlap the true boxes: IoU of the covered regions of at least ``draft.min_iou``."""
     if case.trajectory.verdict.answer == "No" or not case.supervision.boxes:
         return []
     overlap = union_iou(case.trajectory.verdict.boxes, case.supervision.boxes)
@@ -47,7 +49,7 @@ def location(case: Case) -> list[str]:
 
 @gate
 def defect_type(case: Case) -> list[str]:
-    """The type of a Yes is a leaf of the taxonomy, and the right one."""
+    """The type of a Yes is a leaf of the taxonomy and equals the true type."""
     given = case.trajectory.verdict.defect_type
     if given is None:
         return []

@@ -1,16 +1,16 @@
-"""Gates that compare a draft with the other drafts: duplicates."""
+"""Gates that compare a draft with other drafts: duplicates."""
 
 import re
 from collections.abc import Sequence
 
 CORPUS_GATES = ("duplicates",)
-"""Gates that need the other drafts too."""
+"""Gates that need all drafts."""
 
 
 def duplicates(texts: Sequence[str]) -> list[str | None]:
-    """For each draft's thoughts, why they repeat an earlier draft's word for word, or None.
+    """Return for each text why it repeats an earlier text word for word, or None.
 
-    Case, punctuation and numbers do not tell two texts apart.
+    Case, punctuation and numbers are ignored.
     """
     first: dict[str, int] = {}
     found: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Gates on what thoughts say of places and tools: coordinates, evidence."""
+"""Gates on statements about places and tools in thoughts: coordinates, evidence."""
 
 import re
 
@@ -9,7 +9,7 @@ from schemas.geometry import SCALE
 
 @gate
 def coordinates(case: Case) -> list[str]:
-    """Boxes and points named in a thought are integers 0-1000, boxes in order."""
+    """Boxes and points in a thought are integers 0-1000, and the corners of a box are in order."""
     found = []
     for number, turn in enumerate(case.trajectory.turns, 1):
         for group in re.findall(r"[\[(]([\d\s,.-]+)[\])]", turn.thought):
@@ -25,7 +25,7 @@ def coordinates(case: Case) -> list[str]:
 
 @gate
 def evidence(case: Case) -> list[str]:
-    """What a thought says of a tool happened: the tool was called by then, succeeded, and returned those numbers."""
+    """Statements about a tool are true: it was called before, it succeeded, and it returned the stated numbers."""
     found = []
     called: set[str] = set()
     known: set[str] = set()

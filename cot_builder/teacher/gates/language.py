@@ -3,7 +3,7 @@
 import re
 
 from cot_builder.teacher.gates.gate import Case, gate
-from cot_builder.teacher.leaks import leaks
+from cot_builder.teacher.leaks import find_leaks
 
 _DENIED = r"(?:no|not|nothing|none|without|never|free of|rather than|instead of)\b[^.;:]{0,60}$"
 _FAULT = r"\b(?:defect|defective|anomal\w+|flaw|fault|damage|damaged)\b"
@@ -14,7 +14,7 @@ _CLEAN = (
 
 @gate
 def polarity(case: Case) -> list[str]:
-    """The last thought concludes what the verdict says."""
+    """The conclusion of the last thought agrees with the verdict."""
     thought = case.own_words(case.trajectory.turns[-1].thought)
     conclusion = re.split(r"(?<=[.!?])\s+", thought.strip())[-1]
     fault = [m for m in re.finditer(_FAULT, conclusion, re.I) if not re.search(_DENIED, conclusion[: m.start()], re.I)]
@@ -27,17 +27,17 @@ def polarity(case: Case) -> list[str]:
 
 @gate
 def leak(case: Case) -> list[str]:
-    """No thought speaks of labels, annotation, masks, overlays or supervision."""
+    """No thought mentions labels, annotation, masks, overlays or supervision."""
     return [
         f"thought {number} says {phrase!r}"
         for number, turn in enumerate(case.trajectory.turns, 1)
-        for phrase in leaks(case.own_words(turn.thought))
+        for phrase in find_leaks(case.own_words(turn.thought))
     ]
 
 
 @gate
 def emptiness(case: Case) -> list[str]:
-    """Every thought says something: at least ``draft.min_words`` words."""
+    """Every thought has at least ``draft.min_words`` words."""
     least = case.params.min_words
     return [
         f"thought {number} has {len(turn.thought.split())} words, at least {least} are asked"
@@ -48,7 +48,7 @@ def emptiness(case: Case) -> list[str]:
 
 @gate
 def length(case: Case) -> list[str]:
-    """Thoughts together stay within ``draft.max_words``, calls within ``draft.max_calls``."""
+    """All thoughts together have at most ``draft.max_words`` words, and there are at most ``draft.max_calls`` calls."""
     words = sum(len(turn.thought.split()) for turn in case.trajectory.turns)
     calls = len(case.trajectory.calls)
     found = [f"{words} words, at most {case.params.max_words} are allowed"] if words > case.params.max_words else []

@@ -8,7 +8,7 @@ from cot_builder.teacher.gates.gate import Case, gate
 @gate
 def image_count(case: Case) -> list[str]:
     """The rendered chat shows the query image and every observation image once, and every call of a tool
-    that returns an image has one.
+    that returns an image has an observation image.
     """
     chat = messages(case.trajectory, case.sample.category, case.sample.view)
     shown = sum(part["type"] == "image" for message in chat for part in message["content"])
@@ -22,7 +22,7 @@ def image_count(case: Case) -> list[str]:
 
 @gate
 def repetition(case: Case) -> list[str]:
-    """No thought is said twice, and no call is made twice."""
+    """No thought and no call is repeated."""
     thoughts = [turn.thought for turn in case.trajectory.turns]
     calls = [call.model_dump_json() for call in case.trajectory.calls]
     found = ["a thought is repeated"] if len(set(thoughts)) < len(thoughts) else []

@@ -1,9 +1,9 @@
-"""The offline teacher: a deterministic inspector that calls the real tools and words what it measured.
+"""The offline teacher: a deterministic inspector that calls the real tools and describes its measurements in words.
 
-Supervision tells it what the verdict must be and, on a defective part, where to look. Tone, colour, shape, border and
-grain are measured, numbers come from observations; that a place is harmless, or a defect, it knows from supervision.
-Until the first observation a sound part and a defective one are worded and examined by the same rules, from the same
-measurements, so that the way an inspection begins does not tell how it ends.
+Supervision determines the verdict and, on a defective part, where to look; whether a place is harmless or a defect
+comes from supervision too. Tone, colour, shape, border and grain are measured, and numbers come from observations.
+Until the first observation, sound and defective parts are described and examined by the same rules and measurements,
+so that the beginning of an inspection does not reveal its verdict.
 """
 
 import hashlib
@@ -43,11 +43,11 @@ def draft_offline(
     Args:
         image: uint8 (height, width, 3) BGR.
         sample: The sample.
-        supervision: Its truth, for the verdict and the place only.
-        priors: Normalcy text by (category, view).
-        seed: Of the run; with the sample id and ``candidate`` it fixes every choice.
-        candidate: Number of the draft for this sample.
-        max_calls: Most tool calls.
+        supervision: Its ground truth, used for the verdict and the place only.
+        priors: Normalcy texts by (category, view).
+        seed: Seed of the run; with the sample id and ``candidate`` it determines every random choice.
+        candidate: Number of the draft of this sample.
+        max_calls: Maximum number of tool calls.
 
     Returns:
         The trajectory, and the PNG bytes of its observation images by sha256.
@@ -72,7 +72,7 @@ def draft_offline(
 
 
 def verdict_boxes(boxes: list[Box]) -> list[Box]:
-    """The boxes an inspector would name: at most six, near ones joined as long as they still cover the truth well."""
+    """Return the boxes to name in a verdict: at most six; near boxes are joined while they still fit the true boxes."""
     named = list(boxes)
     while len(named) > 1:
         pairs = [(i, j) for i in range(len(named)) for j in range(i + 1, len(named))] if len(named) <= 40 else []

@@ -14,18 +14,18 @@ from cot_builder.teacher.offline.wording import (
     word_plan,
     word_reasons,
 )
-from cot_builder.teacher.phrasing import border, difference, listed, pick, shape, where
+from cot_builder.teacher.phrasing import border, difference, join_clauses, pick, shape, where
 from schemas.geometry import Box, area, expand
 from schemas.trajectory import Observation, ToolCall, Trajectory, Verdict
 
 OBVIOUS = 3.0
-"""Visibility (contrast over noise) at first glance from which no tool is needed."""
+"""Visibility (contrast over noise) at first glance above which no tool is needed."""
 SPRAWLING = 160_000
-"""Area of a box, in square units, from which a crop would show little more than the whole."""
+"""Area of a box, in square units of 0-1000 coordinates, above which a crop shows little more than the whole image."""
 
 
 def inspect_defective(case: Inspection, boxes: list[Box], kind: str) -> Trajectory:
-    """Inspect a part whose defects lie in ``boxes``, the largest first; ``kind`` is a leaf of the taxonomy."""
+    """Inspect a part with defects in ``boxes``, largest first; ``kind`` is a leaf of the taxonomy."""
     look, main = case.look, boxes[0]
     glance, near = look.at_first_glance(main), look.spot(main)
     case.say(phrasing.scene(case.rng, case.name, look.scene()))
@@ -36,7 +36,7 @@ def inspect_defective(case: Inspection, boxes: list[Box], kind: str) -> Trajecto
     else:
         read = partial(_read_defect, case, near, kind)
         examine(case, main, boxes, glance, near, read, _compare_defect, _enhance_defect)
-    _others(case, boxes[1:])
+    _mention_other_places(case, boxes[1:])
     case.say(word_reasons(case, main, near, kind), word_defect_verdict(case, boxes, kind))
     return case.conclude(Verdict(answer="Yes", boxes=boxes, defect_type=kind))
 
@@ -44,7 +44,7 @@ def inspect_defective(case: Inspection, boxes: list[Box], kind: str) -> Trajecto
 def _read_defect(case: Inspection, near: Spot, kind: str) -> str:
     rng = case.rng
     scale = word_scale(case)
-    facts = listed([difference(rng, near), shape(rng, near, kind), border(rng, near)])
+    facts = join_clauses([difference(rng, near), shape(rng, near, kind), border(rng, near)])
     return pick(
         rng,
         f"Enlarged{scale}, the area {facts}.",
@@ -91,7 +91,7 @@ def _enhance_defect(case: Inspection, main: Box, near: Spot) -> None:
 
 
 def _read_enhanced(case: Inspection, observation: Observation, operator: str, main: Box, region: Box) -> str:
-    """What the map shows of the place, or '' where it shows nothing of it."""
+    """Describe the place in the enhanced image; '' if it does not stand out there."""
     rng = case.rng
     if operator == "residual":
         peak = re.search(r"strongest at \((\d+), (\d+)\), ([\d.]+) times", observation.text)
@@ -129,12 +129,12 @@ def _read_enhanced(case: Inspection, observation: Observation, operator: str, ma
     )
 
 
-def _others(case: Inspection, boxes: list[Box]) -> None:
+def _mention_other_places(case: Inspection, boxes: list[Box]) -> None:
     if not boxes:
         return
     rng = case.rng
-    places = listed([f"one {where(rng, box).rstrip(',')}" for box in boxes[:3]])
-    more = f", {phrasing.count(len(boxes))} in all" if len(boxes) > 3 else ""
+    places = join_clauses([f"one {where(rng, box).rstrip(',')}" for box in boxes[:3]])
+    more = f", {phrasing.spell_number(len(boxes))} in all" if len(boxes) > 3 else ""
     case.say(
         pick(
             rng,

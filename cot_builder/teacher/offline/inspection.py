@@ -1,4 +1,4 @@
-"""One offline inspection under way: its turns so far, its images, its random choices."""
+"""State of one offline inspection: turns so far, images, random choices."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from schemas.sample import Sample
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
 
 FAINT = 2.2
-"""Visibility (contrast over noise) below which a place hardly stands apart."""
+"""Visibility (contrast over noise) below which a place hardly differs from its surroundings."""
 
 
 @dataclass
 class Inspection:
-    """One inspection under way: the turns so far, and the images the tools returned."""
+    """State of one inspection: the turns so far, and the images that the tools returned."""
 
     look: Look
     toolbox: Toolbox
@@ -28,19 +28,19 @@ class Inspection:
     turns: list[Turn] = field(default_factory=list)
     images: dict[str, bytes] = field(default_factory=dict)
     thought: list[str] = field(default_factory=list)
-    """Sentences of the turn being written."""
+    """Sentences of the current turn."""
 
     def say(self, *sentences: str) -> None:
         """Add sentences to the current thought."""
         self.thought += [re.sub(r",\s*([,.;:])", r"\1", text) for text in sentences if text]
 
     def call(self, call: ToolCall) -> Observation:
-        """End the current thought with a call, and run it."""
+        """Run a call, and end the current thought with it."""
         observation, png = self.toolbox.observe(call)
         return self.record(call, observation, png)
 
     def record(self, call: ToolCall, observation: Observation, png: bytes | None) -> Observation:
-        """End the current thought with a call that has been run."""
+        """End the current thought with a call that has already been run."""
         if observation.image_sha256 and png is not None:
             self.images[observation.image_sha256] = png
         self.turns.append(Turn(thought=" ".join(self.thought), call=call, observation=observation))
@@ -48,7 +48,7 @@ class Inspection:
         return observation
 
     def conclude(self, verdict: Verdict) -> Trajectory:
-        """End with the verdict."""
+        """End the inspection with the verdict, and return the trajectory."""
         self.turns.append(Turn(thought=" ".join(self.thought)))
         return Trajectory(turns=self.turns, verdict=verdict)
 
@@ -57,11 +57,11 @@ class Inspection:
         return self.max_calls - len(self.turns)
 
     def chance(self, probability: float) -> bool:
-        """True with ``probability``."""
+        """Return True with ``probability``."""
         return self.rng.random() < probability
 
 
 def round_outwards(box: Box) -> Box:
-    """The box on a grid of ten, outwards: people do not name regions to the unit."""
+    """Round a box outwards to a grid of ten: people do not name regions to the single unit."""
     x1, y1, x2, y2 = box
     return x1 // 10 * 10, y1 // 10 * 10, min(-(-x2 // 10) * 10, SCALE), min(-(-y2 // 10) * 10, SCALE)

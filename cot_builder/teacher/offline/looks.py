@@ -1,4 +1,4 @@
-"""The plan of looks: one set of rules by which the offline teacher examines places of sound and defective parts."""
+"""The rules by which the offline teacher examines places, the same on sound and on defective parts."""
 
 import re
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def examine(
     compare: Callable[[Inspection, Box, Spot], None],
     enhance: Callable[[Inspection, Box, Spot], None],
 ) -> None:
-    """Look into a doubtful place: the one set of rules for sound and defective parts.
+    """Examine a doubtful place, by the same rules on sound and on defective parts.
 
-    They differ in ``read``, ``compare`` and ``enhance`` alone, which word what the tools returned.
+    The two differ only in ``read``, ``compare`` and ``enhance``, which describe the tool results.
     """
     _approach(case, focus, truth)
     _crop(case, focus, glance)
@@ -36,20 +36,20 @@ def examine(
         compare(case, focus, near)
     if (near.visibility < FAINT or case.chance(0.25)) and case.calls_left:
         enhance(case, focus, near)
-    if case.chance(_measuring(near)) and case.calls_left:
+    if case.chance(_measuring_probability(near)) and case.calls_left:
         _measure(case, focus, near)
 
 
 def _approach(case: Inspection, focus: Box, truth: list[Box]) -> None:
-    """What may come before the focus is enlarged, whatever it will turn out to be."""
+    """Take steps that may come before the focus is enlarged, independent of the verdict."""
     if case.chance(0.12) and case.calls_left > 2:
         _look_around_first(case, focus, truth)
     if case.has_priors and case.chance(0.18) and case.calls_left > 1:
         _consult_prior(case, focus)
 
 
-def _measuring(spot: Spot) -> float:
-    """How likely a place is measured: a line rather than a patch."""
+def _measuring_probability(spot: Spot) -> float:
+    """Return the probability of measuring a place: higher for a line than for a patch."""
     return 0.4 if spot.elongation > 2.4 else 0.12
 
 
@@ -116,7 +116,7 @@ def _read_prior(case: Inspection) -> str:
 
 
 def _crop(case: Inspection, focus: Box, glance: Spot) -> None:
-    """Say what is doubtful about the focus, and enlarge it."""
+    """Say what is doubtful about the focus, and crop it."""
     rng = case.rng
     region = round_outwards(expand(focus, rng.uniform(1.4, 2.4), 110))
     case.say(
@@ -135,14 +135,14 @@ def _crop(case: Inspection, focus: Box, glance: Spot) -> None:
 
 
 def word_scale(case: Inspection) -> str:
-    """The zoom of the last crop, sometimes, where it enlarged anything."""
+    """Return, at random, a phrase with the zoom of the last crop; '' if it did not enlarge."""
     observation = case.turns[-1].observation
     zoom = re.search(r"shown at ([\d.]+)x", observation.text) if observation else None
     return f" at {zoom.group(1)}x" if zoom and zoom.group(1) != "1.0" and case.chance(0.4) else ""
 
 
 def compare_with_twin(case: Inspection, focus: Box) -> Box | None:
-    """Enlarge the place that is most like the focus; None where there is none."""
+    """Crop the place most similar to the focus, and return its box; None if there is no similar place."""
     recurrence, twin = case.look.recurrence(focus)
     if twin is None or recurrence < 0.5:
         return None
@@ -161,7 +161,7 @@ def compare_with_twin(case: Inspection, focus: Box) -> Box | None:
 
 
 def rank_operators(case: Inspection, spot: Spot) -> list[str]:
-    """Enhancements worth trying on a place, the best first: edges for a line, the residual for what is faint."""
+    """Rank the enhancements for a place, best first: edges for a line, the residual for a faint place."""
     operators = (
         ["residual", "clahe"] if case.look.scene().fills_frame or spot.visibility < FAINT else ["clahe", "residual"]
     )

@@ -21,7 +21,7 @@ def inspect_sound(case: Inspection) -> Trajectory:
     if case.chance(0.3):
         case.say(word_plan(case))
     proposed = [proposal.box for proposal in propose(look.image, 5) if area(proposal.box) < 250_000]
-    # What stands out within a proposal is what the eye stops at, as it would at a defect.
+    # Use the most conspicuous core of each proposal: a defect's box is as tight as that.
     candidates = [look.core(box) for box in proposed if look.on_object(box)]
     spots = {box: look.at_first_glance(box) for box in candidates}
     suspect = max(spots, key=lambda box: spots[box].visibility, default=None)
@@ -29,14 +29,14 @@ def inspect_sound(case: Inspection) -> Trajectory:
     if suspect is None or (calm and case.chance(0.5)) or case.chance(0.2):
         case.say(word_calm(case, spots, suspect))
     else:
-        _settle_doubt(case, suspect, spots[suspect])
+        _examine_suspect(case, suspect, spots[suspect])
     case.say(word_sound_verdict(case))
     return case.conclude(Verdict(answer="No"))
 
 
-def _settle_doubt(case: Inspection, suspect: Box, glance: Spot) -> None:
+def _examine_suspect(case: Inspection, suspect: Box, glance: Spot) -> None:
     near = case.look.spot(suspect)
-    examine(case, suspect, [], glance, near, partial(_explanation, case, suspect), _compare_normal, _enhance_normal)
+    examine(case, suspect, [], glance, near, partial(_explain_suspect, case, suspect), _compare_normal, _enhance_normal)
 
 
 def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
@@ -61,8 +61,8 @@ def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
         )
 
 
-def _explanation(case: Inspection, suspect: Box) -> str:
-    """Why a conspicuous place is nothing: the first of the measured reasons that holds."""
+def _explain_suspect(case: Inspection, suspect: Box) -> str:
+    """Explain why a conspicuous place is no defect, by the first measured reason that holds."""
     rng, spot = case.rng, case.look.spot(suspect)
     recurrence, twin = case.look.recurrence(suspect)
     again = where(rng, twin).rstrip(",") if twin and place_of(twin) != place_of(suspect) else "close by"

@@ -1,4 +1,4 @@
-"""What the offline teacher says: before it looks closer, alike on sound and defective parts; and of its verdict."""
+"""Sentences of the offline teacher: those before a closer look, the same on sound and defective parts, and verdicts."""
 
 from collections.abc import Mapping
 from random import Random
@@ -7,13 +7,13 @@ from cot_builder.inspection.appearance import Spot
 from cot_builder.inspection.names import article
 from cot_builder.teacher import phrasing
 from cot_builder.teacher.offline.inspection import FAINT, Inspection
-from cot_builder.teacher.phrasing import border, difference, listed, pick, sentence, shape, size_word, where
+from cot_builder.teacher.phrasing import border, difference, join_clauses, pick, sentence, shape, size_word, where
 from schemas.geometry import Box, area
 from schemas.taxonomy import family
 
 
 def word_plan(case: Inspection) -> str:
-    """Say how the part will be gone over."""
+    """Say how the part will be inspected."""
     return pick(
         case.rng,
         "I go over it for marks, damage, deposits and parts out of place.",
@@ -27,10 +27,10 @@ def word_plan(case: Inspection) -> str:
 
 
 def word_first_sight(case: Inspection, box: Box, spot: Spot, kind: str) -> str:
-    """Say that a defect shows at once."""
+    """Say that a defect is visible at once."""
     rng = case.rng
     place, size = where(rng, box), size_word(box)
-    facts = listed([difference(rng, spot), shape(rng, spot, kind), border(rng, spot) if case.chance(0.6) else ""])
+    facts = join_clauses([difference(rng, spot), shape(rng, spot, kind), border(rng, spot) if case.chance(0.6) else ""])
     return pick(
         rng,
         f"One {size} area {place} stands out at once: it {facts}.",
@@ -41,7 +41,7 @@ def word_first_sight(case: Inspection, box: Box, spot: Spot, kind: str) -> str:
 
 
 def word_calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) -> str:
-    """Say that nothing on a sound part asks for a closer look."""
+    """Say that nothing on a sound part needs a closer look."""
     rng = case.rng
     if suspect is None:
         return pick(
@@ -54,7 +54,7 @@ def word_calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) 
             "What varies in it follows its form; no single place looks harmed.",
         )
     spot = spots[suspect]
-    facts = listed([difference(rng, spot), border(rng, spot)])
+    facts = join_clauses([difference(rng, spot), border(rng, spot)])
     return pick(
         rng,
         f"The most conspicuous place, {where(rng, suspect)}, {facts}, which is part of how the object looks.",
@@ -65,7 +65,7 @@ def word_calm(case: Inspection, spots: Mapping[Box, Spot], suspect: Box | None) 
 
 
 def word_doubt(rng: Random, focus: Box, glance: Spot) -> str:
-    """Say what is doubtful about a place at first glance."""
+    """Say why a place is doubtful at first glance."""
     place = where(rng, focus)
     if area(focus) < 4000:
         return pick(
@@ -94,7 +94,7 @@ def word_doubt(rng: Random, focus: Box, glance: Spot) -> str:
 
 
 def word_enhancing(rng: Random, operator: str, spot: Spot) -> str:
-    """Say why an enhancement is asked for, and which."""
+    """Say why an enhancement is needed, and which one."""
     why = (
         pick(rng, "The difference is slight.", "Plain pixels leave some doubt.", "By eye alone this stays uncertain.")
         if spot.visibility < FAINT
@@ -117,7 +117,7 @@ def word_enhancing(rng: Random, operator: str, spot: Spot) -> str:
 
 
 def word_reasons(case: Inspection, main: Box, near: Spot, kind: str) -> str:
-    """Say why what was seen is a defect of this kind."""
+    """Say why the observations indicate a defect of this kind."""
     rng = case.rng
     recurrence, _ = case.look.recurrence(main)
     noun = pick(rng, *phrasing.NOUNS[kind])
@@ -146,10 +146,10 @@ def word_reasons(case: Inspection, main: Box, near: Spot, kind: str) -> str:
     rng.shuffle(reasons)
     return pick(
         rng,
-        sentence(f"what I see fits {noun}:", listed(reasons[:2])),
-        sentence(listed(reasons[:2]) + f", which speaks for {noun}"),
-        sentence(f"since {listed(reasons[:2])}, I take it for {noun}"),
-        sentence(f"this is how {noun} shows: {listed(reasons[:2])}"),
+        sentence(f"what I see fits {noun}:", join_clauses(reasons[:2])),
+        sentence(join_clauses(reasons[:2]) + f", which speaks for {noun}"),
+        sentence(f"since {join_clauses(reasons[:2])}, I take it for {noun}"),
+        sentence(f"this is how {noun} shows: {join_clauses(reasons[:2])}"),
     )
 
 
@@ -157,7 +157,7 @@ def word_defect_verdict(case: Inspection, boxes: list[Box], kind: str) -> str:
     """State the verdict on a part with a defect."""
     rng = case.rng
     group = family(kind)
-    spot = f"at {list(boxes[0])}" if len(boxes) == 1 else f"in {phrasing.count(len(boxes))} places"
+    spot = f"at {list(boxes[0])}" if len(boxes) == 1 else f"in {phrasing.spell_number(len(boxes))} places"
     plain = kind.replace("_", " ")
     return pick(
         rng,
@@ -173,7 +173,7 @@ def word_defect_verdict(case: Inspection, boxes: list[Box], kind: str) -> str:
 
 
 def word_sound_verdict(case: Inspection) -> str:
-    """State the verdict on a part without one."""
+    """State the verdict on a part without a defect."""
     return pick(
         case.rng,
         f"The {case.name} shows no defect.",

@@ -9,7 +9,7 @@ from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION, TOOLS, ToolResult, offered_tools
 from cot_builder.inspection.tools.tool import tool
 from cot_builder.params import load_params
-from cot_builder.teacher.forms import Description, in_words, response_format
+from cot_builder.teacher.forms import Description, describe_schema, response_format
 from indus_cot.names import check_names
 from schemas.errors import IndusCotError
 
@@ -28,7 +28,7 @@ def test_schemas_are_those_that_answers_are_kept_by():
 def test_plan_form_is_that_answers_are_kept_by():
     form = response_format(Description, "schema")
     assert digest(form) == "380779c18f12c69f3215e1eb6d53c0772fcc1286efa8b05cf4dd694d7ff1cf1a"
-    words = sha256(in_words(Description).encode()).hexdigest()
+    words = sha256(describe_schema(Description).encode()).hexdigest()
     assert words == "421dbe989eca631d1826640822417899813f6ebcfc8bd85cac9c00ba98296d2d"
 
 

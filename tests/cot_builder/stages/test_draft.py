@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
-from cot_builder.teacher.endpoint import in_a_row
+from cot_builder.teacher.endpoint import join_reasons
 from tests.helpers.drafting import KEY, asked, draft, drafts, form, images, ledger, settings
 from tests.helpers.pipeline import run
 from tests.helpers.scripted_teacher import answer, finding
@@ -227,7 +227,7 @@ def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
     assert re.search(r"describe .* unknown", mixed.stderr)
     assert re.search(r"judge .* 0\.\d{4}", mixed.stderr)
     for told in (estimate.stderr, ran.stderr):
-        assert told.count("no price for my-own: spend is counted as 0, budget.usd cannot hold") == 1
+        assert told.count("no price for my-own: spend is counted as 0, and budget.usd has no effect") == 1
     assert drafts(project)["teacher"].unique().to_list() == ["my-own"]
 
 
@@ -246,8 +246,8 @@ def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
     assert KEY not in told
 
 
-def test_equal_reasons_in_a_row_are_told_once() -> None:
-    assert in_a_row(["no JSON", "no JSON", "cut", "no JSON"], "; ") == "no JSON (2 times); cut; no JSON"
+def test_repeated_reasons_are_joined() -> None:
+    assert join_reasons(["no JSON", "no JSON", "cut", "no JSON"], "; ") == "no JSON (2 times); cut; no JSON"
 
 
 def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> None:

@@ -143,5 +143,5 @@ def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
         _, told = first.communicate(timeout=120)
     assert first.returncode == 0, told
     assert second.returncode == 1
-    assert "another run of this project is asking the endpoint" in second.stderr
+    assert "another run of this project is using the endpoint" in second.stderr
     assert "Traceback" not in second.stderr

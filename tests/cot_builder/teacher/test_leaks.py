@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cot_builder.teacher.leaks import leaks
+from cot_builder.teacher.leaks import find_leaks
 
 ENGLISH, CHINESE = (
     yaml.safe_load((Path(__file__).parent / f"leaks_{language}.yaml").read_text("utf-8"))
@@ -15,14 +15,14 @@ ENGLISH, CHINESE = (
 
 @pytest.mark.parametrize("text", ENGLISH["leaks"] + CHINESE["leaks"])
 def test_a_phrase_that_betrays_supervision_is_found(text):
-    found = leaks(text)
+    found = find_leaks(text)
     assert found
     assert all(phrase in text for phrase in found)
 
 
 @pytest.mark.parametrize("text", ENGLISH["innocent"] + CHINESE["innocent"])
 def test_what_inspectors_say_is_let_through(text):
-    assert leaks(text) == []
+    assert find_leaks(text) == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_inspectors_say_is_let_through(text):
     ],
 )
 def test_only_the_leak_within_an_innocent_paragraph_is_named_in_order(text, phrases):
-    assert leaks(text) == phrases
+    assert find_leaks(text) == phrases
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_only_the_leak_within_an_innocent_paragraph_is_named_in_order(text, phra
     ],
 )
 def test_case_width_spaces_hyphens_and_line_breaks_do_not_hide_a_phrase(text):
-    assert leaks(f"The {text} is a dent.") == [text]
+    assert find_leaks(f"The {text} is a dent.") == [text]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_case_width_spaces_hyphens_and_line_breaks_do_not_hide_a_phrase(text):
     ],
 )
 def test_a_phrase_is_found_however_it_is_set(text):
-    assert leaks(text)
+    assert find_leaks(text)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_a_phrase_is_found_however_it_is_set(text):
     ],
 )
 def test_a_phrase_does_not_reach_over_the_end_of_a_sentence(text):
-    assert leaks(text) == []
+    assert find_leaks(text) == []
 
 
 def test_a_text_without_words_holds_no_leak():
-    assert leaks("") == leaks(" \n-") == []
+    assert find_leaks("") == find_leaks(" \n-") == []
