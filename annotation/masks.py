@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cot_builder.benchmarks.mask import marked
+from cot_builder.benchmarks.mask import read_marked_pixels
 from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
 from schemas.sample import Sample
@@ -33,7 +33,7 @@ class Masks:
         if row is None or row.mask_shard is None or row.mask_row is None:
             return None
         reader = self._readers.setdefault(sample.source_set, ShardReader(self._workspace.pull(sample.source_set)))
-        mask = marked(reader.get(row.mask_shard, row.mask_row)) > 0
+        mask = read_marked_pixels(reader.get(row.mask_shard, row.mask_row)) > 0
         if sample.region is not None:
             left, top, right, bottom = sample.region
             mask = mask[top:bottom, left:right]

@@ -19,7 +19,7 @@ from label_studio_sdk.converter import brush
 from label_studio_sdk.label_interface import LabelInterface
 from pydantic import ValidationError
 
-from cot_builder.inspection.rendering import question
+from cot_builder.inspection.rendering import render_question
 from cot_builder.inspection.tools import TOOLS
 from schemas.errors import IndusCotError
 from schemas.geometry import SCALE, Box, check_box
@@ -111,7 +111,7 @@ def task(
         "uid": draft.draft_id,
         "draft_sha256": draft.draft_sha256,
         "image": image_url,
-        "question": question(category, view),
+        "question": render_question(category, view),
         "why": f"In the queue: {'; '.join(why)}" if why else "",
         "returned": came_back(returned),
         "steps": [

@@ -15,7 +15,7 @@ import numpy as np
 from bench.latency_server import latency_server
 from bench.paired import Row, paired, seconds
 from cot_builder.endpoint.prices import PRICES_FILE
-from cot_builder.inspection.episode import Written, inspect
+from cot_builder.inspection.episode import GeneratedTurn, run_episodes
 from cot_builder.inspection.rendering import Message
 from cot_builder.params import Params, PullSet, load_params
 from cot_builder.stages.pull import pull
@@ -55,15 +55,15 @@ def evaluate_loop() -> Row:
         write = writer(load_model(policy).eval(), load_processor(policy), context.schemas, 200, 0.0)
         batches: list[list[list[Message]]] = []
 
-        def noted(chats: Sequence[Sequence[Message]]) -> Sequence[Written]:
+        def noted(chats: Sequence[Sequence[Message]]) -> Sequence[GeneratedTurn]:
             batches.append([list(chat) for chat in chats])
             return write(chats)
 
-        calls = sum(episode.observed for episode in inspect(_start_all(context, samples), noted, AT_ONCE))
+        calls = sum(episode.observed for episode in run_episodes(_start_all(context, samples), noted, AT_ONCE))
         assert calls, "the policy calls no tool"
 
         def ours() -> None:
-            for episode in inspect(_start_all(context, samples), write, AT_ONCE):
+            for episode in run_episodes(_start_all(context, samples), write, AT_ONCE):
                 to_answer(context, episode, seconds=0.0)
 
         def bare() -> None:

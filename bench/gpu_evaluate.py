@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_step import CALL, HIDDEN, LAYERS, dictated, make_model, peak, timed, turns
-from cot_builder.inspection.rendering import question, system_prompt
+from cot_builder.inspection.rendering import render_question, system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params, load_params
 from cot_builder.storage.samples import SharedImages, read_samples
@@ -46,7 +46,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = [system_prompt(), question("bolt", "C1"), CALL, *map(json.dumps, tool_schemas())]
+        words = [system_prompt(), render_question("bolt", "C1"), CALL, *map(json.dumps, tool_schemas())]
         size = make_model(Path(folder), words, given.layers, given.hidden, given.side)
         print(f"{size / 1e9:.2f} G weights, {given.layers} layers of {given.hidden}")
         texts = turns(load_processor(folder), given.written)

@@ -11,7 +11,7 @@ from bench.paired import Row, seconds
 from eval.metrics import metrics
 from eval.metrics.arrays import SIZES
 from schemas.geometry import union_iou
-from schemas.metrics import Contamination, Listing, Run
+from schemas.metrics import Contamination, EvaluatedImages, Run
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family, leaves, similarity
 
@@ -39,7 +39,7 @@ def rescore() -> Row:
         parameters={},
         versions={},
     )
-    listing = Listing(evaluated=IMAGES, available=IMAGES, published=None, same_list=None)
+    listing = EvaluatedImages(evaluated=IMAGES, available=IMAGES, published=None, same_list=None)
     nothing = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
     metrics(frame.head(100), run, listing, nothing, draws=10, seed=7)
     rows = frame.to_dicts()

@@ -141,7 +141,7 @@ def _folders_by_set(root: Path) -> dict[str, Path]:
 
 
 def _describe_run(folder: Path) -> str:
-    return read_metrics(folder).run.named
+    return read_metrics(folder).run.title
 
 
 def _pair(name: str, first: pl.DataFrame, second: pl.DataFrame, draws: int, seed: int) -> _Paired:

@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 
 from cot_builder.benchmarks.benchmark import SYNTHETIC
-from cot_builder.benchmarks.same_category import overlaps
+from cot_builder.benchmarks.same_category import find_overlaps
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.corpus.models import find_training_corpus, is_trained_here
 from cot_builder.corpus.reading import read_columns
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.samples import read_samples
 from cot_builder.storage.workspace import Workspace
-from schemas.metrics import Contamination, Listing
+from schemas.metrics import Contamination, EvaluatedImages
 from schemas.sample import Sample
 
 MAX_NAMED = 20
@@ -48,7 +48,7 @@ def contamination(
     Raises:
         IndusCotError: the corpus is damaged.
     """
-    described = sorted({category for _, category, _ in overlaps(priors, predictions["category"].unique())})
+    described = sorted({category for _, category, _ in find_overlaps(priors, predictions["category"].unique())})
     named, here = None, False
     if model_folder is not None and is_trained_here(model_folder):
         named, here = find_training_corpus(model_folder, workspace)
@@ -59,7 +59,7 @@ def contamination(
     digests = {sample.image_sha256 for sample in samples if sample.sample_id in evaluated}
     copies = digests & set(seen["image_sha256"])
     held = {sample.sample_id for sample in samples if sample.image_sha256 in copies} & evaluated
-    shared = overlaps(seen["category"].unique(), predictions["category"].unique())
+    shared = find_overlaps(seen["category"].unique(), predictions["category"].unique())
     categories = sorted({category for _, category, _ in shared})
     return Contamination(
         trained_on=named,
@@ -71,7 +71,7 @@ def contamination(
     )
 
 
-def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
+def listing(predictions: pl.DataFrame, workspace: Workspace) -> EvaluatedImages:
     """Compare the evaluated images with the pulled set and the published list.
 
     Counts by category and label decide whether they are the published list: ``pull`` takes the test images that the
@@ -93,9 +93,9 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
         if (count := manifest["counts"]["published"].get(f"test {label}"))
     }
     if manifest["params"].get("source") == SYNTHETIC:
-        return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=False)
+        return EvaluatedImages(evaluated=predictions.height, available=test.height, published=None, same_list=False)
     if not counts:
-        return Listing(evaluated=predictions.height, available=test.height, published=None, same_list=None)
+        return EvaluatedImages(evaluated=predictions.height, available=test.height, published=None, same_list=None)
     yes = int((predictions["true_answer"] == "Yes").sum())
     official = load_benchmarks()[manifest["counts"]["benchmark"]["name"]].BENCHMARK
     same = (
@@ -104,7 +104,9 @@ def listing(predictions: pl.DataFrame, workspace: Workspace) -> Listing:
         and set(predictions["category"]) == set(official.categories)
         and (not official.published_test or _counts_by_category(predictions) == official.published_test)
     )
-    return Listing(evaluated=predictions.height, available=test.height, published=sum(counts.values()), same_list=same)
+    return EvaluatedImages(
+        evaluated=predictions.height, available=test.height, published=sum(counts.values()), same_list=same
+    )
 
 
 def _counts_by_category(predictions: pl.DataFrame) -> dict[str, tuple[int, int]]:

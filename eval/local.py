@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cot_builder.inspection.episode import MOST_CALLS, Episode, Write, Written, inspect_by_round
-from cot_builder.inspection.rendering import Message, for_endpoint
+from cot_builder.inspection.episode import MAX_CALLS, Episode, GeneratedTurn, TurnGenerator, run_episodes_by_round
+from cot_builder.inspection.rendering import Message, flatten_for_endpoint
 from cot_builder.storage.samples import DamagedImageError
 from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer, turns_with_calls
 from schemas.errors import IndusCotError
@@ -93,15 +93,17 @@ def ask_vllm(context: EvalContext, samples: Sequence[Sample]) -> Iterator[tuple[
         dtype=context.params.train.dtype,
         seed=seed,
         trust_remote_code=False,
-        limit_mm_per_prompt={"image": 1 + turns_with_calls(settings) * MOST_CALLS},
+        limit_mm_per_prompt={"image": 1 + turns_with_calls(settings) * MAX_CALLS},
     )
     sampling = SamplingParams(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=seed)
 
-    def write(chats: Sequence[Sequence[Message]]) -> list[Written]:
+    def write(chats: Sequence[Sequence[Message]]) -> list[GeneratedTurn]:
         # Rendered as for a server: vLLM accepts no image in a tool turn.
-        asked = [[_with_pil_images(message) for message in for_endpoint(chat, context.schemas)] for chat in chats]
+        asked = [
+            [_with_pil_images(message) for message in flatten_for_endpoint(chat, context.schemas)] for chat in chats
+        ]
         return [
-            Written(
+            GeneratedTurn(
                 done.outputs[0].text,
                 len(done.prompt_token_ids or ()),
                 len(done.outputs[0].token_ids),
@@ -122,7 +124,7 @@ def _with_pil_images(message: Message) -> Message:
 
 
 def _run_inspections(
-    context: EvalContext, samples: Sequence[Sample], write: Write, at_once: int, margins_of: MarginFunction
+    context: EvalContext, samples: Sequence[Sample], write: TurnGenerator, at_once: int, margins_of: MarginFunction
 ) -> Iterator[tuple[Sample, PolicyAnswer]]:
     """Run inspections and yield each as soon as it ends, with its margins: a killed run loses no finished one."""
     of: dict[int, Sample] = {}
@@ -139,7 +141,7 @@ def _run_inspections(
             yield episode
 
     last = time.perf_counter()
-    for group in inspect_by_round(start_all(), write, at_once):
+    for group in run_episodes_by_round(start_all(), write, at_once):
         pairs = margins_of(group)
         now = time.perf_counter()
         share, last = (now - last) / len(group), now

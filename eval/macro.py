@@ -12,7 +12,7 @@ from cot_builder.storage.results import METRICS_FILE, find_set_folders
 from eval.metrics import read_metrics, read_predictions
 from eval.scoreboard import SETS, group_runs
 from eval.statistics import FEWEST_PARTS, balanced_accuracy_of, count_by_part, group_parts, interval, resamples
-from schemas.metrics import Estimate, Metrics, OverSets, Overview
+from schemas.metrics import Estimate, Metrics, Overview, RunMean
 
 
 def overview(root: Path) -> Overview:
@@ -44,7 +44,7 @@ def write_headline(root: Path, path: Path) -> None:
     write_text(path, json.dumps(figures, indent=1) + "\n")
 
 
-def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
+def over(root: Path) -> Callable[[Sequence[Metrics]], RunMean | None]:
     """Return the function that averages a run over its sets below ``root``: the paper's if it has any, else all."""
     read = [(read_metrics(folder), folder) for folder in find_set_folders(root, METRICS_FILE)]
 
@@ -52,14 +52,14 @@ def over(root: Path) -> Callable[[Sequence[Metrics]], OverSets | None]:
         # Several runs may lie side by side, each with a folder for the same set.
         return read_predictions(next(folder for found, folder in read if found == of))
 
-    def mean(run: Sequence[Metrics]) -> OverSets | None:
+    def mean(run: Sequence[Metrics]) -> RunMean | None:
         facts = {item.run.set: item for item in run if item.overall.balanced_accuracy}
         names = [name for name in SETS if name in facts] or sorted(facts)
         if not names:
             return None
         first = facts[names[0]]
-        return OverSets(
-            run=first.run.named,
+        return RunMean(
+            run=first.run.title,
             sets=names,
             missing=[name for name in SETS if name not in names],
             balanced_accuracy=mean_over(

@@ -46,7 +46,7 @@ French, Spanish, Italian, Portuguese, Russian, Chinese, Japanese and Korean; the
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from cot_builder.inspection.parsing import GrammarError, read, read_verdict
+from cot_builder.inspection.parsing import GrammarError, parse_completion, read_verdict
 from cot_builder.inspection.rendering import Message
 from eval.parse_conclusions import conclude
 from eval.parse_marked import find_marked
@@ -80,9 +80,10 @@ def parse_agent(completion: Sequence[Message], exact: bool = False) -> ParsedAns
         exact: Accept only the exact form of the last turn; otherwise any text with one possible meaning.
 
     Raises:
-        IndusCotError: a server has moved thoughts out of the text (:func:`cot_builder.inspection.parsing.read`).
+        IndusCotError: a server has moved thoughts out of the text
+            (:func:`cot_builder.inspection.parsing.parse_completion`).
     """
-    reading = read(completion)
+    reading = parse_completion(completion)
     fault = "; ".join(reading.faults)
     if reading.verdict is None or (exact and not reading.exact_verdict):
         return ParsedAnswer(None, [], None, "unparsed", fault)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cot_builder.inspection.episode import Episode, schemas_of
+from cot_builder.inspection.episode import Episode, select_schemas
 from cot_builder.inspection.names import category_name
-from cot_builder.inspection.parsing import behind_a_thought
+from cot_builder.inspection.parsing import add_placeholder_thought
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import offered_tools
@@ -23,7 +23,7 @@ from cot_builder.storage.samples import SharedImages
 from cot_builder.storage.workspace import Workspace
 from eval.parse import ParsedAnswer, parse_agent, parse_by_rules
 from schemas.geometry import UnitBox
-from schemas.prediction import NotNegative, Spoken, Transcript
+from schemas.prediction import NotNegative, Transcript, TurnRecord
 from schemas.sample import Sample
 
 Answer = Literal["Yes", "No"]
@@ -76,7 +76,7 @@ class EvalContext:
     @cached_property
     def schemas(self) -> list[dict[str, Any]] | None:
         """Function schemas of :attr:`tools`; None if there are none."""
-        return schemas_of(self.tools)
+        return select_schemas(self.tools)
 
     @property
     def model(self) -> str:
@@ -168,7 +168,7 @@ def to_answer(
         # A truncated free text may lack its conclusion. The strict grammar rejects truncated turns by itself.
         parsed = ParsedAnswer(None, [], None, "unparsed", "") if episode.cut else parse_by_rules(text)
     else:
-        text_read = behind_a_thought(episode.completion) if context.verdict_only else episode.completion
+        text_read = add_placeholder_thought(episode.completion) if context.verdict_only else episode.completion
         parsed = parse_agent(text_read, context.params.evaluate.reading == "exact")
     answer_before: Answer | None = None
     if margin_before is not None:
@@ -218,7 +218,7 @@ def _transcript(episode: Episode) -> str:
         texts = [observation.text for observation, _ in step.observations]
         images = [observation.image_sha256 for observation, _ in step.observations if observation.image_sha256]
         turns.append(
-            Spoken(
+            TurnRecord(
                 text=step.text,
                 observation="\n".join(texts) if texts else None,
                 images_sha256=images,

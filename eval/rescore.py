@@ -11,13 +11,13 @@ from cot_builder.storage.results import METRICS_FILE, find_result_folders
 from eval.metrics import metrics, read_predictions, write_metrics
 from eval.metrics.arrays import COUNTS
 from schemas.errors import IndusCotError
-from schemas.metrics import Contamination, Listing, Metrics, Run
+from schemas.metrics import Contamination, EvaluatedImages, Metrics, Run
 from schemas.prediction import PREDICTION, Prediction
 
 Fact = TypeVar("Fact", bound=BaseModel)
 DRAWS, SEED = 1000, 7
 """Number and seed of the resamples if no record names them."""
-UNKNOWN_LISTING = Listing(evaluated=0, available=None, published=None, same_list=None)
+UNKNOWN_LISTING = EvaluatedImages(evaluated=0, available=None, published=None, same_list=None)
 UNKNOWN_CONTAMINATION = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
 
 
@@ -45,7 +45,7 @@ def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
     for folder in [folder for root in roots for folder in find_result_folders(root)]:
         before, predictions = _read_metrics(folder), read_predictions(folder)
         run = _validate_or_none(Run, before.get("run")) or _unknown_run(str(predictions["source_set"].first()))
-        listing = _validate_or_none(Listing, before.get("listing")) or UNKNOWN_LISTING
+        listing = _validate_or_none(EvaluatedImages, before.get("listing")) or UNKNOWN_LISTING
         if listing.evaluated != predictions.height:
             same = False if listing.same_list is not None else None
             listing = listing.model_copy(update={"evaluated": predictions.height, "same_list": same})

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.metrics import Estimate, Metrics, OverSets
+from schemas.metrics import Estimate, Metrics, RunMean
 
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
 """The five sets that the paper averages over."""
@@ -66,7 +66,7 @@ class ScoreboardLine(BaseModel):
     """The same as shares with their 95 % intervals; only for own runs."""
     mean: Annotated[float, Field(ge=0, le=100)] | None = None
     """Mean over :data:`SETS`; None if one is missing."""
-    over: OverSets | None = None
+    over: RunMean | None = None
     """Mean over the available sets, with its interval; only for own runs."""
     source: str
     address: str
@@ -89,7 +89,7 @@ class ScoreboardLine(BaseModel):
 
 
 def scoreboard(
-    all_metrics: Sequence[Metrics], over: Callable[[Sequence[Metrics]], OverSets | None] = lambda _: None
+    all_metrics: Sequence[Metrics], over: Callable[[Sequence[Metrics]], RunMean | None] = lambda _: None
 ) -> list[ScoreboardLine]:
     """Lines of own runs, one for each model, weights, mode and parameters; then published results, best mean first.
 
@@ -123,7 +123,7 @@ def _printed_mean(figures: dict[str, float]) -> float | None:
     return round(mean(figures[name] for name in SETS), 1) if set(SETS) <= figures.keys() else None
 
 
-def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine:
+def _own_line(found: Sequence[Metrics], over: RunMean | None) -> ScoreboardLine:
     run = found[0].run
     intervals = {item.run.set: item.overall.balanced_accuracy for item in found if item.overall.balanced_accuracy}
     lists = {
@@ -139,7 +139,7 @@ def _own_line(found: Sequence[Metrics], over: OverSets | None) -> ScoreboardLine
     flagged = [f"{item.run.set}: {flag}" for item in found for flag in item.flags]
     figures = {name: 100 * estimate.value for name, estimate in intervals.items()}
     return ScoreboardLine(
-        name=run.named,
+        name=run.title,
         kind="ours",
         figures=figures,
         intervals=intervals,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cot_builder.inspection.episode import Written
-from cot_builder.inspection.rendering import verdict_text
+from cot_builder.inspection.episode import GeneratedTurn
+from cot_builder.inspection.rendering import render_verdict
 from cot_builder.storage.samples import DamagedImageError
 from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer
 from schemas.geometry import SCALE, Box, from_pixels
@@ -61,7 +61,9 @@ def ask_scripted(
         except DamagedImageError as error:
             yield sample, failed_answer(str(error))
             continue
-        episode.take(Written(f"<think>I am the scripted policy {name}.</think>{verdict_text(opinion.verdict)}"))
+        episode.add_turn(
+            GeneratedTurn(f"<think>I am the scripted policy {name}.</think>{render_verdict(opinion.verdict)}")
+        )
         yield sample, to_answer(context, episode, seconds=time.perf_counter() - started, margin=opinion.margin)
 
 

@@ -12,8 +12,8 @@ from cot_builder.endpoint.images import make_query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Request
 from cot_builder.endpoint.run import run_with_client
-from cot_builder.inspection.episode import Episode, Written
-from cot_builder.inspection.rendering import Message, for_endpoint
+from cot_builder.inspection.episode import Episode, GeneratedTurn
+from cot_builder.inspection.rendering import Message, flatten_for_endpoint
 from cot_builder.storage.header import read_header
 from cot_builder.storage.samples import DamagedImageError
 from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer
@@ -99,7 +99,7 @@ class _Inspection:
 
     def next_request(self, answer: Answer) -> Request | None:
         """Add an answer to the episode; returns the next request, None at the end."""
-        self.episode.take(_to_written(answer))
+        self.episode.add_turn(_to_written(answer))
         return self.make_request()
 
     def make_request(self) -> Request | None:
@@ -117,7 +117,8 @@ class _Inspection:
             step=STEP,
             model=settings.model,
             messages=[
-                _to_request_message(message, left) for message in for_endpoint(self.episode.chat, self._exam.schemas)
+                _to_request_message(message, left)
+                for message in flatten_for_endpoint(self.episode.chat, self._exam.schemas)
             ],
             images={file.sha256: file for file in self._files},
             max_tokens=settings.max_tokens,
@@ -155,8 +156,8 @@ def _png_file(digest: str, png: bytes) -> ImageFile:
     return ImageFile(digest, header.width, header.height, lambda: (png, "image/png"))
 
 
-def _to_written(answer: Answer) -> Written:
-    return Written(
+def _to_written(answer: Answer) -> GeneratedTurn:
+    return GeneratedTurn(
         restore_text(answer.text, answer.message),
         answer.usage.input,
         answer.usage.output,

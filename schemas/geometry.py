@@ -121,7 +121,7 @@ def expand(box: Box, factor: float, minimum: int = 0) -> Box:
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def place_of(box: Box) -> str:
+def describe_position(box: Box) -> str:
     """Where a box's centre lies, in plain words: 'upper left', 'centre', 'lower edge' …"""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     rows = "upper" if y < 333 else "lower" if y > 667 else ""

@@ -53,7 +53,7 @@ class Scores(_Record):
         return self.figure("balanced_accuracy")
 
 
-class Tools(_Record):
+class ToolUse(_Record):
     """How the tools were used."""
 
     share: dict[str, float]
@@ -82,7 +82,7 @@ class Cost(_Record):
     usd: float
 
 
-class Bin(_Record):
+class CalibrationBin(_Record):
     """One bin of the calibration curve."""
 
     low: float
@@ -95,7 +95,7 @@ class Bin(_Record):
     """Share of truly defective images."""
 
 
-class Listing(_Record):
+class EvaluatedImages(_Record):
     """The images that were evaluated, beside the published list."""
 
     evaluated: Count
@@ -143,7 +143,7 @@ class Run(_Record):
     versions: dict[str, str]
 
     @property
-    def named(self) -> str:
+    def title(self) -> str:
         """What tells it from other runs, in a line."""
         parts = [self.model or "a model of which no record is here", self.mode or "mode not recorded"]
         parts += ["two rounds"] if self.rounds == "two" else []
@@ -155,16 +155,16 @@ class Metrics(_Record):
     """One run on one set."""
 
     run: Run
-    listing: Listing
+    listing: EvaluatedImages
     contamination: Contamination
     overall: Scores
     by: dict[Literal["category", "type", "family", "view", "size"], dict[str, Scores]]
     """A group of defects (type, family, size) is measured against all normal images of the set."""
     macro: Estimate | None
     """Balanced accuracy, mean over categories."""
-    tools: Tools
+    tools: ToolUse
     cost: Cost
-    calibration: list[Bin]
+    calibration: list[CalibrationBin]
     """Empty without margins."""
     flags: list[str]
     """What a careful reader must know before believing a figure; also shown on the page."""
@@ -172,11 +172,11 @@ class Metrics(_Record):
     """Bootstrap resamples."""
 
 
-class OverSets(_Record):
+class RunMean(_Record):
     """One run over all its sets."""
 
     run: str
-    """As :attr:`Run.named` says it."""
+    """As :attr:`Run.title` says it."""
     sets: list[str]
     """What the mean is over."""
     missing: list[str]
@@ -188,4 +188,4 @@ class OverSets(_Record):
 class Overview(_Record):
     """What ``results/metrics.json`` holds."""
 
-    runs: list[OverSets]
+    runs: list[RunMean]

@@ -62,7 +62,7 @@ class Prediction(BaseModel):
     """JSON of a :class:`Transcript`."""
 
 
-class Spoken(BaseModel):
+class TurnRecord(BaseModel):
     """One turn of the policy, as it wrote it, and what the tool it called returned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ class Transcript(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    turns: list[Spoken]
+    turns: list[TurnRecord]
 
     @model_validator(mode="after")
     def _an_image_has_its_text(self) -> "Transcript":

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cot_builder.corpus.reading import SPLITS, read_all
 from cot_builder.corpus.validated import check_counts, check_validated
-from cot_builder.inspection.rendering import prompt, verdict_text
+from cot_builder.inspection.rendering import prompt, render_verdict
 from cot_builder.storage.header import DamagedError, read_header
 from schemas.errors import IndusCotError
 from schemas.indus_cot import IndusCot
@@ -143,7 +143,7 @@ def _labels(
     category: str, view: str, answer: Literal["Yes", "No"], boxes: list[list[int]], defect_type: str | None
 ) -> list[dict[str, Any]]:
     verdict = Verdict(answer=answer, boxes=[tuple(box) for box in boxes], defect_type=defect_type)  # type: ignore[misc]
-    said = {"role": "assistant", "content": [{"type": "text", "text": verdict_text(verdict)}]}
+    said = {"role": "assistant", "content": [{"type": "text", "text": render_verdict(verdict)}]}
     return [*prompt(category, view, tools=False), said]
 
 

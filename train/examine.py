@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cot_builder.inspection import episode
-from cot_builder.inspection.episode import Episode, schemas_of
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.episode import Episode, select_schemas
+from cot_builder.inspection.parsing import parse_completion
 from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import TOOLS
@@ -65,9 +65,9 @@ def inspect(
     """
     model.eval()
     named = tuple(TOOLS) if tools else ()
-    write = writer(model, processor, schemas_of(named), MOST_TOKENS, temperature)
+    write = writer(model, processor, select_schemas(named), MOST_TOKENS, temperature)
     begun = [Episode(_asked(lesson, tools), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
-    for _ in episode.inspect(begun, write, at_once):
+    for _ in episode.run_episodes(begun, write, at_once):
         pass
     return [Inspection(one.prompt, one.chat[len(one.prompt) :], one.completion) for one in begun]
 
@@ -104,7 +104,7 @@ def grade(
     rewards = np.array(shares) @ np.array(list(terms.values()))
     grades = []
     for number, (lesson, completion) in enumerate(zip(asked, completions, strict=True)):
-        reading = read(completion)
+        reading = parse_completion(completion)
         grades.append(
             Grade(
                 size=lesson.surface.size,

@@ -13,8 +13,8 @@ from typing import Any
 
 from cot_builder.corpus.priors import read_priors
 from cot_builder.corpus.validated import corpus_sha256
-from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
-from cot_builder.inspection.rendering import Message, prompt, verdict_text
+from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, parse_completion
+from cot_builder.inspection.rendering import Message, prompt, render_verdict
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
 from cot_builder.storage.output import Output, stage_output, staging_path
@@ -421,7 +421,7 @@ class Judge:
 
     def _begin(self, *, completions: Any, id: Any, prompts: Any, log_metric: Any, **_: Any) -> None:
         self._batch, self._terms = {"id": id, "prompts": prompts, "completions": completions}, {}
-        readings = [read(written) for written in completions]
+        readings = [parse_completion(written) for written in completions]
         observations = sum(message["role"] == "tool" for written in completions for message in written)
         log_metric("valid", sum(not reading.faults for reading in readings) / len(readings))
         log_metric("tool_calls", sum(reading.calls for reading in readings) / len(readings))
@@ -444,7 +444,7 @@ class Judge:
                     row,
                     batch["prompts"][place],
                     batch["completions"][place],
-                    verdict_text(verdict),
+                    render_verdict(verdict),
                     {"reward": reward, **terms},
                 )
             )

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from cot_builder.inspection.parsing import behind_a_thought
+from cot_builder.inspection.parsing import add_placeholder_thought
 from cot_builder.inspection.rendering import prompt
 from cot_builder.params import Params, load_params
 from cot_builder.progress import console, track
@@ -313,7 +313,7 @@ def exam(policy: Policy, tests: Sequence[Lesson], params: Params, seed: int) -> 
         at_once=AT_ONCE,
     )
     if not policy.tools:
-        done = [one._replace(completion=behind_a_thought(one.completion)) for one in done]
+        done = [one._replace(completion=add_placeholder_thought(one.completion)) for one in done]
     return examine.grade(tests, done, model, processor, params.grpo.reward, AT_ONCE)
 
 

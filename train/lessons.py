@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cot_builder.corpus.writing import write_split
-from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.rendering import render_messages, render_tags
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
@@ -90,7 +90,7 @@ def vocabulary(rows: Sequence[Lesson]) -> list[str]:
     """Every text of the lessons' chats once, crops included."""
     found: dict[str, None] = {}
     for lesson in rows:
-        for message in messages(trajectory(lesson, looks=True)[0], lesson.category, VIEW)[1:]:
+        for message in render_messages(trajectory(lesson, looks=True)[0], lesson.category, VIEW)[1:]:
             found |= dict.fromkeys(part["text"] for part in message["content"] if part["type"] == "text")
             found |= dict.fromkeys(json.dumps(call["function"]) for call in message.get("tool_calls", []))
     return list(found)
@@ -113,11 +113,11 @@ def _row(lesson: Lesson, looks: bool) -> IndusCot:
         "region": None,
         "patch_pairs": [],
         "prior": None,
-        "messages": json.dumps(messages(inspected, lesson.category, VIEW)),
+        "messages": json.dumps(render_messages(inspected, lesson.category, VIEW)),
         "images": [image, *(Image(bytes=png, path=f"{name}.png") for name, png in zip(names, shown, strict=True))],
         "tools": json.dumps(tool_schemas()),
         "trajectory": inspected.model_dump_json(),
-        "tagged": tagged(inspected),
+        "tagged": render_tags(inspected),
         "answer": inspected.verdict.answer,
         "boxes": inspected.verdict.boxes,
         "defect_type": inspected.verdict.defect_type,

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cot_builder.inspection.episode import Write, Written
+from cot_builder.inspection.episode import GeneratedTurn, TurnGenerator
 from cot_builder.inspection.rendering import Message
 
 
 def writer(
     model: Any, processor: Any, tools: Sequence[dict[str, Any]] | None, max_tokens: int, temperature: float
-) -> Write:
+) -> TurnGenerator:
     """The next turn of each chat, in one batch.
 
     Args:
@@ -29,7 +29,7 @@ def writer(
     found = model.generation_config.eos_token_id
     ends = {*(found if isinstance(found, list) else [found]), processor.tokenizer.eos_token_id}
 
-    def write(chats: Sequence[Sequence[Message]]) -> list[Written]:
+    def write(chats: Sequence[Sequence[Message]]) -> list[GeneratedTurn]:
         texts = [
             processor.apply_chat_template(list(chat), tools=tools, add_generation_prompt=True, tokenize=False)
             for chat in chats
@@ -48,8 +48,8 @@ def writer(
     return write
 
 
-def _written(processor: Any, ids: list[int], ends: set[int], input_tokens: int) -> Written:
+def _written(processor: Any, ids: list[int], ends: set[int], input_tokens: int) -> GeneratedTurn:
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     text = processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
     # As usage is counted: with the end of turn.
-    return Written(text, input_tokens, len(ids) if end is None else end + 1, cut=end is None)
+    return GeneratedTurn(text, input_tokens, len(ids) if end is None else end + 1, cut=end is None)

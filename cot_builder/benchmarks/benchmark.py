@@ -59,7 +59,7 @@ def path_within(path: str) -> str:
     return path.partition("/")[2]
 
 
-class Place(NamedTuple):
+class ClassifiedPath(NamedTuple):
     """What a file of a source is to the data set."""
 
     role: Literal["image", "mask", "record", "unlisted", "other"]
@@ -110,7 +110,7 @@ class Entry:
 class Layout:
     """How a data set's files are to be read."""
 
-    place: Callable[[str], Place | None]
+    classify_path: Callable[[str], ClassifiedPath | None]
     """What the file at a path is; None for a file that is no part of the data set."""
     entries: Callable[[Listing], Iterator[Entry]]
     """Every sample that the copy's records or folders name, in a fixed order.

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cot_builder.benchmarks import mvtec_ad
 from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing
-from cot_builder.benchmarks.mvtec_ad import place, render_in_this_layout
+from cot_builder.benchmarks.mvtec_ad import classify_path, render_in_this_layout
 from cot_builder.benchmarks.synthetic.parts import textures
 from cot_builder.benchmarks.synthetic.rendering import Recipe
 from cot_builder.params import PullSet
@@ -54,7 +54,7 @@ BENCHMARK = Benchmark(
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
     """MVTec's layout, masks by sort order where their names do not match."""
-    return Layout(place, entries)
+    return Layout(classify_path, entries)
 
 
 def entries(listing: Listing) -> Iterator[Entry]:

@@ -10,7 +10,7 @@ label, and the words below, which win over a data set's reading of the same word
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 
-from cot_builder.benchmarks.benchmark import Benchmark, Files, Layout, Place
+from cot_builder.benchmarks.benchmark import Benchmark, ClassifiedPath, Files, Layout
 from cot_builder.benchmarks.forms import FORMS, folders
 from cot_builder.params import PullSet
 from schemas.errors import IndusCotError
@@ -125,10 +125,10 @@ BENCHMARK = Benchmark(
 )
 
 
-def place(path: str) -> Place | None:
+def classify_path(path: str) -> ClassifiedPath | None:
     """A file that some form reads before images."""
     read_first = any(form.is_record(path) for form in _with_records())
-    return Place("record", path) if read_first else None
+    return ClassifiedPath("record", path) if read_first else None
 
 
 def layout(settings: PullSet, files: Files) -> Layout:

@@ -42,13 +42,13 @@ def map_label(benchmark: str, raw_label: str) -> str:
             choices = leaves() if benchmark == FOLDER else list(list_labels(benchmark))
             raise IndusCotError(
                 f"unknown defect label {part.strip()!r}{whole} of {benchmark}; known are: {', '.join(choices)}. "
-                f"Correct the label, or {to_add_a_label(benchmark)}"
+                f"Correct the label, or {explain_adding_label(benchmark)}"
             )
     found = {known[_normalise(part)] for part in parts}
     return found.pop() if len(found) == 1 else UNSPECIFIED
 
 
-def to_add_a_label(benchmark: str) -> str:
+def explain_adding_label(benchmark: str) -> str:
     """Advice for messages: how to make a label known."""
     module = f"cot_builder/benchmarks/{benchmark}.py"
     return f"add it to the labels in {module}, at the type of schemas/taxonomy.yaml it belongs to"

@@ -27,7 +27,7 @@ CONDITIONS = {
 """What each asks: ``by`` to name the owner, ``nc`` no commerce, ``sa`` the same licence, ``nd`` no changes."""
 
 
-def benchmark_of(settings: PullSet) -> Benchmark:
+def resolve_benchmark(settings: PullSet) -> Benchmark:
     """The facts of a set: its module's; rendered images are this project's own, and an owner speaks for theirs."""
     facts: Benchmark = load_benchmarks()[settings.benchmark].BENCHMARK
     if settings.source == SYNTHETIC:
@@ -50,12 +50,12 @@ def benchmark_of(settings: PullSet) -> Benchmark:
     return facts
 
 
-def hub_licence(licence: str) -> str:
+def to_hub_licence(licence: str) -> str:
     """Identifier on the Hub: ``other`` for a licence that has none, ``unknown`` where none is stated."""
     return UNKNOWN if licence in ("", "unknown", "none stated") else HUB.get(licence, OTHER)
 
 
-def strictest(identifiers: Iterable[str]) -> str:
+def combine_licences(identifiers: Iterable[str]) -> str:
     """The identifier whose conditions are those of all of these together: none of them is lost.
 
     ``other`` where no licence has just these (share-alike with no changes, for one), or where one of them is; an
@@ -69,10 +69,10 @@ def strictest(identifiers: Iterable[str]) -> str:
     return next((identifier for identifier, asked in CONDITIONS.items() if asked == due), OTHER)
 
 
-def of_row(texts: str, images: str) -> str:
+def combine_row_licences(texts: str, images: str) -> str:
     """Licence of a row whose texts have the identifier ``texts`` and whose image has the licence ``images``, in words.
 
     The strictest of both; where that has no identifier, it says which they are.
     """
-    found = strictest([texts, hub_licence(images)])
+    found = combine_licences([texts, to_hub_licence(images)])
     return f"{found}: {texts} and {images}" if found in (OTHER, UNKNOWN) else found

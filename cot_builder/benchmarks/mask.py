@@ -57,7 +57,7 @@ def read_mask(data: bytes, bands: int = 1) -> Mask:
     return Mask(width, height, tuple(_region(pixels, inner[:2], (top, bottom), width) for top, bottom in rows))
 
 
-def marked(data: bytes) -> np.ndarray:
+def read_marked_pixels(data: bytes) -> np.ndarray:
     """Decode a mask file to uint8 (height, width); > 0 where its value, palette index or any of its colours is.
 
     In a JPEG it must be >= 128. A transparent pixel is not marked.

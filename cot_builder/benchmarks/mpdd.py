@@ -10,11 +10,11 @@ Quirk: the one defect type of tubes, flattening, lies in a folder named ``anomal
 """
 
 from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.mvtec_ad import layout, place, render_in_this_layout
+from cot_builder.benchmarks.mvtec_ad import classify_path, layout, render_in_this_layout
 from cot_builder.benchmarks.synthetic.parts import hardware
 from cot_builder.benchmarks.synthetic.rendering import Recipe
 
-__all__ = ["BENCHMARK", "RENDERING", "layout", "place"]
+__all__ = ["BENCHMARK", "RENDERING", "classify_path", "layout"]
 
 TEST = {
     "bracket_black": (32, 47),

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Benchmark, ClassifiedPath, Entry, Files, Layout, Listing
 from cot_builder.benchmarks.synthetic.parts import electrics, hardware, textures
 from cot_builder.benchmarks.synthetic.rendering import (
     File,
     Part,
     Recipe,
-    Rendered,
+    RenderedPhoto,
     Rendering,
     plan_parts,
     take_photographs,
@@ -151,15 +151,15 @@ _PATH = re.compile(r"(?:^|/)(?P<key>(?P<category>[^/]+)/(?P<part>train|test|grou
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
     """MVTec's layout; images are normal in ``good``, and the folder's name is the type elsewhere."""
-    return Layout(place, entries)
+    return Layout(classify_path, entries)
 
 
-def place(path: str) -> Place | None:
+def classify_path(path: str) -> ClassifiedPath | None:
     """Image or mask of a path in MVTec's layout."""
     match = _PATH.search(path)
     if match is None or not path.lower().endswith(IMAGE_SUFFIXES):
         return None
-    return Place("mask" if match["part"] == "ground_truth" else "image", match["key"])
+    return ClassifiedPath("mask" if match["part"] == "ground_truth" else "image", match["key"])
 
 
 def entries(listing: Listing) -> Iterator[Entry]:
@@ -190,7 +190,7 @@ def render_in_this_layout(benchmark: str, recipes: Mapping[str, Recipe], share: 
         share: Side of its images as a share of ``settings.size``.
     """
 
-    def photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+    def photographs(category: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
         recipe = recipes[category]
         numbers: dict[str, int] = {}
         for planned in plan_parts(recipe, settings.parts):
@@ -204,7 +204,7 @@ def render_in_this_layout(benchmark: str, recipes: Mapping[str, Recipe], share: 
     return Rendering(benchmark, lambda _: list(recipes), photographs, _files)
 
 
-def _files(category: str, shots: list[Rendered]) -> list[File]:
+def _files(category: str, shots: list[RenderedPhoto]) -> list[File]:
     files = []
     for shot in shots:
         files.append((shot.path, encode_png(shot.pixels)))

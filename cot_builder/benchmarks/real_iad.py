@@ -29,14 +29,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.benchmark import Benchmark, ClassifiedPath, Entry, Files, Layout, Listing
 from cot_builder.benchmarks.synthetic.camera import Wall
 from cot_builder.benchmarks.synthetic.parts import electrics, hardware, household
 from cot_builder.benchmarks.synthetic.rendering import (
     File,
     Part,
     Recipe,
-    Rendered,
+    RenderedPhoto,
     Rendering,
     encode_jpg,
     plan_parts,
@@ -124,21 +124,23 @@ def ignore(settings: PullSet) -> list[str]:
 
 def layout(settings: PullSet, _files: Files) -> Layout:
     """Real-IAD's layout in the resolution that the settings name."""
-    return Layout(partial(place, resolution=settings.resolution), partial(entries, resolution=settings.resolution))
+    return Layout(
+        partial(classify_path, resolution=settings.resolution), partial(entries, resolution=settings.resolution)
+    )
 
 
-def place(path: str, resolution: str = "1024") -> Place | None:
+def classify_path(path: str, resolution: str = "1024") -> ClassifiedPath | None:
     """Image, mask or record of a path; ``other`` for an image in another resolution."""
     if match := _IMAGE.search(path):
         key = f"{match['category']}/{match['folder']}/{match['name']}"
         found = _RESOLUTION.search(path)
         if found and found[1] != resolution:
-            return Place("other", key)
-        return Place("mask" if match["suffix"].lower() == "png" else "image", key)
+            return ClassifiedPath("other", key)
+        return ClassifiedPath("mask" if match["suffix"].lower() == "png" else "image", key)
     match = _RECORD.search(path)
     if match is None or _OTHER_PROTOCOL.search(path.rpartition("/")[0]):
         return None
-    return Place("record", match["key"])
+    return ClassifiedPath("record", match["key"])
 
 
 def entries(listing: Listing, resolution: str = "1024") -> Iterator[Entry]:
@@ -264,7 +266,7 @@ STAMP = "20231021130716"
 """The time in the names of rendered photographs."""
 
 
-def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     recipe = RECIPES[category]
     numbers: dict[str, int] = {}
     for planned in plan_parts(recipe, settings.parts):
@@ -276,7 +278,7 @@ def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rend
         yield from take_photographs(part, [f"{path}_C{camera}_{STAMP}.jpg" for camera in range(1, settings.views + 1)])
 
 
-def _files(category: str, shots: list[Rendered]) -> list[File]:
+def _files(category: str, shots: list[RenderedPhoto]) -> list[File]:
     files = [(f"realiad_jsons/{category}.json", _record(category, shots))]
     for shot in shots:
         files.append((shot.path, encode_jpg(shot.pixels)))
@@ -285,7 +287,7 @@ def _files(category: str, shots: list[Rendered]) -> list[File]:
     return files
 
 
-def _record(category: str, shots: list[Rendered]) -> bytes:
+def _record(category: str, shots: list[RenderedPhoto]) -> bytes:
     prefix = f"realiad_1024/{category}/"
     rows: dict[str, list[dict[str, str | None]]] = {"train": [], "test": []}
     good = sorted({shot.path.split("/")[3] for shot in shots if "/OK/" in shot.path})

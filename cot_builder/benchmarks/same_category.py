@@ -7,7 +7,7 @@ from itertools import product
 SHORTEST_SHARED_WORD = 3
 
 
-def words(category: str) -> list[set[str]]:
+def split_words(category: str) -> list[set[str]]:
     """A category's name as words, lower case, singular, without digits and separators: each in all its readings.
 
     ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``. A plural does not tell what its singular ends in: ``boxes`` is
@@ -19,10 +19,10 @@ def words(category: str) -> list[set[str]]:
 
 
 def _joined(category: str) -> set[str]:
-    return {"".join(reading) for reading in product(*words(category))}
+    return {"".join(reading) for reading in product(*split_words(category))}
 
 
-def same_category(training: str, evaluation: str) -> str | None:
+def match_category(training: str, evaluation: str) -> str | None:
     """The rule by which two names mean one category: ``exact``, ``normalised``, or None where none does.
 
     Normalised names are compared as one run of letters, so that compounds agree however they are written:
@@ -35,7 +35,7 @@ def same_category(training: str, evaluation: str) -> str | None:
 
 def share_a_word(training: str, evaluation: str) -> bool:
     """True where a person should look: one word stands in both names, or one name begins or ends with the other."""
-    shared = set().union(*words(training)) & set().union(*words(evaluation))
+    shared = set().union(*split_words(training)) & set().union(*split_words(evaluation))
     if any(len(word) >= SHORTEST_SHARED_WORD for word in shared):
         return True
     pairs = [sorted(pair, key=len) for pair in product(_joined(training), _joined(evaluation))]
@@ -46,14 +46,14 @@ def _at_an_end(short: str, long: str) -> bool:
     return long.startswith(short) or long.endswith(short)
 
 
-def overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:
+def find_overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:
     """(training category, evaluation category, rule) of every pair that is one category by name, sorted."""
     others = sorted(set(evaluation))
     return [
         (category, other, rule)
         for category in sorted(set(training))
         for other in others
-        if (rule := same_category(category, other))
+        if (rule := match_category(category, other))
     ]
 
 

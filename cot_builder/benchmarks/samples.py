@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cot_builder.benchmarks.benchmark import Benchmark, Entry, Listing
-from cot_builder.benchmarks.labels import map_label, to_add_a_label
+from cot_builder.benchmarks.labels import explain_adding_label, map_label
 from cot_builder.benchmarks.mask import Mask, Region, band_rows
 from cot_builder.storage.header import Header
 from cot_builder.storage.output import Output
@@ -38,7 +38,7 @@ class StoredMask(NamedTuple):
 
 
 @dataclass
-class Found:
+class SourceContent:
     """What a source turned out to hold, by key."""
 
     images: dict[str, StoredImage] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Found:
     damaged_masks: set[str] = field(default_factory=set)
     records: dict[str, bytes] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    unrecognised: list[str] = field(default_factory=list)
     """Paths of the images that the layout has no place for."""
 
     def listing(self) -> Listing:
@@ -102,7 +102,9 @@ class Report:
         self.warnings.append((reason, item, detail))
 
 
-def resolve(name: str, benchmark: Benchmark, entries: Iterable[Entry], found: Found, report: Report) -> list[Row]:
+def build_rows(
+    name: str, benchmark: Benchmark, entries: Iterable[Entry], found: SourceContent, report: Report
+) -> list[Row]:
     """The samples of the set ``name``; whatever does not fit together is reported.
 
     Raises:
@@ -136,7 +138,7 @@ def resolve(name: str, benchmark: Benchmark, entries: Iterable[Entry], found: Fo
     return rows
 
 
-def _mask(entry: Entry, found: Found, report: Report, doubted: set[str]) -> StoredMask | None:
+def _mask(entry: Entry, found: SourceContent, report: Report, doubted: set[str]) -> StoredMask | None:
     """The entry's mask if it can be used; one warning a mask if it cannot."""
     if entry.mask is None:
         return None
@@ -212,7 +214,7 @@ def _area(boxes: Iterable[Box], image: StoredImage) -> float:
     return float(covered.mean())
 
 
-Twin = tuple[str, str, str, str]
+DuplicateImage = tuple[str, str, str, str]
 """sha256, path, label and sample id of a sample whose image is byte-identical to another one."""
 
 
@@ -220,7 +222,7 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
+def map_defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
     """Each raw label that occurs to its type in the taxonomy; all unknown ones in one error."""
     labels = Counter(row.raw_type for row in rows if row.raw_type is not None)
     types: dict[str, str] = {}
@@ -233,12 +235,12 @@ def defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
     if unknown:
         raise IndusCotError(
             f"{benchmark}: {len(unknown)} defect label(s) that the taxonomy does not know: {', '.join(unknown[:SHOWN])}"
-            f". Correct them in the data; to make one known, {to_add_a_label(benchmark)}"
+            f". Correct them in the data; to make one known, {explain_adding_label(benchmark)}"
         )
     return types
 
 
-def physical_parts(rows: list[Row]) -> tuple[dict[str, str], list[Twin]]:
+def group_physical_parts(rows: list[Row]) -> tuple[dict[str, str], list[DuplicateImage]]:
     """Physical part of each part name, parts that share a byte-identical image being one; and those images."""
     leader: dict[str, str] = {}
 

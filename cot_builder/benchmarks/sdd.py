@@ -34,8 +34,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
-from cot_builder.benchmarks.synthetic.camera import View, changed
+from cot_builder.benchmarks.benchmark import Benchmark, ClassifiedPath, Entry, Files, Layout, Listing
+from cot_builder.benchmarks.synthetic.camera import View, find_changed_pixels
 from cot_builder.benchmarks.synthetic.defects import crack_along
 from cot_builder.benchmarks.synthetic.parts import electrics
 from cot_builder.benchmarks.synthetic.rendering import (
@@ -44,7 +44,7 @@ from cot_builder.benchmarks.synthetic.rendering import (
     File,
     Part,
     Recipe,
-    Rendered,
+    RenderedPhoto,
     Rendering,
     Shot,
     develop,
@@ -80,13 +80,13 @@ _PATH = re.compile(r"(?:^|/)(?P<key>kos\d+/Part\d+(?P<mask>_label)?\.(?:jpe?g|bm
 
 def layout(settings: PullSet, _files: Files) -> Layout:
     """KolektorSDD's layout, three samples an image."""
-    return Layout(place, partial(entries, compare=settings.source != "synthetic"))
+    return Layout(classify_path, partial(entries, compare=settings.source != "synthetic"))
 
 
-def place(path: str) -> Place | None:
+def classify_path(path: str) -> ClassifiedPath | None:
     """Image or mask of a path in KolektorSDD's layout."""
     match = _PATH.search(path)
-    return Place("mask" if match["mask"] else "image", match["key"]) if match else None
+    return ClassifiedPath("mask" if match["mask"] else "image", match["key"]) if match else None
 
 
 @cache
@@ -132,7 +132,7 @@ def _commutators(settings: Synthetic) -> list[str]:
     return [*PECULIAR, *others][: settings.parts]
 
 
-def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     """The photographs of a commutator: its defects are where the published list of thirds has them."""
     harmed: dict[str, list[int]] = {}
     good: list[str] = []
@@ -146,7 +146,7 @@ def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered
         yield _photograph(name, part, harmed.get(part, []), settings, seed)
 
 
-def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> Rendered:
+def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> RenderedPhoto:
     shown = TWINS.get(name, name)
     rng = random_numbers(seed, BENCHMARK.name, shown, part)
     # The scans are 500 wide; what is looked at are their thirds, and `size` is the largest side of those.
@@ -172,7 +172,7 @@ def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, see
     view = View(width, height, 0, 0, 1, (0, 0), 0, 1, 1, 0, 0.55, 2.5, "table", int(rng.integers(1 << 30)))
     images = [cv2.GaussianBlur(surface.albedo, (0, 0), view.blur) for surface in surfaces]
     faults = (Fault(TYPE, "crack", 1.0),) * (len(images) - 1)
-    seen = [changed(before, after) for before, after in pairwise(images)]
+    seen = [find_changed_pixels(before, after) for before, after in pairwise(images)]
     recipe = Recipe(None, {TYPE: ("crack",)}, grey=True)
     commutator_part = Part(seed, BENCHMARK.name, BENCHMARK.categories[0], number, recipe, width, faults)
     shot = develop(f"{name}/{part}.jpg", commutator_part, Shot(images[0], images[-1], seen), view)
@@ -181,7 +181,7 @@ def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, see
     return shot
 
 
-def _files(_name: str, shots: list[Rendered]) -> list[File]:
+def _files(_name: str, shots: list[RenderedPhoto]) -> list[File]:
     files = []
     for shot in shots:
         files.append((shot.path, encode_jpg(shot.pixels)))

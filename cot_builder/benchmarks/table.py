@@ -22,12 +22,13 @@ def load_benchmarks() -> dict[str, ModuleType]:
     Each has
 
     - ``BENCHMARK``, the facts: a :class:`~cot_builder.benchmarks.benchmark.Benchmark`;
-    - ``place(path)``: what the file at a path of a source is, a :class:`~cot_builder.benchmarks.benchmark.Place`;
+    - ``classify_path(path)``: returns the role and key of a file of a source, a
+      :class:`~cot_builder.benchmarks.benchmark.ClassifiedPath`;
     - ``layout(settings, files)``: how a source is read, a :class:`~cot_builder.benchmarks.benchmark.Layout`;
     - ``ignore(settings)``, where it saves a download: shell patterns of files that need not be fetched;
     - ``RENDERING``, where it can be rendered: a :class:`~cot_builder.benchmarks.synthetic.rendering.Rendering`.
 
-    Data sets whose ``place`` is one and the same function have one layout, and are told apart by their categories.
+    Data sets that share the same ``classify_path`` function share a layout. They are told apart by their categories.
 
     Raises:
         IndusCotError: a module's facts do not name it as its file does.

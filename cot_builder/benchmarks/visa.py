@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Files, Layout, Listing, Place
+from cot_builder.benchmarks.benchmark import Benchmark, ClassifiedPath, Entry, Files, Layout, Listing
 from cot_builder.benchmarks.synthetic.defects import SURFACE_HARMS
 from cot_builder.benchmarks.synthetic.parts import electrics, household
 from cot_builder.benchmarks.synthetic.rendering import (
@@ -31,7 +31,7 @@ from cot_builder.benchmarks.synthetic.rendering import (
     Part,
     PlannedPart,
     Recipe,
-    Rendered,
+    RenderedPhoto,
     Rendering,
     encode_jpg,
     plan_parts,
@@ -146,17 +146,17 @@ _RECORD = re.compile(rf"(?:^|/)(?P<key>{SPLIT}|[^/]+/{TYPES})$")
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
     """VisA's own layout, not the MVTec-like one that its authors' script rearranges it to."""
-    return Layout(place, entries)
+    return Layout(classify_path, entries)
 
 
-def place(path: str) -> Place | None:
+def classify_path(path: str) -> ClassifiedPath | None:
     """Image, mask or record of a path in VisA's layout."""
     if match := _IMAGE.search(path):
-        return Place("image", match["key"])
+        return ClassifiedPath("image", match["key"])
     if match := _MASK.search(path):
-        return Place("mask", match["key"])
+        return ClassifiedPath("mask", match["key"])
     if match := _RECORD.search(path):
-        return Place("record", match["key"])
+        return ClassifiedPath("record", match["key"])
     return None
 
 
@@ -280,7 +280,7 @@ def _plan(category: str, settings: Synthetic) -> Iterator[tuple[PlannedPart, str
         yield planned, f"{category}/Data/Images/{folder}/{number:03d}.JPG"
 
 
-def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     recipe = RECIPES[category]
     for planned, path in _plan(category, settings):
         faults = planned.faults
@@ -298,7 +298,7 @@ def _mask_path(image: str) -> str:
     return image.replace("/Images/", "/Masks/").replace(".JPG", ".png")
 
 
-def _files(category: str, shots: list[Rendered]) -> list[File]:
+def _files(category: str, shots: list[RenderedPhoto]) -> list[File]:
     files: list[File] = []
     rows: list[tuple[str, str, str]] = []
     for shot in shots:

@@ -97,7 +97,7 @@ class Scene:
     """Share of pixels on an edge, in [0, 1]."""
 
 
-class Look:
+class MeasuredImage:
     """An image with what measuring it again and again would cost."""
 
     def __init__(self, image: np.ndarray) -> None:
@@ -111,24 +111,24 @@ class Look:
         return lab
 
     @cached_property
-    def _global(self) -> "Look":
+    def _global(self) -> "MeasuredImage":
         scale = GLOBAL_SIDE / max(self.image.shape[:2])
         if scale >= 1:
             return self
         height, width = self.image.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return Look(cv2.resize(self.image, size, interpolation=cv2.INTER_AREA))
+        return MeasuredImage(cv2.resize(self.image, size, interpolation=cv2.INTER_AREA))
 
     @cached_property
     def _edges(self) -> np.ndarray:
         grey = cv2.GaussianBlur(cv2.cvtColor(self.image, cv2.COLOR_BGR2GRAY), (0, 0), 1.2)
         return cv2.Canny(grey, 30, 90)
 
-    def at_first_glance(self, box: Box) -> Spot:
+    def measure_downscaled(self, box: Box) -> Spot:
         """The place as the downscaled whole shows it."""
-        return self._global.spot(box)
+        return self._global.measure_spot(box)
 
-    def spot(self, box: Box) -> Spot:
+    def measure_spot(self, box: Box) -> Spot:
         """Measure a box of 0-1000 against the ring around it."""
         height, width = self.image.shape[:2]
         x1, y1, x2, y2 = to_pixels(box, width, height)
@@ -180,7 +180,7 @@ class Look:
         mask = np.linalg.norm(self._lab - colour, axis=2) > BACKGROUND_TOLERANCE
         return mask if kept > PLAIN and 0.03 < mask.mean() < 0.9 else None
 
-    def core(self, box: Box) -> Box:
+    def find_core(self, box: Box) -> Box:
         """The part of a box that really stands out from its surroundings, at least 10 units a side."""
         height, width = self.image.shape[:2]
         x1, y1, x2, y2 = to_pixels(box, width, height)
@@ -217,11 +217,11 @@ class Look:
         """Pixels of the object at first glance (longest side 448), bool (h, w); None without a background."""
         return self._global._object
 
-    def glance(self) -> np.ndarray:
+    def downscaled(self) -> np.ndarray:
         """The image as it is seen at first glance, longest side at most 448, uint8 (h, w, 3) BGR."""
         return self._global.image
 
-    def on_object(self, box: Box) -> bool:
+    def is_on_object(self, box: Box) -> bool:
         """Whether a box lies on the object rather than on the background or the image's rim."""
         if min(box[:2]) <= 8 or max(box[2:]) >= SCALE - 8:
             return False
@@ -233,13 +233,13 @@ class Look:
         left, top, right, bottom = to_pixels(around, mask.shape[1], mask.shape[0])
         return bool(mask[y1:y2, x1:x2].mean() > 0.5 or mask[top:bottom, left:right].mean() > 0.7)
 
-    def detail(self, box: Box) -> float:
+    def measure_detail(self, box: Box) -> float:
         """Share of pixels of a box that lie on an edge, in [0, 1]."""
         x1, y1, x2, y2 = to_pixels(box, self.image.shape[1], self.image.shape[0])
         part = self._edges[y1:y2, x1:x2]
         return float(cv2.countNonZero(part) / part.size)
 
-    def recurrence(self, box: Box) -> tuple[float, Box | None]:
+    def find_recurrence(self, box: Box) -> tuple[float, Box | None]:
         """How well the place's pattern recurs elsewhere: best normalised correlation in [0, 1] and where."""
         small = self._global
         height, width = small.image.shape[:2]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cot_builder.inspection.episode import read_turn
-from cot_builder.inspection.parsing import GrammarError, read, read_verdict
+from cot_builder.inspection.parsing import GrammarError, parse_completion, read_verdict
 from cot_builder.inspection.rendering import Message
 from schemas.errors import IndusCotError
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
@@ -57,7 +57,7 @@ def read_completion(written: str | Sequence[Message]) -> Completion:
         'No'
     """
     messages = _split_turns(written) if isinstance(written, str) else list(written)
-    reading = read(messages)
+    reading = parse_completion(messages)
     own = [message for message in messages if message.get("role") == "assistant"]
     thoughts = [thought for message in own for thought in _THOUGHT.findall(_text(message))]
     calls = [_call(call) for message in own for call in message.get("tool_calls") or ()]
@@ -65,7 +65,9 @@ def read_completion(written: str | Sequence[Message]) -> Completion:
 
 
 def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) -> Trajectory:
-    """Read the trajectory of a corpus row's chat: the inverse of :func:`cot_builder.inspection.rendering.messages`.
+    """Read the trajectory of a corpus row's chat.
+
+    This is the inverse of :func:`cot_builder.inspection.rendering.render_messages`.
 
     Args:
         chat: Messages, the prompt included.

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from cot_builder.inspection.rendering import Message
-from cot_builder.inspection.toolbox import Toolbox, sayable, tool_schemas
+from cot_builder.inspection.toolbox import Toolbox, make_chat_safe, tool_schemas
 from schemas.trajectory import Observation, ToolCall
 
 MALFORMED = "malformed"
 """Stands for the name of a tool in a call that could not be read."""
-MOST_CALLS = 8
+MAX_CALLS = 8
 """Calls of one turn that are run; a turn that repeats itself may hold hundreds."""
-CUT = "…"
+CUT_MARK = "…"
 """Follows a turn that reached its limit of tokens, so that it cannot be taken for a whole one."""
 _CALL = re.compile(r"(```\w*\s*)?<tool_call>(.*?)</tool_call>\s*(```\s*)?", re.DOTALL)
 _FENCES = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
@@ -31,7 +31,7 @@ _XML_CALL = re.compile(r"\s*<function=(\w+)>(.*)</function>\s*", re.DOTALL)
 _XML_PARAMETER = re.compile(r"<parameter=(\w+)>(.*?)</parameter>", re.DOTALL)
 
 
-class Written(NamedTuple):
+class GeneratedTurn(NamedTuple):
     """One turn as a model wrote it, without its end-of-turn token."""
 
     text: str
@@ -42,7 +42,7 @@ class Written(NamedTuple):
     usd: float = 0.0
 
 
-Write = Callable[[Sequence[Sequence[Message]]], Sequence[Written]]
+TurnGenerator = Callable[[Sequence[Sequence[Message]]], Sequence[GeneratedTurn]]
 """The next turn of each chat. Images stand in place, as PIL, in tool turns too."""
 
 
@@ -83,17 +83,17 @@ class Episode:
     def __post_init__(self) -> None:
         self.chat = list(self.prompt)
 
-    def take(self, written: Written) -> None:
+    def add_turn(self, written: GeneratedTurn) -> None:
         """Add a turn; run its calls, or end."""
         # Half a character, as a server may escape it, can be written nowhere.
         said = written.text.encode(errors="replace").decode()
-        text = said + CUT if written.cut else said
+        text = said + CUT_MARK if written.cut else said
         self.input_tokens += written.input_tokens
         self.output_tokens += written.output_tokens
         self.usd += written.usd
         self.cut = written.cut
         message = read_turn(text)
-        self.chat.append({"role": "assistant", "content": [_text(sayable(text))]})
+        self.chat.append({"role": "assistant", "content": [_text(make_chat_safe(text))]})
         self.completion.append(message)
         answered = sum(bool(step.observations) for step in self.steps)
         calls = message.get("tool_calls", ())
@@ -114,20 +114,20 @@ class Episode:
     def _run(self, call: Any, number: int) -> tuple[str, Observation, bytes | None]:
         name = _name(call)
         self.calls.append(name)
-        if number >= MOST_CALLS:
-            return name, Observation(text=f"error: more than {MOST_CALLS} calls in one turn"), None
+        if number >= MAX_CALLS:
+            return name, Observation(text=f"error: more than {MAX_CALLS} calls in one turn"), None
         if name == MALFORMED:
             return name, Observation(text='error: a call is JSON of the form {"name": …, "arguments": {…}}'), None
         if name not in self.tools:
             there = f"there are {', '.join(self.tools)}" if self.tools else "there are none"
-            return name, Observation(text=sayable(f"error: no tool {name!r}; {there}")), None
+            return name, Observation(text=make_chat_safe(f"error: no tool {name!r}; {there}")), None
         function = call["function"]
         observation, png = self.toolbox.observe(ToolCall.model_construct(tool=name, arguments=function["arguments"]))
         self.observed += not observation.text.startswith("error:")
         return name, observation, png
 
 
-def inspect(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator[Episode]:
+def run_episodes(episodes: Iterable[Episode], write: TurnGenerator, at_once: int) -> Iterator[Episode]:
     """Carry inspections to their end, ``at_once`` of them at a time; who is done makes room for the next one.
 
     Args:
@@ -138,11 +138,11 @@ def inspect(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator
     Yields:
         Each one when it is done.
     """
-    for done in inspect_by_round(episodes, write, at_once):
+    for done in run_episodes_by_round(episodes, write, at_once):
         yield from done
 
 
-def inspect_by_round(episodes: Iterable[Episode], write: Write, at_once: int) -> Iterator[list[Episode]]:
+def run_episodes_by_round(episodes: Iterable[Episode], write: TurnGenerator, at_once: int) -> Iterator[list[Episode]]:
     """As :func:`inspect`; yields together those that ended with the same call of the policy."""
     left = iter(episodes)
     live: list[Episode] = []
@@ -152,7 +152,7 @@ def inspect_by_round(episodes: Iterable[Episode], write: Write, at_once: int) ->
         if not live:
             return
         for episode, written in zip(live, write([episode.chat for episode in live]), strict=True):
-            episode.take(written)
+            episode.add_turn(written)
         if done := [episode for episode in live if episode.done]:
             yield done
         live = [episode for episode in live if not episode.done]
@@ -178,7 +178,7 @@ def read_turn(text: str) -> Message:
     return message
 
 
-def schemas_of(tools: Collection[str]) -> list[dict[str, Any]] | None:
+def select_schemas(tools: Collection[str]) -> list[dict[str, Any]] | None:
     """What a policy is told of these tools, in the toolbox's order; None of none."""
     return [schema for schema in tool_schemas() if schema["function"]["name"] in tools] or None
 

@@ -3,7 +3,7 @@
 import re
 
 
-def spelled(category: str) -> str:
+def spell_out(category: str) -> str:
     """A category in words, with its number: ``ball_screw`` is 'ball screw', ``Woven_001`` 'woven 001'."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category.replace("_", " ")).strip().lower()
 
@@ -13,7 +13,7 @@ def category_name(category: str) -> str:
 
     Only a number that follows a word is one of several of its kind: ``2024-05-12`` keeps all of it.
     """
-    return re.sub(r"(?<=[^\W\d_])[\s-]*\d+$", "", spelled(category)) or category
+    return re.sub(r"(?<=[^\W\d_])[\s-]*\d+$", "", spell_out(category)) or category
 
 
 _AN = re.compile(
@@ -25,6 +25,6 @@ _AN = re.compile(
 )
 
 
-def article(name: str) -> str:
+def choose_article(name: str) -> str:
     """``a`` or ``an``, whichever ``name`` takes: an eraser, a usb, a u block, an lcd."""
     return "an" if _AN.match(name.lower()) else "a"

@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cot_builder.inspection.appearance import Look
-from cot_builder.inspection.names import article, category_name
+from cot_builder.inspection.appearance import MeasuredImage
+from cot_builder.inspection.names import category_name, choose_article
 
 NORMALCY_VERSION = "2"
 SYMMETRIC = 0.8
@@ -74,8 +74,8 @@ def describe_normalcy(category: str, view: str, facts: dict[str, Any]) -> str:
 
 
 def _measure(image: np.ndarray) -> dict[str, Any]:
-    look = Look(image)
-    scene, mask, small = look.scene(), look.object_mask(), look.glance()
+    look = MeasuredImage(image)
+    scene, mask, small = look.scene(), look.object_mask(), look.downscaled()
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
     part, inside, levels = grey, np.ones(grey.shape, np.uint8), grey
     share = aspect = centre_x = centre_y = None
@@ -168,7 +168,7 @@ def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
 
 
 def _place(name: str, facts: dict[str, Any]) -> str:
-    named = f"{article(name).capitalize()} {name}"
+    named = f"{choose_article(name).capitalize()} {name}"
     framed = facts.get("share", {}).get("images", 0) / facts["images"]
     if framed < 0.6:
         if framed < 0.1:

@@ -57,7 +57,7 @@ _FAILED = ("error:", "{'error':")
 """How the observation of a failed call begins: refused by the toolbox, or raised and caught by TRL."""
 
 
-def behind_a_thought(completion: Sequence[Message]) -> list[Message]:
+def add_placeholder_thought(completion: Sequence[Message]) -> list[Message]:
     """A verdict that was learned without thoughts, as the control arm of SFT learns it, in the form that is read."""
     *before, last = completion
     return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
@@ -68,7 +68,7 @@ class GrammarError(ValueError):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedCompletion:
     """Content of a completion."""
 
     verdict: Verdict | None
@@ -128,13 +128,13 @@ def _whole(number: str) -> int:
     return int(number.partition(".")[0])
 
 
-def read(completion: Sequence[Message]) -> Reading:
+def parse_completion(completion: Sequence[Message]) -> ParsedCompletion:
     """Parse the messages after a prompt: turns with calls and their observations, then the last turn.
 
     Args:
         completion: Messages as TRL hands them to rewards with :data:`RESPONSE_TEMPLATE`, or as
-            :func:`cot_builder.inspection.rendering.messages` renders them. The observations come from the tools and
-            are never the inspector's own words.
+            :func:`cot_builder.inspection.rendering.render_messages` renders them. The observations come from the
+            tools and are never the inspector's own words.
 
     Raises:
         IndusCotError: thoughts were moved out of the text, so that what was written where is lost.
@@ -164,7 +164,7 @@ def read(completion: Sequence[Message]) -> Reading:
     except GrammarError as error:
         fault = str(error)
     faults += [fault] if fault else []
-    return Reading(verdict, calls, observed, tuple(faults), verdict is not None and not fault)
+    return ParsedCompletion(verdict, calls, observed, tuple(faults), verdict is not None and not fault)
 
 
 def _faults_of_a_step(message: Message, valid: list[bool]) -> list[str]:

@@ -40,13 +40,13 @@ def system_prompt(tools: bool = True) -> str:
     )
 
 
-def question(category: str, view: str) -> str:
+def render_question(category: str, view: str) -> str:
     """The user's request for one image."""
     shown = f"{category_name(category)}, view {view}" if view != "default" else category_name(category)
     return f"Object: {shown}. Is there a defect in this image? If so, where is it and of which type?"
 
 
-def messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
+def render_messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
     """Chat messages; each ``{"type": "image"}`` stands for the next image: the inspected one, then the observations."""
     chat = prompt(category, view)
     for turn in trajectory.turns[:-1]:
@@ -61,11 +61,11 @@ def messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
         )
         shown: list[Message] = [{"type": "image"}] if turn.observation.image_sha256 else []
         chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, _text(turn.observation.text)]})
-    chat.append({"role": "assistant", "content": [_text(final_answer(trajectory))]})
+    chat.append({"role": "assistant", "content": [_text(render_final_turn(trajectory))]})
     return chat
 
 
-def for_endpoint(chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[Message]:
+def flatten_for_endpoint(chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[Message]:
     """The same chat for servers that refuse images in a tool turn or text beside a call: both written out as text.
 
     It is rendered to the same tokens, since Qwen's template writes a tool turn as one of the user's.
@@ -114,11 +114,11 @@ def prompt(category: str, view: str, *, tools: bool = True) -> list[Message]:
     """The messages before the first word of the inspector, who may have no tools."""
     return [
         {"role": "system", "content": [_text(system_prompt(tools))]},
-        {"role": "user", "content": [{"type": "image"}, _text(question(category, view))]},
+        {"role": "user", "content": [{"type": "image"}, _text(render_question(category, view))]},
     ]
 
 
-def tagged(trajectory: Trajectory) -> str:
+def render_tags(trajectory: Trajectory) -> str:
     """The trajectory in the tags of arXiv 2605.20682, images as ``<image sha256="…">``."""
     parts = []
     for turn in trajectory.turns[:-1]:
@@ -127,15 +127,15 @@ def tagged(trajectory: Trajectory) -> str:
         shown = f'<image sha256="{turn.observation.image_sha256}">' if turn.observation.image_sha256 else ""
         parts.append(f"<think>{turn.thought}</think><call_tool>{call}</call_tool>")
         parts.append(f"<observation>{shown}{turn.observation.text}</observation>")
-    return "".join([*parts, final_answer(trajectory)])
+    return "".join([*parts, render_final_turn(trajectory)])
 
 
-def final_answer(trajectory: Trajectory) -> str:
+def render_final_turn(trajectory: Trajectory) -> str:
     """The last assistant turn: thought, then location and type with Yes, then the answer."""
-    return f"<think>{trajectory.turns[-1].thought}</think>{verdict_text(trajectory.verdict)}"
+    return f"<think>{trajectory.turns[-1].thought}</think>{render_verdict(trajectory.verdict)}"
 
 
-def verdict_text(verdict: Verdict) -> str:
+def render_verdict(verdict: Verdict) -> str:
     """The verdict's tags."""
     if verdict.answer == "No":
         return "<answer>No</answer>"

@@ -80,8 +80,8 @@ class Toolbox:
         try:
             result = self.run(call)
         except ToolError as error:
-            return Observation(text=sayable(f"error: {error}")), None
-        text = sayable(result.text)
+            return Observation(text=make_chat_safe(f"error: {error}")), None
+        text = make_chat_safe(result.text)
         if result.image is None:
             return Observation(text=text), None
         png = encode_png(result.image)
@@ -93,7 +93,7 @@ def tool_schemas() -> list[dict[str, Any]]:
     return [tool.schema for tool in TOOLS.values()]
 
 
-def sayable(text: str) -> str:
+def make_chat_safe(text: str) -> str:
     """The text without what a chat cannot hold: halves of characters, and control tokens in plain letters.
 
     JSON's escapes may hold half a character, which no file or tokenizer takes; ``<|image_pad|>`` would be read as an

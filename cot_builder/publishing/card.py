@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, hub_licence, strictest
+from cot_builder.benchmarks.licences import SYNTHETIC_LICENCE, combine_licences, to_hub_licence
 from cot_builder.corpus import figures
 from cot_builder.corpus.reading import SPLITS, read_index
 from cot_builder.corpus.reviews import AcceptedShare, read_reviews
@@ -94,12 +94,12 @@ def resize(card: Path, folder: Path) -> None:
 
 def parts_of(params: Params, shown: Mapping[str, Source]) -> list[str]:
     """Identifiers of the licences of the texts and of every set's images."""
-    return sorted({params.publish.licence, *(hub_licence(source.facts.licence) for source in shown.values())})
+    return sorted({params.publish.licence, *(to_hub_licence(source.facts.licence) for source in shown.values())})
 
 
 def licence_of(params: Params, shown: Mapping[str, Source]) -> str:
     """Identifier of the dataset's licence: the strictest of the texts' and of every set's images."""
-    return strictest(parts_of(params, shown))
+    return combine_licences(parts_of(params, shown))
 
 
 def write(

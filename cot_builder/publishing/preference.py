@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.corpus.writing import row_id
-from cot_builder.inspection.rendering import messages, prompt
+from cot_builder.inspection.rendering import prompt, render_messages
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.publishing.rows import Context, check_without_path, observation_reference, prompt_text
 from cot_builder.storage.images import decode
@@ -96,7 +96,7 @@ def preference_row(
     chosen = images.as_py()
     refused, again = _observed(observations, row, pair.trajectory, chosen[0]["bytes"])
     shown = (chosen[:1], chosen[1:], refused) if source.embedded else ([], [], [])
-    chat = partial(messages, category=row["category"], view=row["view"])
+    chat = partial(render_messages, category=row["category"], view=row["view"])
     asked = len(prompt(row["category"], row["view"]))
     turned_down = json.dumps(chat(pair.trajectory)[asked:], ensure_ascii=False)
     check_without_path(context, row, turned_down, f"preference of row {row['id']}, messages that were turned down")

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from cot_builder.benchmarks.licences import of_row
-from cot_builder.inspection.rendering import messages, prompt
+from cot_builder.benchmarks.licences import combine_row_licences
+from cot_builder.inspection.rendering import prompt, render_messages
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
 from cot_builder.publishing.configs import TRUTH, Config, schema
@@ -50,7 +50,7 @@ def make_context(
         sources,
         expression,
         salt,
-        {name: of_row(params.publish.licence, source.facts.licence) for name, source in sources.items()},
+        {name: combine_row_licences(params.publish.licence, source.facts.licence) for name, source in sources.items()},
         json.dumps(tool_schemas()),
         _source_paths(workspace),
     )
@@ -74,7 +74,7 @@ def check_row(context: Context, row: Mapping[str, Any], where: str) -> Trajector
         chat = json.loads(row["messages"])
     except (ValidationError, ValueError):
         raise IndusCotError(f"{where}: messages or trajectory hold no JSON of theirs; assemble again") from None
-    if chat != messages(trajectory, row["category"], row["view"]):
+    if chat != render_messages(trajectory, row["category"], row["view"]):
         raise IndusCotError(f"{where}, messages: {_stranger(chat)}; nothing was published. Run `indus-cot verify`")
     verdict = trajectory.verdict
     if (row["answer"], [tuple(box) for box in row["boxes"]], row["defect_type"]) != (

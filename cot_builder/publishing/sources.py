@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cot_builder.benchmarks.benchmark import Benchmark
-from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, benchmark_of, hub_licence
+from cot_builder.benchmarks.licences import CONDITIONS, SYNTHETIC_LICENCE, resolve_benchmark, to_hub_licence
 from cot_builder.corpus.reading import read_columns
 from cot_builder.params import Params
 from schemas.errors import IndusCotError
@@ -33,8 +33,8 @@ def sources(params: Params, corpus: Path) -> dict[str, Source]:
                 f"{corpus}: has rows of the set {name}, which params.yaml does not know: its licence is not known "
                 "either. Run with the profile the corpus was made with"
             )
-        facts = benchmark_of(params.pull[name])
-        adapts = "nd" not in CONDITIONS.get(hub_licence(facts.licence), ())
+        facts = resolve_benchmark(params.pull[name])
+        adapts = "nd" not in CONDITIONS.get(to_hub_licence(facts.licence), ())
         if facts.licence != licence:
             raise IndusCotError(
                 f"{corpus}: rows of {name} have the licence {licence!r}, params.yaml and its module say "

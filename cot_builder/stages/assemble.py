@@ -15,7 +15,7 @@ from cot_builder.corpus.priors import read_priors
 from cot_builder.corpus.reading import SPLITS
 from cot_builder.corpus.reviews import Decision, decide_drafts, read_reviews
 from cot_builder.corpus.writing import row_id, write_split
-from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.rendering import render_messages, render_tags
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Params
 from cot_builder.progress import track
@@ -223,11 +223,11 @@ def _make_row(
         region=sample.region,
         patch_pairs=patches.get(sample.sample_id, []),
         prior=PriorRef(**prior.model_dump(include=set(PriorRef.model_fields))) if prior else None,
-        messages=json.dumps(messages(trajectory, sample.category, sample.view), ensure_ascii=False),
+        messages=json.dumps(render_messages(trajectory, sample.category, sample.view), ensure_ascii=False),
         images=[inspected, *shown],
         tools=json.dumps(tool_schemas()),
         trajectory=draft.trajectory,
-        tagged=tagged(trajectory),
+        tagged=render_tags(trajectory),
         answer=draft.answer,
         boxes=draft.boxes,
         defect_type=draft.defect_type,

@@ -21,20 +21,20 @@ from typing import Any
 
 import polars as pl
 
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, SYNTHETIC, Benchmark, Files, Place
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, SYNTHETIC, Benchmark, ClassifiedPath, Files
 from cot_builder.benchmarks.labels import FOLDER
-from cot_builder.benchmarks.licences import benchmark_of
+from cot_builder.benchmarks.licences import resolve_benchmark
 from cot_builder.benchmarks.mask import Mask, read_mask
 from cot_builder.benchmarks.samples import (
-    Found,
+    DuplicateImage,
     Report,
     Row,
+    SourceContent,
     StoredImage,
     StoredMask,
-    Twin,
-    defect_types,
-    physical_parts,
-    resolve,
+    build_rows,
+    group_physical_parts,
+    map_defect_types,
 )
 from cot_builder.benchmarks.synthetic.rendering import render_files
 from cot_builder.benchmarks.table import check_pull_set, find_rendering, load_benchmarks
@@ -78,7 +78,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
     if settings.source == SYNTHETIC:
         request["synthetic"] = params.synthetic.model_dump(mode="json") | {"seed": params.run.seed}
     source = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
-    benchmark = benchmark_of(settings)
+    benchmark = resolve_benchmark(settings)
     published = {benchmark.archive: benchmark.sha256} if benchmark.archive and benchmark.sha256 else {}
     checksums = Checksums(settings.sha256, published)
     ignore = module.ignore(settings) if hasattr(module, "ignore") else []
@@ -92,17 +92,17 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         def members() -> Iterator[Member]:
             return open_members(place, workspace.root / "downloads", checksums, ignore)
 
-        files = _read_records(members(), module.place) if benchmark.records_first else Files()
+        files = _read_records(members(), module.classify_path) if benchmark.records_first else Files()
         layout = module.layout(settings, files)
         drawn = track(members(), f"pull {name}", share=lambda member: member.share)
-        found = _store_members(drawn, layout.place, benchmark.bands, params.compute.workers, output)
+        found = _store_members(drawn, layout.classify_path, benchmark.bands, params.compute.workers, output)
         if not (found.images or found.damaged_images or found.other):
-            raise _layout_error(source, name, settings.benchmark, found.strangers)
+            raise _layout_error(source, name, settings.benchmark, found.unrecognised)
         _check_categories(name, settings.benchmark, found)
-        for path in found.strangers:
+        for path in found.unrecognised:
             output.leave_out("outside the layout", path, f"{settings.benchmark} has no images there")
         listing, report = found.listing(), Report(output)
-        rows = resolve(name, benchmark, layout.entries(listing), found, report)
+        rows = build_rows(name, benchmark, layout.entries(listing), found, report)
         if not rows:
             raise IndusCotError(
                 f"{source}: no sample could be made of it; left out:\n  " + _format_left_out(output.left_out)
@@ -110,8 +110,8 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         for note in listing.notes:
             report.warn(*note)
         _warn_unknown_categories(benchmark, rows, report)
-        types = defect_types(settings.benchmark, rows)
-        parts, duplicates = physical_parts(rows)
+        types = map_defect_types(settings.benchmark, rows)
+        parts, duplicates = group_physical_parts(rows)
         rows.sort(key=lambda row: (row.image.shard, row.image.row, row.entry.band))
         output.left_out.sort()
         SAMPLE.write(_make_sample_frame(name, benchmark, rows, parts), output.path / "sample.parquet")
@@ -121,7 +121,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
         output.counts.update(_summarize_set(rows, found, report, duplicates))
         output.counts.update(_describe_benchmark(benchmark))
         output.counts["archive_sha256"] = dict(sorted(checksums.found.items()))
-        _print_summary(name, benchmark, output, len(found.strangers))
+        _print_summary(name, benchmark, output, len(found.unrecognised))
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def _open_source(settings: PullSet, params: Params) -> Iterator[str | list[str]]
         yield str(path)
 
 
-def _read_records(members: Iterable[Member], place: Callable[[str], Place | None]) -> Files:
+def _read_records(members: Iterable[Member], place: Callable[[str], ClassifiedPath | None]) -> Files:
     paths: list[str] = []
     records: dict[str, bytes] = {}
     for member in members:
@@ -153,13 +153,13 @@ def _read_records(members: Iterable[Member], place: Callable[[str], Place | None
 
 def _store_members(
     members: Iterable[Member],
-    place: Callable[[str], Place | None],
+    place: Callable[[str], ClassifiedPath | None],
     bands: int,
     workers: int,
     output: Output,
-) -> Found:
+) -> SourceContent:
     """Stream the members into shards: this thread lists, ``workers`` threads read and examine, one thread writes."""
-    found = Found()
+    found = SourceContent()
     with (
         one_opencv_thread(),
         ShardWriter(output.path, "images") as images,
@@ -169,7 +169,7 @@ def _store_members(
     ):
         shards = (images, masks)
         waiting: deque[Future[None]] = deque()
-        batch: list[tuple[Place, Callable[[], bytes]]] = []
+        batch: list[tuple[ClassifiedPath, Callable[[], bytes]]] = []
         held = 0
 
         def submit() -> None:
@@ -183,7 +183,7 @@ def _store_members(
                 spot = place(member.path)
                 if spot is None:
                     if member.path.lower().endswith(IMAGE_SUFFIXES):
-                        found.strangers.append(member.path)
+                        found.unrecognised.append(member.path)
                 elif spot.role == "record":
                     _add_record(found.records, spot.key, member)
                 elif spot.role == "unlisted":
@@ -215,11 +215,13 @@ def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
 _Examined = tuple[Header, str] | Mask | DamagedError
 
 
-def _examine_batch(batch: list[tuple[Place, Callable[[], bytes]]], bands: int) -> list[tuple[Place, bytes, _Examined]]:
+def _examine_batch(
+    batch: list[tuple[ClassifiedPath, Callable[[], bytes]]], bands: int
+) -> list[tuple[ClassifiedPath, bytes, _Examined]]:
     return [(spot, data := read(), _examine_file(spot, data, bands)) for spot, read in batch]
 
 
-def _examine_file(spot: Place, data: bytes, bands: int) -> _Examined:
+def _examine_file(spot: ClassifiedPath, data: bytes, bands: int) -> _Examined:
     try:
         if spot.role == "image":
             return read_header(data), hashlib.sha256(data).hexdigest()
@@ -229,8 +231,8 @@ def _examine_file(spot: Place, data: bytes, bands: int) -> _Examined:
 
 
 def _store_batch(
-    examined: Future[list[tuple[Place, bytes, _Examined]]],
-    found: Found,
+    examined: Future[list[tuple[ClassifiedPath, bytes, _Examined]]],
+    found: SourceContent,
     shards: tuple[ShardWriter, ShardWriter],
     output: Output,
 ) -> None:
@@ -250,16 +252,18 @@ def _store_batch(
             found.images[key] = StoredImage(*facts, *images.add(facts[1], data))
 
 
-def _layout_error(source: str, name: str, benchmark: str, strangers: list[str]) -> IndusCotError:
-    if not strangers:
+def _layout_error(source: str, name: str, benchmark: str, unrecognised: list[str]) -> IndusCotError:
+    if not unrecognised:
         return IndusCotError(f"{source}: holds no image; pull.{name}.source must be the data set's folder or archive")
-    looks_like = _guess_benchmark(strangers[:2000])
+    looks_like = _guess_benchmark(unrecognised[:2000])
     advice = (
         f"this looks like {looks_like}: set pull.{name}.benchmark: {looks_like}"
         if looks_like
         else f"the layout is described in cot_builder/benchmarks/{benchmark}.py"
     )
-    return IndusCotError(f"{source}: no image lies where {benchmark} has them, for example {strangers[0]!r}; {advice}")
+    return IndusCotError(
+        f"{source}: no image lies where {benchmark} has them, for example {unrecognised[0]!r}; {advice}"
+    )
 
 
 def _guess_benchmark(paths: list[str]) -> str | None:
@@ -268,21 +272,21 @@ def _guess_benchmark(paths: list[str]) -> str | None:
     for name, module in load_benchmarks().items():
         # What has no layout of its own fits anything.
         if not module.BENCHMARK.records_first:
-            fits[name] = sum(1 for path in paths if (spot := module.place(path)) and spot.role == "image")
+            fits[name] = sum(1 for path in paths if (spot := module.classify_path(path)) and spot.role == "image")
     best = max(fits, key=lambda name: fits[name])
     if not fits[best]:
         return None
     alike = _find_same_layout(best)
     if len(alike) == 1:
         return best
-    spots = [alike[best].place(path) for path in paths]
+    spots = [alike[best].classify_path(path) for path in paths]
     return _find_most_categories(alike, {spot.key.partition("/")[0] for spot in spots if spot}) or FOLDER
 
 
 def _find_same_layout(benchmark: str) -> dict[str, ModuleType]:
     """The data sets that have the layout of ``benchmark``, itself among them."""
-    place = load_benchmarks()[benchmark].place
-    return {name: module for name, module in load_benchmarks().items() if module.place is place}
+    place = load_benchmarks()[benchmark].classify_path
+    return {name: module for name, module in load_benchmarks().items() if module.classify_path is place}
 
 
 def _find_most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> str | None:
@@ -292,7 +296,7 @@ def _find_most_categories(alike: Mapping[str, ModuleType], categories: set[str])
     return best if overlap[best] else None
 
 
-def _check_categories(name: str, benchmark: str, found: Found) -> None:
+def _check_categories(name: str, benchmark: str, found: SourceContent) -> None:
     """Raise where the categories are those of another data set with the same layout."""
     alike = _find_same_layout(benchmark)
     categories = {key.partition("/")[0] for key in found.images}
@@ -347,7 +351,9 @@ def _warn_unknown_categories(benchmark: Benchmark, rows: list[Row], report: Repo
             report.warn("unknown category", category, f"not one of the {len(benchmark.categories)} published; kept")
 
 
-def _summarize_set(rows: list[Row], found: Found, report: Report, duplicates: list[Twin]) -> dict[str, Any]:
+def _summarize_set(
+    rows: list[Row], found: SourceContent, report: Report, duplicates: list[DuplicateImage]
+) -> dict[str, Any]:
     labels: dict[str, set[str]] = {}
     paths: dict[str, set[str]] = {}
     for sha256, path, label, _ in duplicates:
@@ -385,7 +391,7 @@ def _describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def _hash_content(found: Found) -> str:
+def _hash_content(found: SourceContent) -> str:
     """Hash over paths and contents of the images, equal however the set is packed."""
     digest = hashlib.sha256()
     for key, image in sorted(found.images.items()):
@@ -393,7 +399,7 @@ def _hash_content(found: Found) -> str:
     return digest.hexdigest()
 
 
-def _print_summary(name: str, benchmark: Benchmark, output: Output, strangers: int) -> None:
+def _print_summary(name: str, benchmark: Benchmark, output: Output, unrecognised: int) -> None:
     """Say on the console how partial the copy is and what is doubtful."""
     lines = []
     counts = output.counts
@@ -405,8 +411,8 @@ def _print_summary(name: str, benchmark: Benchmark, output: Output, strangers: i
         known = len(set(counts["by_category"]) & set(benchmark.categories))
         copy = f"a partial copy, {share:.1f} %" if share < 100 else "more than all"
         lines.append(f"{copy} of {benchmark.title}: {cells}; {known} of {len(benchmark.categories)} categories")
-    if strangers:
-        lines.append(f"{strangers} images lie where the layout has none and are not taken, named in left_out.csv")
+    if unrecognised:
+        lines.append(f"{unrecognised} images lie where the layout has none and are not taken, named in left_out.csv")
     lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
     twins = counts["duplicates"]
     if twins["groups"]:

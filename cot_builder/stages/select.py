@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from cot_builder.benchmarks.same_category import overlaps, share_a_word
+from cot_builder.benchmarks.same_category import find_overlaps, share_a_word
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.corpus.leakage import write_leakage
 from cot_builder.params import Params
@@ -194,7 +194,7 @@ def _keep_categories(
     both = sorted(set(settings.keep_categories) & set(settings.drop_categories))
     if both:
         raise IndusCotError(f"select.keep_categories and select.drop_categories both name {', '.join(both)}")
-    found = overlaps(sizes, known)
+    found = find_overlaps(sizes, known)
     spared = sorted({category for category, _, _ in found} & set(settings.keep_categories))
     report.dropped = [
         _dropped_row(category, other, known[other], rule, sizes[category])

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from cot_builder.corpus.reading import read_all, read_ids
-from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.rendering import render_messages, render_tags
 from cot_builder.inspection.replay import replay
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.inspection.tools import TOOLBOX_VERSION
@@ -76,9 +76,9 @@ def _verify_images(row: IndusCot, where: str) -> np.ndarray:
 def _verify_renderings(row: IndusCot, trajectory: Trajectory, where: str) -> None:
     verdict = trajectory.verdict
     due = {
-        "messages": messages(trajectory, row.category, row.view),
+        "messages": render_messages(trajectory, row.category, row.view),
         "tools": tool_schemas(),
-        "tagged": tagged(trajectory),
+        "tagged": render_tags(trajectory),
         "answer": verdict.answer,
         "boxes": verdict.boxes,
         "defect_type": verdict.defect_type,

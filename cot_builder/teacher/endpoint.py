@@ -19,7 +19,7 @@ from cot_builder.endpoint.images import ImageSource, make_query_image
 from cot_builder.endpoint.replies import Answer, NotAnsweredError
 from cot_builder.endpoint.request import ImageFile, Message, Request
 from cot_builder.inspection.names import category_name
-from cot_builder.inspection.rendering import verdict_text
+from cot_builder.inspection.rendering import render_verdict
 from cot_builder.inspection.toolbox import Toolbox, tool_schemas
 from cot_builder.params import Draft as DraftParams
 from cot_builder.params import Teacher
@@ -488,7 +488,7 @@ def _build_reading(
         category=category_name(sample.category),
         view=sample.view,
         turns=turns,
-        verdict=verdict_text(trajectory.verdict),
+        verdict=render_verdict(trajectory.verdict),
     )
     return text, images
 

@@ -6,7 +6,7 @@ Words that inspectors need (label, mask, overlay, box, hint, 标注, 标签) are
 import re
 import unicodedata
 
-from cot_builder.inspection.names import category_name, spelled
+from cot_builder.inspection.names import category_name, spell_out
 
 _TRUTH = (
     r"(?:anomal\w*|abnormal\w*|normal|defect\w*|non ?defect\w*|flaw\w*|fault\w*|good|bad|ok|ng|faulty|yes|no|positive|negative"
@@ -285,7 +285,7 @@ def find_leaks(text: str) -> list[str]:
 
 def replace_category_name(text: str, category: str) -> str:
     """Replace the category's name in ``text`` (such as ``mask``, ``555_timer`` or ``10_mm_bolt``) by a neutral word."""
-    names = sorted({category, spelled(category), category_name(category)}, key=len, reverse=True)
+    names = sorted({category, spell_out(category), category_name(category)}, key=len, reverse=True)
     pattern = "|".join(r"[\s_-]+".join(map(re.escape, re.split(r"[\s_]+", name))) for name in names)
     return re.sub(rf"(?<![\w.-])(?:{pattern})(?![\w-])(?!\.\d)", "object", text, flags=re.IGNORECASE)
 

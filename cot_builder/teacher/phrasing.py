@@ -3,8 +3,8 @@
 from random import Random
 
 from cot_builder.inspection.appearance import Scene, Spot
-from cot_builder.inspection.names import article
-from schemas.geometry import Box, area, place_of
+from cot_builder.inspection.names import choose_article
+from schemas.geometry import Box, area, describe_position
 
 NOUNS: dict[str, tuple[str, ...]] = {
     "scratch": ("a scratch", "a score mark", "a scratched line"),
@@ -74,14 +74,14 @@ def scene(rng: Random, name: str, look: Scene) -> str:
     if look.fills_frame:
         ground = pick(rng, "filling the whole frame", "seen close, edge to edge", "with no background around it")
     elif look.on_background:
-        plain = "a plain " if look.background_spread < 5 else f"{article(look.background)} "
+        plain = "a plain " if look.background_spread < 5 else f"{choose_article(look.background)} "
         ground = pick(rng, f"on {plain}{look.background} background", f"against {plain}{look.background} ground")
     detail = ""
     if look.detail > 0.12:
         detail = pick(rng, ", with a lot of fine detail", ", with a busy surface")
     elif look.detail < 0.02:
         detail = pick(rng, ", with little fine detail", ", with a quiet surface")
-    named = f"{article(name)} {name}"
+    named = f"{choose_article(name)} {name}"
     if look.on_background and look.colour == look.background:
         return pick(
             rng,
@@ -160,7 +160,7 @@ def size_word(box: Box) -> str:
 
 def where(rng: Random, box: Box) -> str:
     """Describe the position of a box in words, with or without its centre's coordinates."""
-    place = place_of(box)
+    place = describe_position(box)
     at = {"centre": "in the centre", "left side": "on the left side", "right side": "on the right side"}.get(
         place, f"at the {place}"
     )

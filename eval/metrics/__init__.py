@@ -29,7 +29,17 @@ from eval.metrics.flags import find_flags
 from eval.metrics.resampling import Columns, images_of, mean_share, resample
 from eval.statistics import FEWEST_PARTS, interval
 from schemas.errors import IndusCotError
-from schemas.metrics import Bin, Contamination, Cost, Estimate, Listing, Metrics, Run, Scores, Tools
+from schemas.metrics import (
+    CalibrationBin,
+    Contamination,
+    Cost,
+    Estimate,
+    EvaluatedImages,
+    Metrics,
+    Run,
+    Scores,
+    ToolUse,
+)
 from schemas.prediction import PREDICTION
 
 for _module in pkgutil.iter_modules(__path__):
@@ -39,7 +49,13 @@ BINS = 10
 
 
 def metrics(
-    predictions: pl.DataFrame, run: Run, listing: Listing, contamination: Contamination, *, draws: int, seed: int
+    predictions: pl.DataFrame,
+    run: Run,
+    listing: EvaluatedImages,
+    contamination: Contamination,
+    *,
+    draws: int,
+    seed: int,
 ) -> Metrics:
     """All figures of one run on one set; the same rows give the same figures in any order.
 
@@ -212,7 +228,7 @@ def _macro(categories: Sequence[Estimate], drawn: np.ndarray | None, images: int
     return Estimate(value=value, low=float(low[0]), high=float(high[0]), n=images)
 
 
-def _tools(frame: pl.DataFrame) -> Tools:
+def _tools(frame: pl.DataFrame) -> ToolUse:
     used: Counter[str] = Counter()
     for called in frame["tools"]:
         # A name that the policy made up could be any.
@@ -225,7 +241,7 @@ def _tools(frame: pl.DataFrame) -> Tools:
     # The written verdict is another thing than a margin: it follows a thought, and may be unreadable.
     after = (told["margin"] > 0) == (told["true_answer"] == "Yes")
     given = frame.select(tells.any()).item()
-    return Tools(
+    return ToolUse(
         share={name: used[name] / frame.height for name in (*TOOLS, "unknown") if name in TOOLS or used[name]},
         calls=calls / frame.height,
         success=int(frame["observed"].sum()) / calls if calls else None,
@@ -235,7 +251,7 @@ def _tools(frame: pl.DataFrame) -> Tools:
     )
 
 
-def _calibration(images: PredictionArrays) -> list[Bin]:
+def _calibration(images: PredictionArrays) -> list[CalibrationBin]:
     from scipy.special import expit
     from sklearn.calibration import calibration_curve
 
@@ -249,7 +265,7 @@ def _calibration(images: PredictionArrays) -> list[Bin]:
     held = np.bincount(np.searchsorted(edges[1:-1], chance), minlength=BINS)
     full = np.flatnonzero(held)
     return [
-        Bin(
+        CalibrationBin(
             low=float(edges[place]),
             high=float(edges[place + 1]),
             images=int(held[place]),

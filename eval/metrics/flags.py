@@ -3,7 +3,7 @@
 import numpy as np
 
 from eval.metrics.arrays import PredictionArrays
-from schemas.metrics import Contamination, Listing, Run, Scores
+from schemas.metrics import Contamination, EvaluatedImages, Run, Scores
 
 MOST_UNPARSED = 0.02
 FEW_PARTS = 30
@@ -13,7 +13,7 @@ NAMED = 3
 
 
 def find_flags(
-    images: PredictionArrays, overall: Scores, run: Run, listing: Listing, contamination: Contamination
+    images: PredictionArrays, overall: Scores, run: Run, listing: EvaluatedImages, contamination: Contamination
 ) -> list[str]:
     """What to know before believing a figure."""
     found = []
@@ -39,7 +39,7 @@ def find_flags(
     return found
 
 
-def _reservations(run: Run, listing: Listing, contamination: Contamination) -> list[str]:
+def _reservations(run: Run, listing: EvaluatedImages, contamination: Contamination) -> list[str]:
     """What speaks against setting the figures beside others."""
     found = []
     if run.model is None:

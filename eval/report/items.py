@@ -116,7 +116,7 @@ def _page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
             "data": Markup(data.replace("<", "\\u003c")),
             "facets": facets,
             "total": len(index),
-            "runs": list(dict.fromkeys(run.named for run in runs)),
+            "runs": list(dict.fromkeys(run.title for run in runs)),
         },
         loads_scripts=True,
     )

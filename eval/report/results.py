@@ -13,7 +13,7 @@ from eval.metrics import read_metrics
 from eval.metrics.arrays import Kind
 from eval.metrics.figure import FIGURES
 from eval.scoreboard import SETS, ScoreboardLine, scoreboard
-from schemas.metrics import Bin, Estimate, Metrics, Scores
+from schemas.metrics import CalibrationBin, Estimate, Metrics, Scores
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 250.0, 8.0, 218.0
@@ -144,7 +144,7 @@ def _bar(name: str, scores: Scores) -> Bar:
     return Bar(name, 100 * found.value, low, high, scores.images)
 
 
-def _curve(bins: Sequence[Bin]) -> Curve | None:
+def _curve(bins: Sequence[CalibrationBin]) -> Curve | None:
     held = [item for item in bins if item.images]
     if not held:
         return None

@@ -12,7 +12,7 @@ from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
 from schemas.errors import IndusCotError
-from schemas.metrics import Listing
+from schemas.metrics import EvaluatedImages
 from schemas.sample import SAMPLE, Sample
 from tests.helpers.predictions import MPDD, mpdd, table
 
@@ -185,10 +185,10 @@ def test_published_list_is_recognised(tmp_path: Path) -> None:
     predictions, samples = official()
     extra = sample("mpdd/tubes/" + "f" * 16, TUBE, split="train")
     pulled(Workspace(tmp_path), [*samples, extra])
-    assert listing(predictions, Workspace(tmp_path)) == Listing(
+    assert listing(predictions, Workspace(tmp_path)) == EvaluatedImages(
         evaluated=458, available=458, published=458, same_list=True
     )
-    assert listing(predictions.head(400), Workspace(tmp_path)) == Listing(
+    assert listing(predictions.head(400), Workspace(tmp_path)) == EvaluatedImages(
         evaluated=400, available=458, published=458, same_list=False
     )
 

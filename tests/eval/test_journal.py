@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cot_builder.inspection.episode import Written
+from cot_builder.inspection.episode import GeneratedTurn
 from cot_builder.storage import code
 from eval.evaluate import POLICY_MODULES
 from tests.helpers.evaluated import CALL, NO, found, rows, served
@@ -122,13 +122,13 @@ def test_items_are_stored_before_next_turn(run: Any, policy: Path, monkeypatch: 
     ended = 0
 
     def writer(*_: Any) -> Any:
-        def write(chats: Any) -> list[Written]:
+        def write(chats: Any) -> list[GeneratedTurn]:
             nonlocal ended
             (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
             kept.append((len(journal.read_bytes().splitlines()) - 1, ended))
             said = [NO if len(chat) > 2 or number == 0 else CALL for number, chat in enumerate(chats)]
             ended += said.count(NO)
-            return [Written(text) for text in said]
+            return [GeneratedTurn(text) for text in said]
 
         return write
 

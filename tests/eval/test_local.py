@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 import yaml
 
-from cot_builder.inspection.episode import schemas_of
-from cot_builder.inspection.rendering import for_endpoint, prompt
+from cot_builder.inspection.episode import select_schemas
+from cot_builder.inspection.rendering import flatten_for_endpoint, prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.storage.workspace import Workspace
 from indus_cot import app as cli
@@ -85,9 +85,9 @@ def test_written_tools_match_chat_template(trainable: Workspace) -> None:
     calls = [{"role": "assistant", "content": [{"type": "text", "text": CALL}]}]
     tool = {"role": "tool", "name": "crop", "content": [{"type": "image"}, {"type": "text", "text": "Crop."}]}
     chat = [*prompt("bolt", "C1"), *calls, tool, tool]
-    for tools in (tool_schemas(), schemas_of(("measure",)), None):
+    for tools in (tool_schemas(), select_schemas(("measure",)), None):
         native, written = (
             processor.apply_chat_template(messages, tools=told, add_generation_prompt=True, tokenize=False)
-            for messages, told in ((chat, tools), (for_endpoint(chat, tools), None))
+            for messages, told in ((chat, tools), (flatten_for_endpoint(chat, tools), None))
         )
         assert written == native

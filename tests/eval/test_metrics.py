@@ -20,7 +20,7 @@ from eval.scoreboard import SETS, published, scoreboard
 from eval.statistics import group_parts, interval, resamples
 from indus_cot.app import app, main
 from schemas.errors import IndusCotError
-from schemas.metrics import Contamination, Listing, Metrics, Overview
+from schemas.metrics import Contamination, EvaluatedImages, Metrics, Overview
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family
 from tests.helpers.predictions import BOX, MPDD, NOTHING_SEEN, listing, mpdd, run, table
@@ -254,7 +254,7 @@ def test_reservations_are_flagged() -> None:
         prior_categories=["tubes"],
         zero_shot=False,
     )
-    short = Listing(evaluated=4, available=9, published=458, same_list=False)
+    short = EvaluatedImages(evaluated=4, available=9, published=458, same_list=False)
     flags = scored(table([True, False, True, False], answer=["Yes", "No"] * 2), listing=short, contamination=seen).flags
     for words in (
         "incomplete: 4 of the 9",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from schemas.metrics import Contamination, Listing, Run
+from schemas.metrics import Contamination, EvaluatedImages, Run
 from schemas.prediction import PREDICTION
 
 BOX = [[100, 100, 200, 200]]
@@ -85,10 +85,10 @@ def run(**changed: Any) -> Run:
     return Run(**facts | changed)
 
 
-def listing(images: int, published: int | None = None) -> Listing:
+def listing(images: int, published: int | None = None) -> EvaluatedImages:
     """All of a set's images; by default its list is the published one."""
     published = images if published is None else published
-    return Listing(evaluated=images, available=images, published=published, same_list=images == published)
+    return EvaluatedImages(evaluated=images, available=images, published=published, same_list=images == published)
 
 
 NOTHING_SEEN = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_builder.inspection.rendering import messages
+from cot_builder.inspection.rendering import render_messages
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Params
 from cot_builder.storage.images import decode
@@ -78,7 +78,7 @@ def example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> dict[s
     """A trajectory of the row's image with one real call."""
     observation, png = Toolbox(decode(row["images"][0]["bytes"]), {}).observe(CROP)
     turns = [Turn(thought=thoughts[0], call=CROP, observation=observation), Turn(thought=thoughts[1])]
-    chat = messages(Trajectory(turns=turns, verdict=_verdict(row["answer"], row)), row["category"], row["view"])
+    chat = render_messages(Trajectory(turns=turns, verdict=_verdict(row["answer"], row)), row["category"], row["view"])
     return {"messages": chat, "images": [row["images"][0], {"bytes": png}], "tools": row["tools"]}
 
 
@@ -87,7 +87,9 @@ def guesses(row: dict[str, Any]) -> list[dict[str, Any]]:
     turns = [Turn(thought=THOUGHTS[1])]
     return [
         {
-            "messages": messages(Trajectory(turns=turns, verdict=_verdict(answer, row)), row["category"], row["view"]),
+            "messages": render_messages(
+                Trajectory(turns=turns, verdict=_verdict(answer, row)), row["category"], row["view"]
+            ),
             "images": row["images"][:1],
             "tools": row["tools"],
         }

@@ -15,7 +15,7 @@ Layout: ``<kind>/Imgs/<name>.jpg`` and, of the same name, ``<name>.png``; ``MT_F
 
 import re
 
-from cot_builder.benchmarks.benchmark import Benchmark, Entry, Layout, Place
+from cot_builder.benchmarks.benchmark import Benchmark, ClassifiedPath, Entry, Layout
 from cot_builder.benchmarks.synthetic.parts import textures
 from cot_builder.benchmarks.synthetic.rendering import (
     Part,
@@ -44,13 +44,13 @@ BENCHMARK = Benchmark(
 _PATH = re.compile(r"(?:^|/)(?P<key>(?P<kind>MT_[^/]+)/Imgs/[^/]+[.](?P<suffix>jpg|png))$")
 
 
-def place(path):
+def classify_path(path):
     match = _PATH.search(path)
-    return Place("image" if match["suffix"] == "jpg" else "mask", match["key"]) if match else None
+    return ClassifiedPath("image" if match["suffix"] == "jpg" else "mask", match["key"]) if match else None
 
 
 def layout(_settings, _files):
-    return Layout(place, _entries)
+    return Layout(classify_path, _entries)
 
 
 def _entries(listing):
@@ -140,9 +140,10 @@ def test_new_data_set_tells_its_facts(tree: Path, pulled: str) -> None:
 
 def test_own_copy_has_its_licence(tree: Path, pulled: str) -> None:
     script = (
-        "from cot_builder.benchmarks.licences import benchmark_of, hub_licence; from cot_builder.params import PullSet\n"
-        "facts = benchmark_of(PullSet(benchmark='tiles', source='there', role='train'))\n"
-        "print(facts.licence, facts.redistribution, facts.attribution, hub_licence(facts.licence))"
+        "from cot_builder.benchmarks.licences import resolve_benchmark, to_hub_licence\n"
+        "from cot_builder.params import PullSet\n"
+        "facts = resolve_benchmark(PullSet(benchmark='tiles', source='there', role='train'))\n"
+        "print(facts.licence, facts.redistribution, facts.attribution, to_hub_licence(facts.licence))"
     )
     assert run_python(tree, "-c", script).strip() == "CC BY-SA 4.0 allowed The makers of the tiles cc-by-sa-4.0"
 

@@ -12,7 +12,7 @@ from tests.house.product_copy import copy_with, run_python
 
 LINES = '''"""A text file with a line an image: path, category, and the defect with its box in pixels, or good."""
 
-from cot_builder.benchmarks.benchmark import Entry, Layout, Place, path_within
+from cot_builder.benchmarks.benchmark import ClassifiedPath, Entry, Layout, path_within
 from schemas.errors import IndusCotError
 
 FORM = "a list, parts.txt"
@@ -38,11 +38,11 @@ def read(settings, files):
             found.append(entry)
     images = {entry.image for entry in found}
 
-    def place(path):
+    def classify_path(path):
         key = path_within(path)
-        return Place("image", key) if key in images else None
+        return ClassifiedPath("image", key) if key in images else None
 
-    return Layout(place, lambda listing: iter(found))
+    return Layout(classify_path, lambda listing: iter(found))
 '''
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import indus_cot
 from cot_builder.corpus.reading import read_all
-from cot_builder.inspection.rendering import messages, tagged
+from cot_builder.inspection.rendering import render_messages, render_tags
 from cot_builder.storage.workspace import Workspace
 from indus_cot import (
     Corpus,
@@ -95,7 +95,7 @@ def test_corpus_rows_equal_the_stored_ones(corpus: Corpus, workspace: Workspace)
     for row in found:
         due = stored[row.id]
         assert row.trajectory.model_dump_json() == due.trajectory
-        assert row.messages == json.loads(due.messages) == messages(row.trajectory, row.category, row.view)
+        assert row.messages == json.loads(due.messages) == render_messages(row.trajectory, row.category, row.view)
         assert row.images == [image.bytes for image in due.images] and row.split == due.split
     assert len(list(corpus.rows("validation"))) == corpus.counts["validation"]
     with pytest.raises(IndusCotError, match="no split 'test'; there are train, validation"):
@@ -143,7 +143,7 @@ def test_completions_are_read_from_every_form(corpus: Corpus) -> None:
     clean = [row for row in corpus if not any("<" in turn.thought for turn in row.trajectory.turns)]
     assert len(clean) > 10
     for row in clean:
-        for written in (row.messages[2:], tagged(row.trajectory)):
+        for written in (row.messages[2:], render_tags(row.trajectory)):
             found = read_completion(written)
             assert found.verdict == row.trajectory.verdict and not found.faults
             assert list(found.calls) == row.trajectory.calls

@@ -9,12 +9,12 @@ from schemas.geometry import (
     Box,
     area,
     check_box,
+    describe_position,
     expand,
     from_pixels,
     hull,
     intersection,
     iou,
-    place_of,
     to_pixels,
     union_iou,
 )
@@ -152,4 +152,4 @@ def test_growing_never_loses_what_was_inside(box: Box, factor: float) -> None:
     ],
 )
 def test_places_read_as_an_inspector_says_them(box: Box, words: str) -> None:
-    assert place_of(box) == words
+    assert describe_position(box) == words

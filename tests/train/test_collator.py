@@ -47,7 +47,7 @@ def words(trajectory: Trajectory) -> list[str]:
         f'{{"name": "{turn.call.tool}", "arguments": {json.dumps(turn.call.arguments)}}}\n</tool_call>'
         for turn in trajectory.turns[:-1]
     ]
-    return [text + END for text in (*turns, rendering.final_answer(trajectory))]
+    return [text + END for text in (*turns, rendering.render_final_turn(trajectory))]
 
 
 def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
@@ -95,7 +95,7 @@ def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_coun
 def test_the_control_arm_is_prompt_image_and_the_tags_of_the_verdict(trainable: Workspace, rows, processor) -> None:
     labels = list(corpus.read(trainable.indus_cot, target="labels")["train"])
     batch = collator(processor)(labels[:6])
-    verdicts = [rendering.verdict_text(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
+    verdicts = [rendering.render_verdict(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
     assert len({text.startswith("<location>") for text in verdicts}) == 2
     assert trained(batch, processor) == [text + END for text in verdicts]
     assert len(batch["image_grid_thw"]) == 6

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cot_builder.inspection.rendering import for_endpoint
+from cot_builder.inspection.rendering import flatten_for_endpoint
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
@@ -81,7 +81,7 @@ def sampled(message: dict[str, Any]) -> str:
 
 def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     """As a server renders what an endpoint is sent: the model's own template, no tool turn, no native call."""
-    chat = for_endpoint(filled(row))
+    chat = flatten_for_endpoint(filled(row))
     assert {message["role"] for message in chat} <= {"system", "user", "assistant"}
     assert not any("tool_calls" in message for message in chat)
     batch = processor.apply_chat_template(

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cot_builder.inspection import rendering
-from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, read
+from cot_builder.inspection.parsing import RESPONSE_TEMPLATE, parse_completion
 from cot_builder.params import load_params
 from schemas.errors import IndusCotError
 from schemas.geometry import Box, union_iou
@@ -117,7 +117,7 @@ WELL_FORMED: dict[str, tuple[Chat, dict[str, Any], float, float]] = {
 def test_a_well_formed_completion_earns(name: str) -> None:
     completion, truth, dconf, expected = WELL_FORMED[name]
     assert score(completion, truth, dconf) == pytest.approx(expected, abs=1e-12)
-    assert read(completion).faults == ()
+    assert parse_completion(completion).faults == ()
 
 
 WITHOUT_A_VERDICT: dict[str, Chat] = {
@@ -182,7 +182,7 @@ WITHOUT_A_VERDICT: dict[str, Chat] = {
 def test_a_completion_without_one_clear_verdict_earns_the_penalty_whatever_is_true(name, truth) -> None:
     completion = WITHOUT_A_VERDICT[name]
     assert score(completion, truth) == PENALTY
-    assert read(completion).verdict is None and read(completion).faults
+    assert parse_completion(completion).verdict is None and parse_completion(completion).faults
 
 
 DEVIATING: dict[str, tuple[str, str]] = {
@@ -208,8 +208,8 @@ DEVIATING: dict[str, tuple[str, str]] = {
 def test_form_does_not_change_the_verdict(name: str) -> None:
     """A deviating form has the same verdict and pays the penalty once, right or wrong."""
     exact, deviating = ([say(text)] for text in DEVIATING[name])
-    assert read(deviating).verdict == read(exact).verdict and not read(exact).faults
-    assert read(deviating).faults and not read(deviating).exact_verdict
+    assert parse_completion(deviating).verdict == parse_completion(exact).verdict and not parse_completion(exact).faults
+    assert parse_completion(deviating).faults and not parse_completion(deviating).exact_verdict
     for truth in (DEFECT, SOUND):
         assert score(deviating, truth) == pytest.approx(score(exact, truth) + PENALTY)
 
@@ -241,7 +241,7 @@ def test_a_malformed_call_costs_the_penalty_once_and_leaves_the_gate_open(name: 
     assert score([*steps, say(yes())], DEFECT, -1.0) == pytest.approx(BEST - 0.05 * counted + PENALTY)
     assert score([*steps, *steps, say(yes())], DEFECT, -1.0) == pytest.approx(BEST - 0.1 * counted + PENALTY)
     assert score([*steps, say(NO)], DEFECT) == PENALTY
-    assert read([*steps, say(yes())]).calls == counted
+    assert parse_completion([*steps, say(yes())]).calls == counted
 
 
 @pytest.mark.parametrize(
@@ -338,13 +338,13 @@ tags = st.sampled_from(
     ["<think>", "</think>", "<location>", "[[0, 0, 9, 9]]", "</location>", "<type>", "scratch", "</type>", "<answer>"]
     + ["Yes", "No", "</answer>", " ", "x", "\n", NO, yes(), "<tool_call>", "</tool_call>", "<|im_end|>"]
 )
-texts = st.one_of(st.lists(tags, max_size=12).map("".join), verdicts.map(rendering.verdict_text), st.text())
+texts = st.one_of(st.lists(tags, max_size=12).map("".join), verdicts.map(rendering.render_verdict), st.text())
 
 
 @st.composite
 def completions(draw: st.DrawFn) -> Chat:
     chat: Chat = [message for part in draw(st.lists(steps, max_size=4)) for message in part]
-    ending = draw(st.one_of(texts, verdicts.map(lambda v: "<think>x</think>" + rendering.verdict_text(v))))
+    ending = draw(st.one_of(texts, verdicts.map(lambda v: "<think>x</think>" + rendering.render_verdict(v))))
     return copy.deepcopy([*chat, say(ending)][: draw(st.integers(0, len(chat) + 1))])
 
 
@@ -355,8 +355,8 @@ def test_what_the_renderer_writes_is_read_back_without_a_fault(verdict: Verdict,
         Turn(thought="x", call=ToolCall(tool=tool, arguments=arguments[tool]), observation=Observation(text="y"))
         for tool in tools
     ]
-    chat = rendering.messages(Trajectory(turns=[*turns, Turn(thought="z")], verdict=verdict), "nut", "C1")
-    reading = read(chat[2:])
+    chat = rendering.render_messages(Trajectory(turns=[*turns, Turn(thought="z")], verdict=verdict), "nut", "C1")
+    reading = parse_completion(chat[2:])
     assert (reading.verdict, reading.calls, reading.observed, reading.faults) == (verdict, len(tools), len(tools), ())
 
 
@@ -374,7 +374,7 @@ def test_a_right_yes_earns_more_the_more_of_the_place_it_covers(true: list[Box],
 
 @given(completions(), truths, st.floats())
 def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(completion, truth, dconf) -> None:
-    reading, reward = read(completion), score(completion, truth, dconf)
+    reading, reward = parse_completion(completion), score(completion, truth, dconf)
     formatted = PENALTY if reading.faults else 0.0
     if reading.verdict is None or reading.verdict.answer != truth["answer"]:
         assert reward == formatted
@@ -389,14 +389,14 @@ def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
     # Plain words within the thought are just another thought.
     assume(extra and (place in (0, 3) or set("<>") & set(extra)))
     chat = [message for part in before for message in part]
-    parts = ["<think>", "x", "</think>", rendering.verdict_text(verdict)]
+    parts = ["<think>", "x", "</think>", rendering.render_verdict(verdict)]
     honest = [*chat, say("".join(parts))]
     cut = [0, 1, 2, 4][place]
     greedy = [*chat, say("".join([*parts[:cut], extra, *parts[cut:]]))]
-    assert read(honest).verdict == verdict and read(greedy).verdict in (None, verdict)
-    assert read(greedy).faults and score(greedy, truth, dconf) <= score(honest, truth, dconf)
+    assert parse_completion(honest).verdict == verdict and parse_completion(greedy).verdict in (None, verdict)
+    assert parse_completion(greedy).faults and score(greedy, truth, dconf) <= score(honest, truth, dconf)
     if place in (0, 3) and extra.strip() and "<think>" not in extra:
-        assert read(greedy).verdict is None and score(greedy, truth, dconf) == PENALTY
+        assert parse_completion(greedy).verdict is None and score(greedy, truth, dconf) == PENALTY
 
 
 @given(completions(), steps, st.integers(1, 6), truths, st.floats())

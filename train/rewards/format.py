@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.parsing import parse_completion
 from train.rewards.term import Completion, reward_term
 
 
@@ -21,4 +21,4 @@ def format_reward(completions: Sequence[Completion], **_: Any) -> list[float]:
     one call, and a call of an unknown tool or with other arguments than it takes. However much is malformed, the
     penalty is the same: a second slip cannot make up for a first one.
     """
-    return [-1.0 if read(written).faults else 0.0 for written in completions]
+    return [-1.0 if parse_completion(written).faults else 0.0 for written in completions]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.parsing import parse_completion
 from schemas.geometry import Box, union_iou
 from train.rewards.term import Completion, reward_term
 
@@ -20,5 +20,5 @@ def location_reward(completions: Sequence[Completion], boxes: Sequence[Sequence[
     """
     return [
         union_iou(reading.verdict.boxes, true) if reading.verdict else 0.0
-        for reading, true in zip(map(read, completions), boxes, strict=True)
+        for reading, true in zip(map(parse_completion, completions), boxes, strict=True)
     ]

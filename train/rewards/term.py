@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.parsing import parse_completion
 from cot_builder.inspection.rendering import Message
 
 Completion = Sequence[Message]
@@ -88,7 +88,7 @@ def reward_term(
 
 def is_right(completion: Completion, truth: str) -> bool:
     """Whether the one verdict of ``completion`` is the true one."""
-    verdict = read(completion).verdict
+    verdict = parse_completion(completion).verdict
     return verdict is not None and verdict.answer == truth
 
 

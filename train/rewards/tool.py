@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.parsing import parse_completion
 from train.rewards.term import Completion, reward_term
 
 
@@ -32,5 +32,5 @@ def tool_reward(
     """
     return [
         lambda_ * (gain > 0 and reading.observed > 0) - eta * reading.calls
-        for reading, gain in zip(map(read, completions), dconf, strict=True)
+        for reading, gain in zip(map(parse_completion, completions), dconf, strict=True)
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cot_builder.inspection.parsing import read
+from cot_builder.inspection.parsing import parse_completion
 from schemas.taxonomy import similarity
 from train.rewards.term import Completion, reward_term
 
@@ -18,7 +18,7 @@ def type_reward(completions: Sequence[Completion], defect_type: Sequence[str | N
     """
     return [
         _likeness(reading.verdict.defect_type, true) if reading.verdict else 0.0
-        for reading, true in zip(map(read, completions), defect_type, strict=True)
+        for reading, true in zip(map(parse_completion, completions), defect_type, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ Every module of this folder that has a ``FORM`` is one. It has
   it is in another. ``files`` are the paths of all files and the content of every form's records. What is wrong with
   annotations that are in this form is an error, with file, row and field.
 
-A layout has two functions. ``place`` says of a path whether it is an image or a mask, and what its key is:
+A layout has two functions. ``classify_path`` says of a path whether it is an image or a mask, and what its key is:
 :func:`~cot_builder.benchmarks.benchmark.path_within` of it. ``entries`` is called when all images are read, with the
 keys of those that are there, and yields an :class:`~cot_builder.benchmarks.benchmark.Entry` for each annotated image:
 category, label, the owner's word for the type, and boxes in pixels or the key of a mask.

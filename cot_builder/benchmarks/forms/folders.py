@@ -16,7 +16,7 @@ FORM = "folders named train, test, good and by types"
 
 def read(_settings: PullSet, files: Files) -> Layout | None:
     """The layout, where any file lies as it has it."""
-    return LAYOUT if any(map(mvtec_ad.place, files.paths)) else None
+    return LAYOUT if any(map(mvtec_ad.classify_path, files.paths)) else None
 
 
 def _entries(listing: Listing) -> Iterator[Entry]:
@@ -28,4 +28,4 @@ def _entries(listing: Listing) -> Iterator[Entry]:
             yield entry
 
 
-LAYOUT = Layout(mvtec_ad.place, _entries)
+LAYOUT = Layout(mvtec_ad.classify_path, _entries)

@@ -30,7 +30,7 @@ from difflib import get_close_matches
 from functools import cache, partial
 from typing import Any
 
-from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, Entry, Files, Layout, Listing, Place, path_within
+from cot_builder.benchmarks.benchmark import IMAGE_SUFFIXES, ClassifiedPath, Entry, Files, Layout, Listing, path_within
 from cot_builder.benchmarks.forms.verdicts import LABELS, tells_the_label
 from cot_builder.params import PullSet
 from schemas.errors import IndusCotError
@@ -98,13 +98,13 @@ def read(settings: PullSet, files: Files) -> Layout | None:
     return Layout(partial(_place, images=images, masks=masks), entries)
 
 
-def _place(path: str, images: set[str], masks: set[str]) -> Place | None:
+def _place(path: str, images: set[str], masks: set[str]) -> ClassifiedPath | None:
     key = path_within(path)
     if key in images:
-        return Place("image", key)
+        return ClassifiedPath("image", key)
     if key in masks:
-        return Place("mask", key)
-    return Place("unlisted", key) if key.lower().endswith(IMAGE_SUFFIXES) else None
+        return ClassifiedPath("mask", key)
+    return ClassifiedPath("unlisted", key) if key.lower().endswith(IMAGE_SUFFIXES) else None
 
 
 def _table_name(source: str) -> str:

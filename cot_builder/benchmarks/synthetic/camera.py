@@ -99,7 +99,7 @@ def expose(image: np.ndarray, view: View) -> np.ndarray:
     return cv2.convertScaleAbs(np.maximum(noisy, 0))
 
 
-def changed(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
+def find_changed_pixels(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
     """Pixels that a defect visibly changed, (height, width) bool, from two photographs without noise.
 
     Gaps of a few pixels are closed and single pixels dropped; nothing is grown beyond that.

@@ -25,7 +25,7 @@ class WallMark:
     seed: int
 
 
-def spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) -> tuple[float, float]:
+def choose_spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) -> tuple[float, float]:
     """A point (x, y) in pixels on the part, ``inset`` reference pixels or more from its outline where it is so wide."""
     step = max(1, surface.alpha.shape[1] // 128)
     solid = np.pad((surface.alpha[::step, ::step] > 0.98).astype(np.uint8), 1)
@@ -40,7 +40,7 @@ def spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) -> tupl
     return float(columns[index] * step), float(rows[index] * step)
 
 
-def edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]:
+def choose_edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]:
     """A point (x, y) in pixels on the part's outline, off the canvas's border."""
     found = cv2.findContours((surface.alpha > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     height, width = surface.alpha.shape
@@ -53,7 +53,7 @@ def edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]
         & (points[:, 1] < height - margin)
     )
     if not inner.any():
-        return spot(surface, rng)
+        return choose_spot(surface, rng)
     x, y = points[inner][int(rng.integers(int(inner.sum())))]
     return float(x), float(y)
 
@@ -61,7 +61,7 @@ def edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]
 def scratch(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """One hairline or up to three lines; at times seen by their relief alone, when the lamp stands well."""
     relief_only, hairline = rng.random() < 0.35 and strength < 2, rng.random() < 0.35
-    centre = spot(surface, rng, 22)
+    centre = choose_spot(surface, rng, 22)
     turn = rng.uniform(0, np.pi)
     for k in range(1 if hairline else int(rng.integers(1, 4))):
         length = rng.uniform(36, 150) * _unit(surface) * (0.6 if k or hairline else 1)
@@ -75,7 +75,7 @@ def scratch(surface: Surface, rng: np.random.Generator, strength: float) -> None
 
 def dent(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A shallow hollow with soft edges: shape alone, no change of colour."""
-    x, y = spot(surface, rng, 26)
+    x, y = choose_spot(surface, rng, 26)
     radius = rng.uniform(11, 26) * _unit(surface)
     cover, roi = _blob(surface, x, y, radius, rng, sharp=0.0, rough=0.25)
     _alter(surface, roi, cover, relief=-radius * (0.1 + 0.42 * min(strength, 2.0)))
@@ -83,7 +83,7 @@ def dent(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def pit(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A pinhole, or up to four small, sharp-edged hollows."""
-    x, y = spot(surface, rng, 14)
+    x, y = choose_spot(surface, rng, 14)
     pinhole = rng.random() < 0.35
     for _ in range(1 if pinhole else int(rng.integers(1, 5))):
         radius = (1.4 if pinhole else rng.uniform(1.8, 5.5)) * _unit(surface)
@@ -94,8 +94,8 @@ def pit(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def crack(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A jagged, branching dark line that often starts at an edge."""
-    start = np.array(edge_spot(surface, rng) if rng.random() < 0.6 else spot(surface, rng, 24))
-    target = np.array(spot(surface, rng, 30))
+    start = np.array(choose_edge_spot(surface, rng) if rng.random() < 0.6 else choose_spot(surface, rng, 24))
+    target = np.array(choose_spot(surface, rng, 30))
     along = target - start
     turn = float(np.arctan2(along[1], along[0]))
     crack_along(surface, rng, strength, start, turn, rng.uniform(55, 150) * _unit(surface))
@@ -125,7 +125,7 @@ def crack_along(
 def cut(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A clean slit, open in the middle, with raised lips."""
     points = _wavy(
-        np.array(spot(surface, rng, 40)), rng.uniform(0, np.pi), rng.uniform(40, 110) * _unit(surface), rng, 0.02
+        np.array(choose_spot(surface, rng, 40)), rng.uniform(0, np.pi), rng.uniform(40, 110) * _unit(surface), rng, 0.02
     )
     lips, roi = _line(surface, points, 5, taper=True)
     _alter(surface, roi, lips, relief=0.7 + 1.2 * strength)
@@ -136,14 +136,14 @@ def cut(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 def fold(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A soft crease across the surface."""
     length = rng.uniform(140, 300) * _unit(surface)
-    points = _wavy(np.array(spot(surface, rng, 60)), rng.uniform(0, np.pi), length, rng, 0.08)
+    points = _wavy(np.array(choose_spot(surface, rng, 60)), rng.uniform(0, np.pi), length, rng, 0.08)
     cover, roi = _line(surface, points, 9, taper=True, soft=3.5)
     _alter(surface, roi, cover, relief=2.0 + 5.0 * strength, change=4 + 8 * strength)
 
 
 def stain(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A film of oil or dirt, a smear, or a spatter of specks."""
-    x, y = spot(surface, rng, 14)
+    x, y = choose_spot(surface, rng, 14)
     form = rng.integers(3)
     colour = _pick(rng, (62, 48, 30), (34, 34, 38), (120, 92, 44), (206, 204, 196), (70, 60, 92))
     if form == 0:
@@ -168,7 +168,7 @@ def stain(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def discolour(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A spot of the wrong colour in the material, its relief unchanged."""
-    x, y = spot(surface, rng, 12)
+    x, y = choose_spot(surface, rng, 12)
     cover, roi = _blob(surface, x, y, rng.uniform(7, 24) * _unit(surface), rng, sharp=0.3, rough=0.5)
     colour = _pick(rng, (150, 40, 36), (40, 60, 120), (66, 40, 20), (60, 110, 60), (36, 36, 36))
     _paint(surface, roi, cover, colour, 0.09 + 0.5 * strength, 0.0)
@@ -176,7 +176,7 @@ def discolour(surface: Surface, rng: np.random.Generator, strength: float) -> No
 
 def glue(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A clear, glossy drop or bead that stands proud."""
-    x, y = spot(surface, rng, 20)
+    x, y = choose_spot(surface, rng, 20)
     cover, roi = _blob(surface, x, y, rng.uniform(12, 30) * _unit(surface), rng, sharp=0.7, rough=0.5)
     colour = _pick(rng, (222, 214, 186), (230, 230, 226))
     _paint(surface, roi, cover, colour, 0.06 + 0.26 * strength, 0.9)
@@ -185,7 +185,7 @@ def glue(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def wax(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A drop of the part's own pale material that has run."""
-    x, y = edge_spot(surface, rng)
+    x, y = choose_edge_spot(surface, rng)
     cover, roi = _blob(surface, x, y, rng.uniform(11, 22) * _unit(surface), rng, sharp=0.7, rough=0.4)
     _paint(surface, roi, cover, (238, 236, 226), 0.3 + 0.65 * min(strength, 1), 0.3)
     np.maximum(surface.alpha[roi], cover * min(0.4 + strength, 1), out=surface.alpha[roi])
@@ -194,7 +194,7 @@ def wax(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def hole(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """An opening with a ragged, raised rim."""
-    x, y = spot(surface, rng, 20)
+    x, y = choose_spot(surface, rng, 20)
     radius = rng.uniform(4, 12) * _unit(surface)
     cover, roi = _blob(surface, x, y, radius * 1.5, rng, sharp=0.5, rough=0.3)
     _alter(surface, roi, cover, relief=1.5 * strength, change=14 * strength)
@@ -216,7 +216,7 @@ def foreign(surface: Surface, rng: np.random.Generator, strength: float) -> None
 def fibre(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A curled thread or hair."""
     length = rng.uniform(45, 130) * _unit(surface)
-    points = _wavy(np.array(spot(surface, rng, 20)), rng.uniform(0, np.pi), length, rng, 0.3)
+    points = _wavy(np.array(choose_spot(surface, rng, 20)), rng.uniform(0, np.pi), length, rng, 0.3)
     colour = _pick(rng, (30, 30, 34), (170, 34, 40), (226, 226, 222), (40, 66, 140))
     shadow, roi = _line(surface, points + (2 * _unit(surface), 3 * _unit(surface)), 2, soft=1.2)
     _alter(surface, roi, shadow, change=-26 * strength)
@@ -227,7 +227,7 @@ def fibre(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def crumb(surface: Surface, rng: np.random.Generator, strength: float, metal: bool = False) -> None:
     """A chip or particle."""
-    x, y = spot(surface, rng, 12)
+    x, y = choose_spot(surface, rng, 12)
     radius = rng.uniform(3.5, 10) * _unit(surface)
     colour = _pick(rng, (58, 44, 32), (188, 178, 160), (40, 40, 44), (176, 120, 60))
     shadow, roi = _blob(surface, x + radius * 0.5, y + radius * 0.6, radius * 1.1, rng, sharp=0.3, rough=0.3)
@@ -244,7 +244,7 @@ def metal_crumb(surface: Surface, rng: np.random.Generator, strength: float) -> 
 
 def abrasion(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A scuffed patch: many short parallel lines, the finish gone dull and pale."""
-    x, y = spot(surface, rng, 22)
+    x, y = choose_spot(surface, rng, 22)
     radius = rng.uniform(13, 34) * _unit(surface)
     turn = rng.uniform(0, np.pi)
     cover, roi = _blob(surface, x, y, radius, rng, sharp=0.2, rough=0.6)
@@ -262,7 +262,7 @@ def abrasion(surface: Surface, rng: np.random.Generator, strength: float) -> Non
 
 def rust(surface: Surface, rng: np.random.Generator, strength: float, spread: float = 1.0) -> None:
     """Brown, rough, speckled corrosion in runs."""
-    x, y = spot(surface, rng, 20)
+    x, y = choose_spot(surface, rng, 20)
     turn = rng.uniform(0, np.pi)
     for _ in range(int(rng.integers(3, 6) * spread)):
         reach = rng.normal(0, 34 * spread) * _unit(surface)
@@ -283,7 +283,7 @@ def wide_rust(surface: Surface, rng: np.random.Generator, strength: float) -> No
 
 def chip(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A piece broken off the edge, leaving a pale ragged break."""
-    x, y = edge_spot(surface, rng)
+    x, y = choose_edge_spot(surface, rng)
     radius = rng.uniform(9, 24) * _unit(surface) * min(0.5 + 0.6 * strength, 1.3)
     cover, roi = _blob(surface, x, y, radius * 1.3, rng, sharp=0.9, rough=0.5)
     face = cover * surface.alpha[roi]
@@ -297,7 +297,7 @@ def chip(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def gouge(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A chunk gone from the surface, its floor rough."""
-    x, y = spot(surface, rng, 14)
+    x, y = choose_spot(surface, rng, 14)
     cover, roi = _blob(surface, x, y, rng.uniform(10, 24) * _unit(surface), rng, sharp=0.95, rough=0.6)
     rough = np.clip(1 + 0.08 * _patch("grain", surface, roi, rng), 0.3, 2)
     _alter(surface, roi, cover * rough, change=-(6 + 20 * strength), relief=-(2 + 7 * strength), gloss=0.02)
@@ -305,7 +305,7 @@ def gouge(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def warp(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """The part pushed out of shape in one place: what is there moves, nothing is added."""
-    x, y = edge_spot(surface, rng) if not _fills(surface) else spot(surface, rng, 40)
+    x, y = choose_edge_spot(surface, rng) if not _fills(surface) else choose_spot(surface, rng, 40)
     radius = rng.uniform(34, 62) * _unit(surface)
     turn = rng.uniform(0, 2 * np.pi)
     push = radius * (0.16 + 0.24 * min(strength, 1.4))
@@ -331,7 +331,7 @@ def warp(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 def flatten(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     """A tube squeezed flat in one place."""
-    x, y = spot(surface, rng, 22)
+    x, y = choose_spot(surface, rng, 22)
     cover, roi = _blob(surface, x, y, rng.uniform(34, 56) * _unit(surface), rng, sharp=0.0, rough=0.15)
     patch = surface.height[roi]
     low, high = np.quantile(patch, (0.15, 0.98))

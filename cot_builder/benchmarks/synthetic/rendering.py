@@ -18,8 +18,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cot_builder.benchmarks.synthetic.camera import Ground, View, Wall, changed, expose, photograph
-from cot_builder.benchmarks.synthetic.defects import SURFACE_HARMS, WallMark, spot
+from cot_builder.benchmarks.synthetic.camera import Ground, View, Wall, expose, find_changed_pixels, photograph
+from cot_builder.benchmarks.synthetic.defects import SURFACE_HARMS, WallMark, choose_spot
 from cot_builder.benchmarks.synthetic.surface import Material, Pen, Surface, new_pen, noise, write
 from cot_builder.params import Synthetic
 from cot_builder.storage.parallel import thread_map
@@ -53,7 +53,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPhoto:
     """One photograph before it becomes a file."""
 
     path: str
@@ -80,9 +80,9 @@ class Rendering:
     benchmark: str
     groups: Callable[[Synthetic], Sequence[str]]
     """Names of the groups: categories, for the most part."""
-    photographs: Callable[[str, Synthetic, int], Iterator[Rendered]]
+    photographs: Callable[[str, Synthetic, int], Iterator[RenderedPhoto]]
     """The photographs of a group, from its name, the settings and the seed of everything random."""
-    files: Callable[[str, list[Rendered]], list[File]]
+    files: Callable[[str, list[RenderedPhoto]], list[File]]
     """The files that hold the photographs of a group, its masks and its labels."""
     lists: Callable[[Synthetic], list[File]] = no_files
     """Files about all groups, such as a list of the test images."""
@@ -112,7 +112,7 @@ def render_files(rendering: Rendering, settings: Synthetic, seed: int, workers: 
     yield from rendering.lists(settings)
 
 
-def render_photographs(rendering: Rendering, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+def render_photographs(rendering: Rendering, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     """The photographs of a rendered data set, each beside what it would show without its defect."""
     for group in rendering.groups(settings):
         yield from rendering.photographs(group, settings, seed)
@@ -148,7 +148,7 @@ class Part:
         return random_numbers(self.seed, self.benchmark, self.category, self.index, *purpose)
 
     @property
-    def least(self) -> float:
+    def min_visible_pixels(self) -> float:
         """Fewest changed pixels that count as visible."""
         return max(4, VISIBLE_PIXELS * (self.size / 512) ** 2)
 
@@ -190,7 +190,7 @@ def _faults(recipe: Recipe, label: str | None, index: int) -> tuple[Fault, ...]:
     return (Fault(label, kinds[turn % len(kinds)], CONTRASTS[(index + turn) % len(CONTRASTS)]),)
 
 
-def take_photographs(part: Part, paths: Sequence[str]) -> Iterator[Rendered]:
+def take_photographs(part: Part, paths: Sequence[str]) -> Iterator[RenderedPhoto]:
     """The part from as many cameras as there are paths; each of its faults is visible from one camera at least."""
     for path, (view, shot) in zip(paths, _shoot(part, len(paths)), strict=True):
         yield develop(path, part, shot, view)
@@ -237,8 +237,8 @@ def _shoot(part: Part, cameras: int = 1) -> Iterator[tuple[View, Shot]]:
             mark = _wall_mark(state, wall, fault.kind, strength, views, rng)
             harmed = state if mark else _harmed(part, state, drawn, fault.kind, strength, rng)
             after = [photograph(harmed, view, wall, mark) for view in views]
-            masks = [changed(*pair) for pair in zip(images, after, strict=True)]
-            if max(int(mask.sum()) for mask in masks) >= part.least:
+            masks = [find_changed_pixels(*pair) for pair in zip(images, after, strict=True)]
+            if max(int(mask.sum()) for mask in masks) >= part.min_visible_pixels:
                 break
         else:
             raise RuntimeError(f"{part.category} {part.index}: {fault.kind} stays invisible in {ATTEMPTS} attempts")
@@ -320,7 +320,7 @@ def _individual(one: Part, surface: Surface, sound: Surface) -> Surface:
     unit = part.size / 512
     if sound.alpha.min() < 0.5:
         if rng.random() < 0.4:
-            at = np.array(spot(sound, rng, 26)) / part.size
+            at = np.array(choose_spot(sound, rng, 26)) / part.size
             ink = Material((236, 236, 232) if sound.albedo.mean() < 60 else (56, 56, 62), 0.2)
             letter, lot, week, year = (
                 rng.choice(list("ABKLT")),
@@ -334,7 +334,7 @@ def _individual(one: Part, surface: Surface, sound: Surface) -> Surface:
             row = int(rng.uniform(0.3, 0.7) * part.size)
             part.height[row : row + max(1, round(2 * unit))] += np.float32(0.35 * unit)
     if rng.random() < 0.4:
-        x0, y0 = spot(sound, rng, 10)
+        x0, y0 = choose_spot(sound, rng, 10)
         columns = np.arange(part.size, dtype=np.float32)
         reach = np.float32(rng.uniform(24, 60) * unit)
         glow = np.exp(-((columns - x0) ** 2) / reach**2) * np.exp(-((columns[:, None] - y0) ** 2) / reach**2)
@@ -342,12 +342,12 @@ def _individual(one: Part, surface: Surface, sound: Surface) -> Surface:
     return part
 
 
-def develop(path: str, part: Part, shot: Shot, view: View) -> Rendered:
+def develop(path: str, part: Part, shot: Shot, view: View) -> RenderedPhoto:
     """A photograph with its noise, and the labels and the mask of the faults that it shows."""
     mask = np.zeros(shot.clean.shape[:2], np.uint8)
     labels: list[str] = []
     for fault, seen in zip(part.faults, shot.seen, strict=True):
-        if seen.sum() >= part.least:
+        if seen.sum() >= part.min_visible_pixels:
             labels.append(fault.label)
             mask[seen] = len(labels)
     # A part whose defect this camera does not see is shown as it is, whatever its folder says.
@@ -355,7 +355,7 @@ def develop(path: str, part: Part, shot: Shot, view: View) -> Rendered:
     normal = expose(shot.clean, view) if labels else pixels
     if part.recipe.grey:
         pixels, normal = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (pixels, normal))
-    return Rendered(path, part.category, tuple(labels), pixels, normal, mask)
+    return RenderedPhoto(path, part.category, tuple(labels), pixels, normal, mask)
 
 
 def random_numbers(*key: object) -> np.random.Generator:

@@ -75,7 +75,7 @@ def new_pen(size: int, rng: np.random.Generator, missing: int | None = None, ben
     return Pen(surface, rng, missing, bent, salt=int(rng.integers(1 << 20)))
 
 
-def piece(pen: Pen) -> float | None:
+def next_piece(pen: Pen) -> float | None:
     """Announce the next removable piece: None when it is missing, else how far it is bent, radians (mostly 0)."""
     index = pen.pieces
     pen.pieces += 1
@@ -166,7 +166,7 @@ def lay(
         surface.alpha[roi] *= 1 - cover
         return
     colour = np.array(material.colour[::-1], np.float32)
-    gain = 1 + material.amount * field(pen, material.texture, roi)
+    gain = 1 + material.amount * noise_patch(pen, material.texture, roi)
     paint = colour * gain[..., None]
     surface.albedo[roi] += (paint - surface.albedo[roi]) * cover[..., None]
     surface.gloss[roi] += (material.gloss - surface.gloss[roi]) * cover
@@ -176,7 +176,7 @@ def lay(
     if lift:
         surface.height[roi] += np.float32(lift * unit) * _profile(mask, bevel * unit, dome)
     if material.rough:
-        surface.height[roi] += np.float32(material.rough * unit) * cover * field(pen, "grain", roi)
+        surface.height[roi] += np.float32(material.rough * unit) * cover * noise_patch(pen, "grain", roi)
 
 
 def _profile(mask: np.ndarray, bevel: float, dome: bool) -> np.ndarray:
@@ -221,7 +221,7 @@ def shade_of(material: Material, gain: float, **changes: float) -> Material:
     return replace(material, colour=(red, green, blue), **changes)  # type: ignore[arg-type]
 
 
-def field(pen: Pen, name: Grain, roi: tuple[slice, slice]) -> np.ndarray:
+def noise_patch(pen: Pen, name: Grain, roi: tuple[slice, slice]) -> np.ndarray:
     """A patch of the noise called ``name`` (mean 0, deviation 1).
 
     Its place in the noise follows from where it is laid, so that a part drawn without one piece is the same elsewhere.

@@ -7,7 +7,7 @@ entry that was used, and says where it is of another category or view than asked
 import difflib
 from collections.abc import Mapping
 
-from cot_builder.inspection.names import category_name, spelled
+from cot_builder.inspection.names import category_name, spell_out
 from cot_builder.inspection.tools.tool import CLAIM, ToolError, ToolResult, tool
 
 
@@ -32,17 +32,17 @@ def prior(priors: Mapping[tuple[str, str], str], category: str, view: str = "def
     if not priors:
         raise ToolError("the knowledge base holds no normalcy prior")
     key, note = _nearest_prior(priors, category.strip(), view.strip())
-    return ToolResult(f"Normalcy prior for {spelled(key[0])}, view {key[1]}{note}: {priors[key]}")
+    return ToolResult(f"Normalcy prior for {spell_out(key[0])}, view {key[1]}{note}: {priors[key]}")
 
 
 def _nearest_prior(priors: Mapping[tuple[str, str], str], category: str, view: str) -> tuple[tuple[str, str], str]:
     """The entry to use, and what of it is not as asked."""
-    asked, said = spelled(category), category_name(category)
+    asked, said = spell_out(category), category_name(category)
     # A person says "pcb" of pcb1 and pcb2 alike, and the question to a student does; who writes pcb3 means that one.
     other = "" if asked == said else f"none for {category}, of the same name"
     for matches, note in (
         (lambda name: name == category, ""),
-        (lambda name: spelled(name) == asked, ""),
+        (lambda name: spell_out(name) == asked, ""),
         (lambda name: category_name(name) == said, other),
     ):
         if same := [key for key in sorted(priors) if matches(key[0])]:

@@ -2,8 +2,8 @@
 
 import re
 
-from cot_builder.inspection.rendering import ANSWER_GRAMMAR, final_answer
-from cot_builder.inspection.toolbox import sayable
+from cot_builder.inspection.rendering import ANSWER_GRAMMAR, render_final_turn
+from cot_builder.inspection.toolbox import make_chat_safe
 from cot_builder.teacher.gates.gate import Case, gate
 from schemas.geometry import union_iou
 from schemas.taxonomy import leaves
@@ -22,9 +22,9 @@ def grammar(case: Case) -> list[str]:
             found.append(f"thought {number} holds a control character")
         if not turn.thought.rstrip().endswith((".", "!", "?")):
             found.append(f"thought {number} does not end as a sentence")
-        if turn.call and (text := turn.call.model_dump_json()) != sayable(text):
+        if turn.call and (text := turn.call.model_dump_json()) != make_chat_safe(text):
             found.append(f"call {number} holds a control token")
-    if not ANSWER_GRAMMAR.fullmatch(final_answer(case.trajectory)):
+    if not ANSWER_GRAMMAR.fullmatch(render_final_turn(case.trajectory)):
         found.append("the last turn is not <think>, then location and type with Yes, then <answer>")
     return found
 

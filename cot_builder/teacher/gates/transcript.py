@@ -1,6 +1,6 @@
 """Gates on the whole transcript: image_count, repetition."""
 
-from cot_builder.inspection.rendering import messages
+from cot_builder.inspection.rendering import render_messages
 from cot_builder.inspection.tools import TOOLS
 from cot_builder.teacher.gates.gate import Case, gate
 
@@ -10,7 +10,7 @@ def image_count(case: Case) -> list[str]:
     """The rendered chat shows the query image and every observation image once, and every call of a tool
     that returns an image has an observation image.
     """
-    chat = messages(case.trajectory, case.sample.category, case.sample.view)
+    chat = render_messages(case.trajectory, case.sample.category, case.sample.view)
     shown = sum(part["type"] == "image" for message in chat for part in message["content"])
     turns = case.trajectory.turns[:-1]
     shows = {tool.name for tool in TOOLS.values() if tool.returns_image}

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from cot_builder.inspection.appearance import Look
+from cot_builder.inspection.appearance import MeasuredImage
 from cot_builder.inspection.names import category_name
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.teacher.offline.defective import inspect_defective
@@ -53,7 +53,7 @@ def draft_offline(
         The trajectory, and the PNG bytes of its observation images by sha256.
     """
     key = hashlib.sha256(f"{seed}/{sample.sample_id}/{candidate}".encode()).digest()
-    look = Look(image)
+    look = MeasuredImage(image)
     case = Inspection(
         look,
         Toolbox(image, priors),

@@ -27,7 +27,7 @@ SPRAWLING = 160_000
 def inspect_defective(case: Inspection, boxes: list[Box], kind: str) -> Trajectory:
     """Inspect a part with defects in ``boxes``, largest first; ``kind`` is a leaf of the taxonomy."""
     look, main = case.look, boxes[0]
-    glance, near = look.at_first_glance(main), look.spot(main)
+    glance, near = look.measure_downscaled(main), look.measure_spot(main)
     case.say(phrasing.scene(case.rng, case.name, look.scene()))
     if case.chance(0.3):
         case.say(word_plan(case))
@@ -58,7 +58,7 @@ def _compare_defect(case: Inspection, main: Box, near: Spot) -> None:
     twin = compare_with_twin(case, main)
     if twin is None:
         return
-    there = case.look.spot(twin)
+    there = case.look.measure_spot(twin)
     if there.contrast < 0.6 * near.contrast:
         case.say(
             pick(
@@ -107,7 +107,7 @@ def _read_enhanced(case: Inspection, observation: Observation, operator: str, ma
             f"The strongest residual of the region, {times} times the median, falls on it at ({x}, {y}).",
         )
     if operator == "canny":
-        inside, around = case.look.detail(main), case.look.detail(region)
+        inside, around = case.look.measure_detail(main), case.look.measure_detail(region)
         share = re.search(r"cover ([\d.]+) %", observation.text)
         if inside < 1.4 * around or share is None:
             return ""

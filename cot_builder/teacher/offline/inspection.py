@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from random import Random
 
-from cot_builder.inspection.appearance import Look
+from cot_builder.inspection.appearance import MeasuredImage
 from cot_builder.inspection.toolbox import Toolbox
 from schemas.geometry import SCALE, Box
 from schemas.sample import Sample
@@ -18,7 +18,7 @@ FAINT = 2.2
 class Inspection:
     """State of one inspection: the turns so far, and the images that the tools returned."""
 
-    look: Look
+    look: MeasuredImage
     toolbox: Toolbox
     rng: Random
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pydantic import JsonValue
 
 from cot_builder.inspection.appearance import Spot
-from cot_builder.inspection.names import article
+from cot_builder.inspection.names import choose_article
 from cot_builder.inspection.proposals import propose
 from cot_builder.teacher.offline.inspection import FAINT, Inspection, round_outwards
 from cot_builder.teacher.offline.wording import word_doubt
@@ -67,7 +67,7 @@ def _look_around_first(case: Inspection, focus: Box, truth: list[Box]) -> None:
         )
     )
     case.call(ToolCall(tool="crop", arguments={}))
-    facts = difference(rng, case.look.spot(proposal.box))
+    facts = difference(rng, case.look.measure_spot(proposal.box))
     case.say(
         pick(
             rng,
@@ -85,7 +85,7 @@ def _consult_prior(case: Inspection, box: Box) -> None:
             rng,
             f"To judge the form {where(rng, box)} I need to know how a sound {case.name} looks, so I ask for the prior.",
             f"Whether the area {where(rng, box)} is by design is not obvious; the normalcy prior should tell.",
-            f"I look up the prior for {article(case.name)} {case.name} before judging its build.",
+            f"I look up the prior for {choose_article(case.name)} {case.name} before judging its build.",
         )
     )
     case.call(ToolCall(tool="prior", arguments={"category": case.sample.category, "view": case.sample.view}))
@@ -143,7 +143,7 @@ def word_scale(case: Inspection) -> str:
 
 def compare_with_twin(case: Inspection, focus: Box) -> Box | None:
     """Crop the place most similar to the focus, and return its box; None if there is no similar place."""
-    recurrence, twin = case.look.recurrence(focus)
+    recurrence, twin = case.look.find_recurrence(focus)
     if twin is None or recurrence < 0.5:
         return None
     region = round_outwards(expand(twin, 1.2, 110))

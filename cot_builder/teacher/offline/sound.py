@@ -10,7 +10,7 @@ from cot_builder.teacher.offline.inspection import Inspection, round_outwards
 from cot_builder.teacher.offline.looks import compare_with_twin, examine, rank_operators
 from cot_builder.teacher.offline.wording import word_calm, word_enhancing, word_plan, word_sound_verdict
 from cot_builder.teacher.phrasing import pick, where
-from schemas.geometry import SCALE, Box, area, expand, place_of
+from schemas.geometry import SCALE, Box, area, describe_position, expand
 from schemas.trajectory import ToolCall, Trajectory, Verdict
 
 
@@ -22,8 +22,8 @@ def inspect_sound(case: Inspection) -> Trajectory:
         case.say(word_plan(case))
     proposed = [proposal.box for proposal in propose(look.image, 5) if area(proposal.box) < 250_000]
     # Use the most conspicuous core of each proposal: a defect's box is as tight as that.
-    candidates = [look.core(box) for box in proposed if look.on_object(box)]
-    spots = {box: look.at_first_glance(box) for box in candidates}
+    candidates = [look.find_core(box) for box in proposed if look.is_on_object(box)]
+    spots = {box: look.measure_downscaled(box) for box in candidates}
     suspect = max(spots, key=lambda box: spots[box].visibility, default=None)
     calm = suspect is None or spots[suspect].visibility < 2.0
     if suspect is None or (calm and case.chance(0.5)) or case.chance(0.2):
@@ -35,7 +35,7 @@ def inspect_sound(case: Inspection) -> Trajectory:
 
 
 def _examine_suspect(case: Inspection, suspect: Box, glance: Spot) -> None:
-    near = case.look.spot(suspect)
+    near = case.look.measure_spot(suspect)
     examine(case, suspect, [], glance, near, partial(_explain_suspect, case, suspect), _compare_normal, _enhance_normal)
 
 
@@ -43,7 +43,7 @@ def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
     twin = compare_with_twin(case, suspect)
     if twin is None:
         return
-    if case.look.spot(twin).contrast > 0.6 * near.contrast:
+    if case.look.measure_spot(twin).contrast > 0.6 * near.contrast:
         case.say(
             pick(
                 case.rng,
@@ -63,9 +63,11 @@ def _compare_normal(case: Inspection, suspect: Box, near: Spot) -> None:
 
 def _explain_suspect(case: Inspection, suspect: Box) -> str:
     """Explain why a conspicuous place is no defect, by the first measured reason that holds."""
-    rng, spot = case.rng, case.look.spot(suspect)
-    recurrence, twin = case.look.recurrence(suspect)
-    again = where(rng, twin).rstrip(",") if twin and place_of(twin) != place_of(suspect) else "close by"
+    rng, spot = case.rng, case.look.measure_spot(suspect)
+    recurrence, twin = case.look.find_recurrence(suspect)
+    again = (
+        where(rng, twin).rstrip(",") if twin and describe_position(twin) != describe_position(suspect) else "close by"
+    )
     place_words = where(rng, suspect).rstrip(",")
     if spot.sharpness < 0.22 and spot.tone == "lighter":
         return pick(
@@ -142,7 +144,7 @@ def _enhance_normal(case: Inspection, suspect: Box, near: Spot) -> None:
         around = (max(x - 20, 0), max(y - 20, 0), min(x + 20, SCALE), min(y + 20, SCALE))
         if float(times) < 4:
             case.say(f"The residual stays even, at most {times} times its median, so there is no fine mark.")
-        elif case.look.detail(around) > 0.04:
+        elif case.look.measure_detail(around) > 0.04:
             case.say(f"Its peak at ({x}, {y}), {times} times the median, lies on an edge of the form.")
         else:
             case.say(f"It peaks at ({x}, {y}), {times} times the median, where I see texture and no mark.")

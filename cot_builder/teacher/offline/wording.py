@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from random import Random
 
 from cot_builder.inspection.appearance import Spot
-from cot_builder.inspection.names import article
+from cot_builder.inspection.names import choose_article
 from cot_builder.teacher import phrasing
 from cot_builder.teacher.offline.inspection import FAINT, Inspection
 from cot_builder.teacher.phrasing import border, difference, join_clauses, pick, sentence, shape, size_word, where
@@ -119,7 +119,7 @@ def word_enhancing(rng: Random, operator: str, spot: Spot) -> str:
 def word_reasons(case: Inspection, main: Box, near: Spot, kind: str) -> str:
     """Say why the observations indicate a defect of this kind."""
     rng = case.rng
-    recurrence, _ = case.look.recurrence(main)
+    recurrence, _ = case.look.find_recurrence(main)
     noun = pick(rng, *phrasing.NOUNS[kind])
     reasons = []
     if 0 < recurrence < 0.55:
@@ -163,7 +163,7 @@ def word_defect_verdict(case: Inspection, boxes: list[Box], kind: str) -> str:
         rng,
         f"The {case.name} has a defect {spot}, of type {plain}.",
         f"I judge it defective: {plain}, {spot}.",
-        f"This is {article(group)} {group} defect, {plain}, {spot}."
+        f"This is {choose_article(group)} {group} defect, {plain}, {spot}."
         if group not in (kind, "unspecified")
         else f"This is a defect {spot}.",
         f"So the part is defective; the damage lies {spot}."

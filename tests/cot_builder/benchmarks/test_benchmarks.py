@@ -39,7 +39,7 @@ def real(*parts: str) -> Path:
     ],
 )
 def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[str, bytes], prefix: str) -> None:
-    place = load_benchmarks()[name].place
+    place = load_benchmarks()[name].classify_path
     for path in files:
         found = place(prefix + path)
         assert found is not None
@@ -52,7 +52,7 @@ def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[s
 @given(st.text(max_size=40))
 def test_no_path_breaks_a_layout(path: str) -> None:
     for module in load_benchmarks().values():
-        found = module.place(path)
+        found = module.classify_path(path)
         assert found is None or found.key in path or found.key.endswith(path.rpartition("/")[2])
 
 
@@ -81,12 +81,12 @@ def test_real_iad_parts_are_whole_folders() -> None:
 
 def test_real_iad_reads_one_resolution_and_one_protocol() -> None:
     image = "toy/OK/S0001/toy_0001_OK_C1_2023.jpg"
-    assert real_iad.place(f"realiad_1024/{image}", "1024") == ("image", image)
-    assert real_iad.place(f"realiad_256/{image}", "1024") == ("other", image)
-    assert real_iad.place(f"{image}", "256") == ("image", image)
-    assert real_iad.place("realiad_jsons/toy.json") == ("record", "toy.json")
-    assert real_iad.place("realiad_jsons/realiad_jsons_sv/toy.json") is None
-    assert real_iad.place("realiad_jsons_fuiad_0.1/toy.json") is None
+    assert real_iad.classify_path(f"realiad_1024/{image}", "1024") == ("image", image)
+    assert real_iad.classify_path(f"realiad_256/{image}", "1024") == ("other", image)
+    assert real_iad.classify_path(f"{image}", "256") == ("image", image)
+    assert real_iad.classify_path("realiad_jsons/toy.json") == ("record", "toy.json")
+    assert real_iad.classify_path("realiad_jsons/realiad_jsons_sv/toy.json") is None
+    assert real_iad.classify_path("realiad_jsons_fuiad_0.1/toy.json") is None
 
 
 def test_real_iad_official_counts() -> None:
@@ -94,7 +94,7 @@ def test_real_iad_official_counts() -> None:
     records = {}
     with tarfile.open(archive) as tar:
         for member in tar:
-            if place := real_iad.place(member.name):
+            if place := real_iad.classify_path(member.name):
                 file = tar.extractfile(member)
                 assert file is not None
                 records[place.key] = file.read()
@@ -106,7 +106,7 @@ def test_real_iad_official_counts() -> None:
         counts[entry.split, entry.label] += 1
         under_ng += "/NG/" in entry.image and entry.label == "normal"
         parts.add(entry.part)
-        assert real_iad.place(f"realiad_1024/{entry.image}") == ("image", entry.image)
+        assert real_iad.classify_path(f"realiad_1024/{entry.image}") == ("image", entry.image)
         assert (entry.mask is not None) == (entry.label == "anomalous")
     assert counts == dict(real_iad.BENCHMARK.published)
     assert counts == {("train", "normal"): 36465, ("test", "normal"): 63256, ("test", "anomalous"): 51329}
@@ -134,15 +134,15 @@ def test_visa_official_split() -> None:
     assert counts == {("train", "normal"): 8659, ("test", "normal"): 962, ("test", "anomalous"): 1200}
     assert {entry.category for entry in entries} == set(visa.BENCHMARK.categories)
     for entry in entries:
-        assert visa.place(f"VisA_20220922/{entry.image}") == ("image", entry.image)
-        assert entry.mask is None or visa.place(entry.mask) == ("mask", entry.mask)
+        assert visa.classify_path(f"VisA_20220922/{entry.image}") == ("image", entry.image)
+        assert entry.mask is None or visa.classify_path(entry.mask) == ("mask", entry.mask)
 
 
 @pytest.mark.parametrize("name", ["mpdd", "dtd"])
 def test_published_test_lists(name: str) -> None:
     rows = list(csv.DictReader(io.StringIO(real("official", "eval_lists", f"{name}.csv").read_text())))
     benchmark = load_benchmarks()[name].BENCHMARK
-    places = [mvtec_ad.place(row["path"]) for row in rows]
+    places = [mvtec_ad.classify_path(row["path"]) for row in rows]
     images = [place.key for place in places if place and place.role == "image"]
     entries = list(mvtec_ad.entries(Listing(images, (), {})))
     assert Counter(entry.label for entry in entries) == Counter(row["label"] for row in rows)

@@ -19,7 +19,7 @@ from PIL import Image
 from cot_builder.benchmarks import sdd, visa
 from cot_builder.benchmarks.labels import list_labels
 from cot_builder.benchmarks.synthetic.camera import VISIBLE
-from cot_builder.benchmarks.synthetic.rendering import File, Rendered, render_files, render_photographs
+from cot_builder.benchmarks.synthetic.rendering import File, RenderedPhoto, render_files, render_photographs
 from cot_builder.benchmarks.table import find_rendering
 from cot_builder.params import Synthetic
 from schemas.errors import IndusCotError
@@ -28,7 +28,7 @@ from tests.helpers.paths import ROOT
 SETS = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd", "real_iad")
 SMALL = Synthetic(size=192, categories=4, parts=8, views=3)
 SEED = 7
-Case = tuple[str, dict[str, bytes], list[Rendered]]
+Case = tuple[str, dict[str, bytes], list[RenderedPhoto]]
 OFFICIAL = {
     "mvtec_ad": r"\w+/(train/good|test/\w+)/\d{3}\.png|\w+/ground_truth/(?!good)\w+/\d{3}_mask\.png",
     "visa": r"split_csv/1cls\.csv|\w+/(image_anno\.csv|Data/Images/(Normal|Anomaly)/\d{3}\.JPG|"
@@ -45,7 +45,7 @@ def members(name: str, settings: Synthetic, seed: int, workers: int = 1) -> Iter
     return render_files(find_rendering(name), settings, seed, workers)
 
 
-def renders(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered]:
+def renders(name: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     return render_photographs(find_rendering(name), settings, seed)
 
 
@@ -233,7 +233,7 @@ def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_label
     assert files["kos01/Part5_label.bmp"] != files["kos26/Part5_label.bmp"]
 
 
-def _contrast_to_noise(shot: Rendered, side: int | None) -> float:
+def _contrast_to_noise(shot: RenderedPhoto, side: int | None) -> float:
     pair = [
         image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (shot.pixels, shot.normal)
     ]

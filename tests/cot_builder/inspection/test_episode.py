@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cot_builder.inspection.episode import CUT, MALFORMED, MOST_CALLS, Episode, Written, inspect
+from cot_builder.inspection.episode import CUT_MARK, MALFORMED, MAX_CALLS, Episode, GeneratedTurn, run_episodes
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.toolbox import Toolbox
 from eval.parse import parse_agent
@@ -28,30 +28,30 @@ def pixels() -> Any:
 def test_who_is_done_makes_room_for_the_next(pixels: Any) -> None:
     batches: list[int] = []
 
-    def write(chats: Any) -> list[Written]:
+    def write(chats: Any) -> list[GeneratedTurn]:
         batches.append(len(chats))
-        return [Written(NO if len(chat) > 2 or number == 0 else CALL) for number, chat in enumerate(chats)]
+        return [GeneratedTurn(NO if len(chat) > 2 or number == 0 else CALL) for number, chat in enumerate(chats)]
 
-    done = list(inspect((episode(pixels) for _ in range(7)), write, 3))
+    done = list(run_episodes((episode(pixels) for _ in range(7)), write, 3))
     assert len(done) == 7 and all(item.done for item in done)
     assert batches[0] == 3 and max(batches) == 3 and sum(batches) == sum(len(item.steps) for item in done)
 
 
 def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
     one = episode(pixels)
-    one.take(Written(CALL + CALL.partition("</think>")[2] * 20))
-    assert len(one.calls) == 21 and one.observed == MOST_CALLS
+    one.add_turn(GeneratedTurn(CALL + CALL.partition("</think>")[2] * 20))
+    assert len(one.calls) == 21 and one.observed == MAX_CALLS
     assert one.completion[-1]["content"][0]["text"].startswith("error: more than")
-    one.take(Written(NO))
+    one.add_turn(GeneratedTurn(NO))
     assert one.done and "several calls" in parse_agent(one.completion).fault
 
 
 def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: Any) -> None:
     one = episode(pixels)
-    one.take(Written(NO, cut=True))
-    assert one.done and parse_agent(one.completion).answer is None and one.steps[0].text.endswith(CUT)
+    one.add_turn(GeneratedTurn(NO, cut=True))
+    assert one.done and parse_agent(one.completion).answer is None and one.steps[0].text.endswith(CUT_MARK)
     two = episode(pixels)
-    two.take(Written(f"<|image_pad|><|im_end|>{CALL}"))
+    two.add_turn(GeneratedTurn(f"<|image_pad|><|im_end|>{CALL}"))
     assert "<|" not in two.chat[2]["content"][0]["text"].replace("<| ", "")
 
 
@@ -72,13 +72,13 @@ JSON_CALL = '{"name": "crop", "arguments": {"region": [0, 0, 500, 500]}}'
 )
 def test_calls_in_other_forms_are_run(pixels: Any, call: str) -> None:
     exact, other = episode(pixels), episode(pixels)
-    exact.take(Written(CALL))
-    other.take(Written(f"<think>Closer.</think>\n{call}"))
+    exact.add_turn(GeneratedTurn(CALL))
+    other.add_turn(GeneratedTurn(f"<think>Closer.</think>\n{call}"))
     assert other.observed == 1 and other.calls == ["crop"]
     assert other.completion[1:] == exact.completion[1:]
     assert other.completion[0]["content"] == exact.completion[0]["content"]
     for one in (exact, other):
-        one.take(Written(NO))
+        one.add_turn(GeneratedTurn(NO))
     assert parse_agent(exact.completion)[:4] == ("No", [], None, "strict")
     assert parse_agent(other.completion)[:4] == ("No", [], None, "tolerant")
     assert "exact form" in parse_agent(other.completion).fault
@@ -94,7 +94,7 @@ def test_calls_in_other_forms_are_run(pixels: Any, call: str) -> None:
 )
 def test_calls_without_meaning_are_malformed(pixels: Any, call: str) -> None:
     one = episode(pixels)
-    one.take(Written(f"<think>Closer.</think>\n{call}"))
+    one.add_turn(GeneratedTurn(f"<think>Closer.</think>\n{call}"))
     assert one.calls == [MALFORMED] and one.observed == 0
 
 
@@ -120,7 +120,7 @@ ARGUMENTS = st.dictionaries(
 )
 def test_whatever_a_call_holds_it_is_an_observation(pixels: Any, body: str) -> None:
     one = episode(pixels, rounds=1)
-    one.take(Written(f"<think>x</think><tool_call>{body}</tool_call>"))
+    one.add_turn(GeneratedTurn(f"<think>x</think><tool_call>{body}</tool_call>"))
     assert json.dumps(one.completion[1:], default=str, ensure_ascii=False).encode()
     if "</tool_call>" not in body and "<tool_call>" not in body:
         assert len(one.calls) == 1 and not one.done

@@ -4,7 +4,7 @@ import pytest
 
 from cot_builder.benchmarks.real_iad import BENCHMARK
 from cot_builder.inspection.appearance import Scene
-from cot_builder.inspection.names import article, category_name, spelled
+from cot_builder.inspection.names import category_name, choose_article, spell_out
 from cot_builder.inspection.normalcy import describe_normalcy
 from cot_builder.teacher import phrasing
 
@@ -23,7 +23,7 @@ from cot_builder.teacher import phrasing
     ],
 )
 def test_a_category_is_said_without_the_number_of_its_kind(category: str, words: str, said: str) -> None:
-    assert (spelled(category), category_name(category)) == (words, said)
+    assert (spell_out(category), category_name(category)) == (words, said)
 
 
 AN = {
@@ -42,7 +42,7 @@ A = {
 def test_the_article_follows_the_sound(name: str) -> None:
     said = category_name(name)
     right = "an" if name in AN else "a"
-    assert article(said) == right
+    assert choose_article(said) == right
     facts = {"images": 1, "colours": {"grey": 1}, "backgrounds": {}, "brightness": _one(90), "contrast": _one(3),
              "detail": _one(0.01), "symmetry_x": _one(0), "symmetry_y": _one(0), "coherence": _one(0)}  # fmt: skip
     assert describe_normalcy(name, "default", facts).startswith(f"{right.capitalize()} {said} ")

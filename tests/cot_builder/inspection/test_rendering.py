@@ -32,7 +32,7 @@ def trajectory() -> Trajectory:
 
 
 def test_messages_place_one_image_for_the_query_and_one_an_observation():
-    chat = rendering.messages(trajectory(), "nut", "C1")
+    chat = rendering.render_messages(trajectory(), "nut", "C1")
     assert [m["role"] for m in chat] == ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
     images = [[part["type"] for part in m["content"]].count("image") for m in chat]
     assert images == [0, 1, 0, 1, 0, 0, 0]
@@ -41,22 +41,22 @@ def test_messages_place_one_image_for_the_query_and_one_an_observation():
 
 
 def test_the_last_turn_parses_back_to_the_verdict():
-    text = rendering.final_answer(trajectory())
+    text = rendering.render_final_turn(trajectory())
     assert rendering.ANSWER_GRAMMAR.fullmatch(text)
     assert json.loads(re.search(r"<location>(.*)</location>", text).group(1)) == [[1, 2, 30, 40], [5, 5, 9, 9]]
     sound = Trajectory(turns=[Turn(thought="All is well.")], verdict=Verdict(answer="No"))
-    assert rendering.final_answer(sound) == "<think>All is well.</think><answer>No</answer>"
+    assert rendering.render_final_turn(sound) == "<think>All is well.</think><answer>No</answer>"
 
 
 def test_tags_follow_the_order_of_the_paper():
-    tags = re.findall(r"<(/?\w+)", rendering.tagged(trajectory()))
+    tags = re.findall(r"<(/?\w+)", rendering.render_tags(trajectory()))
     step = ["think", "/think", "call_tool", "/call_tool", "observation"]
     end = ["think", "/think", "location", "/location", "type", "/type", "answer", "/answer"]
     assert tags == [*step, "image", "/observation", *step, "/observation", *end]
 
 
 def test_the_prompt_is_the_start_of_every_chat_and_names_every_type():
-    chat = rendering.messages(trajectory(), "nut", "C1")
+    chat = rendering.render_messages(trajectory(), "nut", "C1")
     assert chat[:2] == rendering.prompt("nut", "C1")
     assert all(name in chat[0]["content"][0]["text"] for name in leaves())
 

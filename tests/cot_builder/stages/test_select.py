@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cot_builder.benchmarks.same_category import overlaps, same_category, share_a_word
+from cot_builder.benchmarks.same_category import find_overlaps, match_category, share_a_word
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.params import Params
 from cot_builder.stages.select import select
@@ -76,10 +76,10 @@ def test_the_official_names_give_exactly_the_papers_drops() -> None:
     training = load_benchmarks()["real_iad"].BENCHMARK.categories
     official = {category for name in EVALUATION for category in load_benchmarks()[name].BENCHMARK.categories}
     assert len(training) == 30
-    dropped = {category for category, _, _ in overlaps(training, official)}
+    dropped = {category for category, _, _ in find_overlaps(training, official)}
     assert dropped == {"toothbrush", "zipper", "pcb", "transistor1"}
     assert len(set(training) - dropped) == 26
-    assert {c for c, _, _ in overlaps([*training, "hazelnut"], official)} == dropped | {"hazelnut"}
+    assert {c for c, _, _ in find_overlaps([*training, "hazelnut"], official)} == dropped | {"hazelnut"}
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_the_official_names_give_exactly_the_papers_drops() -> None:
 def test_names_are_one_category_up_to_case_number_separators_and_plural(
     training: str, evaluation: str, rule: str | None
 ) -> None:
-    assert same_category(training, evaluation) == rule
-    assert same_category(evaluation, training) == rule
+    assert match_category(training, evaluation) == rule
+    assert match_category(evaluation, training) == rule
 
 
 @given(NAMES, NAMES, st.integers(0, 99), st.sampled_from("_- "))
 def test_a_number_or_a_separator_never_hides_a_category(first: str, second: str, number: int, separator: str) -> None:
     name = f"{first}{separator}{second}"
-    assert same_category(name, f"{first}_{second}{number}")
-    assert same_category(name.upper(), f"{first}{second}")
-    assert not same_category(name, second)
+    assert match_category(name, f"{first}_{second}{number}")
+    assert match_category(name.upper(), f"{first}{second}")
+    assert not match_category(name, second)
     assert share_a_word(name, second)
 
 
@@ -162,7 +162,7 @@ def test_names_that_share_a_word_or_begin_or_end_with_the_other_are_flagged_and_
     training: str, evaluation: str, flagged: bool
 ) -> None:
     assert share_a_word(training, evaluation) == share_a_word(evaluation, training) == flagged
-    assert overlaps([training], [evaluation]) == []
+    assert find_overlaps([training], [evaluation]) == []
 
 
 def test_overlapping_categories_are_dropped_also_by_the_official_list_and_told(tmp_path: Path) -> None:

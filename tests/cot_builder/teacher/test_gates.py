@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cot_builder.inspection.names import article, category_name
+from cot_builder.inspection.names import category_name, choose_article
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.params import Draft as DraftParams
 from cot_builder.teacher.gates import GATES, Case, duplicates, run_gates
@@ -134,7 +134,7 @@ def test_the_name_of_the_category_is_not_the_drafters_word(category):
     no = Verdict(answer="No")
     drafts = [
         (f"The {name} has a line on it. The {name} has a defect.", YES, TRUTH),
-        (f"I see {article(name)} {name} of even tone. This {name} passes: no defect.", no, NORMAL),
+        (f"I see {choose_article(name)} {name} of even tone. This {name} passes: no defect.", no, NORMAL),
         (f"The {category} is even all over. There is no defect on the {category}.", no, NORMAL),
     ]
     for thought, verdict, truth in drafts:

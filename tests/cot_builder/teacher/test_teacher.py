@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cot_builder.inspection.appearance import Look, colour_name
+from cot_builder.inspection.appearance import MeasuredImage, colour_name
 from cot_builder.params import Draft as DraftParams
 from cot_builder.teacher import phrasing
 from cot_builder.teacher.gates import Case, run_gates
@@ -179,27 +179,29 @@ def test_named_boxes_are_few_and_still_cover_the_truth(spots):
 
 
 def test_appearance_reads_tone_shape_and_border():
-    look = Look(defective("scratch", (150, 150, 350, 350), 20)[0])
-    line = look.spot((300, 300, 700, 700))
+    look = MeasuredImage(defective("scratch", (150, 150, 350, 350), 20)[0])
+    line = look.measure_spot((300, 300, 700, 700))
     assert line.tone == "darker" and line.elongation > 2.4 and line.direction == "falling to the right"
     image = part(0)
     glow = np.zeros((SIZE, SIZE), np.float32)
     cv2.circle(glow, (250, 250), 25, 60, -1)
     image = (image + cv2.GaussianBlur(glow, (0, 0), 14)[..., None]).clip(0, 255).astype(np.uint8)
-    soft = Look(image).spot((420, 420, 580, 580))
-    hard = Look(defective("stain", (220, 220, 280, 280), 190)[0]).spot((430, 430, 570, 570))
+    soft = MeasuredImage(image).measure_spot((420, 420, 580, 580))
+    hard = MeasuredImage(defective("stain", (220, 220, 280, 280), 190)[0]).measure_spot((430, 430, 570, 570))
     assert soft.tone == hard.tone == "lighter" and soft.sharpness < hard.sharpness
 
 
 def test_a_part_on_a_background_is_told_from_a_surface():
-    scene = Look(part(0)).scene()
+    scene = MeasuredImage(part(0)).scene()
     assert (
         scene.on_background
         and not scene.fills_frame
         and scene.background in ("white", "light grey")
         and scene.colour == "grey"
     )
-    surface = Look(np.random.default_rng(0).normal(120, 6, (SIZE, SIZE, 3)).clip(0, 255).astype(np.uint8)).scene()
+    surface = MeasuredImage(
+        np.random.default_rng(0).normal(120, 6, (SIZE, SIZE, 3)).clip(0, 255).astype(np.uint8)
+    ).scene()
     assert surface.fills_frame and not surface.on_background
 
 

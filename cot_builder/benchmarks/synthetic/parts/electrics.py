@@ -26,8 +26,8 @@ from cot_builder.benchmarks.synthetic.surface import (
     box,
     disc,
     lay,
+    next_piece,
     noise,
-    piece,
     rotate,
     shade_of,
     stroke,
@@ -85,22 +85,22 @@ def pcb(pen: Pen) -> None:
         lay(pen, ring(x, y, 0.028, 0.017), GOLD, lift=0.8, bevel=1)
         lay(pen, disc(x, y, 0.017), None)
     for k in range(10):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, box(0.24 + k * 0.045, 0.765, 0.024, 0.03, 0.003), GOLD, lift=1.5, bevel=1)
     for x, y, w, h, pins in ((0.36, 0.44, 0.2, 0.13, 8), (0.67, 0.6, 0.15, 0.1, 6)):
         lay(pen, [box(x, y, w + 0.02, h + 0.075), box(x, y, w + 0.013, h + 0.068)], silk)
         text = pick_text(pen, "74HC595", "ATM328", "LM2904", "STC15W")
-        bend = piece(pen)
+        bend = next_piece(pen)
         if bend is not None:
             chip(pen, x, y, w, h, pins, text, bend * 0.4)
     brown, dark = Material((150, 118, 82), 0.2), Material((44, 44, 48), 0.25)
     for k in range(9):
         x, y = 0.57 + 0.075 * (k % 4), 0.3 + 0.075 * (k // 4)
-        bend = piece(pen)
+        bend = next_piece(pen)
         lay(pen, [box(x, y, 0.066, 0.042), box(x, y, 0.06, 0.036)], silk, opacity=0.8)
         if bend is not None:
             passive(pen, x, y, bend, brown if k % 2 else dark)
-    bend = piece(pen)
+    bend = next_piece(pen)
     if bend is not None:
         shift = bend * 0.08
         lay(pen, disc(0.24 + shift, 0.62, 0.06), Material((52, 56, 76), 0.4), lift=7, bevel=4)
@@ -124,7 +124,7 @@ def strip_board(pen: Pen) -> None:
 def transistor(pen: Pen) -> None:
     for k in range(3):
         x = 0.4 + 0.1 * k
-        bend = piece(pen)
+        bend = next_piece(pen)
         root = (x, 0.6)
         if bend is None:
             lay(pen, box(x, 0.61, 0.026, 0.05), SOLDER, lift=4, bevel=1.5)
@@ -148,7 +148,7 @@ def usb(pen: Pen) -> None:
     lay(pen, box(0.5, 0.69, 0.34, 0.27, 0.05), rubber, lift=9, bevel=5)
     for k in range(4):
         lay(pen, box(0.5, 0.76 + 0.022 * k, 0.25 - 0.02 * k, 0.007, 0.003), shade_of(rubber, 0.8), lift=-2, bevel=1)
-    bend = piece(pen) or 0.0
+    bend = next_piece(pen) or 0.0
     turn = bend * 0.35
     around = (0.5, 0.56)
     lay(pen, rotate(box(0.5, 0.355, 0.3, 0.42, 0.008), turn, around), STEEL, lift=7, bevel=3)
@@ -156,7 +156,7 @@ def usb(pen: Pen) -> None:
         pen, rotate(stroke(np.array([[0.5, 0.15], [0.5, 0.56]]), 0.004), turn, around), DULL_STEEL, lift=-1.5, bevel=0.8
     )
     for x in (0.43, 0.57):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             window = rotate(box(x, 0.27, 0.055, 0.07, 0.004), turn, around)
             lay(pen, window, DEEP, lift=-4, bevel=1)
             lay(pen, rotate(box(x, 0.285, 0.032, 0.03, 0.003), turn, around), WHITE)
@@ -175,7 +175,7 @@ def terminalblock(pen: Pen) -> None:
         lay(pen, disc(x, 0.43, 0.066), shade_of(plastic, 0.5), lift=-5, bevel=2)
         lay(pen, box(x, 0.675, 0.09, 0.065, 0.006), DEEP, lift=-4, bevel=1.5)
         turn = float(pen.rng.uniform(0, np.pi))
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, disc(x, 0.43, 0.055), STEEL, lift=5, bevel=3)
             lay(pen, box(x, 0.43, 0.1, 0.014, 0, turn), DEEP, lift=-2, bevel=1)
         if k:
@@ -190,7 +190,7 @@ def phone_battery(pen: Pen) -> None:
     lay(pen, box(0.5, 0.53, 0.58, 0.74, 0.03), foil, lift=6, bevel=7)
     lay(pen, box(0.5, 0.178, 0.56, 0.05, 0.006), Material((58, 92, 58), 0.3), lift=4, bevel=2)
     for k in range(4):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, box(0.38 + 0.08 * k, 0.178, 0.05, 0.032, 0.004), GOLD, lift=2, bevel=1)
     write(pen, "Li-ion Polymer", 0.5, 0.33, 0.036, print_)
     write(pen, pick_text(pen, "3.85V  4000mAh", "3.82V  3260mAh", "3.87V  5000mAh"), 0.5, 0.42, 0.032, print_)
@@ -210,7 +210,7 @@ def switch(pen: Pen) -> None:
     lay(pen, stroke(np.array([[0.375, 0.45], [0.375, 0.55]]), 0.014), PALE)
     lay(pen, ring(0.625, 0.5, 0.045, 0.03), PALE)
     for k in range(3):
-        bend = piece(pen)
+        bend = next_piece(pen)
         if bend is not None:
             blade = rotate(box(0.3 + 0.2 * k, 0.82, 0.055, 0.15, 0.008), bend, (0.3 + 0.2 * k, 0.75))
             lay(pen, blade, BRASS, lift=3, bevel=1.5)
@@ -223,12 +223,12 @@ def audiojack(pen: Pen) -> None:
     lay(pen, box(0.28, 0.5, 0.36, 0.22, 0.05), body, lift=26, dome=True)
     for k in range(6):
         lay(pen, box(0.17 + 0.022 * k, 0.5, 0.008, 0.2, 0.003), shade_of(body, 0.75), lift=-2, bevel=1)
-    bend = (piece(pen) or 0.0) * 0.35
+    bend = (next_piece(pen) or 0.0) * 0.35
     around = (0.46, 0.5)
     pin = rotate(box(0.645, 0.5, 0.4, 0.105, 0.01), bend, around)
     lay(pen, pin, GOLD, lift=18, dome=True)
     for k in range(3):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, rotate(box(0.6 + 0.085 * k, 0.5, 0.016, 0.106), bend, around), BLACK, lift=-1.5, bevel=1)
     tip = np.array([[0.83, 0.448], [0.87, 0.462], [0.885, 0.45], [0.93, 0.485], [0.93, 0.515], [0.885, 0.55]])
     tip = np.concatenate([tip, [[0.87, 0.538], [0.83, 0.552]]])

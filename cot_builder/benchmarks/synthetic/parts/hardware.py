@@ -10,8 +10,8 @@ from cot_builder.benchmarks.synthetic.surface import (
     curve,
     disc,
     lay,
+    next_piece,
     ngon,
-    piece,
     rotate,
     shade_of,
     stroke,
@@ -27,7 +27,7 @@ def u_block(pen: Pen) -> None:
         lay(pen, disc(x, y, r), shade_of(STEEL, 0.8), lift=-4, bevel=3)
         lay(pen, disc(x, y, r * 0.66), DEEP, lift=-6, bevel=1.5)
     for x in (0.27, 0.73):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, ngon(x, 0.72, 0.042, 6), DULL_STEEL, lift=5, bevel=2)
             lay(pen, disc(x, 0.72, 0.021), DEEP, lift=-3, bevel=1)
 
@@ -39,7 +39,7 @@ def plastic_plug(pen: Pen) -> None:
     lay(pen, ring(0.5, 0.5, 0.22, 0.13), plastic, lift=12, bevel=4)
     lay(pen, disc(0.5, 0.5, 0.13), shade_of(plastic, 0.62), lift=-5, bevel=3)
     for k in range(6):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             angle = k * np.pi / 3
             centre = (0.5 + 0.26 * np.cos(angle), 0.5 + 0.26 * np.sin(angle))
             lay(pen, box(*centre, 0.1, 0.028, 0.006, angle), plastic, lift=8, bevel=2)
@@ -57,7 +57,7 @@ def zipper(pen: Pen) -> None:
     for k in range(26):
         side = 1 if k % 2 else -1
         y = -0.01 + k * 0.041
-        bend = piece(pen)
+        bend = next_piece(pen)
         if bend is not None:
             tooth = [box(0.5 + side * 0.035, y, 0.11, 0.026, 0.008), box(0.5 - side * 0.008, y, 0.038, 0.036, 0.012)]
             for shape in tooth:
@@ -83,7 +83,7 @@ def metal_nut(pen: Pen) -> None:
     metal = Material((150, 145, 138), 0.6, "grain", 0.03, 0.12)
     lobes = [rotate(box(0.5, 0.28, 0.2, 0.26, 0.05), k * np.pi / 2, (0.5, 0.5)) for k in range(4)]
     for lobe in lobes:
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, lobe, metal, lift=5, bevel=4)
     lay(pen, disc(0.5, 0.5, 0.26), metal, lift=8, bevel=5, bridge=True)
     lay(pen, ring(0.5, 0.5, 0.2, 0.165), shade_of(metal, 0.75), lift=-3, bevel=2)
@@ -99,7 +99,7 @@ def mounts(pen: Pen) -> None:
         lay(pen, disc(x, 0.5, 0.075), shade_of(plastic, 0.94), lift=-2.5, bevel=2)
         lay(pen, disc(x, 0.5, 0.044), None)
     for k in range(4):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             x, y = 0.32 + 0.36 * (k % 2), 0.34 + 0.32 * (k // 2)
             lay(pen, disc(x, y, 0.03), plastic, lift=7, bevel=3)
 
@@ -109,7 +109,7 @@ def end_cap(pen: Pen) -> None:
     lay(pen, box(0.5, 0.5, 0.72, 0.72, 0.07), plastic, lift=7, bevel=5)
     lay(pen, box(0.5, 0.5, 0.54, 0.54, 0.04), shade_of(plastic, 0.75), lift=-6, bevel=4)
     for k in range(4):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             turn = k * np.pi / 2
             lay(pen, rotate(box(0.5, 0.33, 0.024, 0.2, 0.004), turn, (0.5, 0.5)), plastic, lift=6, bevel=2)
     lay(pen, ring(0.5, 0.5, 0.12, 0.075), plastic, lift=7, bevel=3)
@@ -120,7 +120,7 @@ def regulator(pen: Pen) -> None:
     body = Material(pick(pen, (56, 58, 62), (36, 70, 120), (190, 192, 194)), 0.35, "grain", 0.02, 0.15)
     lay(pen, box(0.5, 0.5, 0.84, 0.3, 0.03), DULL_STEEL, lift=5, bevel=3)
     for x in (0.14, 0.86):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, ngon(x, 0.5, 0.058, 6, 0.3), BRASS, lift=6, bevel=2.5)
             lay(pen, disc(x, 0.5, 0.026), DEEP, lift=-3, bevel=1)
     lay(pen, disc(0.5, 0.5, 0.28), body, lift=10, bevel=6)
@@ -141,7 +141,7 @@ def rolled_strip_base(pen: Pen) -> None:
         for k in range(8):
             lay(pen, disc(0.06 + k * 0.125, 0.5 + side * 0.15, 0.018, corners=32), DEEP, lift=-3, bevel=1.5)
     for k in range(5):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, box(0.1 + k * 0.2, 0.5, 0.12, 0.13, 0.02), COPPER, lift=6, bevel=3)
             lay(pen, box(0.1 + k * 0.2, 0.5, 0.05, 0.05, 0.01), DULL_STEEL, lift=-3, bevel=1.5)
 
@@ -152,7 +152,7 @@ def fire_hood(pen: Pen) -> None:
     lay(pen, ring(0.5, 0.5, 0.35, 0.33), shade_of(metal, 0.8), lift=-3, bevel=2)
     for k in range(18):
         angle = k * np.pi / 9
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             centre = (0.5 + 0.265 * np.cos(angle), 0.5 + 0.265 * np.sin(angle))
             lay(pen, box(*centre, 0.085, 0.034, 0.016, angle), DEEP, lift=-5, bevel=2)
     lay(pen, disc(0.5, 0.5, 0.17), shade_of(metal, 1.05), lift=16, dome=True)
@@ -164,7 +164,7 @@ def bracket_black(pen: Pen) -> None:
     outline = np.array([[0.16, 0.12], [0.4, 0.12], [0.4, 0.58], [0.86, 0.6], [0.86, 0.86], [0.16, 0.86]])
     lay(pen, outline, paint, lift=5, bevel=3)
     for k, (x, y) in enumerate(((0.28, 0.2), (0.28, 0.42), (0.54, 0.73), (0.76, 0.73))):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, disc(x, y, 0.058 if k % 2 else 0.045), shade_of(paint, 1.3), lift=-2, bevel=2)
             lay(pen, disc(x, y, 0.045 if k % 2 else 0.032), None)
 

@@ -11,8 +11,8 @@ from cot_builder.benchmarks.synthetic.surface import (
     curve,
     disc,
     lay,
+    next_piece,
     ngon,
-    piece,
     rotate,
     shade_of,
     stroke,
@@ -48,7 +48,7 @@ def toy_brick(pen: Pen) -> None:
     lay(pen, box(0.5, 0.5, 0.8, 0.42, 0.012), plastic, lift=6, bevel=3)
     for k in range(8):
         x, y = 0.2 + 0.2 * (k % 4), 0.4 + 0.2 * (k // 4)
-        if piece(pen) is None:
+        if next_piece(pen) is None:
             lay(pen, disc(x, y, 0.058), shade_of(plastic, 0.82, rough=0.4))
             continue
         lay(pen, disc(x, y, 0.062), plastic, lift=8, bevel=3)
@@ -72,7 +72,7 @@ def wooden_beads(pen: Pen) -> None:
     for k in range(7):
         radius = 0.0 if k == 6 else 0.27
         x, y = 0.5 + radius * np.cos(k * np.pi / 3 + 0.3), 0.5 + radius * np.sin(k * np.pi / 3 + 0.3)
-        if piece(pen) is None:
+        if next_piece(pen) is None:
             continue
         wood = Material(colours[k % 3], 0.4, "wood", 0.06)
         lay(pen, disc(x, y, 0.125), wood, lift=26, dome=True)
@@ -84,7 +84,7 @@ def mint(pen: Pen) -> None:
     for k in range(4):
         x, y = 0.3 + 0.4 * (k % 2), 0.3 + 0.4 * (k // 2)
         x, y = x + float(pen.rng.uniform(-0.02, 0.02)), y + float(pen.rng.uniform(-0.02, 0.02))
-        if piece(pen) is None:
+        if next_piece(pen) is None:
             continue
         lay(pen, ring(x, y, 0.165, 0.055), sugar, lift=11, bevel=9)
         for text, angle in (("M", -1.9), ("I", -1.55), ("N", -1.2), ("T", -0.85)):
@@ -111,7 +111,7 @@ def woodstick(pen: Pen) -> None:
     for k in range(4):
         y = 0.2 + 0.2 * k + float(pen.rng.uniform(-0.01, 0.01))
         tone = float(pen.rng.uniform(0.94, 1.04))
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, box(0.5, y, 0.9, 0.13, 0.06), shade_of(wood, tone), lift=6, bevel=3)
 
 
@@ -126,7 +126,7 @@ def toothbrush(pen: Pen) -> None:
         y = 0.15 + 0.06 * row
         lay(pen, disc(x, y, 0.03, corners=32), Material((70, 74, 78)), lift=-2, bevel=1.5)
         wander = float(pen.rng.uniform(-0.004, 0.004))
-        bend = piece(pen)
+        bend = next_piece(pen)
         if bend is None:
             continue
         bristle = Material(tufts[(row // 2) % 3], 0.12, "fibre", 0.12, 1.6)
@@ -138,16 +138,16 @@ def toy(pen: Pen) -> None:
     fur = Material(pick(pen, (150, 100, 60), (240, 196, 60), (210, 120, 140)), 0.45, "grain", 0.015)
     muzzle, eye = Material((240, 224, 196), 0.45), Material((24, 22, 24), 0.9)
     for x in (0.24, 0.76):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, disc(x, 0.22, 0.11), fur, lift=20, dome=True)
             lay(pen, disc(x, 0.22, 0.06), muzzle, lift=-3, bevel=3)
     lay(pen, disc(0.5, 0.53, 0.36, 0.34), fur, lift=45, dome=True)
     lay(pen, disc(0.5, 0.65, 0.16, 0.12), muzzle, lift=12, dome=True)
     for x in (0.37, 0.63):
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             lay(pen, disc(x, 0.45, 0.038), eye, lift=8, dome=True)
             lay(pen, disc(x - 0.01, 0.438, 0.009, corners=20), WHITE)
-    if piece(pen) is not None:
+    if next_piece(pen) is not None:
         lay(pen, disc(0.5, 0.6, 0.045, 0.034), eye, lift=10, dome=True)
     lay(pen, stroke(curve((0.44, 0.68), (0.5, 0.735), (0.56, 0.68)), 0.009), INK)
 
@@ -183,7 +183,7 @@ def candle(pen: Pen) -> None:
         lay(pen, disc(x, y, 0.163), wax, lift=-4, bevel=3)
         lay(pen, disc(x, y, 0.05), shade_of(wax, 0.97), lift=-1.5, bevel=9)
         lean = float(pen.rng.uniform(-0.02, 0.02))
-        if piece(pen) is not None:
+        if next_piece(pen) is not None:
             wick = curve((x, y), (x + lean, y - 0.02), (x + 2 * lean, y - 0.035), 8)
             lay(pen, stroke(wick, 0.014), Material((206, 196, 176), 0.02, "fibre", 0.1), lift=7, bevel=2)
             lay(pen, disc(wick[-1, 0], wick[-1, 1], 0.008, corners=20), Material((60, 52, 46)))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from cot_builder.benchmarks.synthetic.parts.materials import pick
-from cot_builder.benchmarks.synthetic.surface import Material, Pen, box, disc, lay, noise, piece
+from cot_builder.benchmarks.synthetic.surface import Material, Pen, box, disc, lay, next_piece, noise
 
 
 def leather(pen: Pen) -> None:
@@ -36,7 +36,7 @@ def grid(pen: Pen) -> None:
         for part in range(7):
             middle = 0.08 + 0.14 * part
             for upright in (True, False):
-                if piece(pen) is None:
+                if next_piece(pen) is None:
                     continue
                 shape = box(at, middle, 0.034, 0.16) if upright else box(middle, at, 0.16, 0.034)
                 lay(pen, shape, wire, lift=5 if (k + part + upright) % 2 else 3, bevel=3)
@@ -65,7 +65,7 @@ def perforated(pen: Pen) -> None:
     for i in range(9):
         for j in range(10):
             x, y = 0.06 + 0.115 * i + (0.0575 if j % 2 else 0), 0.04 + 0.1 * j
-            if piece(pen) is not None:
+            if next_piece(pen) is not None:
                 lay(pen, disc(x, y, 0.032, corners=36), Material((26, 26, 30), 0.02), lift=-5, bevel=2)
 
 
