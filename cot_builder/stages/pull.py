@@ -191,7 +191,7 @@ def _store_members(
                 elif spot.role == "other":
                     found.other.append(spot.key)
                 else:
-                    batch.append((spot, member.read if member.lasting else partial(bytes, member.read())))
+                    batch.append((spot, member.read if member.is_reusable else partial(bytes, member.read())))
                     held += member.size
                     if held >= BATCH_BYTES or len(batch) >= BATCH_FILES:
                         submit()

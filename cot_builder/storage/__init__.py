@@ -1,1 +1,1 @@
-"""Shards of original bytes and whole-or-nothing stage output."""
+"""Image shards, atomic stage output, data sources and other storage helpers."""

@@ -1,7 +1,7 @@
-"""The code key of a module: one hash of all code and text of this project that its result depends on.
+"""Compute the code key of a module: a hash of all code and text of this project that its result depends on.
 
-DVC stages, kept evaluations and `data/publish` use it, so that a change of code makes stale what depends on it and
-nothing else.
+DVC stages, kept evaluations and `data/publish` use it, so that a code change invalidates only the results that
+depend on it.
 """
 
 import ast
@@ -12,43 +12,43 @@ from functools import cache
 from pathlib import Path
 
 BASE = Path(__file__).parents[2]
-"""The folder that holds the project's packages: a checkout, or `site-packages`."""
+"""The folder that contains the project's packages: a checkout or `site-packages`."""
 PACKAGES = ("schemas", "cot_builder", "annotation", "train", "eval", "indus_cot")
 EXCLUDED_MODULES = ("cot_builder.params", "cot_builder.progress", "schemas.errors")
-"""Left out: they carry values, progress and messages. The parameters in force are compared by value instead."""
+"""Not hashed: these modules only pass on values, progress and messages. Parameters are compared by value instead."""
 
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-"""What a file's or a folder's name looks like."""
+"""Matches string constants that may be the name of a file or a folder."""
 
 
 def compute_code_key(*modules: str, by_value: Collection[str] = ()) -> str:
-    """sha256 over what the modules import within the project, lazy imports included, and the files that these read.
+    """Hash the modules, all project modules that they import (lazy imports included), and the files that these read.
 
-    Counted are docstrings (a tool's is the schema that a model reads), but neither comments nor blank lines; every
-    module of a package that finds its modules at run time (it imports `pkgutil`); templates, prompts and YAML files
-    that a module names. A function that is copied out of these files is out of reach, as is what a library does.
+    Docstrings count, because a tool's docstring is the schema that a model reads; comments and blank lines do not.
+    If a package finds its modules at run time (it imports `pkgutil`), all its modules count. Templates, prompts and
+    YAML files count if a module names them. Libraries do not count, and neither do copies of this code elsewhere.
 
     Args:
         modules: Dotted names, such as ``train.sft``.
-        by_value: Dotted names of modules that are left out, with what only they import, because the caller compares
-            what it takes from them by value.
+        by_value: Dotted names of modules to skip, together with the modules that only they import, because the
+            caller compares their values directly.
 
     Returns:
         16 hexadecimal digits.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: a module does not exist.
     """
     text = "\n".join(f"{file.as_posix()} {_hash_file(file)}" for file in list_hashed_files(*modules, by_value=by_value))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def list_hashed_files(*modules: str, by_value: Collection[str] = ()) -> list[Path]:
-    """The files that :func:`compute_code_key` hashes, in order of their paths, relative to :data:`BASE`.
+    """List the files that :func:`compute_code_key` hashes, relative to :data:`BASE`, sorted by path.
 
     Raises:
-        ValueError: there is no such module.
+        ValueError: a module does not exist.
     """
     found: set[Path] = set()
     left_out = {_find_module_file(module) for module in by_value}
@@ -68,7 +68,7 @@ def list_hashed_files(*modules: str, by_value: Collection[str] = ()) -> list[Pat
 
 @cache
 def _find_module_file(module: str) -> Path | None:
-    """File of a module of this project; None for a library's, and for names that are no module."""
+    """Return the file of a module of this project; None for library modules and for names that are not modules."""
     if module.partition(".")[0] not in PACKAGES:
         return None
     path = BASE.joinpath(*module.split("."))
@@ -77,7 +77,7 @@ def _find_module_file(module: str) -> Path | None:
 
 @cache
 def _find_dependencies(path: Path) -> tuple[Path, ...]:
-    """Files that a file needs by itself."""
+    """Return the files that a file depends on directly."""
     if path.suffix != ".py":
         return ()
     found: set[Path] = set()
@@ -93,12 +93,13 @@ def _find_dependencies(path: Path) -> tuple[Path, ...]:
         if "pkgutil" in names:
             found.update(path.parent.glob("*.py"))
         found.update(file for name in names if name not in EXCLUDED_MODULES and (file := _find_module_file(name)))
-    # `import a.b.c` runs the packages above it too.
+    # `import a.b.c` also runs `a/__init__.py` and `a/b/__init__.py`.
     above = (parent / "__init__.py" for parent in path.parents if parent.is_relative_to(BASE))
     return (*found, *(file for file in above if file.is_file()))
 
 
 def _walk_runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes outside `if TYPE_CHECKING:` blocks."""
     left = [tree]
     while left:
         node = left.pop()
@@ -110,7 +111,7 @@ def _walk_runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _find_data_files(folder: Path, text: str) -> list[Path]:
-    """The file beside a module that a text names, or all files of the folder beside it that a text names."""
+    """Return the file, or all files of the folder, of the name ``text`` next to a module."""
     if not _FILE_NAME.fullmatch(text):
         return []
     path = folder / text
@@ -130,7 +131,7 @@ def _hash_file(relative: Path) -> str:
 
 
 def _iterate_code_lines(source: str) -> Iterator[str]:
-    """Lines that are neither blank nor a comment alone; all lines of a text over several lines."""
+    """Yield the lines that are not blank and not only a comment; inside multi-line strings, yield every line."""
     within: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno and node.end_lineno > node.lineno:
@@ -141,6 +142,6 @@ def _iterate_code_lines(source: str) -> Iterator[str]:
 
 
 def clear_caches() -> None:
-    """Read every file anew: for a process that outlives a change of code."""
+    """Forget all files read so far, for a process that keeps running while code changes."""
     for function in (_find_module_file, _find_dependencies, _hash_file):
         function.cache_clear()

@@ -1,4 +1,4 @@
-"""What an image file says of itself, and whether it is all there, without decoding its pixels."""
+"""Read the header of an image file and check that the file is complete, without decoding its pixels."""
 
 import io
 import struct
@@ -10,32 +10,32 @@ from PIL import ExifTags, Image
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit; a file of more pixels is taken for a decompression bomb."""
+"""Pillow's own limit; a file with more pixels is treated as a decompression bomb."""
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "I": 1, "I;16": 1, "I;16B": 1, "P": 3, "RGB": 3, "YCbCr": 3, "RGBA": 4, "CMYK": 4}
 
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 4}
-"""By colour type: grey, RGB, palette, grey with alpha, RGBA."""
+"""Channels by PNG colour type: grey, RGB, palette, grey with alpha, RGBA."""
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_END = 0xD9
 JPEG_SCAN = 0xDA
 SCAN_BLOCK = 2**17
 IS_SCAN_BYTE = np.isin(np.arange(256), (0x00, 0xFF, *range(0xD0, 0xD8)))
-"""What follows FF within a scan: a stuffed zero, a fill byte, a restart marker."""
+"""Bool (256,): bytes that may follow FF inside a scan: a stuffed zero, a fill byte, a restart marker."""
 JPEG_MARKERS = JPEG_FRAMES | {0xC4, 0xCC, *range(0xD9, 0xF0), 0xFE, 0xFF}
-"""Fill bytes, the end, and whatever a length follows."""
+"""Valid markers outside a scan: fill bytes, the end marker, and markers that are followed by a length."""
 ROTATED_ORIENTATIONS = range(2, 9)
-"""EXIF orientations that turn or mirror; 1 is upright, and nothing heeds any other value."""
+"""EXIF orientations that rotate or mirror the image; 1 is upright, and viewers ignore all other values."""
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 
 
 class DamagedError(ValueError):
-    """The file is truncated, corrupt, or no image that can be read; its text says why."""
+    """The file is truncated, corrupt or not a readable image; the message gives the reason."""
 
 
 class RotatedError(DamagedError):
-    """Viewers that heed EXIF turn or mirror the pixels, those that do not leave them."""
+    """The EXIF orientation rotates or mirrors the pixels, so viewers with and without EXIF support disagree."""
 
 
 class Header(NamedTuple):
@@ -48,15 +48,15 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """Header of an image file whose structure is complete.
+    """Read the header of an image file and check that its structure is complete.
 
-    PNG: every chunk's CRC and the end chunk. JPEG: every marker, up to the end mark; most damage within a scan makes
-    one that cannot be. BMP: the length of the pixel
-    array. TIFF, WebP and rare kinds of the others have no such mark and are decoded, by Pillow.
+    Checked are, for PNG, the CRC of every chunk and the end chunk; for JPEG, every marker up to the end marker (most
+    damage within a scan produces an invalid marker); for BMP, the length of the pixel array. TIFF, WebP and rare
+    variants of the other formats cannot be checked this way; Pillow decodes them.
 
     Raises:
-        DamagedError: the structure is not complete, the format is unknown, or the image is a decompression bomb.
-        RotatedError: its orientation tag turns or mirrors the pixels.
+        DamagedError: the structure is incomplete, the format is unknown, or the image is a decompression bomb.
+        RotatedError: the orientation tag rotates or mirrors the pixels.
     """
     try:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -77,17 +77,17 @@ def read_header(data: bytes) -> Header:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Open with Pillow, without decoding.
+    """Open an image with Pillow, without decoding it.
 
     Raises:
-        DamagedError: no image of a known format, or a decompression bomb.
+        DamagedError: the format is unknown, or the image is a decompression bomb.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise DamagedError(f"decompression bomb: {error}") from error
     except Exception as error:
-        # Pillow's plugins answer damaged headers with all sorts of exceptions.
+        # Pillow's plugins raise many kinds of exceptions for damaged headers.
         raise DamagedError("not a readable PNG, JPEG, BMP, TIFF or WebP file" if data else "empty file") from error
     if image.width * image.height > MAX_PIXELS:
         raise DamagedError(f"decompression bomb: {image.width} x {image.height} pixels")
@@ -98,7 +98,7 @@ def _decode_header(data: bytes) -> Header:
     image = open_image(data)
     if image.mode not in CHANNELS:
         raise DamagedError(f"pixels of mode {image.mode} are not supported")
-    # Before decoding: Pillow turns a TIFF as it decodes it, and drops the tag.
+    # Check before decoding: Pillow rotates a TIFF while decoding it and drops the tag.
     _check_upright(image)
     try:
         image.load()
@@ -108,7 +108,7 @@ def _decode_header(data: bytes) -> Header:
 
 
 def _check_upright(image: Image.Image) -> None:
-    """Pillow's reading of EXIF and XMP, since `datasets.Image` turns the pixels by it."""
+    """Refuse a rotated image, as Pillow reads EXIF and XMP, because `datasets.Image` rotates pixels accordingly."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:
@@ -118,7 +118,7 @@ def _check_upright(image: Image.Image) -> None:
 
 
 def _read_png_header(data: bytes) -> Header:
-    """Chunks of the PNG specification (third edition, W3C 2025), section 5."""
+    """Read the chunks as in the PNG specification (third edition, W3C 2025), section 5."""
     view = memoryview(data)
     position, size = 8, len(data)
     tagged = False
@@ -143,14 +143,14 @@ def _read_png_header(data: bytes) -> Header:
 
 
 def _read_jpeg_header(data: bytes) -> Header:
-    """Markers of ITU-T T.81, annex B."""
+    """Read the markers as in ITU-T T.81, annex B."""
     header = None
     tagged = False
     position = 2
     while position + 1 < len(data):
         marker = data[position + 1]
         if data[position] != 0xFF or marker not in JPEG_MARKERS:
-            raise DamagedError(f"corrupt at byte {position}: no JPEG marker where one must be")
+            raise DamagedError(f"corrupt at byte {position}: expected a JPEG marker")
         if marker == 0xFF:
             position += 1
             continue
@@ -173,12 +173,12 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _find_scan_end(data: bytes, start: int) -> int:
-    """Where the marker is that ends the scan, or the end of ``data``."""
+    """Return the position of the marker that ends the scan, or the length of ``data``."""
     values = np.frombuffer(data, np.uint8)
     for begin in range(start, len(data) - 1, SCAN_BLOCK):
         block = values[begin : begin + SCAN_BLOCK + 1]
         marks = (block[:-1] == 0xFF) & (block[1:] != 0)
-        # Rarely any: looking for their places would cost more than all the rest.
+        # Most blocks have no mark, and `flatnonzero` costs more than all the rest of this loop.
         if marks.any():
             places = np.flatnonzero(marks)
             ends = places[~IS_SCAN_BYTE[block[places + 1]]]

@@ -1,4 +1,4 @@
-"""Images that show the same picture: perceptual hashes, and a finer look at what they bring together."""
+"""Find near-duplicate images: compare perceptual hashes, then confirm each match on thumbnails."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from cot_builder.storage.shards import ShardReader
 from cot_builder.storage.workspace import Workspace
 
 THUMBNAIL_SIDE = 32
-"""Of a thumbnail, pixels: what imagehash's perceptual hash is computed from."""
+"""Side of a thumbnail in pixels, the size from which imagehash computes its perceptual hash."""
 MIN_CORRELATION = 0.95
 MIN_CONTRAST = 1.5
 """Standard deviation of a thumbnail, in grey levels, below which an image is featureless."""
@@ -34,35 +34,35 @@ _REDUCED = {
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """One row an image that decodes."""
+    """Perceptual hashes and thumbnails, one row for each image that decodes."""
 
     sample_ids: list[str]
     hashes: np.ndarray
     """uint64 (n,): 64-bit perceptual hashes."""
     thumbnails: np.ndarray
-    """uint8 (n, 32, 32), grey; on disk, so that memory does not grow with the data set."""
+    """uint8 (n, 32, 32), grey; memory-mapped, so that memory does not grow with the data set."""
     damaged: dict[str, str] = field(default_factory=dict)
-    """Sample id to what is wrong with the image."""
+    """Sample id to error message, for images that do not decode."""
 
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of two sets of fingerprints, by row, sorted."""
+    """Near-duplicate pairs between two sets of fingerprints, sorted by row."""
 
     pairs: list[tuple[int, int, int, float]]
     """(row of the first, row of the second, differing bits, correlation of the thumbnails)."""
     refused: int
-    """Pairs whose hashes agree and whose thumbnails do not."""
+    """Number of pairs with close hashes and different thumbnails."""
 
 
 def make_thumbnail(data: bytes, width: int, height: int, region: tuple[int, int, int, int] | None) -> np.ndarray | None:
-    """Image file to a uint8 (32, 32) grey thumbnail of its region; None where it does not decode.
+    """Decode the region of an image file to a uint8 (32, 32) grey thumbnail; None if the file does not decode.
 
     Args:
-        data: The file.
-        width: Of the region, in pixels: with ``height`` it tells how far the decoder may shrink.
-        height: Of the region, in pixels.
-        region: Half-open pixel box of the file's image; None is all of it.
+        data: Content of the file.
+        width: Width of the region in pixels; ``width`` and ``height`` limit how far the decoder may downscale.
+        height: Height of the region in pixels.
+        region: Half-open pixel box (x1, y1, x2, y2); None for the whole image.
     """
     shrink = next(factor for factor in _REDUCED if factor == 1 or min(width, height) >= 2 * THUMBNAIL_SIDE * factor)
     flags = _REDUCED[shrink] | cv2.IMREAD_IGNORE_ORIENTATION
@@ -79,7 +79,7 @@ def make_thumbnail(data: bytes, width: int, height: int, region: tuple[int, int,
 
 
 def compute_perceptual_hash(thumbnail: np.ndarray) -> np.uint64:
-    """imagehash's 64-bit pHash of a (32, 32) thumbnail."""
+    """Compute imagehash's 64-bit pHash of a (32, 32) thumbnail."""
     bits = imagehash.phash(Image.fromarray(thumbnail)).hash
     return np.packbits(bits).view(np.uint64)[0]
 
@@ -87,10 +87,10 @@ def compute_perceptual_hash(thumbnail: np.ndarray) -> np.uint64:
 def compute_fingerprints(
     workspace: Workspace, samples: pl.DataFrame, workers: int, scratch: Path, description: str
 ) -> Fingerprints:
-    """Fingerprints of samples, by ``workers`` processes; thumbnails are kept in the file ``scratch``.
+    """Compute the fingerprints of samples in ``workers`` processes; store the thumbnails in the file ``scratch``.
 
     Raises:
-        IndusCotError: a shard is missing or damaged; the system ended a worker.
+        IndusCotError: a shard is missing or damaged; the operating system killed a worker.
     """
     columns = ["source_set", "shard", "row", "sample_id", "width", "height", "region"]
     ordered = samples.select(columns).sort("source_set", "shard", "row", "sample_id")
@@ -119,7 +119,7 @@ def compute_fingerprints(
 
 _Block = list[tuple[str, str, int, str, int, int, list[int] | None]]
 _Done = list[tuple[str, np.ndarray | str, np.uint64]]
-"""Sample id, its thumbnail or what is wrong with the image, its hash."""
+"""(sample id, thumbnail or error message, hash) of each image of a block."""
 
 
 def _fingerprint_block(workspace: Workspace, block: _Block) -> _Done:
@@ -136,12 +136,12 @@ def _fingerprint_block(workspace: Workspace, block: _Block) -> _Done:
 
 
 def find_near_pairs(first: Fingerprints, second: Fingerprints, bits: int) -> NearPairs:
-    """Pairs whose hashes differ in at most ``bits`` bits and whose thumbnails show the same picture.
+    """Find pairs whose hashes differ in at most ``bits`` bits and whose thumbnails show the same picture.
 
-    A perceptual hash keeps the signs of 64 low frequencies: it brings copies together, and also different
-    pictures of one rough shape, and all featureless ones. So a pair counts only where the normalised
-    correlation of the thumbnails is at least 0.95 (a copy, re-encoded or resized, has about 0.99) and both
-    have a contrast of at least 1.5 grey levels. Featureless images are told apart by their bytes alone.
+    A perceptual hash keeps the signs of 64 low frequencies. Copies have close hashes, but so do different pictures
+    with a similar rough shape, and all featureless images. Therefore a pair counts only if the normalised
+    correlation of the thumbnails is at least 0.95 (a re-encoded or resized copy has about 0.99) and both have a
+    contrast of at least 1.5 grey levels. Featureless images can only be compared by their bytes.
     """
     (left, members), (right, others) = _group_by_hash(first), _group_by_hash(second)
     pairs: list[tuple[int, int, int, float]] = []
@@ -168,7 +168,7 @@ def _find_close_hashes(left: np.ndarray, right: np.ndarray, bits: int) -> Iterat
 
 
 def _group_by_hash(images: Fingerprints) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distinct hashes of images that are not featureless, and the rows that have each."""
+    """Return the distinct hashes of images that are not featureless, and for each hash the rows that have it."""
     rows = np.flatnonzero(~is_featureless(images))
     rows = rows[np.argsort(images.hashes[rows], kind="stable")]
     values, starts = np.unique(images.hashes[rows], return_index=True)
@@ -176,7 +176,7 @@ def _group_by_hash(images: Fingerprints) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def correlate_thumbnails(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Normalised correlation of (n, 32, 32) thumbnails pair by pair, in [-1, 1]; 0 where one is flat."""
+    """Return the normalised correlation, in [-1, 1], of each pair of (n, 32, 32) thumbnails; 0 if one is flat."""
     a, b = (part.reshape(len(part), -1).astype(np.float32) for part in (first, second))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -184,7 +184,7 @@ def correlate_thumbnails(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def is_featureless(images: Fingerprints) -> np.ndarray:
-    """Bool (n,): images whose thumbnail has next to no contrast."""
+    """Return bool (n,): whether each thumbnail has almost no contrast."""
     small = images.thumbnails
     blocks = [small[start : start + COMPARE_BATCH] for start in range(0, len(small), COMPARE_BATCH)]
     return np.concatenate([np.zeros(0), *(block.std(axis=(1, 2)) for block in blocks)]) < MIN_CONTRAST

@@ -1,4 +1,4 @@
-"""One function over many items, by a number of processes or threads."""
+"""Apply a function to many items in parallel, with processes or threads."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNKS_AHEAD = 4
-"""Chunks a worker that are handed out before their results are taken: memory stays bounded, no worker waits."""
+"""Chunks per worker submitted ahead of the results: enough that no worker waits, few enough to bound memory."""
 
 
 def process_map(
@@ -30,18 +30,19 @@ def process_map(
     initargs: tuple[Any, ...] = (),
     chunksize: int = 1,
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` of every item, in the order of the items; OpenCV uses one thread a worker.
+    """Yield ``work(item)`` for every item, in the order of the items; OpenCV uses one thread in each worker.
 
     Args:
-        work: Picklable, as are the items and the results; with one worker it runs in this process.
-        items: Drawn only as far ahead as the workers need.
-        workers: Processes, at least 1. They end with this process, also where it is killed.
-        initializer: Run once in every worker before its first item, with ``initargs``.
+        work: Function to apply; it, the items and the results must be picklable. With one worker it runs in this
+            process.
+        items: Items, read only as far ahead as the workers need.
+        workers: Number of processes, at least 1. They end with this process, also if it is killed.
+        initializer: Called once in every worker with ``initargs``, before the first item.
         initargs: Arguments of ``initializer``.
-        chunksize: Items that travel together.
+        chunksize: Number of items sent to a worker at a time.
 
     Raises:
-        IndusCotError: the system ended a worker.
+        IndusCotError: the operating system killed a worker.
     """
     if workers == 1:
         yield from _map_in_process(work, items, initializer, initargs)
@@ -59,7 +60,7 @@ def process_map(
             yield from pending.popleft().result()
     except BrokenProcessPool as error:
         raise IndusCotError(
-            "a worker process was ended by the system, often for lack of memory; "
+            "the operating system killed a worker process, often because memory ran out; "
             f"lower compute.workers (now {workers}) and run the stage again"
         ) from error
     finally:
@@ -67,12 +68,12 @@ def process_map(
 
 
 def thread_map(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield ``work(item)`` of every item, in the order of the items: for work in OpenCV, which threads do side by side.
+    """Yield ``work(item)`` for every item, in order, using threads; for OpenCV work, which releases the GIL.
 
     Args:
-        work: Called by ``workers`` threads.
-        items: Drawn one ahead of the threads, so that memory stays bounded.
-        workers: Threads, at least 1.
+        work: Function to apply, called by ``workers`` threads.
+        items: Items, read one ahead of the threads, so that memory stays bounded.
+        workers: Number of threads, at least 1.
     """
     with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Result]] = deque()
@@ -90,7 +91,7 @@ def thread_map(work: Callable[[Item], Result], items: Iterable[Item], workers: i
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """Where the work is already spread over threads or processes, OpenCV's own would only spin beside them."""
+    """Limit OpenCV to one thread: if the work already runs in parallel, OpenCV's own threads only waste CPU time."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -115,19 +116,19 @@ _start_error: Exception | None = None
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
-    global _start_error  # noqa: PLW0603 - a process pool hands its workers nothing else to keep state in
+    global _start_error  # noqa: PLW0603 - a process pool gives its workers no other place for state
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     try:
         if initializer is not None:
             initializer(*initargs)
     except Exception as error:
-        # Told by the first item: the pool itself would only say that it broke.
+        # Raised with the first item: the pool itself would only report that it broke.
         _start_error = error
 
 
 def _end_with_parent() -> None:
-    """Else the workers of a killed run would wait for work for ever, and write beside the next run."""
+    """Exit when the parent ends: workers of a killed run would wait forever, and could write during the next run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

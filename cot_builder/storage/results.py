@@ -1,35 +1,34 @@
-"""Where the results of evaluations lie."""
+"""Find the result folders of evaluations."""
 
 from pathlib import Path
 
 from schemas.errors import IndusCotError
 
 PREDICTIONS_FILE = "predictions.parquet"
-
-
 METRICS_FILE = "metrics.json"
 
 
 def find_result_folders(root: Path) -> list[Path]:
-    """The sets that a folder of results holds, or the folder itself where it is of one set.
+    """Return the result folders of all sets below ``root``, or ``root`` itself if it contains the results of one set.
 
     Raises:
-        IndusCotError: it holds none.
+        IndusCotError: there are no results.
     """
     if (root / PREDICTIONS_FILE).is_file():
         return [root]
     found = find_set_folders(root, PREDICTIONS_FILE)
     if not found:
         raise IndusCotError(
-            f"{root}: neither {PREDICTIONS_FILE} nor SET/{PREDICTIONS_FILE} in it; run `indus-cot evaluate`"
+            f"{root}: contains neither {PREDICTIONS_FILE} nor SET/{PREDICTIONS_FILE}; run `indus-cot evaluate`"
         )
     return found
 
 
 def find_set_folders(root: Path, file: str) -> list[Path]:
-    """Folders below ``root`` that hold ``file``.
+    """Return the folders directly below ``root`` that contain ``file``.
 
-    Not the hidden ones that a killed run leaves, nor results of another run that lie there: their metrics are a mean.
+    Skips hidden folders, which a killed run leaves behind, and folders that contain the results of another run, because
+    the metrics there are means over sets.
     """
     return sorted(
         folder

@@ -1,4 +1,4 @@
-"""Retry with growing pauses, and how long a server asks to wait: the one place for both."""
+"""Retry with exponential backoff, and parse the wait that a server asks for."""
 
 import re
 import time
@@ -12,26 +12,26 @@ from cot_builder.progress import console
 T = TypeVar("T")
 
 BACKOFF_S = 0.5
-"""Pause after the first failed attempt; each further one is twice as long."""
+"""Pause in seconds after the first failed attempt; each further pause is twice as long."""
 
 
 class TransientError(Exception):
-    """An attempt failed, and the next one may succeed."""
+    """A temporary failure: the next attempt may succeed."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
-        """Describe the failure.
+        """Create the error.
 
         Args:
-            reason: For messages.
-            wait: Seconds that the server asks to wait, where it does.
+            reason: Reason of the failure, for messages.
+            wait: Seconds that the server asks to wait, if it does.
         """
         super().__init__(reason)
         self.wait = wait
 
 
 def print_retry(name: str, error: TransientError, wait: float, attempt: int) -> None:  # noqa: ARG001
-    """Say that ``name`` failed and is tried again."""
-    console.print(f"{name}: {error}; trying again in {round(wait, 1):g} s", highlight=False, markup=False)
+    """Print that ``name`` failed and will be retried."""
+    console.print(f"{name}: {error}; retrying in {round(wait, 1):g} s", highlight=False, markup=False)
 
 
 def with_retries(
@@ -39,19 +39,19 @@ def with_retries(
     name: str,
     attempts: int,
     longest_wait_s: float,
-    tell: Callable[[str, TransientError, float, int], None] = print_retry,
+    on_retry: Callable[[str, TransientError, float, int], None] = print_retry,
 ) -> T:
-    """The result of ``action``, which is repeated for as long as it raises :class:`TransientError`.
+    """Call ``action`` until it does not raise :class:`TransientError`, and return its result.
 
     Args:
-        action: One attempt.
-        name: What is asked, for messages.
-        attempts: How often ``action`` is called at most, at least 1.
-        longest_wait_s: Seconds; a server that asks to wait longer is not asked again.
-        tell: Called before each pause with the name, the failure, the seconds to wait and the attempt, from 0.
+        action: Function that makes one attempt.
+        name: Name of the request, for messages.
+        attempts: Maximum number of attempts, at least 1.
+        longest_wait_s: Maximum pause in seconds; if a server asks to wait longer, the error is raised.
+        on_retry: Called before each pause with the name, the error, the pause in seconds, and the attempt, from 0.
 
     Raises:
-        TransientError: of the last attempt, or one that asks for a longer wait.
+        TransientError: the last attempt failed, or the server asks for a longer wait.
     """
     for attempt in range(attempts):
         try:
@@ -60,18 +60,22 @@ def with_retries(
             wait = backoff(attempt) if error.wait is None else error.wait
             if attempt + 1 == attempts or wait > longest_wait_s:
                 raise
-            tell(name, error, wait, attempt)
+            on_retry(name, error, wait, attempt)
         time.sleep(wait)
-    raise ValueError(f"{name}: at least one attempt is needed")
+    raise ValueError(f"{name}: attempts must be at least 1")
 
 
 def backoff(attempt: int, first: float | None = None, longest: float = float("inf")) -> float:
-    """Seconds between ``attempt``, from 0, and the next: ``first`` (:data:`BACKOFF_S`), doubled with each attempt."""
+    """Return the pause in seconds after ``attempt``, from 0: ``first``, or :data:`BACKOFF_S`, doubled each time."""
     return min(longest, (BACKOFF_S if first is None else first) * 2 ** min(attempt, 16))
 
 
 def parse_wait(text: str) -> float | None:
-    """Seconds of a Retry-After (RFC 9110: a number or a date) or rate-reset header (``6m0s``, ``250ms``), or None."""
+    """Parse a wait to seconds; None if it cannot be parsed.
+
+    Args:
+        text: A Retry-After header (RFC 9110: a number or a date) or a rate-reset header (``6m0s``, ``250ms``).
+    """
     text = text.strip()
     with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())

@@ -1,4 +1,4 @@
-"""Parquet shards of original bytes: images live here and are read by shard and row."""
+"""Write and read parquet shards that store image files byte for byte, addressed by shard and row."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -19,8 +19,11 @@ SHARD_BYTES = 512 * 2**20
 
 
 def image_parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """For a parquet writer of rows with images: only JSON is compressed, since image files do not compress and a
-    compressor for each small column costs more than it saves. The same rows give the same file."""
+    """Return options for a parquet writer of rows with images; equal rows give equal files.
+
+    Only JSON columns are compressed: image files do not compress, and compressing each small column costs more than
+    it saves.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     leaves = [column.path for column in pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema]
@@ -34,9 +37,9 @@ def image_parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Appends files to ``<prefix>-00000.parquet``, …; holds one row group (8 MiB) in memory.
+    """Appends files to ``<prefix>-00000.parquet``, …; keeps one row group (8 MiB) in memory.
 
-    The bytes are stored as they are: uncompressed, since image files do not compress.
+    The bytes are stored uncompressed, because image files do not compress.
     """
 
     def __init__(self, folder: Path, prefix: str = "shard") -> None:
@@ -52,12 +55,12 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, key: str, data: bytes) -> tuple[str, int]:
-        """Append one file under ``key``; returns the shard's file name and the row in it."""
+        """Append one file under ``key``; return the shard's file name and the row in it."""
         if self._number < 0 or self._written + self._pending >= SHARD_BYTES:
             self._next_shard()
         place = (self._name, self._row)
         self._keys.append(_make_single_array(pa.string(), key.encode()))
-        # One chunk a file: its bytes go from where they lie into the encoder, without a copy in between.
+        # One Arrow chunk for each file, so that the bytes go into the encoder without a copy.
         self._values.append(_make_single_array(pa.binary(), data))
         self._pending += len(data)
         self._row += 1
@@ -87,7 +90,7 @@ class ShardWriter:
         self._keys, self._values, self._pending = [], [], 0
 
     def close(self) -> None:
-        """Write what is held and finish the current shard."""
+        """Write the pending files and finish the current shard."""
         self._flush()
         if self._writer is not None:
             self._writer.close()
@@ -106,49 +109,50 @@ class ShardWriter:
 
 
 def _make_single_array(kind: pa.DataType, data: bytes) -> pa.Array:
-    # From buffers: `pa.array` would import pandas, half a second in each worker process.
+    # Built from buffers: `pa.array` would import pandas, which takes half a second in each worker process.
     ends = pa.py_buffer(np.array([0, len(data)], np.int32))
     return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(data)])
 
 
 class ShardReader:
-    """Reads files of a folder of shards by shard and row, one row group (8 MiB) at a time."""
+    """Reads files from a folder of shards, one row group (8 MiB) at a time."""
 
     def __init__(self, folder: Path, made_by: str = "its stage") -> None:
-        """``made_by`` is what to run again where a shard is missing or damaged."""
+        """Create a reader of ``folder``; ``made_by`` is the command to run again if a shard is missing or damaged."""
         self._folder = folder
         self._made_by = made_by
-        # Caches of functions, not of methods: a cache that holds its reader keeps maps until garbage is collected.
+        # Cache functions, not methods: a cached method keeps the reader and its memory maps alive until the next
+        # garbage collection.
         self._open = lru_cache(maxsize=8)(partial(_open_file, folder, made_by))
         self._group = lru_cache(maxsize=2)(partial(_read_group, self._open, folder, made_by))
 
     def get(self, shard: str, row: int) -> bytes:
-        """The file stored at ``row`` of ``shard``.
+        """Return the file stored at ``row`` of ``shard``.
 
         Raises:
-            IndusCotError: there is no such shard or row.
+            IndusCotError: the shard is missing or damaged, or has no such row.
         """
         _, starts = self._open(shard)
         if not 0 <= row < starts[-1]:
             raise IndusCotError(
-                f"{self._folder / shard}: has {starts[-1]} rows, not row {row}; run {self._made_by} again"
+                f"{self._folder / shard}: has {starts[-1]} rows, so there is no row {row}; run {self._made_by} again"
             )
         group = next(index for index, start in enumerate(starts[1:]) if row < start)
         return self._group(shard, group).column("bytes")[row - starts[group]].as_py()
 
     def rows(self, shard: str) -> int:
-        """How many files one shard holds."""
+        """Return the number of files in a shard."""
         return self._open(shard)[1][-1]
 
     def items(self, shard: str) -> Iterator[tuple[str, bytes]]:
-        """Every (key, file) of one shard, in order."""
+        """Yield (key, file content) of a shard, in order."""
         file, _ = self._open(shard)
         for batch in file.iter_batches(batch_size=64):
             yield from zip(batch.column("key").to_pylist(), batch.column("bytes").to_pylist(), strict=True)
 
 
 def _open_file(folder: Path, made_by: str, shard: str) -> tuple[pq.ParquetFile, list[int]]:
-    """A shard, and at which row each of its row groups starts and the last one ends."""
+    """Open a shard; return it with the first row of each row group, and the total number of rows at the end."""
     path = folder / shard
     try:
         file = pq.ParquetFile(path, memory_map=True)

@@ -1,4 +1,4 @@
-"""Where files come from: a folder, an archive, a URL or a Hub repository, as one stream of members.
+"""Read the files of a source (folder, archive, URL or Hub repository) as one stream of members.
 
 Archives are read member by member and never extracted to disk.
 """
@@ -31,7 +31,7 @@ from cot_builder.storage.output import write_text
 from cot_builder.storage.retry import TransientError, parse_wait, with_retries
 from schemas.errors import IndusCotError
 
-# Takes a third of the time `indus-cot params` has, which only asks for the files of a source.
+# Imported lazily: httpx would take a third of the run time of `indus-cot params`, which only lists files.
 if TYPE_CHECKING:
     import httpx
 
@@ -40,15 +40,15 @@ TABLE_SUFFIXES = (".csv", ".jsonl")
 HUB = "hf://datasets/"
 MAX_MEMBER_BYTES = 2**30
 MAX_RATIO = 200
-"""An archive that unpacks to more than this many times its own size …"""
+"""An archive is refused as a bomb if it unpacks to more than this many times its own size …"""
 RATIO_FROM_BYTES = 4 * 2**30
-"""… and to more than this is a bomb."""
+"""… and to more than this many bytes."""
 STREAM_BYTES = 2**18
 _DECOMPRESS: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "xz": lzma.open, "bz2": bz2.open}
 DOWNLOAD_BYTES = 2**20
 ATTEMPTS = 6
 LONGEST_WAIT_S = 60.0
-"""A server that asks for more is asked again after this time."""
+"""Longest pause between two attempts, also if the server asks for a longer one."""
 DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -66,26 +66,26 @@ class Member:
     """One file of a source."""
 
     path: str
-    """``/``-separated, NFC; begins with the name of the folder or archive it comes from."""
+    """Path with ``/`` as separator, in NFC; starts with the name of the folder or archive."""
     size: int
     read: Callable[[], bytes]
-    """To be called before the next member is drawn, unless it is lasting."""
-    lasting: bool = False
-    """Whether ``read`` may be called at any time, by any thread."""
+    """Returns the content. Call it before the iterator moves on, unless ``is_reusable``."""
+    is_reusable: bool = False
+    """Whether ``read`` may be called at any time and from any thread."""
     share: float = 0.0
-    """What of the source, in [0, 1], is behind with this file, as far as bytes tell; 0 where nothing does."""
+    """Share of the source's bytes, in [0, 1], up to the end of this file; 0 if unknown."""
 
 
 @dataclass
 class Checksums:
-    """What is known of the archives of a source, and what was found."""
+    """Expected and computed checksums of the archives of a source."""
 
-    wanted: str | None = None
-    """sha256 of the one archive that the source is."""
+    expected: str | None = None
+    """Expected sha256, if the source is a single archive."""
     published: Mapping[str, str] = field(default_factory=dict)
-    """sha256 by file name, wherever an archive of that name turns up."""
+    """Published sha256 by file name; applies to every archive with that name."""
     found: dict[str, str] = field(default_factory=dict)
-    """sha256 by file name; complete once the last member was drawn."""
+    """Computed sha256 by file name; complete after the last member."""
 
 
 def open_members(
@@ -94,40 +94,47 @@ def open_members(
     checksums: Checksums | None = None,
     ignore: Sequence[str] = (),
 ) -> Iterator[Member]:
-    """Every file of ``source``, one at a time.
+    """Yield every file of ``source``.
 
-    Archives inside a folder are opened too; their members lie under the folder that holds the archive.
-    Hidden files and what macOS leaves behind are passed over.
+    Archives inside a folder are opened too; the paths of their members start with the folder of the archive.
+    Hidden files and ``__MACOSX`` folders are skipped.
 
     Args:
         source: A folder; an archive (.tar .tar.gz .tar.xz .tar.bz2 .zip); a table (.csv .jsonl), which stands
-            for the folder it lies in; an http(s) URL of an archive; ``hf://datasets/OWNER/NAME[@REVISION]``;
-            or several of these.
-        cache: Folder that keeps downloads.
-        checksums: What to compare archives with; takes up what is found.
-        ignore: Shell patterns; files of a repository that match one are not fetched, archives in a folder not opened.
+            for its folder; an http(s) URL of an archive; ``hf://datasets/OWNER/NAME[@REVISION]``; or a list of these.
+        cache: Folder for downloads.
+        checksums: Expected checksums; the computed ones are added to it.
+        ignore: Shell patterns. Matching files of a repository are not downloaded; matching archives in a folder are
+            not opened.
 
     Raises:
-        IndusCotError: the source is absent, empty or unreachable; an archive is truncated, damaged, has another
-            checksum, or holds a link, a device, a path that leaves it, or something absurdly large.
+        IndusCotError: the source is missing, empty or unreachable; an archive is truncated, damaged, has another
+            checksum, or contains a link, a device, a path outside the archive, or an unreasonably large file.
     """
     checksums = checksums or Checksums()
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
-        raise IndusCotError("the list of sources is empty; name a folder, an archive, a URL or a Hub repository")
-    if checksums.wanted and (len(sources) > 1 or not _is_archive(sources[0])):
-        raise IndusCotError(f"{sources[0]}: sha256 is given, which needs a single archive as the source")
+        raise IndusCotError("the list of sources is empty; add a folder, an archive, a URL or a Hub repository")
+    if checksums.expected and (len(sources) > 1 or not _is_archive(sources[0])):
+        raise IndusCotError(
+            f"{sources[0]}: sha256 is set, but the source is not a single archive; remove sha256 or give one archive"
+        )
     found = False
     for number, one in enumerate(sources):
         for member in _open_one(one, cache, checksums, ignore):
             found = True
             yield member if len(sources) == 1 else _scale_share(member, number / len(sources), 1 / len(sources))
     if not found:
-        raise IndusCotError(f"{', '.join(sources)}: holds no file; give the folder or archive that holds the data")
+        raise IndusCotError(
+            f"{', '.join(sources)}: contains no file; give the folder or archive that contains the data"
+        )
 
 
 def _scale_share(member: Member, before: float, part: float) -> Member:
-    """The file, where what it comes from is ``part`` of the source and begins at ``before``."""
+    """Convert the member's share of one part to its share of the whole source.
+
+    The part starts at ``before`` and has the size ``part``, both in [0, 1].
+    """
     return replace(member, share=before + part * member.share)
 
 
@@ -150,11 +157,11 @@ def _open_one(source: str, cache: Path, checksums: Checksums, ignore: Sequence[s
 
 
 def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Member]:
-    """Members of an archive at ``url``; one that cannot be read is not kept, so that the next run fetches it anew."""
+    """Yield the members of the archive at ``url``; delete an unreadable download, so that the next run repeats it."""
     path = download(url, cache)
     name = _url_name(url)
 
-    def kept_if_readable(read: Callable[[], bytes]) -> bytes:
+    def read_or_delete(read: Callable[[], bytes]) -> bytes:
         try:
             return read()
         except IndusCotError:
@@ -163,7 +170,7 @@ def _open_download(url: str, cache: Path, checksums: Checksums) -> Iterator[Memb
 
     try:
         for member in _open_archive(path, _strip_suffix(name), name, checksums):
-            yield replace(member, read=functools.partial(kept_if_readable, member.read), lasting=False)
+            yield replace(member, read=functools.partial(read_or_delete, member.read), is_reusable=False)
     except IndusCotError:
         path.unlink(missing_ok=True)
         raise
@@ -181,10 +188,10 @@ def _strip_suffix(name: str) -> str:
 
 
 def clean_path(name: str, where: str) -> str:
-    """A member's name as a relative, ``/``-separated NFC path.
+    """Convert a member's name to a relative path with ``/`` as separator, in NFC.
 
     Raises:
-        IndusCotError: it is absolute or leaves the archive.
+        IndusCotError: the path is absolute or points outside the archive.
     """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
@@ -198,7 +205,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def local_files(root: Path) -> Iterator[Path]:
-    """Every file below ``root`` that is not hidden, in one order; links are followed, each folder entered once.
+    """Yield every file below ``root`` that is not hidden, in a fixed order; follow links, but enter each folder once.
 
     Raises:
         IndusCotError: a folder cannot be read.
@@ -218,9 +225,9 @@ def local_files(root: Path) -> Iterator[Path]:
 
 def _raise_unreadable(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return  # Nothing is there to be read; whoever asked says so.
+        return  # The caller reports a missing source.
     raise IndusCotError(
-        f"{error.filename}: the folder cannot be read ({error.strerror}); mend its permissions or remove it"
+        f"{error.filename}: the folder cannot be read ({error.strerror}); fix its permissions or remove it"
     ) from error
 
 
@@ -232,7 +239,7 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
             if not (packed and any(fnmatchcase(inside, pattern) for pattern in ignore)):
                 yield full, clean_path(f"{name.strip('/')}/{inside}", str(root)), packed
 
-    # Walked twice: a list of a million files would be held as long as they are read.
+    # Walk twice instead of keeping a list, which may have a million entries, in memory.
     total, before = sum(_read_size(full) for full, _, _ in files()) or 1, 0
     for full, path, packed in files():
         size = _read_size(full)
@@ -241,7 +248,7 @@ def _walk(root: Path, name: str, checksums: Checksums, ignore: Sequence[str]) ->
                 yield _scale_share(member, before / total, size / total)
         else:
             if size > MAX_MEMBER_BYTES:
-                raise IndusCotError(f"{full}: {size} bytes is absurd for an image; remove it from the source")
+                raise IndusCotError(f"{full}: {size} bytes is too large for an image; remove the file from the source")
             yield Member(path, size, functools.partial(_read_file, full), True, (before + size) / total)
         before += size
 
@@ -250,27 +257,28 @@ def _read_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); fix its permissions or remove it") from error
 
 
 def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        raise IndusCotError(f"{path}: cannot be read ({error.strerror}); fix its permissions or remove it") from error
 
 
 def _open_archive(path: Path, prefix: str, name: str, checksums: Checksums) -> Iterator[Member]:
-    """Members of one archive, its sha256 compared first where one is known.
+    """Yield the members of one archive, after comparing its sha256 if a checksum is known.
 
-    Where none is, it is taken beside the reading; not of a plain .tar, where it would cost as much as all the rest.
+    Otherwise the sha256 is computed in parallel, except for a plain .tar, where hashing would take as long as all the
+    reading.
     """
     kind = _detect_format(path, name)
-    expected = checksums.wanted or checksums.published.get(name)
+    expected = checksums.expected or checksums.published.get(name)
     if expected and (actual := _hash_archive(path)) != expected:
         raise IndusCotError(
             f"{name}: its sha256 is {actual}, expected {expected}; "
-            "the file is damaged or another version: download it again"
+            "the file is damaged or another version; download it again"
         )
     with ThreadPoolExecutor(1, "sha256") as pool:
         digest = pool.submit(_hash_archive, path) if not expected and kind != "tar" else None
@@ -298,7 +306,7 @@ def _report_damage(read: Callable[[], bytes], name: str) -> Callable[[], bytes]:
 
 def _damage_error(name: str, error: Exception) -> IndusCotError:
     if isinstance(error, NotImplementedError):
-        return IndusCotError(f"{name}: is packed in a way not read here ({error}); unpack it and give the folder")
+        return IndusCotError(f"{name}: unsupported compression ({error}); unpack the archive and give the folder")
     return IndusCotError(f"{name}: the archive is truncated or damaged ({error}); download it again")
 
 
@@ -308,7 +316,7 @@ def _hash_archive(path: Path) -> str:
 
 
 def _detect_format(path: Path, name: str) -> str:
-    """zip, gz, xz, bz2 or tar, by content."""
+    """Return zip, gz, xz, bz2 or tar, by the content of the file."""
     with path.open("rb") as file:
         head = file.read(512)
     for kind, magic in {"zip": b"PK", "gz": b"\x1f\x8b", "xz": b"\xfd7zXZ\0", "bz2": b"BZh"}.items():
@@ -317,21 +325,27 @@ def _detect_format(path: Path, name: str) -> str:
     if head[257:262] == b"ustar" or (len(head) == 512 and name.lower().endswith(".tar")):
         return "tar"
     if head.lstrip()[:1] == b"<":
-        raise IndusCotError(f"{name}: is a web page, not an archive; the link may need a login. Download it by hand")
-    raise IndusCotError(f"{name}: is no archive that can be read ({' '.join(ARCHIVE_SUFFIXES)}), or is cut short")
+        raise IndusCotError(
+            f"{name}: is a web page, not an archive; the link may require a login. Download the archive in a browser"
+        )
+    raise IndusCotError(
+        f"{name}: not an archive of a known format ({' '.join(ARCHIVE_SUFFIXES)}), or truncated; download it again"
+    )
 
 
 def _check_sizes(name: str, member: str, size: int, total: int, packed: int) -> None:
     if size > MAX_MEMBER_BYTES:
-        raise IndusCotError(f"{name}: member {member!r} claims {size} bytes, which is absurd; the archive is refused")
+        raise IndusCotError(
+            f"{name}: member {member!r} claims to have {size} bytes, more than any image; the archive is refused"
+        )
     if total > max(RATIO_FROM_BYTES, MAX_RATIO * packed):
         raise IndusCotError(
-            f"{name}: unpacks to over {MAX_RATIO} times its size, as a bomb does; the archive is refused"
+            f"{name}: unpacks to over {MAX_RATIO} times its size, like a decompression bomb; the archive is refused"
         )
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged or missing header after the first for the end of the archive; here it is an error."""
+    """Raises an error for a damaged or missing header; plain tarfile treats it as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictTarInfo":
@@ -343,14 +357,14 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
     total, packed = 0, path.stat().st_size
-    # Of a plain .tar only the headers are read here, 512 bytes a member.
+    # In a plain .tar, this loop reads only the headers, 512 bytes per member.
     with path.open("rb", buffering=-1 if kind == "tar" else STREAM_BYTES) as raw:
-        # Mode "r:" seeks one byte back now and then, which would decompress everything again.
+        # Compressed archives use "r|": mode "r:" sometimes seeks one byte back, which would decompress from the start.
         stream: Any = raw if kind == "tar" else _DECOMPRESS[kind](raw)
         mode: Any = "r:" if kind == "tar" else "r|"
         with tarfile.open(fileobj=stream, mode=mode, bufsize=STREAM_BYTES, tarinfo=_StrictTarInfo) as tar:
             while (info := tar.next()) is not None:
-                # tarfile keeps every header; the memory would grow with the archive.
+                # tarfile keeps every header, so memory would grow with the archive.
                 tar.members.clear()  # type: ignore[attr-defined]
                 if info.isdir():
                     clean_path(info.name, name)
@@ -367,17 +381,17 @@ def _tar_members(path: Path, name: str, kind: str) -> Iterator[Member]:
                 else:
                     yield Member(inside, info.size, _tar_reader(tar, info), share=raw.tell() / packed)
             while kind != "tar" and stream.read(STREAM_BYTES):
-                # To the end, where the compressed file's own checksum is.
+                # Read to the end, where the compressed file has its checksum.
                 pass
 
 
 def _read_part(path: Path, member: str, start: int, size: int) -> bytes:
-    """What a plain .tar holds from byte ``start``."""
+    """Read ``size`` bytes of a plain .tar, starting at byte ``start``."""
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         data = file.read(size)
     if len(data) != size:
-        raise EOFError(f"member {member!r} is cut short")
+        raise EOFError(f"member {member!r} is truncated")
     return data
 
 
@@ -385,7 +399,7 @@ def _tar_reader(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], byt
     def read() -> bytes:
         data = tar.extractfile(info).read()  # type: ignore[union-attr]
         if len(data) != info.size:
-            raise EOFError(f"member {info.name!r} is cut short")
+            raise EOFError(f"member {info.name!r} is truncated")
         return data
 
     return read
@@ -416,12 +430,12 @@ def _url_name(url: str) -> str:
 
 
 def download(url: str, cache: Path) -> Path:
-    """Fetch ``url`` into ``cache`` once; an interrupted download goes on where it stopped.
+    """Download ``url`` into ``cache`` unless it is there; resume an interrupted download.
 
-    Retried with growing pauses on 429 (as long as ``Retry-After`` says), 5xx and broken connections.
+    Retries with exponential backoff on 429 (or after the pause in ``Retry-After``), 5xx and broken connections.
 
     Raises:
-        IndusCotError: the server refuses, or does not answer after several attempts.
+        IndusCotError: the server refuses the request, or all attempts failed.
     """
     import httpx
 
@@ -436,11 +450,11 @@ def download(url: str, cache: Path) -> Path:
                 with_retries(lambda: _fetch(client, url, partial), url, ATTEMPTS, LONGEST_WAIT_S)
             except TransientError as error:
                 raise IndusCotError(
-                    f"{url}: {error}, after {ATTEMPTS} attempts. What arrived is kept: run again to go on, "
-                    "or download it by hand and give the file"
+                    f"{url}: {error}, after {ATTEMPTS} attempts. The downloaded part is kept: run again to resume, "
+                    "or download it yourself and give the file"
                 ) from error
             except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-                raise IndusCotError(f"{url}: cannot be fetched ({error}); check the address") from error
+                raise IndusCotError(f"{url}: cannot be downloaded ({error}); check the URL") from error
         os.replace(partial, target)
         _validator_path(partial).unlink(missing_ok=True)
         return target
@@ -451,11 +465,11 @@ def _validator_path(partial: Path) -> Path:
 
 
 def _fetch(client: "httpx.Client", url: str, partial: Path) -> None:
-    """One attempt; appends to ``partial`` if the server vouches that the file is still the same one.
+    """Make one download attempt; append to ``partial`` if the server confirms that the file has not changed.
 
     Raises:
-        TransientError: the connection broke, or the server fails for now.
-        IndusCotError: the server refuses.
+        TransientError: the connection broke, or the server has a temporary failure.
+        IndusCotError: the server refuses the request.
     """
     import httpx
 
@@ -474,7 +488,7 @@ def _append(client: "httpx.Client", url: str, partial: Path) -> None:
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 416:
             partial.unlink()
-            raise TransientError("the part that was downloaded no longer fits the file", 0)
+            raise TransientError("the downloaded part no longer matches the file", 0)
         if response.status_code == 429 or response.status_code >= 500:
             wait = parse_wait(response.headers.get("Retry-After", ""))
             raise TransientError(
@@ -482,7 +496,7 @@ def _append(client: "httpx.Client", url: str, partial: Path) -> None:
             )
         if response.status_code >= 400:
             raise IndusCotError(
-                f"{url}: the server answers {response.status_code}; check the address, or download it by hand "
+                f"{url}: the server answers {response.status_code}; check the URL, or download it yourself "
                 "and give the file"
             )
         resumed = response.status_code == 206
@@ -504,7 +518,7 @@ def _append(client: "httpx.Client", url: str, partial: Path) -> None:
 
 
 def _receive(response: "httpx.Response", file: IO[bytes]) -> Iterator[None]:
-    """Write what arrives, as it arrives; yields once a MiB and at the end."""
+    """Write the response to ``file`` as it arrives; yield after each MiB and at the end."""
     unreported = 0
     for block in response.iter_raw():
         file.write(block)
@@ -517,7 +531,7 @@ def _receive(response: "httpx.Response", file: IO[bytes]) -> Iterator[None]:
 
 
 def _download_snapshot(source: str, ignore: Sequence[str]) -> Path:
-    """A Hub dataset repository in the Hub's own cache."""
+    """Download a Hub dataset repository into the Hub's own cache."""
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -541,7 +555,9 @@ def _download_snapshot(source: str, ignore: Sequence[str]) -> Path:
             f"{source}: the repository is gated; accept its terms on its page, then run `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise IndusCotError(f"{source}: has no revision {revision!r}") from error
+        raise IndusCotError(
+            f"{source}: has no revision {revision!r}; check the name of the branch, tag or commit"
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise IndusCotError(
             f"{source}: no such dataset repository, or it is private; write hf://datasets/OWNER/NAME, "
@@ -549,5 +565,5 @@ def _download_snapshot(source: str, ignore: Sequence[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.TransportError) as error:
         raise IndusCotError(
-            f"{source}: the Hub cannot be reached ({str(error).splitlines()[0]}); run again to go on"
+            f"{source}: the Hub cannot be reached ({str(error).splitlines()[0]}); run again to resume"
         ) from error

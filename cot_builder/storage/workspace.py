@@ -1,4 +1,4 @@
-"""Where each stage's output lies."""
+"""The folders and files of a project."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from schemas.errors import IndusCotError
 
 @dataclass(frozen=True)
 class Workspace:
-    """A project's folder: one folder a stage under ``data``, and what people read under ``reports``."""
+    """Paths of a project: one folder for each stage in ``data``, and reports for people in ``reports``."""
 
     root: Path = Path()
 
@@ -60,7 +60,7 @@ class Workspace:
 
     @property
     def label_studio(self) -> Path:
-        """The server's own folder: account, database, the images it serves."""
+        """Folder of the local Label Studio server: account, database, and the images it serves."""
         return self.root / ".label-studio"
 
     @property
@@ -69,12 +69,12 @@ class Workspace:
 
     @property
     def publish(self) -> Path:
-        """The corpus as it leaves the machine."""
+        """The corpus in the form in which it is published."""
         return self.data / "publish"
 
     @property
     def models(self) -> Path:
-        """Trained weights, one folder a stage."""
+        """Trained weights, one folder for each training stage."""
         return self.root / "models"
 
     @property
@@ -87,7 +87,7 @@ class Workspace:
 
     @property
     def results(self) -> Path:
-        """What `evaluate` measured, one folder a set."""
+        """Results of `evaluate`, one folder for each set."""
         return self.root / "results"
 
     @property
@@ -96,13 +96,13 @@ class Workspace:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, for a manifest's inputs.
+    """Return the sha256 of a file.
 
     Raises:
-        IndusCotError: the file is absent: the stage that makes it has not run.
+        IndusCotError: the file does not exist, because the stage that makes it has not run.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise IndusCotError(f"{path}: not there; run the stage that makes it first (`indus-cot repro`)") from None
+        raise IndusCotError(f"{path}: not found; first run the stage that makes it (`indus-cot repro`)") from None

@@ -93,7 +93,7 @@ def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, pub
     words = ("publish", "--repo", REPO, "--dry-run")
     done = client.run(*words)
     number, date, _ = client.python("from cot_builder.storage import retry; value = retry.waits")
-    assert done.code == 0 and number == 90 and 200 < date <= 300 and "trying again in 90 s" in done.out, done.out
+    assert done.code == 0 and number == 90 and 200 < date <= 300 and "retrying in 90 s" in done.out, done.out
     hub.fail("whoami", 429, retry_after="7200")
     refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
     client.python("from cot_builder.storage import retry; retry.time = retry.kept")

@@ -226,5 +226,5 @@ def test_samples_without_a_patch_leave_no_file_behind(tmp_path: Path) -> None:
 
 
 def test_before_select_it_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(IndusCotError, match=r"select/sample.parquet: not there; run the stage that makes it first"):
+    with pytest.raises(IndusCotError, match=r"select/sample.parquet: not found; first run the stage that makes it"):
         patch(with_settings(), Workspace(tmp_path))

@@ -174,7 +174,7 @@ def test_before_select_it_says_what_to_run(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for name in SETS:
         write_pulled_set(workspace, name, evaluation())
-    with pytest.raises(IndusCotError, match=r"select/sample.parquet: not there; run the stage that makes it first"):
+    with pytest.raises(IndusCotError, match=r"select/sample.parquet: not found; first run the stage that makes it"):
         prior(params_for(SETS), workspace)
 
 

@@ -132,7 +132,7 @@ def test_a_layout_like_none_gives_an_example(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match="holds no image"):
         pull_set(tmp_path, "visa", write_folder(tmp_path / "notes", {"a.txt": b"x"}))
     (tmp_path / "void").mkdir()
-    with pytest.raises(IndusCotError, match="holds no file"):
+    with pytest.raises(IndusCotError, match="contains no file"):
         pull_set(tmp_path, "visa", tmp_path / "void")
 
 

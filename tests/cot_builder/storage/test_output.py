@@ -252,7 +252,7 @@ def test_a_missing_row_or_shard_says_what_to_run(tmp_path):
     with ShardWriter(tmp_path) as writer:
         shard, _ = writer.add("a", b"x")
     reader = ShardReader(tmp_path)
-    with pytest.raises(IndusCotError, match="has 1 rows, not row 1; run its stage again"):
+    with pytest.raises(IndusCotError, match="has 1 rows, so there is no row 1; run its stage again"):
         reader.get(shard, 1)
     with pytest.raises(IndusCotError, match="missing or damaged shard"):
         reader.get("nowhere.parquet", 0)

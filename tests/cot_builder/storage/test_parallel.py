@@ -89,7 +89,9 @@ def test_an_error_of_the_work_or_of_the_start_reaches_the_caller(workers: int) -
 
 
 def test_a_worker_ended_by_the_system_is_one_message_that_says_what_to_do() -> None:
-    with pytest.raises(IndusCotError, match=r"ended by the system, often for lack of memory; lower compute\.workers"):
+    with pytest.raises(
+        IndusCotError, match=r"killed a worker process, often because memory ran out; lower compute\.workers"
+    ):
         list(process_map(partial(end_at, 3), range(40), 2))
 
 

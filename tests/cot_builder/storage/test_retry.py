@@ -37,7 +37,7 @@ def test_pauses_double_until_it_succeeds(waits: list[float], capsys: pytest.Capt
     assert with_retries(failing(3), "server", 4, LIMIT_S) == "done"
     assert waits == [0.5, 1.0, 2.0]
     told = capsys.readouterr()
-    assert "server: busy; trying again in 0.5 s" in told.out + told.err
+    assert "server: busy; retrying in 0.5 s" in told.out + told.err
 
 
 def test_last_failure_is_raised_without_pause(waits: list[float]) -> None:
