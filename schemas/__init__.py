@@ -1,1 +1,1 @@
-"""Data contracts: what every table of the project holds. Imports nothing of the project."""
+"""Data contracts of every table. This package imports no other package of the project."""

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all: the one way to write it."""
+"""Atomic writing of files."""
 
 import os
 import secrets
@@ -9,9 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` to write to, and put it in the place of ``path`` on success.
+    """Yield a temporary path next to ``path`` to write to, and move it to ``path`` on success.
 
-    The folder is made where it is not there. Any number of processes may write the same file: the last one wins.
+    If the block fails, ``path`` is left unchanged and the temporary file is deleted. A missing folder is created.
+    Several processes may write the same file: the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -19,6 +20,6 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except BaseException:
-        # A half-written file would take up room on a full disk.
+        # Delete the partial file: it would take up space on a full disk.
         partial.unlink(missing_ok=True)
         raise

@@ -1,4 +1,4 @@
-"""Boxes: integers 0-1000 relative to the original image, ``(x1, y1, x2, y2)``, and pixels."""
+"""Boxes ``(x1, y1, x2, y2)``, in integers 0-1000 relative to the original image or in pixels."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,11 +9,11 @@ from pydantic import AfterValidator
 SCALE = 1000
 
 Box = tuple[int, int, int, int]
-"""``(x1, y1, x2, y2)``; as :data:`UnitBox` each in 0-1000 with x1 < x2 and y1 < y2."""
+"""``(x1, y1, x2, y2)``. A :data:`UnitBox` is within 0-1000, with x1 < x2 and y1 < y2."""
 
 
 def check_box(box: Box) -> Box:
-    """Return ``box`` if it is a box in 0-1000.
+    """Return ``box`` if it is a valid box in 0-1000.
 
     Raises:
         ValueError: a coordinate lies outside 0-1000, or a side is not positive.
@@ -28,7 +28,7 @@ UnitBox = Annotated[Box, AfterValidator(check_box)]
 
 
 def from_pixels(box: Sequence[float], width: int, height: int) -> Box:
-    """Pixel box (half-open, ``[x1, x2)``) to 0-1000, rounded outwards so that it still covers the pixels.
+    """Convert a half-open pixel box (``[x1, x2)``) to 0-1000, rounded outwards so that it still covers the pixels.
 
     Raises:
         ValueError: the box is empty or lies outside the ``width`` x ``height`` image.
@@ -42,32 +42,32 @@ def from_pixels(box: Sequence[float], width: int, height: int) -> Box:
 
 
 def to_pixels(box: Box, width: int, height: int) -> Box:
-    """0-1000 box to a half-open pixel box of at least one pixel a side, inside the image.
+    """Convert a 0-1000 box to a half-open pixel box inside the image, with sides of at least one pixel.
 
-    Rounded inwards to the nearest pixel edge, so that ``to_pixels(from_pixels(b)) == b`` wherever the
-    image has at most 1000 pixels a side.
+    Edges are rounded inwards to the nearest pixel edge, so that ``to_pixels(from_pixels(b)) == b`` if the image
+    has at most 1000 pixels a side.
 
     Raises:
-        ValueError: ``box`` is not a box in 0-1000.
+        ValueError: ``box`` is no valid box in 0-1000.
     """
     x1, y1, x2, y2 = check_box(box)
-    left, right = _span(x1, x2, width)
-    top, bottom = _span(y1, y2, height)
+    left, right = _to_pixel_range(x1, x2, width)
+    top, bottom = _to_pixel_range(y1, y2, height)
     return left, top, right, bottom
 
 
-def _span(low: int, high: int, size: int) -> tuple[int, int]:
+def _to_pixel_range(low: int, high: int, size: int) -> tuple[int, int]:
     start = min(-(-low * size // SCALE), size - 1)
     return start, max(min(high * size // SCALE, size), start + 1)
 
 
 def area(box: Box) -> int:
-    """Area in square units of the box's own coordinates."""
+    """Area of a box, in square units of its coordinates."""
     return max(0, box[2] - box[0]) * max(0, box[3] - box[1])
 
 
 def intersection(a: Box, b: Box) -> Box | None:
-    """Common part of two boxes, or None where they do not overlap."""
+    """Overlap of two boxes, or None if they do not overlap."""
     x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
@@ -82,10 +82,10 @@ def iou(a: Box, b: Box) -> float:
 
 
 def union_iou(first: Sequence[Box], second: Sequence[Box]) -> float:
-    """IoU of the regions covered by two sets of boxes in 0-1000, in [0, 1]; two empty sets agree (1.0)."""
+    """IoU of the regions covered by two sets of boxes in 0-1000, in [0, 1]. It is 1.0 for two empty sets."""
     if not first and not second:
         return 1.0
-    # Cells between neighbouring edges instead of unit squares: a few instead of a million.
+    # Use the grid cells between neighbouring edges: a few cells instead of a million unit squares.
     xs = sorted({x for box in (*first, *second) for x in (box[0], box[2])})
     ys = sorted({y for box in (*first, *second) for y in (box[1], box[3])})
     cells = np.outer(np.diff(ys), np.diff(xs))
@@ -100,7 +100,7 @@ def hull(boxes: Sequence[Box]) -> Box:
     """Smallest box around all of ``boxes``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: ``boxes`` is empty.
     """
     if not boxes:
         raise ValueError("hull of no boxes")
@@ -109,9 +109,9 @@ def hull(boxes: Sequence[Box]) -> Box:
 
 
 def expand(box: Box, factor: float, minimum: int = 0) -> Box:
-    """Grow a 0-1000 box about its centre to ``factor`` times its sides, at least ``minimum`` a side.
+    """Scale the sides of a 0-1000 box about its centre by ``factor``, to at least ``minimum`` units each.
 
-    The result is shifted, not cut, to stay within 0-1000.
+    A result that would leave 0-1000 is shifted inside, not cut.
     """
     spans = []
     for low, high in ((box[0], box[2]), (box[1], box[3])):
@@ -122,7 +122,7 @@ def expand(box: Box, factor: float, minimum: int = 0) -> Box:
 
 
 def describe_position(box: Box) -> str:
-    """Where a box's centre lies, in plain words: 'upper left', 'centre', 'lower edge' …"""
+    """Position of a box's centre in words: 'upper left', 'upper middle', 'left side', 'centre' and so on."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     rows = "upper" if y < 333 else "lower" if y > 667 else ""
     columns = "left" if x < 333 else "right" if x > 667 else ""

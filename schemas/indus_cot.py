@@ -1,4 +1,4 @@
-"""Indus-CoT: one reviewed trajectory with everything a learner or a reader needs, as published."""
+"""Rows of the published corpus: one reviewed trajectory with everything needed to train on it or read it."""
 
 from typing import Annotated, Literal
 
@@ -12,17 +12,17 @@ from schemas.trajectory import ToolName
 
 
 class Image(BaseModel):
-    """An image as `datasets` stores it."""
+    """An image in the form in which `datasets` stores it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bytes: bytes
     path: str | None
-    """File name with the suffix of its format; carries no folder and no label."""
+    """File name with the suffix of its format. It contains neither a folder nor the label."""
 
 
 class PatchRef(BaseModel):
-    """A local patch by its place, found without the truth; its pixels are the crop of the image there."""
+    """Box of a local patch, found without ground truth. Its pixels are the crop of the image in this box."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class PatchRef(BaseModel):
 
 
 class PriorRef(BaseModel):
-    """The normalcy prior of the row's category and view, with where it came from."""
+    """The normalcy prior for the category and view of the row, with its origin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,29 +56,29 @@ class IndusCot(BaseModel):
     split: Literal["train", "validation"]
     image: Image
     image_sha256: Sha256
-    """Of ``image.bytes``: the published file, unchanged."""
+    """Hash of ``image.bytes``, which are those of the published file."""
     region: tuple[int, int, int, int] | None
-    """Half-open pixel box of ``image`` that was inspected; None is all of it."""
+    """Inspected part of ``image`` as a half-open pixel box; None for the whole image."""
     patch_pairs: list[PatchRef]
     prior: PriorRef | None
     messages: str
-    """JSON list of chat messages with native tool calls; images are ``{"type": "image"}`` in order of ``images``."""
+    """JSON list of chat messages with native tool calls. Each ``{"type": "image"}`` is the next entry of ``images``."""
     images: list[Image]
-    """Every image of ``messages`` in order: the inspected image, then the observations."""
+    """All images of ``messages`` in order: the inspected image, then the observations."""
     tools: str
-    """JSON list of the tools' function schemas."""
+    """JSON list of the function schemas of the tools."""
     trajectory: str
     """JSON of :class:`schemas.trajectory.Trajectory`, with the sha256 of every observation image."""
     tagged: str
-    """The trajectory in the paper's tags."""
+    """The trajectory as text in the tags of the paper."""
     answer: Literal["Yes", "No"]
     boxes: list[UnitBox]
     defect_type: str | None
     tool_calls: list[ToolName]
     gates: list[str]
-    """Names of the gates passed."""
+    """Names of the gates that the trajectory passed."""
     judge_scores: list[float]
-    """Empty where no judge read the draft (the offline teacher has none)."""
+    """Empty if no judge read the draft (the offline teacher has no judge)."""
     judge_disagreement: float | None
     review_status: Literal["auto", "accepted", "fixed"]
     reviewers: Annotated[int, Field(ge=0)]
@@ -87,7 +87,7 @@ class IndusCot(BaseModel):
     toolbox_version: Name
     cost_usd: Annotated[float, Field(ge=0)]
     licence: Name
-    """Of the image; what `publish` writes is bound by the texts' as well."""
+    """Licence of the image. The output of `publish` is also bound by the licence of the texts."""
 
 
 INDUS_COT = Table(
@@ -105,7 +105,7 @@ INDUS_COT = Table(
         Rule("images", "the inspected image comes first", pl.col("images").list.len() >= 1),
         Rule(
             "reviewers",
-            "auto means that nobody looked",
+            "the review status auto requires 0 reviewers",
             (pl.col("review_status") != "auto") | (pl.col("reviewers") == 0),
         ),
     ],

@@ -1,4 +1,4 @@
-"""What ``results/SET/metrics.json`` holds: figures of one run on one set, all computed from its predictions."""
+"""Schema of ``results/SET/metrics.json``: the figures of one run on one set, computed from its predictions."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,22 +12,21 @@ class _Record(BaseModel):
 
 
 class Estimate(_Record):
-    """A figure and its bootstrap 95 % interval."""
+    """A figure with its 95 % bootstrap interval."""
 
     value: float
     low: float | None
     high: float | None
-    """None where there are too few parts to resample."""
+    """``low`` and ``high`` are None if there are too few parts to resample."""
     n: Count
-    """Images it is computed on."""
+    """Number of images that the figure is computed on."""
 
 
 class Scores(_Record):
     """Counts and figures of one group of images.
 
-    Every other field is a figure by its name, an :class:`Estimate` or None where the group has nothing to compute it
-    on; shares are in [0, 1]. :mod:`eval.metrics` knows the figures there are. Results of another version may lack some
-    or have others.
+    Every extra field is a figure: an :class:`Estimate`, or None if the group has no data for it. Shares are in [0, 1].
+    :mod:`eval.metrics` lists all figures. Results of another version may have fewer or different ones.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -38,47 +37,47 @@ class Scores(_Record):
     tp: Count
     tn: Count
     fp: Count
-    """Normal images without a No: wrong or unread."""
+    """Normal images not answered No: answered wrongly or unparsed."""
     fn: Count
-    """Defective images without a Yes: wrong or unread."""
+    """Defective images not answered Yes: answered wrongly or unparsed."""
     unparsed: Count
 
     def figure(self, name: str) -> Estimate | None:
-        """The figure of this name; None where the group, or the version that computed it, has none."""
+        """Return a figure by its name; None if the group has no data for it or the version did not compute it."""
         return self.__pydantic_extra__.get(name)
 
     @property
     def balanced_accuracy(self) -> Estimate | None:
-        """The headline: mean of recall and specificity."""
+        """The headline figure: the mean of recall and specificity."""
         return self.figure("balanced_accuracy")
 
 
 class ToolUse(_Record):
-    """How the tools were used."""
+    """Use of the tools."""
 
     share: dict[str, float]
     """Share of the images on which each tool was called."""
     calls: float
-    """An image, mean."""
+    """Mean number of calls per image."""
     success: float | None
-    """Share of the calls that returned something other than an error; None without calls."""
+    """Share of the calls that returned no error; None without calls."""
     looked: Count
-    """Images with a call."""
+    """Number of images with at least one call."""
     better: Count | None
-    """Images whose margin the observations turned from the wrong side to the right one. Both margins are read after an
-    empty thought; the verdict as it was written, or could not be read, has no part in it. None where the policy gives
-    no margins."""
+    """Number of images whose margin moved from the wrong side to the right one after the observations. Both margins are
+    measured after an empty thought, independently of the written verdict. None if the policy gives no margins."""
     worse: Count | None
+    """Number of images whose margin moved from the right side to the wrong one; None as above."""
 
 
 class Cost(_Record):
-    """What it took."""
+    """Tokens, time and money that a run took."""
 
     input_tokens: Count
     output_tokens: Count
     seconds: float
-    """Sum over the images, as each was waited for (:mod:`schemas.prediction`): no wall time where several are asked at
-    once."""
+    """Sum of the waiting times of all images (see :mod:`schemas.prediction`). It exceeds the wall time if several
+    images are asked at once."""
     usd: float
 
 
@@ -87,64 +86,64 @@ class CalibrationBin(_Record):
 
     low: float
     high: float
-    """Bounds of p(Yes), from the margin."""
+    """``low`` and ``high`` bound p(Yes), which is computed from the margin."""
     images: Count
     confidence: float
-    """Mean p(Yes)."""
+    """Mean p(Yes) of the images."""
     defective: float
-    """Share of truly defective images."""
+    """Share of the images that are defective."""
 
 
 class EvaluatedImages(_Record):
-    """The images that were evaluated, beside the published list."""
+    """Counts of the evaluated images, compared with the published test list."""
 
     evaluated: Count
     available: Count | None
-    """Test images in the pulled set; None where the run left no record of it."""
+    """Test images in the pulled set; None if the run left no record of it."""
     published: Count | None
-    """None where no list is published, and for rendered images."""
+    """Images of the published test list; None without such a list and for rendered images."""
     same_list: bool | None
-    """Whether exactly the published images were evaluated; never of rendered ones."""
+    """Whether exactly the published images were evaluated; never True for rendered images."""
 
 
 class Contamination(_Record):
-    """What of this set the trained model may have seen."""
+    """Overlap of this set with the data that the model was trained on."""
 
     trained_on: str | None
-    """The corpus, by the hash of its manifest; None for a model that is not of ours."""
+    """Hash of the manifest of the training corpus; None for a model that this project did not train."""
     categories: list[str]
-    """Evaluated categories that the corpus holds, by exact or normalised name."""
+    """Evaluated categories that are also in the corpus, by exact or normalised name."""
     images: Count
-    """Evaluated images that the corpus holds, byte for byte."""
+    """Number of evaluated images that are also in the corpus, byte for byte."""
     image_ids: list[str] = []
-    """The first of them, by sample id."""
+    """Sample ids of the first of these images."""
     prior_categories: list[str] = []
-    """Evaluated categories that a text of the prior tool describes, by exact or normalised name."""
+    """Evaluated categories that have a text in the prior tool, by exact or normalised name."""
     zero_shot: bool | None
-    """None where it cannot be known what the model saw."""
+    """Whether the corpus has none of the evaluated categories and images; None if the training data are unknown."""
 
 
 class Run(_Record):
-    """What was run; None where no record was left beside the predictions."""
+    """Policy and settings of a run. Fields are None if no record was left next to the predictions."""
 
     set: str
     mode: str | None
     """``agent``, ``agent-no-tools``, ``agent-without-<tool>`` or ``direct``."""
     rounds: Literal["free", "two"] | None
     policy: str | None
-    """``transformers``, ``endpoint``, ``vllm``, or the name of a scripted one."""
+    """``transformers``, ``endpoint``, ``vllm``, or the name of a scripted policy."""
     model: str | None
     model_sha256: str | None
-    """Of the weights, where they are here: behind a server too, that is asked for a folder of this project."""
+    """Hash of the weights if they are local. That includes a server that serves a local folder of this project."""
     priors: str | None
-    """Where texts of the prior tool came from; a prior of an evaluated category is knowledge of it."""
+    """Origin of the texts of the prior tool. A text about an evaluated category is knowledge of that category."""
     seed: int | None
     parameters: dict[str, Any]
     versions: dict[str, str]
 
     @property
     def title(self) -> str:
-        """What tells it from other runs, in a line."""
+        """One line that identifies the run: model, mode, rounds and weights."""
         parts = [self.model or "a model of which no record is here", self.mode or "mode not recorded"]
         parts += ["two rounds"] if self.rounds == "two" else []
         parts += [f"weights {self.model_sha256[:8]}"] if self.model_sha256 else []
@@ -159,33 +158,33 @@ class Metrics(_Record):
     contamination: Contamination
     overall: Scores
     by: dict[Literal["category", "type", "family", "view", "size"], dict[str, Scores]]
-    """A group of defects (type, family, size) is measured against all normal images of the set."""
+    """Scores by group. A group of defects (type, family, size) is compared with all normal images of the set."""
     macro: Estimate | None
-    """Balanced accuracy, mean over categories."""
+    """Mean of the balanced accuracy over categories."""
     tools: ToolUse
     cost: Cost
     calibration: list[CalibrationBin]
-    """Empty without margins."""
+    """Empty if the policy gives no margins."""
     flags: list[str]
-    """What a careful reader must know before believing a figure; also shown on the page."""
+    """Reservations about the figures, which the page shows too."""
     draws: Count
-    """Bootstrap resamples."""
+    """Number of bootstrap resamples."""
 
 
 class RunMean(_Record):
-    """One run over all its sets."""
+    """Mean of one run over its sets."""
 
     run: str
-    """As :attr:`Run.title` says it."""
+    """The :attr:`Run.title` of the run."""
     sets: list[str]
-    """What the mean is over."""
+    """Sets that the mean is over."""
     missing: list[str]
-    """Of the paper's five, those that it is not over."""
+    """Sets of the paper's five that are not in the mean."""
     balanced_accuracy: Estimate
-    """Mean over the sets, each counted alike; they are resampled independently of each other."""
+    """Mean over the sets with equal weights. Each set is resampled independently."""
 
 
 class Overview(_Record):
-    """What ``results/metrics.json`` holds."""
+    """Schema of ``results/metrics.json``."""
 
     runs: list[RunMean]

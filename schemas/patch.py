@@ -1,4 +1,4 @@
-"""PatchPair: a local patch of a sample beside its global view."""
+"""PatchPair: a local patch of a sample with its global view."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from schemas.table import Table
 
 
 class PatchPair(BaseModel):
-    """One local patch; its global view is the sample's downscaled whole."""
+    """One local patch. Its global view is the whole sample, downscaled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,19 +18,20 @@ class PatchPair(BaseModel):
     """``<sample_id>#<number>``."""
     sample_id: Name
     kind: Literal["proposal", "defect", "hard_normal"]
-    """proposal: found without supervision; defect: centred on the truth, jittered; hard_normal: the most
-    conspicuous place of a defect-free area."""
+    """proposal: found without supervision. defect: centred on the true defect, with jitter. hard_normal: the most
+    conspicuous region of a defect-free area."""
     box: UnitBox
-    """On the original image."""
+    """Position on the original image."""
     rank: Annotated[int, Field(ge=0)]
-    """Order within the kind, most conspicuous first."""
+    """Rank within the kind, the most conspicuous first."""
     score: Annotated[float, Field(ge=0)]
     """Conspicuousness of the patch: mean absolute difference from the background, in grey levels (0-255)."""
     method: Literal["foreground", "centre", "supervision"]
-    """How the box was found; centre is the fallback of a flat image."""
+    """How the box was found; centre is the fallback for an image without contrast."""
     width: Annotated[int, Field(gt=0)]
-    """Of the stored patch, in pixels."""
+    """Width of the stored patch in pixels."""
     height: Annotated[int, Field(gt=0)]
+    """Height of the stored patch in pixels."""
     shard: Name
     row: Annotated[int, Field(ge=0)]
     global_shard: Name

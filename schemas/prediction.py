@@ -1,4 +1,4 @@
-"""Prediction: what a policy said of one evaluated image, and what is true of it."""
+"""Prediction: the verdict of a policy on one evaluated image, with the ground truth."""
 
 from typing import Annotated, Literal
 
@@ -13,10 +13,10 @@ NotNegative = Annotated[int, Field(ge=0)]
 
 
 class Prediction(BaseModel):
-    """One image of a benchmark: the truth, the verdict, and how it came about.
+    """One evaluated image: the ground truth, the verdict, and how the policy arrived at it.
 
-    The truth stands beside the verdict so that every figure can be computed again from this table alone. It is
-    written after the policy has answered, and never read by one.
+    The table includes the ground truth, so that every figure can be recomputed from this table alone. The truth is
+    added after the policy has answered; no policy reads it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,16 +26,16 @@ class Prediction(BaseModel):
     category: Name
     view: Name
     part_id: Name
-    """Physical part: what intervals are resampled by."""
+    """Physical part. Confidence intervals are computed by resampling parts."""
     true_answer: Literal["Yes", "No"]
     true_type: str | None
-    """Leaf of the taxonomy; None on normal images."""
+    """Leaf of the taxonomy; None for normal images."""
     true_boxes: list[UnitBox]
-    """Empty on normal images, and where no mask is published."""
+    """Empty for normal images and if no mask is published."""
     area_fraction: Annotated[float, Field(ge=0, le=1)] | None
-    """Share of the image that the defect covers; None on normal images and where no mask is published."""
+    """Share of the image that the defect covers; None for normal images and if no mask is published."""
     answer: Literal["Yes", "No"] | None
-    """None where none could be read, which counts as wrong."""
+    """None if no answer could be parsed, which counts as wrong."""
     boxes: list[UnitBox]
     defect_type: str | None
     parse: Literal["strict", "tolerant", "rules", "unparsed", "failed"]
@@ -43,36 +43,36 @@ class Prediction(BaseModel):
     deviates in form, but has one meaning. rules: by the rules for free text. unparsed: no verdict was found.
     failed: the policy gave no answer."""
     fault: str
-    """What does not follow the grammar, or why there is no answer; empty where all is well."""
+    """Deviation from the grammar, or the reason for a missing answer; empty if there is neither."""
     margin: float | None
-    """``log p(Yes) - log p(No)`` at the verdict, nats, where the policy gives it."""
+    """``log p(Yes) - log p(No)`` at the verdict, in nats; None if the policy does not give it."""
     answer_before: Literal["Yes", "No"] | None
-    """The side of that margin before any observation, where the policy gives it."""
+    """Answer by the sign of the margin before any observation; None if the policy does not give it."""
     tools: list[str]
-    """Names of the calls in order, refused ones too."""
+    """Names of the called tools in order, including refused calls."""
     observed: NotNegative
-    """Calls that returned something other than an error."""
+    """Number of calls that returned no error."""
     input_tokens: NotNegative
     output_tokens: NotNegative
     seconds: Annotated[float, Field(ge=0)]
-    """Of the policy and its tools; of a batch, its share. Behind a server it is what was waited for: its queue and the
-    pauses between attempts are in it, and an answer that was kept takes none."""
+    """Time of the policy and its tools; in a batch, the image's share of it. With a server it is the waiting time,
+    including the queue and pauses between attempts. A cached answer takes no time."""
     cost_usd: Annotated[float, Field(ge=0)]
     transcript: str
     """JSON of a :class:`Transcript`."""
 
 
 class TurnRecord(BaseModel):
-    """One turn of the policy, as it wrote it, and what the tool it called returned."""
+    """One turn of the policy, verbatim, and the observation that its tool call returned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
-    """Raw, calls included."""
+    """Raw text, including calls."""
     observation: str | None = None
-    """Text of what came back; None where nothing was called."""
+    """Text of the observation; None if no tool was called."""
     images_sha256: list[Sha256] = []
-    """Of the PNG bytes of each returned image; the tools are deterministic, so the calls give them again."""
+    """Hash of the PNG bytes of each returned image. The tools are deterministic: repeat the calls to get the images."""
 
 
 class Transcript(BaseModel):
@@ -83,13 +83,13 @@ class Transcript(BaseModel):
     turns: list[TurnRecord]
 
     @model_validator(mode="after")
-    def _an_image_has_its_text(self) -> "Transcript":
+    def _check_images_have_text(self) -> "Transcript":
         if any(turn.images_sha256 and turn.observation is None for turn in self.turns):
-            raise ValueError("an image that was returned has a text beside it")
+            raise ValueError("a turn with a returned image needs the text of the observation")
         return self
 
 
-def _read_or_not() -> pl.Expr:
+def _answer_matches_parse() -> pl.Expr:
     unread = pl.col("parse").is_in(["unparsed", "failed"])
     return unread == pl.col("answer").is_null()
 
@@ -99,7 +99,7 @@ PREDICTION = Table(
     Prediction,
     key=("sample_id",),
     rules=[
-        Rule("answer", "there is an answer where one was read, and only there", _read_or_not()),
+        Rule("answer", "the answer is null exactly if parse is unparsed or failed", _answer_matches_parse()),
         Rule(
             "boxes",
             "only a Yes has boxes or a type",

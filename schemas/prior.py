@@ -9,7 +9,7 @@ from schemas.table import Table
 
 
 class NormalcyPrior(BaseModel):
-    """Facts measured on training-split normal images only, and a text built from them."""
+    """Facts measured on normal images of the training split, and a text built from these facts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,16 +19,16 @@ class NormalcyPrior(BaseModel):
     category: Name
     view: Name
     text: Annotated[str, Field(min_length=40, max_length=4000)]
-    """What a student is told. Editable: an expert's wording replaces it."""
+    """Text that the student reads. An expert may replace it."""
     facts: str
-    """JSON object of the measured facts the text was built from."""
+    """JSON object of the measured facts that the text is built from."""
     image_count: Annotated[int, Field(ge=1)]
     image_sha256: list[Sha256]
-    """The normal images it was measured on."""
+    """Hashes of the normal images that were measured."""
     author: Name
-    """``measured`` for the built-in text, otherwise the model; ``expert`` where one has edited it."""
+    """``measured`` for the built-in text, ``expert`` for a text that an expert edited, otherwise the model's name."""
     version: Name
-    """Of what made the text; where an expert edited it, author and version of the text they had before them."""
+    """Version of the author. For an expert's text: author and version of the text that the expert edited."""
 
 
 PRIOR = Table("prior", NormalcyPrior, key=("prior_id",))

@@ -1,4 +1,4 @@
-"""PriorReview: what one expert said of one normalcy prior, as it came back from Label Studio."""
+"""PriorReview: one expert's review of one normalcy prior, as Label Studio returned it."""
 
 from typing import Annotated
 
@@ -15,29 +15,29 @@ class PriorReview(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     review_id: Name
-    """``<project>/<annotation>``: numbers of Label Studio."""
+    """``<project>/<annotation>``, the numbers that Label Studio assigned."""
     prior_id: Name
     text_sha256: Sha256
-    """Of ``before``."""
+    """Hash of ``before``."""
     reviewer: Name
     """Account in Label Studio."""
     reviewed_at: Name
     """Last edit, ISO 8601 in UTC."""
     seconds: Annotated[float, Field(ge=0)]
-    """Time on the page as Label Studio counts it (`lead_time`)."""
+    """Time that the expert spent on the page, as Label Studio counts it (`lead_time`)."""
     verdict: ReviewVerdict
-    """``fixed`` wherever the text was changed, whatever was ticked; a rejection stays one."""
+    """``fixed`` if the text was changed, even if the expert ticked accepted. A rejection stays rejected."""
     before: str
-    """The text of the task when the review came back, made by the machine."""
+    """Machine-made text of the task at the time the review was pulled."""
     after: str
-    """As the expert left it, in one paragraph."""
+    """Text as the expert left it, in one paragraph."""
     reason: str
-    """Of a rejection."""
+    """Reason of a rejection."""
     comment: str
     result: str
-    """JSON of the annotation's regions as Label Studio returned them."""
+    """JSON of the annotation's regions, as Label Studio returned them."""
     problems: list[str]
-    """Why it cannot be applied. Empty if it can."""
+    """Reasons why the review cannot be applied; empty if it can."""
 
 
 PRIOR_REVIEW = Table("prior_review", PriorReview, key=("review_id",))

@@ -1,4 +1,4 @@
-"""Review: what one expert said of one draft, as it came back from Label Studio."""
+"""Review: one expert's review of one draft, as Label Studio returned it."""
 
 from typing import Annotated, Literal
 
@@ -19,18 +19,18 @@ REASONS = (
     "poor reasoning",
     "unusable image",
 )
-"""Why an expert rejects a trajectory."""
+"""Reasons for rejecting a trajectory that the page offers."""
 
 
 class Change(BaseModel):
-    """One field an expert changed."""
+    """One field that an expert changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     field: Name
     """Path in the trajectory, such as ``turns.0.thought``, ``turns.1.call`` or ``verdict.boxes``."""
     before: str
-    """Text as it is, anything else as JSON."""
+    """A text as it is, any other value as JSON."""
     after: str
 
 
@@ -40,35 +40,36 @@ class Review(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     review_id: Name
-    """``<project>/<annotation>``: numbers of Label Studio."""
+    """``<project>/<annotation>``, the numbers that Label Studio assigned."""
     draft_id: Name
     draft_sha256: Sha256
-    """The draft that was on the page."""
+    """Hash of the draft that was on the page."""
     role: ReviewRole
-    """What the page was for: the draft itself, a hidden check of the expert, or to settle a disagreement."""
+    """Purpose of the page. review: of the draft. gold: a hidden check of the expert. adjudication: settles a
+    disagreement."""
     reviewer: Name
     """Account in Label Studio."""
     reviewed_at: Name
     """Last edit, ISO 8601 in UTC."""
     seconds: Annotated[float, Field(ge=0)]
-    """Time on the page as Label Studio counts it (`lead_time`)."""
+    """Time that the expert spent on the page, as Label Studio counts it (`lead_time`)."""
     verdict: ReviewVerdict
-    """``fixed`` wherever something was changed, whatever was ticked; a rejection stays one."""
+    """``fixed`` if a field was changed, even if the expert ticked accepted. A rejection stays rejected."""
     reasons: list[str]
-    """Of a rejection, from :data:`REASONS`."""
+    """Reasons of a rejection, from :data:`REASONS`."""
     evidence_rating: Annotated[int, Field(ge=1, le=5)] | None
     logic_rating: Annotated[int, Field(ge=1, le=5)] | None
     comment: str
     changes: list[Change]
-    """Empty unless something was changed."""
+    """Fields that the expert changed."""
     trajectory: str
-    """JSON of the :class:`schemas.trajectory.Trajectory` as the expert left it, edited calls run again."""
+    """JSON of the :class:`schemas.trajectory.Trajectory` as the expert left it. Edited calls have been run again."""
     result: str
-    """JSON of the annotation's regions as Label Studio returned them: the record, whatever was made of it."""
+    """JSON of the annotation's regions, unchanged, as Label Studio returned them."""
     caught: bool | None
-    """Whether the mistake planted in a ``gold`` page was rejected or put right; None on every other."""
+    """Whether the expert rejected or corrected the mistake planted in a ``gold`` page; None for other pages."""
     problems: list[str]
-    """Why it cannot be applied: gates the edited trajectory fails, fields that do not parse. Empty if it can."""
+    """Reasons why the review cannot be applied: failed gates or fields that do not parse. Empty if it can."""
 
 
 REVIEW = Table(
@@ -78,7 +79,7 @@ REVIEW = Table(
     rules=[
         Rule(
             "caught",
-            "is given on gold pages that hold a verdict, and on no other",
+            "caught is null unless the role is gold",
             (pl.col("role") == "gold") | pl.col("caught").is_null(),
         )
     ],

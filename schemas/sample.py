@@ -1,4 +1,4 @@
-"""Sample: one inspection image of a benchmark. Holds nothing that tells whether it is defective."""
+"""Sample: one inspection image of a benchmark. No field tells whether it is defective."""
 
 from typing import Annotated, Literal
 
@@ -11,37 +11,39 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Sample(BaseModel):
-    """One image, or one region of one, as an inspector meets it.
+    """One image, or one region of an image, that an inspector is shown.
 
-    The path inside the benchmark is kept with :class:`schemas.supervision.Supervision`, since most
-    benchmarks write the label into it.
+    The path inside the benchmark is stored in :class:`schemas.supervision.Supervision`, because most benchmarks
+    write the label into it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sample_id: Annotated[str, Field(pattern=r"^[a-z0-9_]+/.+/[0-9a-f]{16}$")]
-    """``<set>/<category>/<hash of the path>``: stable between runs, silent about the label."""
+    """``<set>/<category>/<hash of the path>``. It is the same in every run and does not reveal the label."""
     source_set: Name
     category: Name
     view: Name
-    """Camera or pose; ``default`` where a set has one."""
+    """Camera or pose; ``default`` if the set has only one."""
     part_id: Name
-    """Physical part: images of one part never straddle train and validation."""
+    """Physical part. All images of a part are in the same split of the corpus."""
     split: Literal["train", "test"]
-    """The benchmark's own split."""
+    """Split of the benchmark."""
     width: Annotated[int, Field(gt=0)]
-    """Pixels, of the region where one is given."""
+    """Width in pixels, of the region if there is one."""
     height: Annotated[int, Field(gt=0)]
+    """Height in pixels, of the region if there is one."""
     channels: Literal[1, 3, 4]
     image_format: Literal["JPEG", "PNG", "BMP", "TIFF", "WEBP"]
     image_sha256: Sha256
-    """Of the stored original file."""
+    """Hash of the stored original file."""
     shard: Name
-    """Shard file that holds the original bytes, relative to the stage's folder."""
+    """Shard file with the original bytes, relative to the folder of the stage."""
     row: Annotated[int, Field(ge=0)]
     """Row within the shard."""
     region: tuple[int, int, int, int] | None
-    """Half-open pixel box of the stored image that this sample is; None is all of it (SDD cuts thirds)."""
+    """Part of the stored image that is this sample, as a half-open pixel box (SDD cuts images in thirds); None for
+    the whole image."""
     licence: Name
 
 

@@ -1,4 +1,4 @@
-"""Selection: which split of the corpus a selected sample belongs to."""
+"""Selection: the split of the corpus that a selected sample belongs to."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from schemas.table import Table
 
 
 class Selection(BaseModel):
-    """The place of one selected sample; samples of one physical part share it."""
+    """Split of one selected sample. Samples of the same physical part are in the same split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,7 +1,7 @@
-"""Supervision: the ground truth of a sample, kept in a table and a type of its own.
+"""Supervision: the ground truth of a sample, in its own table and type.
 
-Selection, the teacher's private side, gates, rewards and metrics may import this module. Whatever
-builds a student's input may not; `make test` checks the imports.
+Selection, the private side of the teacher, gates, rewards and metrics may import this module. Code that builds the
+input of a student must not import it; `make test` checks the imports.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from schemas.table import Rule, Table
 
 
 class Supervision(BaseModel):
-    """What the benchmark says of one sample."""
+    """Ground truth of one sample according to its benchmark."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,18 +24,18 @@ class Supervision(BaseModel):
     """Path of the image inside the benchmark, as published."""
     label: Literal["normal", "anomalous"]
     raw_type: str | None
-    """The benchmark's own defect label; None on normal samples."""
+    """Defect label of the benchmark; None for normal samples."""
     defect_type: str | None
-    """Leaf of the taxonomy; None on normal samples."""
+    """Leaf of the taxonomy; None for normal samples."""
     boxes: list[UnitBox]
-    """One box a connected region of the mask, largest first; empty where no mask is published."""
+    """One box per connected region of the mask, largest first; empty if no mask is published."""
     area_fraction: Annotated[float, Field(ge=0, le=1)] | None
-    """Share of the image that the mask covers; None where no mask is published."""
+    """Share of the image that the mask covers; None if no mask is published."""
     mask_shard: str | None
     mask_row: Annotated[int, Field(ge=0)] | None
 
 
-def _normal_without_defect() -> pl.Expr:
+def _normal_has_no_defect() -> pl.Expr:
     normal = pl.col("label") == "normal"
     clean = pl.col("defect_type").is_null() & (pl.col("boxes").list.len() == 0)
     return ~normal | clean
@@ -46,7 +46,7 @@ SUPERVISION = Table(
     Supervision,
     key=("sample_id",),
     rules=[
-        Rule("label", "a normal sample has no defect type and no box", _normal_without_defect()),
+        Rule("label", "a normal sample has no defect type and no box", _normal_has_no_defect()),
         Rule(
             "defect_type",
             "an anomalous sample has a defect type",

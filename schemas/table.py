@@ -1,4 +1,4 @@
-"""Reading and writing validated parquet: no table is written or read unvalidated."""
+"""Tables in parquet that are validated on every read and write."""
 
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,20 +19,24 @@ from schemas.geometry import check_box
 if TYPE_CHECKING:
     import pandera.polars as pa
 
-# pandera takes most of a second to import and a worker process that only reads records never needs it:
-# it is imported where a table is validated.
+# Import pandera only where a table is validated: the import takes most of a second, and worker processes that only read
+# records do not need it.
 
 SHOWN_FAILURES = 40
+"""Failures listed in one message."""
 SHOWN_ROWS = 5
+"""Rows listed per broken rule."""
 SHOWN_CHARACTERS = 120
+"""Characters shown of a value."""
 Expression = Callable[[pl.Expr], pl.Expr]
 Constraint = tuple[str, Expression]
 ColumnRule = tuple[str, str, pl.Expr]
+"""Column, text of the rule, and an expression that is true for valid rows."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule on whole rows: ``expression`` is true where the rule holds."""
+    """A rule on whole rows: ``expression`` is true for valid rows."""
 
     column: str
     text: str
@@ -41,10 +45,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Table:
-    """A pydantic record as a table: its columns, its key and the rules between columns.
+    """A pydantic record as a table, with its key and the rules between columns.
 
-    The record is the one place where a column's type and range are written; the pandera schema that
-    checks a whole table at once is derived from it, down to the entries of lists and structs.
+    The record alone defines the type and range of each column. The pandera schema that validates a whole table at once
+    is derived from the record, including the entries of lists and structs.
     """
 
     name: str
@@ -54,31 +58,33 @@ class Table:
 
     @property
     def dtypes(self) -> dict[str, pl.DataType]:
-        """Polars type of each column."""
-        return {name: _dtype(info.annotation) for name, info in self.record.model_fields.items()}
+        """Polars data type of each column."""
+        return {name: _to_polars_type(info.annotation) for name, info in self.record.model_fields.items()}
 
     def schema(self, columns: Iterable[str] | None = None) -> "pa.DataFrameSchema":
-        """The pandera schema: types, nullability, ranges, unknown columns, rules.
+        """Build the pandera schema: types, nullability, ranges, unknown columns, rules.
 
         Args:
-            columns: Only these, and the rules that need no other; all where None.
+            columns: Columns to include. Rules that need another column are left out. None includes all columns.
         """
         import pandera.polars as pa
 
         fields = self.record.model_fields
         chosen = list(fields) if columns is None else [name for name in fields if name in set(columns)]
-        rules = [rule.all().alias(str(number)) for number, (_, _, rule) in enumerate(self._rules(chosen))]
-        # One check for all rules, answered in one pass: a check each takes pandera a tenth of a second for an empty
-        # table, and it would write each failing row as JSON, which bytes do not have.
+        rules = [rule.all().alias(str(number)) for number, (_, _, rule) in enumerate(self._list_rules(chosen))]
+        # Check all rules in one pass. With one check per rule, pandera takes a tenth of a second even for an empty
+        # table, and it writes each failing row as JSON, which fails for bytes.
         hold = pa.Check(lambda data: all(data.lazyframe.select(pl.lit(True), *rules).collect().row(0)), name=self.name)
-        # `nullable` is a rule of its own: pandera cannot report nulls and other failures of one frame together.
-        columns = {name: pa.Column(_dtype(fields[name].annotation), nullable=True, name=name) for name in chosen}
+        # Nulls are checked by our own rule, because pandera cannot report nulls together with other failures.
+        columns = {
+            name: pa.Column(_to_polars_type(fields[name].annotation), nullable=True, name=name) for name in chosen
+        }
         return pa.DataFrameSchema(columns, checks=[hold], strict=True, name=self.name)
 
-    def _rules(self, columns: Sequence[str]) -> list[ColumnRule]:
-        """Of these columns, and between them."""
+    def _list_rules(self, columns: Sequence[str]) -> list[ColumnRule]:
+        """List the rules on these columns and between them."""
         fields = self.record.model_fields
-        single = [rule for name in columns for rule in _column_rules(name, fields[name])]
+        single = [rule for name in columns for rule in _list_column_rules(name, fields[name])]
         between = [
             (rule.column, rule.text, rule.expression.fill_null(False))
             for rule in self.rules
@@ -87,39 +93,39 @@ class Table:
         return single + between
 
     def frame(self, records: Iterable[BaseModel]) -> pl.DataFrame:
-        """Records as an unvalidated frame with this table's columns."""
+        """Convert records to a frame with the columns of this table, without validation."""
         return pl.DataFrame([record.model_dump() for record in records], schema=self.dtypes)
 
     def validate(self, frame: pl.DataFrame, where: str = "") -> pl.DataFrame:
-        """Return ``frame`` if it holds what the record promises.
+        """Return ``frame`` if every row is a valid record and all rules hold.
 
         Raises:
-            IndusCotError: naming table, row, key, column, value and rule of every failure at once; of a rule
-                that many rows break, the first few rows and their number.
+            IndusCotError: the frame is invalid. The message lists table, row, key, column, value and rule of all
+                failures. For a rule that many rows break, it shows the first rows and the number of the others.
             TypeError: ``frame`` is lazy.
         """
         from pandera.errors import SchemaError
 
         if isinstance(frame, pl.LazyFrame):
-            raise TypeError("a LazyFrame is checked for its columns only: collect it first")
-        sound, failures = self._columns(frame)
+            raise TypeError("a LazyFrame cannot be validated, only its columns: collect it first")
+        sound, failures = self._check_columns(frame)
         if sound:
             try:
                 self.schema(sound).validate(frame.select(sound))
             except SchemaError as error:
-                failures += self._explain(frame, sound) or [str(error)]
-        failures += self._duplicates(frame, sound)
+                failures += self._describe_broken_rules(frame, sound) or [str(error)]
+        failures += self._find_duplicates(frame, sound)
         if failures:
             more = len(failures) - SHOWN_FAILURES
             tail = f"\n  … and {more} more" if more > 0 else ""
             raise IndusCotError(
-                f"table {self.name}{f' ({where})' if where else ''} does not hold what it must:\n  "
+                f"table {self.name}{f' ({where})' if where else ''} failed validation:\n  "
                 + "\n  ".join(failures[:SHOWN_FAILURES])
                 + tail
             )
         return frame
 
-    def _columns(self, frame: pl.DataFrame) -> tuple[list[str], list[str]]:
+    def _check_columns(self, frame: pl.DataFrame) -> tuple[list[str], list[str]]:
         sound, failures = [], []
         for name, dtype in self.dtypes.items():
             if name not in frame.columns:
@@ -131,59 +137,61 @@ class Table:
         failures += [f"unexpected column {name}" for name in frame.columns if name not in self.record.model_fields]
         return sound, failures
 
-    def _explain(self, frame: pl.DataFrame, sound: Sequence[str]) -> list[str]:
+    def _describe_broken_rules(self, frame: pl.DataFrame, sound: Sequence[str]) -> list[str]:
         lines = []
-        for column, text, rule in self._rules(sound):
+        for column, text, rule in self._list_rules(sound):
             rows = np.flatnonzero(~frame.select(rule).to_series().to_numpy())
-            lines += _told(self, frame, rows.tolist(), column, text)
+            lines += _format_failures(self, frame, rows.tolist(), column, text)
         return lines
 
-    def _duplicates(self, frame: pl.DataFrame, sound: Sequence[str]) -> list[str]:
+    def _find_duplicates(self, frame: pl.DataFrame, sound: Sequence[str]) -> list[str]:
         if not set(self.key) <= set(sound):
             return []
-        # Equal rows have equal hashes; only where two hashes meet is the exact, slower question asked.
+        # Compare hashes first: they find possible duplicates faster than the exact check below.
         hashes = np.sort(frame.select(self.key).hash_rows().to_numpy())
         if not (hashes[1:] == hashes[:-1]).any():
             return []
         rows = np.flatnonzero(frame.select(self.key).is_duplicated().to_numpy())
-        return _told(self, frame, rows.tolist(), "+".join(self.key), "the key is unique") if rows.size else []
+        return (
+            _format_failures(self, frame, rows.tolist(), "+".join(self.key), "the key is unique") if rows.size else []
+        )
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
-        """Validate and write; the file appears whole or not at all."""
+        """Validate the frame and write it to ``path`` atomically."""
         self.validate(frame, str(path))
         with replace_file(path) as partial:
             frame.write_parquet(partial)
 
     def read(self, path: Path) -> pl.DataFrame:
-        """Read and validate.
+        """Read a table and validate it.
 
         Raises:
-            IndusCotError: the file is absent, is no parquet, or its rows break a rule.
+            IndusCotError: the file is missing, is no parquet file, or its rows break a rule.
         """
         if not path.is_file():
-            raise IndusCotError(f"{path}: no such table; run the stage that makes it first (`indus-cot repro`)")
+            raise IndusCotError(f"{path}: no such table; run the stage that writes it first (`indus-cot repro`)")
         try:
             frame = pl.read_parquet(path)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise IndusCotError(
-                f"{path}: not a readable parquet file: it is damaged or cut short; run its stage again"
+                f"{path}: not a readable parquet file (damaged or truncated); run its stage again"
             ) from error
         return self.validate(frame, str(path))
 
     def records(self, frame: pl.DataFrame) -> list[Any]:
-        """Rows of a validated frame as records."""
+        """Convert the rows of a validated frame to records."""
         return [self.record.model_validate(row) for row in frame.iter_rows(named=True)]
 
 
 def _is_box(box: pl.Expr) -> pl.Expr:
-    """True where ``box``, a list of four, is a box in 0-1000."""
+    """Build an expression that is true if ``box``, a list of four, is a valid box in 0-1000."""
     x1, y1, x2, y2 = (box.list.get(i, null_on_oob=True) for i in range(4))
     inside = (x1 >= 0) & (x1 < x2) & (x2 <= 1000) & (y1 >= 0) & (y1 < y2) & (y2 <= 1000)
     return (box.list.len() == 4) & inside.fill_null(False)
 
 
-def _strip(annotation: Any) -> tuple[Any, list[Any], bool]:
-    """Annotation without Annotated and None: the bare type, its metadata, whether None is allowed."""
+def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any], bool]:
+    """Unwrap Annotated and Optional: return the bare type, its metadata, and whether None is allowed."""
     metadata: list[Any] = []
     nullable = False
     while True:
@@ -201,103 +209,108 @@ def _strip(annotation: Any) -> tuple[Any, list[Any], bool]:
             return annotation, metadata, nullable
 
 
-def _dtype(annotation: Any) -> pl.DataType:
-    bare, _, _ = _strip(annotation)
+def _to_polars_type(annotation: Any) -> pl.DataType:
+    bare, _, _ = _unwrap_annotation(annotation)
     origin = get_origin(bare)
     if origin is Literal:
         return pl.String() if isinstance(get_args(bare)[0], str) else pl.Int64()
     if origin is list:
-        return pl.List(_dtype(get_args(bare)[0]))
+        return pl.List(_to_polars_type(get_args(bare)[0]))
     if origin is tuple:
-        return pl.List(_dtype(get_args(bare)[0]))
+        return pl.List(_to_polars_type(get_args(bare)[0]))
     if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return pl.Struct({name: _dtype(info.annotation) for name, info in bare.model_fields.items()})
+        return pl.Struct({name: _to_polars_type(info.annotation) for name, info in bare.model_fields.items()})
     try:
         return {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean(), bytes: pl.Binary()}[bare]
     except KeyError:
         raise TypeError(f"a column cannot hold {annotation}") from None
 
 
-def _column_rules(name: str, info: FieldInfo) -> list[ColumnRule]:
-    return [(name, text, rule(pl.col(name))) for text, rule in _value_rules(info.annotation, info.metadata)]
+def _list_column_rules(name: str, info: FieldInfo) -> list[ColumnRule]:
+    return [(name, text, rule(pl.col(name))) for text, rule in _list_value_constraints(info.annotation, info.metadata)]
 
 
-def _constraints(bare: Any, metadata: Iterable[Any]) -> Iterator[Constraint]:
-    """What a value must hold beyond its polars type: plain words, and an expression that is true where it does."""
+def _list_constraints(bare: Any, metadata: Iterable[Any]) -> Iterator[Constraint]:
+    """Yield the constraints on a value besides its polars type: a text, and an expression that is true if it holds."""
     for item in metadata:
         for constraint in item.metadata if isinstance(item, FieldInfo) else [item]:
-            yield from _constraint(bare, constraint)
+            yield from _translate_constraint(bare, constraint)
     origin, arguments = get_origin(bare), get_args(bare)
     if origin is Literal:
         yield f"one of {', '.join(map(str, arguments))}", lambda value: value.is_in(list(arguments))
     elif origin in (list, tuple):
         if origin is tuple:
             yield f"{len(arguments)} entries", lambda value: value.list.len() == len(arguments)
-        for text, rule in _value_rules(arguments[0]):
-            yield f"each entry: {text}", _of_each_entry(rule)
+        for text, rule in _list_value_constraints(arguments[0]):
+            yield f"each entry: {text}", _apply_to_entries(rule)
     elif isinstance(bare, type) and issubclass(bare, BaseModel):
         for name, info in bare.model_fields.items():
-            for text, rule in _value_rules(info.annotation, info.metadata):
-                yield f"{name}: {text}", _of_struct_field(name, rule)
+            for text, rule in _list_value_constraints(info.annotation, info.metadata):
+                yield f"{name}: {text}", _apply_to_field(name, rule)
 
 
-def _value_rules(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[Constraint]:
-    """What a value must hold, null or not."""
-    bare, own, nullable = _strip(annotation)
+def _list_value_constraints(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[Constraint]:
+    """Yield all constraints on a value, including whether null is allowed."""
+    bare, own, nullable = _unwrap_annotation(annotation)
     if not nullable:
         yield "not null", lambda value: value.is_not_null()
-    for text, rule in _constraints(bare, [*own, *metadata]):
-        yield text, _unless_null(rule)
+    for text, rule in _list_constraints(bare, [*own, *metadata]):
+        yield text, _accept_null(rule)
 
 
-def _of_each_entry(rule: Expression) -> Expression:
+def _apply_to_entries(rule: Expression) -> Expression:
     return lambda value: value.list.eval(rule(pl.element())).list.all()
 
 
-def _of_struct_field(name: str, rule: Expression) -> Expression:
-    # The fields of a null struct are null, which says nothing of them.
+def _apply_to_field(name: str, rule: Expression) -> Expression:
+    # Accept a null struct: its fields are null without having been written.
     return lambda value: rule(value.struct.field(name)) | value.is_null()
 
 
-def _unless_null(rule: Expression) -> Expression:
+def _accept_null(rule: Expression) -> Expression:
     return lambda value: rule(value).fill_null(True)
 
 
-def _constraint(bare: Any, item: Any) -> Iterator[Constraint]:
-    """One of pydantic's constraints; kinds that no record uses so far are refused, not passed over."""
+def _translate_constraint(bare: Any, item: Any) -> Iterator[Constraint]:
+    """Translate one constraint of pydantic.
+
+    Raises:
+        TypeError: no record has used this kind of constraint so far. It is refused, because ignoring it would leave the
+            column unchecked.
+    """
     if isinstance(item, annotated_types.Interval | annotated_types.Len):
         for part in item:
-            yield from _constraint(bare, part)
+            yield from _translate_constraint(bare, part)
     elif isinstance(item, annotated_types.Ge):
-        yield f"at least {item.ge}", _number(bare, lambda value: value >= pl.lit(item.ge))
+        yield f"at least {item.ge}", _reject_nan(bare, lambda value: value >= pl.lit(item.ge))
     elif isinstance(item, annotated_types.Gt):
-        yield f"greater than {item.gt}", _number(bare, lambda value: value > pl.lit(item.gt))
+        yield f"greater than {item.gt}", _reject_nan(bare, lambda value: value > pl.lit(item.gt))
     elif isinstance(item, annotated_types.Le):
-        yield f"at most {item.le}", _number(bare, lambda value: value <= pl.lit(item.le))
+        yield f"at most {item.le}", _reject_nan(bare, lambda value: value <= pl.lit(item.le))
     elif isinstance(item, annotated_types.Lt):
-        yield f"less than {item.lt}", _number(bare, lambda value: value < pl.lit(item.lt))
+        yield f"less than {item.lt}", _reject_nan(bare, lambda value: value < pl.lit(item.lt))
     elif isinstance(item, annotated_types.MinLen):
-        yield f"length at least {item.min_length}", lambda value: _length(bare, value) >= item.min_length
+        yield f"length at least {item.min_length}", lambda value: _length_of(bare, value) >= item.min_length
     elif isinstance(item, annotated_types.MaxLen):
-        yield f"length at most {item.max_length}", lambda value: _length(bare, value) <= item.max_length
+        yield f"length at most {item.max_length}", lambda value: _length_of(bare, value) <= item.max_length
     elif isinstance(item, AfterValidator) and item.func is check_box:
         yield "a box in 0-1000 with x1 < x2 and y1 < y2", _is_box
     elif pattern := getattr(item, "pattern", None):
         yield f"matches {pattern}", lambda value: value.str.contains(pattern)
     else:
-        raise TypeError(f"a table cannot check {item!r}")
+        raise TypeError(f"a table cannot check the constraint {item!r}; add it to schemas/table.py")
 
 
-def _number(bare: Any, rule: Expression) -> Expression:
-    # Polars orders NaN above every number, pydantic nowhere.
+def _reject_nan(bare: Any, rule: Expression) -> Expression:
+    # Reject NaN: Polars sorts it above every number, while pydantic accepts it in no range.
     return (lambda value: rule(value) & value.is_not_nan()) if bare is float else rule
 
 
-def _length(bare: Any, value: pl.Expr) -> pl.Expr:
+def _length_of(bare: Any, value: pl.Expr) -> pl.Expr:
     return value.list.len() if get_origin(bare) is list else value.str.len_chars()
 
 
-def _told(table: Table, frame: pl.DataFrame, rows: Sequence[int], column: str, rule: str) -> list[str]:
+def _format_failures(table: Table, frame: pl.DataFrame, rows: Sequence[int], column: str, rule: str) -> list[str]:
     lines = []
     for row in rows[:SHOWN_ROWS]:
         keys = ", ".join(f"{key}={frame[key][row]!r}" for key in table.key if key in frame.columns)

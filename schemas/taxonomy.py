@@ -1,7 +1,7 @@
-"""Defect types, their families, and how alike two types are.
+"""Defect types, their families, and the similarity of two types.
 
-The tree is ``taxonomy.yaml``: root, family, type (leaf). The module of a data set says which type each of its own
-labels means (``cot_builder.benchmarks.labels``).
+The tree is in ``taxonomy.yaml``: root, family, type (leaf). The module of each data set maps its labels to these types
+(``cot_builder.benchmarks.labels``).
 """
 
 from dataclasses import dataclass
@@ -26,21 +26,21 @@ class DefectType:
     family: str
     description: str
     iso8785: str | None
-    """Term and clause of ISO 8785, where checked."""
+    """Term and clause of ISO 8785; None if it was not checked."""
 
 
 def leaves() -> list[str]:
-    """Names of all types, by family in the order of ``taxonomy.yaml``."""
+    """Return the names of all types, in the order of ``taxonomy.yaml``."""
     return list(_types())
 
 
 def families() -> list[str]:
-    """Names of all families in the order of ``taxonomy.yaml``."""
+    """Return the names of all families, in the order of ``taxonomy.yaml``."""
     return list(dict.fromkeys(item.family for item in _types().values()))
 
 
 def family(leaf: str) -> str:
-    """Family of a type.
+    """Return the family of a type.
 
     Raises:
         IndusCotError: no such type.
@@ -49,7 +49,7 @@ def family(leaf: str) -> str:
 
 
 def describe(leaf: str) -> str:
-    """One plain line on what a type looks like.
+    """Return one line that describes how a type looks.
 
     Raises:
         IndusCotError: no such type.
@@ -58,7 +58,7 @@ def describe(leaf: str) -> str:
 
 
 def iso8785(leaf: str) -> str | None:
-    """Term and clause of ISO 8785 for a type; None where none was checked.
+    """Return the term and clause of ISO 8785 for a type; None if it was not checked.
 
     Raises:
         IndusCotError: no such type.
@@ -67,11 +67,11 @@ def iso8785(leaf: str) -> str | None:
 
 
 def similarity(a: str, b: str) -> float:
-    """How alike two types are: 1 the same, 0.5 of one family, 0 otherwise; symmetric, in [0, 1].
+    """Return the similarity of two types: 1 if equal, 0.5 within a family, 0 otherwise. It is symmetric.
 
-    This is Wu and Palmer's measure (ACL 1994), ``2 depth(common ancestor) / (depth(a) + depth(b))``, with the
-    root at depth 0, families at 1 and types at 2. ``unspecified`` is apart: it names no kind, so beside
-    any other type it is neither right nor wrong and has 0.25, less than naming the right family earns.
+    This is the measure of Wu and Palmer (ACL 1994), ``2 depth(common ancestor) / (depth(a) + depth(b))``, with the
+    root at depth 0, families at 1 and types at 2. ``unspecified`` is an exception: it names no kind of defect, so
+    compared with any other type it is neither right nor wrong. It gets 0.25, less than a type of the right family.
 
     Raises:
         IndusCotError: no such type.

@@ -1,4 +1,4 @@
-"""Trajectory: a tool-integrated inspection as structure. Text is a rendering of it, made elsewhere."""
+"""Trajectory: the structure of a tool-integrated inspection. `cot_builder.inspection.rendering` renders it as text."""
 
 from typing import Annotated, Literal
 
@@ -9,12 +9,15 @@ from schemas.geometry import UnitBox
 from schemas.sample import Name, Sha256
 from schemas.table import Rule, Table
 
+# The messages of the validators below are sent to the teacher when an answer is invalid. Cached answers depend on their
+# wording: do not change it.
+
 ToolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-"""Whether a tool of that name exists is asked where the tools are known: by the toolbox, which refuses the call."""
+"""Syntax of a tool name. The toolbox checks whether the tool exists, and refuses the call if not."""
 
 
 class ToolCall(BaseModel):
-    """One call of a tool, as the policy wrote it."""
+    """One tool call, as the policy wrote it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,17 +26,17 @@ class ToolCall(BaseModel):
 
 
 class Observation(BaseModel):
-    """What the tool really returned."""
+    """The recorded result of a tool call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     image_sha256: Sha256 | None = None
-    """Of the PNG bytes of the returned image, which a shard beside the table holds under this key."""
+    """Hash of the PNG bytes of the returned image. It is the key of the image in the shards next to the table."""
 
 
 class Turn(BaseModel):
-    """A thought, and with it at most one call and its observation."""
+    """A thought with at most one call and its observation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,14 +45,14 @@ class Turn(BaseModel):
     observation: Observation | None = None
 
     @model_validator(mode="after")
-    def _call_and_observation_together(self) -> "Turn":
+    def _check_call_has_observation(self) -> "Turn":
         if (self.call is None) != (self.observation is None):
             raise ValueError("a turn has both a call and an observation, or neither")
         return self
 
 
 class Verdict(BaseModel):
-    """Yes with one or more boxes and a type, or No with neither."""
+    """Verdict of an inspection: Yes with at least one box and a type, or No without both."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +61,7 @@ class Verdict(BaseModel):
     defect_type: str | None = None
 
     @model_validator(mode="after")
-    def _boxes_and_type_only_with_yes(self) -> "Verdict":
+    def _check_boxes_and_type(self) -> "Verdict":
         if self.answer == "Yes" and (not self.boxes or not self.defect_type):
             raise ValueError("a Yes needs at least one box and a type")
         if self.answer == "No" and (self.boxes or self.defect_type):
@@ -67,7 +70,7 @@ class Verdict(BaseModel):
 
 
 class Trajectory(BaseModel):
-    """One inspection: turns of thought, call and observation; the last turn has no call; then the verdict."""
+    """One inspection: its turns, of which only the last has no call, and the verdict."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,19 +78,19 @@ class Trajectory(BaseModel):
     verdict: Verdict
 
     @model_validator(mode="after")
-    def _only_the_last_turn_without_call(self) -> "Trajectory":
+    def _check_only_last_turn_has_no_call(self) -> "Trajectory":
         if self.turns[-1].call is not None or any(turn.call is None for turn in self.turns[:-1]):
             raise ValueError("every turn but the last has a call, and the last has none")
         return self
 
     @property
     def calls(self) -> list[ToolCall]:
-        """The calls in order."""
+        """All calls in order."""
         return [turn.call for turn in self.turns if turn.call]
 
 
 class Violation(BaseModel):
-    """One reason why a gate refused a draft."""
+    """One reason for which a gate rejected a draft."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,30 +108,30 @@ class Draft(BaseModel):
     sample_id: Name
     candidate: Annotated[int, Field(ge=0)]
     trajectory: str
-    """JSON of a :class:`Trajectory`; JSON, since the arguments of a call have no fixed Arrow type."""
+    """JSON of a :class:`Trajectory`. It is JSON because the arguments of calls have no fixed Arrow type."""
     answer: Literal["Yes", "No"]
     defect_type: str | None
     boxes: list[UnitBox]
     tools: list[ToolName]
-    """Names of the calls, in order."""
+    """Names of the called tools in order."""
     observations: list[Sha256]
-    """Images the trajectory shows, in order of appearance, without the query image."""
+    """Hashes of the observation images in order, without the inspected image."""
     gates: list[str]
-    """Names of the gates that were run on it."""
+    """Names of the gates that checked the draft."""
     violations: list[Violation]
-    """Empty where every gate passed and no other candidate was judged better."""
+    """Empty if every gate passed and no other candidate was judged better."""
     judge_scores: list[Annotated[float, Field(ge=0, le=1)]]
-    """One a reading of the judge; empty where no judge read it."""
+    """One score per reading of the judge; empty without a judge."""
     judge_disagreement: Annotated[float, Field(ge=0, le=1)] | None
     """Largest difference between two readings."""
     blind_answer: Literal["Yes", "No"] | None
-    """What the teacher answered before it was told the truth; None where it was not asked."""
+    """Answer of the teacher before it knew the ground truth; None if it was not asked."""
     corrections: Annotated[int, Field(ge=0)]
-    """Rounds in which violations went back to the teacher."""
+    """Number of rounds in which violations were sent back to the teacher."""
     sent_back_by: list[str]
-    """What these rounds were for: gates, ``audit``, or ``form`` where an answer made no trajectory; once each."""
+    """Reasons of these rounds, each once: names of gates, ``audit``, or ``form`` for an invalid trajectory."""
     draft_sha256: Sha256
-    """Of the trajectory's JSON: reviews name the draft they judged by it."""
+    """Hash of ``trajectory``. A review refers to its draft by this hash."""
     teacher: Name
     prompt_version: Name
     toolbox_version: Name
@@ -152,7 +155,7 @@ DRAFT = Table(
 
 
 class ObservationImage(BaseModel):
-    """Where the PNG of an observation lies, by its content."""
+    """Shard and row of the PNG of an observation, by its content hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

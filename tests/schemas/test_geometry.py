@@ -1,4 +1,4 @@
-"""Boxes: conversions lose nothing they need not lose, measures behave as measures."""
+"""Tests of box conversions and measures."""
 
 import pytest
 from hypothesis import assume, given
@@ -32,13 +32,13 @@ def pixel_boxes(draw: st.DrawFn, largest: int) -> tuple[Box, int, int]:
 
 
 @given(pixel_boxes(SCALE))
-def test_pixels_survive_the_way_to_the_scale_and_back_up_to_1000_pixels_a_side(case: tuple[Box, int, int]) -> None:
+def test_pixel_boxes_survive_a_round_trip(case: tuple[Box, int, int]) -> None:
     box, width, height = case
     assert to_pixels(from_pixels(box, width, height), width, height) == box
 
 
 @given(pixel_boxes(20_000))
-def test_a_scaled_box_covers_its_pixels_and_no_step_more(case: tuple[Box, int, int]) -> None:
+def test_scaled_box_covers_pixels_tightly(case: tuple[Box, int, int]) -> None:
     box, width, height = case
     scaled = check_box(from_pixels(box, width, height))
     for low, high, start, end, size in zip(scaled[:2], scaled[2:], box[:2], box[2:], (width, height), strict=True):
@@ -47,27 +47,27 @@ def test_a_scaled_box_covers_its_pixels_and_no_step_more(case: tuple[Box, int, i
 
 
 @given(boxes(), st.integers(1, 20_000), st.integers(1, 20_000))
-def test_pixels_lie_in_the_image_and_are_never_none(box: Box, width: int, height: int) -> None:
+def test_pixel_box_is_inside_and_not_empty(box: Box, width: int, height: int) -> None:
     x1, y1, x2, y2 = to_pixels(box, width, height)
     assert 0 <= x1 < x2 <= width
     assert 0 <= y1 < y2 <= height
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 2, 5), (-1, 0, 5, 5), (0, 0, 11, 5), (0, 0, 5, 6)])
-def test_a_pixel_box_that_does_not_fit_the_image_is_refused(box: Box) -> None:
+def test_pixel_box_outside_image_is_rejected(box: Box) -> None:
     with pytest.raises(ValueError, match=r"does not fit an image of 10 x 5"):
         from_pixels(box, 10, 5)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (7, 0, 5, 5), (-1, 0, 5, 5), (0, 0, 1001, 5), (0, 9, 5, 9)])
-def test_what_is_no_box_is_refused(box: Box) -> None:
-    for question in (check_box, lambda b: to_pixels(b, 10, 10)):
+def test_invalid_box_is_rejected(box: Box) -> None:
+    for check in (check_box, lambda b: to_pixels(b, 10, 10)):
         with pytest.raises(ValueError, match="must satisfy"):
-            question(box)
+            check(box)
 
 
 @given(boxes(), boxes())
-def test_iou_is_symmetric_in_range_and_one_for_equal_boxes_only(a: Box, b: Box) -> None:
+def test_iou_is_a_symmetric_similarity(a: Box, b: Box) -> None:
     assert iou(a, b) == iou(b, a)
     assert 0.0 <= iou(a, b) <= 1.0
     assert (iou(a, b) == 1.0) == (a == b)
@@ -81,7 +81,7 @@ def test_iou_of_known_boxes() -> None:
 
 
 @given(boxes(), boxes())
-def test_the_intersection_lies_in_both(a: Box, b: Box) -> None:
+def test_intersection_is_inside_both_boxes(a: Box, b: Box) -> None:
     common = intersection(a, b)
     assume(common is not None)
     assert common is not None
@@ -90,12 +90,12 @@ def test_the_intersection_lies_in_both(a: Box, b: Box) -> None:
 
 
 @given(boxes(), boxes())
-def test_union_iou_of_single_boxes_is_iou(a: Box, b: Box) -> None:
+def test_union_iou_of_single_boxes(a: Box, b: Box) -> None:
     assert union_iou([a], [b]) == pytest.approx(iou(a, b))
 
 
 @given(st.lists(boxes(), max_size=4), st.lists(boxes(), min_size=1, max_size=4))
-def test_union_iou_is_symmetric_and_indifferent_to_order_and_repetition(first: list[Box], second: list[Box]) -> None:
+def test_union_iou_ignores_order_and_repetition(first: list[Box], second: list[Box]) -> None:
     value = union_iou(first, second)
     assert 0.0 <= value <= 1.0
     assert union_iou(second, first) == value
@@ -105,36 +105,36 @@ def test_union_iou_is_symmetric_and_indifferent_to_order_and_repetition(first: l
         assert value == 0.0
 
 
-def test_two_empty_sets_of_boxes_agree_and_a_split_region_counts_once() -> None:
+def test_union_iou_of_empty_sets_and_overlaps() -> None:
     assert union_iou([], []) == 1.0
     assert union_iou([(0, 0, 5, 10), (5, 0, 10, 10), (2, 2, 8, 8)], [(0, 0, 10, 10)]) == 1.0
 
 
 @given(st.lists(boxes(), min_size=1, max_size=6))
-def test_the_hull_is_the_smallest_box_around_all(items: list[Box]) -> None:
+def test_hull_is_the_smallest_enclosing_box(items: list[Box]) -> None:
     around = check_box(hull(items))
     assert all(intersection(item, around) == item for item in items)
     assert [around[0] in {i[0] for i in items}, around[1] in {i[1] for i in items}] == [True, True]
     assert [around[2] in {i[2] for i in items}, around[3] in {i[3] for i in items}] == [True, True]
 
 
-def test_the_hull_of_nothing_is_refused() -> None:
+def test_hull_of_no_boxes_is_rejected() -> None:
     with pytest.raises(ValueError, match="no boxes"):
         hull([])
 
 
 @given(boxes(), st.floats(0.1, 20), st.integers(0, SCALE))
-def test_an_expanded_box_stays_within_and_has_the_sides_asked_for(box: Box, factor: float, minimum: int) -> None:
+def test_expanded_box_has_requested_sides(box: Box, factor: float, minimum: int) -> None:
     grown = check_box(expand(box, factor, minimum))
     for low, high, start, end in zip(grown[:2], grown[2:], box[:2], box[2:], strict=True):
         assert high - low == min(SCALE, max(round((end - start) * factor), minimum, 1))
-        # The centre moves only as far as the border makes it move.
+        # Without contact with the border, the centre stays in place.
         if low > 0 and high < SCALE:
             assert abs((low + high) - (start + end)) <= 2
 
 
 @given(boxes(), st.floats(1, 20))
-def test_growing_never_loses_what_was_inside(box: Box, factor: float) -> None:
+def test_expanded_box_contains_the_original(box: Box, factor: float) -> None:
     grown = expand(box, factor)
     assert grown[0] <= box[0] + 1
     assert grown[2] >= box[2] - 1
@@ -151,5 +151,5 @@ def test_growing_never_loses_what_was_inside(box: Box, factor: float) -> None:
         ((0, 450, 100, 550), "left side"),
     ],
 )
-def test_places_read_as_an_inspector_says_them(box: Box, words: str) -> None:
+def test_positions_in_words(box: Box, words: str) -> None:
     assert describe_position(box) == words

@@ -1,4 +1,4 @@
-"""Tables: records survive the way to parquet and back; what a record refuses a table refuses, and says so plainly."""
+"""Tests of table validation, its messages, and round trips to parquet."""
 
 import errno
 from pathlib import Path
@@ -30,13 +30,15 @@ BOX = st.tuples(*[st.integers(0, 999)] * 2, *[st.integers(1, 1000)] * 2).map(
 )
 
 
-def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
-    """Values that a pydantic field of this annotation accepts."""
+def draw_values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
+    """Strategy for the values that a pydantic field of this annotation accepts."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return values(arguments[0], (*arguments[1:], *metadata))
+        return draw_values(arguments[0], (*arguments[1:], *metadata))
     if origin in (Union, UnionType):
-        return st.one_of(*(st.none() if option is type(None) else values(option, metadata) for option in arguments))
+        return st.one_of(
+            *(st.none() if option is type(None) else draw_values(option, metadata) for option in arguments)
+        )
     limits: list[Any] = [
         part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])
     ]
@@ -50,9 +52,9 @@ def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is list:
-        return st.lists(values(arguments[0]), min_size=shortest, max_size=3)
+        return st.lists(draw_values(arguments[0]), min_size=shortest, max_size=3)
     if origin is tuple:
-        return st.tuples(*map(values, arguments))
+        return st.tuples(*map(draw_values, arguments))
     if pattern:
         return st.from_regex(pattern.replace("$", r"\Z"), alphabet=TEXT, fullmatch=True)
     if annotation is str:
@@ -63,17 +65,17 @@ def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> st.SearchStrategy
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
     if annotation is bytes:
         return st.binary(max_size=20)
-    return fields(annotation).map(annotation.model_validate)
+    return draw_fields(annotation).map(annotation.model_validate)
 
 
-def fields(record: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+def draw_fields(record: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
-        {name: values(info.annotation, tuple(info.metadata)) for name, info in record.model_fields.items()}
+        {name: draw_values(info.annotation, tuple(info.metadata)) for name, info in record.model_fields.items()}
     )
 
 
-def coherent(row: dict[str, Any]) -> dict[str, Any]:
-    """The same row with the columns that must agree made to agree."""
+def make_consistent(row: dict[str, Any]) -> dict[str, Any]:
+    """Copy a row and change the columns that rules tie to each other so that they agree."""
     row = dict(row)
     if row.get("label") == "normal" or row.get("answer") == "No":
         row |= {"defect_type": None, "boxes": []}
@@ -88,9 +90,9 @@ def coherent(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def records(table: Table, min_size: int = 0) -> st.SearchStrategy[list[Any]]:
+def draw_records(table: Table, min_size: int = 0) -> st.SearchStrategy[list[Any]]:
     rows = st.lists(
-        fields(table.record).map(coherent),
+        draw_fields(table.record).map(make_consistent),
         min_size=min_size,
         max_size=3,
         unique_by=lambda row: tuple(row[name] for name in table.key),
@@ -98,7 +100,7 @@ def records(table: Table, min_size: int = 0) -> st.SearchStrategy[list[Any]]:
     return rows.map(lambda items: [table.record.model_validate(item) for item in items])
 
 
-def sample(**values: Any) -> Sample:
+def make_sample(**values: Any) -> Sample:
     row = {
         "sample_id": f"toy/part/{values.pop('number', 0):016x}",
         "source_set": "toy",
@@ -122,10 +124,10 @@ def sample(**values: Any) -> Sample:
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_records_survive_the_way_to_parquet_and_back(
+def test_records_survive_a_parquet_round_trip(
     table: Table, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    rows = data.draw(records(table))
+    rows = data.draw(draw_records(table))
     path = tmp_path_factory.mktemp("table") / f"{table.name}.parquet"
     table.write(table.frame(rows), path)
     assert table.records(table.read(path)) == rows
@@ -161,10 +163,10 @@ ONE_BAD_VALUE = [
 @pytest.mark.parametrize(("table", "column", "value", "rule"), ONE_BAD_VALUE)
 @settings(max_examples=1, deadline=None, database=None)
 @given(data=st.data())
-def test_what_a_record_refuses_its_table_refuses_and_names(
+def test_table_rejects_what_its_record_rejects(
     table: Table, column: str, value: Any, rule: str, data: st.DataObject
 ) -> None:
-    row = data.draw(records(table, min_size=1))[0].model_dump()
+    row = data.draw(draw_records(table, min_size=1))[0].model_dump()
     table.validate(pl.DataFrame([row], schema=table.dtypes))
     row[column] = value
     with pytest.raises(ValidationError):
@@ -179,8 +181,8 @@ def test_what_a_record_refuses_its_table_refuses_and_names(
     assert f"row 0 ({key}=" in message
 
 
-def test_every_failure_is_reported_at_once_with_row_key_column_value_and_rule() -> None:
-    rows = [sample(number=number) for number in range(4)]
+def test_all_failures_are_reported_at_once() -> None:
+    rows = [make_sample(number=number) for number in range(4)]
     frame = SAMPLE.frame([*rows, rows[1]]).with_columns(
         width=pl.Series([64, -5, 64, 64, 64]), view=pl.Series(["C1", "C1", None, "C1", "C1"])
     )
@@ -195,7 +197,7 @@ def test_every_failure_is_reported_at_once_with_row_key_column_value_and_rule() 
     assert len(lines) == 5
 
 
-def test_a_rule_between_columns_is_reported_with_its_row() -> None:
+def test_rule_between_columns_names_the_row() -> None:
     row = Supervision(
         sample_id="s",
         source_path="p",
@@ -213,8 +215,8 @@ def test_a_rule_between_columns_is_reported_with_its_row() -> None:
         SUPERVISION.validate(SUPERVISION.frame([row]))
 
 
-def test_wrong_columns_read_plainly_and_the_sound_ones_are_still_checked() -> None:
-    frame = SAMPLE.frame([sample(channels=3)]).drop("view", "sample_id")
+def test_wrong_columns_and_valid_ones_are_checked() -> None:
+    frame = SAMPLE.frame([make_sample(channels=3)]).drop("view", "sample_id")
     frame = frame.with_columns(zz=1, width=pl.lit("wide"), channels=pl.lit(2, pl.Int64))
     with pytest.raises(IndusCotError) as caught:
         SAMPLE.validate(frame)
@@ -227,14 +229,14 @@ def test_wrong_columns_read_plainly_and_the_sound_ones_are_still_checked() -> No
     ]
 
 
-def test_a_rule_is_left_alone_where_one_of_its_columns_is_missing() -> None:
+def test_rule_with_missing_column_is_skipped() -> None:
     with pytest.raises(IndusCotError) as caught:
         SUPERVISION.validate(SUPERVISION.frame([]).drop("label"))
     assert str(caught.value).splitlines()[1:] == ["  column label is missing"]
 
 
-def test_of_many_failures_the_first_are_shown_and_the_rest_counted() -> None:
-    frame = SAMPLE.frame([sample(number=number) for number in range(50)]).with_columns(width=0, row=-1)
+def test_long_failure_lists_are_shortened() -> None:
+    frame = SAMPLE.frame([make_sample(number=number) for number in range(50)]).with_columns(width=0, row=-1)
     with pytest.raises(IndusCotError) as caught:
         SAMPLE.validate(frame.with_columns(pl.col("width", "row").cast(pl.Int64)))
     message = str(caught.value)
@@ -243,34 +245,34 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted() -> None:
     assert "column row: 45 more rows break 'at least 0'" in message
 
 
-def test_a_lazy_frame_is_refused() -> None:
+def test_lazy_frame_is_rejected() -> None:
     with pytest.raises(TypeError, match="collect it first"):
-        SAMPLE.validate(SAMPLE.frame([sample()]).lazy())  # type: ignore[arg-type]
+        SAMPLE.validate(SAMPLE.frame([make_sample()]).lazy())  # type: ignore[arg-type]
 
 
-def test_an_invalid_table_is_not_written_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_invalid_table_leaves_old_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "sample.parquet"
-    SAMPLE.write(SAMPLE.frame([sample()]), path)
+    SAMPLE.write(SAMPLE.frame([make_sample()]), path)
     before = path.read_bytes()
     with pytest.raises(IndusCotError, match="greater than 0"):
-        SAMPLE.write(SAMPLE.frame([sample()]).with_columns(width=pl.lit(0, pl.Int64)), path)
+        SAMPLE.write(SAMPLE.frame([make_sample()]).with_columns(width=pl.lit(0, pl.Int64)), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["sample.parquet"]
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "sample.parquet").mkdir()
     with pytest.raises(OSError) as caught:
-        SAMPLE.write(SAMPLE.frame([sample()]), tmp_path / "sample.parquet")
+        SAMPLE.write(SAMPLE.frame([make_sample()]), tmp_path / "sample.parquet")
     assert caught.value.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
     assert [entry.name for entry in tmp_path.iterdir()] == ["sample.parquet"]
 
 
-def test_reading_says_which_file_is_absent_damaged_or_invalid(tmp_path: Path) -> None:
+def test_read_errors_name_file_and_cause(tmp_path: Path) -> None:
     path = tmp_path / "sample.parquet"
     with pytest.raises(IndusCotError, match=r"sample\.parquet: no such table; run the stage"):
         SAMPLE.read(path)
-    SAMPLE.write(SAMPLE.frame([sample()]), path)
+    SAMPLE.write(SAMPLE.frame([make_sample()]), path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(IndusCotError, match=r"sample\.parquet: not a readable parquet file.*run its stage again"):
         SAMPLE.read(path)
