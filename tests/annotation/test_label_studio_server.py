@@ -26,12 +26,12 @@ from tests.servers.label_studio_server import (
     DATABASE,
     INTERRUPTED,
     Server,
-    environment,
-    family,
     free_port,
+    install_environment,
+    list_processes,
     new_server,
-    poll,
     serve_command,
+    wait_until,
 )
 
 CONFIG = (
@@ -68,7 +68,7 @@ def test_the_secrets_are_in_a_file_of_the_owner_only_and_nowhere_else(label_stud
     path = label_studio.folder / "admin.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert re.fullmatch("[0-9a-f]{40}", label_studio.token) and len(label_studio.password) >= 20
-    command_lines = " ".join(" ".join(process.cmdline()) for process in family(label_studio))
+    command_lines = " ".join(" ".join(process.cmdline()) for process in list_processes(label_studio))
     log = (label_studio.folder / "server.log").read_text()
     for secret in (label_studio.password, label_studio.token):
         assert not any(secret in text for text in (label_studio.printed, log, command_lines))
@@ -82,7 +82,7 @@ def test_nobody_signs_up_and_nobody_else_reaches_it(label_studio):
     assert refused.value.status_code == 401
     addresses = {
         connection.laddr.ip
-        for process in family(label_studio)
+        for process in list_processes(label_studio)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
@@ -109,7 +109,7 @@ def test_an_image_is_served_to_a_person_once_a_storage_covers_it(label_studio):
 
 def stops_whole(server: Server, number: int) -> None:
     """The signal ends every process, and the command says so."""
-    alive = family(server)
+    alive = list_processes(server)
     assert len(alive) > 1
     assert server.stop(number) == 0
     assert "has stopped" in server.printed
@@ -142,7 +142,7 @@ def test_a_first_start_that_was_interrupted_is_made_good(label_studio):
 def test_a_server_that_ends_by_itself_is_told_with_the_end_of_its_log(tmp_path):
     server = new_server(tmp_path / "server")
     server.start()
-    for process in family(server)[1:]:
+    for process in list_processes(server)[1:]:
         process.kill()
     assert server.process is not None and server.process.wait(20) == 1
     assert "ended by itself" in server.printed and "/health/" in server.printed
@@ -224,7 +224,7 @@ def test_a_token_that_the_server_does_not_know_is_told(tmp_path):
     account = server.account
     (server.folder / "admin.json").write_text(json.dumps(account._replace(token="0" * 40)._asdict()))
     server.start()
-    poll(lambda: "does not accept the token" in server.printed)
+    wait_until(lambda: "does not accept the token" in server.printed)
     stops_whole(server, signal.SIGTERM)
 
 
@@ -332,7 +332,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 
 
 def test_postgresql_holds_the_projects_in_place_of_sqlite(tmp_path, postgres):
-    environment()
+    install_environment()
     server = Server(tmp_path / "server", database=postgres)
     for start in range(2):
         server.start()

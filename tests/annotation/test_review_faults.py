@@ -28,7 +28,7 @@ from indus_cot.app import main
 from schemas.sample import SAMPLE
 from tests.helpers.pipeline import apart, command
 from tests.helpers.review_project import Project, Result, change_draft, put, uids
-from tests.servers.bad_weather import Fault, Proxy, proxy
+from tests.servers.fault_proxy import Fault, Proxy, run_proxy
 from tests.servers.label_studio_server import STOP_S, Server
 
 BATCH = 3
@@ -39,7 +39,7 @@ LEAK = "The ground truth mask says there is a scratch on it."
 def weather(project: Project) -> Iterator[Proxy]:
     """Everything the project's commands send goes through it; the priors are there already."""
     project.ok("review", "push", "--priors")
-    with proxy(project.server.url) as between:
+    with run_proxy(project.server.url) as between:
         project.settings = (*project.settings, f"review.url={between.url}")
         yield between
 
@@ -102,7 +102,7 @@ def test_what_was_perhaps_done_is_not_sent_again_and_not_done_twice(
         weather.clear()
         plan = weather.at("POST", path, fault, after=passed, times=9)
         assert "Run the same command again" in fails(project, "review", "push")
-        assert plan.met == 1, (path, fault, weather.seen)
+        assert plan.hits == 1, (path, fault, weather.seen)
     weather.clear()
     works(project, "review", "push")
     whole(project)
@@ -120,7 +120,7 @@ def test_what_can_be_sent_twice_is(project: Project, weather: Proxy) -> None:
     plans = [weather.at(*request, fault) for request, fault in zip(requests, faults, strict=True)]
     said = works(project, "review", "push")
     assert "1 updated" in said and "1 reviews of changed drafts set aside" in said
-    assert [plan.met for plan in plans] == [1] * len(plans), weather.seen
+    assert [plan.hits for plan in plans] == [1] * len(plans), weather.seen
     assert project.reviews()[accepted].verdict == "accepted"
     assert LEAK in json.dumps(project.prefilled(project.tasks()[leaking]["id"]))
     assert "leak:" in project.tasks()[leaking]["data"]["returned"]
@@ -167,7 +167,7 @@ def test_what_an_expert_corrects_while_it_is_pulled_is_not_deleted(project: Proj
     better = put("think_0", text=["In better words, look at this."])(task["annotations"][0]["result"])
     at = weather.at("GET", f"/annotations/{said}", lambda: project.client.annotations.update(id=said, result=better))
     assert "0 sent back" in works(project, "review", "pull")
-    assert at.met == 1 and project.reviews()[leaking].problems
+    assert at.hits == 1 and project.reviews()[leaking].problems
     assert [item["id"] for item in project.tasks()[leaking]["annotations"]] == [said]
     works(project, "review", "pull")
     assert project.reviews()[leaking].verdict == "fixed" and not project.reviews()[leaking].problems
@@ -194,7 +194,7 @@ def test_what_is_said_while_an_export_goes_on_is_read_by_the_next(
     monkeypatch.setattr(annotation.pull, "AT_ONCE", 1)
     plan = weather.at("GET", r"/export.*=\d+$", think_again, after=1)
     works(project, "review", "pull")
-    assert plan.met == 1 and sum(bool(project.reviews()[uid].changes) for uid in both) == 1, weather.seen
+    assert plan.hits == 1 and sum(bool(project.reviews()[uid].changes) for uid in both) == 1, weather.seen
     works(project, "review", "pull")
     assert all(project.reviews()[uid].changes for uid in both)
 

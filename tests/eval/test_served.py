@@ -18,11 +18,11 @@ from tests.servers.chat_server import (
     TRUNCATED,
     Body,
     Fault,
+    change_message,
     chat_server,
-    finish,
-    in_turn,
-    status,
-    text_of,
+    faults_in_turn,
+    get_text,
+    status_fault,
 )
 
 
@@ -66,7 +66,7 @@ MODES = {"agent-no-tools": 0, "agent-without-crop": 3, "direct": 0, "agent": 4}
 def test_mode_offers_its_tools(run: Any, mode: str) -> None:
     with chat_server(lambda _: CALL if mode == "agent-without-crop" else "Answer: No") as server:
         run(*served(server, f"evaluate.mode={mode}", "evaluate.limit=2", "evaluate.max_calls=1"))
-    text = text_of(server.requests[0])
+    text = get_text(server.requests[0])
     assert sum(f'"name": "{tool}"' in text for tool in ("crop", "enhance", "measure", "prior")) == MODES[mode]
     assert ("tool" in text) == (MODES[mode] > 0)
     assert (found().run.priors != "none") == (MODES[mode] > 0)
@@ -80,8 +80,11 @@ def test_mode_offers_its_tools(run: Any, mode: str) -> None:
     ("fault", "told"),
     [
         (CUT_OFF, "cut off at 160 tokens"),
-        (Fault(change=finish("content_filter")), "stopped by the server (content_filter)"),
-        (Fault(change=finish("stop", content=None, refusal="No, I will not.")), "stopped by the server (refusal)"),
+        (Fault(change=change_message("content_filter")), "stopped by the server (content_filter)"),
+        (
+            Fault(change=change_message("stop", content=None, refusal="No, I will not.")),
+            "stopped by the server (refusal)",
+        ),
         (REFUSED, "stopped by the server (refusal)"),
     ],
     ids=["cut", "filtered", "refused", "refused in other words"],
@@ -151,9 +154,9 @@ def test_erratic_model_counts_as_wrong(run: Any, said: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (status(401, message="bad key"), "401"),
-        (status(404, message="no such model"), "check evaluate.base_url and evaluate.model"),
-        (status(429), "429"),
+        (status_fault(401, message="bad key"), "401"),
+        (status_fault(404, message="no such model"), "check evaluate.base_url and evaluate.model"),
+        (status_fault(429), "429"),
         (Fault(text="<html>"), "unreadable answer"),
     ],
     ids=["401", "404", "429", "garbage"],
@@ -172,7 +175,7 @@ def test_failed_request_is_retried_by_next_run(run: Any) -> None:
     def faults(body: Body, number: int) -> Fault | None:
         if number == 3:
             bad.append(body)
-        return status(400, message="too large") if broken[0] and body in bad else None
+        return status_fault(400, message="too large") if broken[0] and body in bad else None
 
     with chat_server(lambda _: NO, faults) as server:
         with pytest.raises(AssertionError, match=r"run\.strict is true, so the stage stops here"):
@@ -189,13 +192,13 @@ def test_failed_request_is_retried_by_next_run(run: Any) -> None:
 
 def test_transient_faults_do_not_change_results(run: Any) -> None:
     figures = []
-    for faults in (lambda *_: None, in_turn(status(429), status(500)), in_turn(DROPPED)):
+    for faults in (lambda *_: None, faults_in_turn(status_fault(429), status_fault(500)), faults_in_turn(DROPPED)):
         with chat_server(by_kind, faults) as server:
             run(*served(server), more=("--refresh",))
         figures.append(rows().drop("seconds"))
         assert len(server.requests) >= 48 * (1 if len(figures) == 1 else 2)
     assert figures[1].equals(figures[0]) and figures[2].equals(figures[0])
-    worst = in_turn(status(502), status(503, "0.05"), TRUNCATED, EMPTY, STALLED)
+    worst = faults_in_turn(status_fault(502), status_fault(503, "0.05"), TRUNCATED, EMPTY, STALLED)
     pace = ("compute.endpoint.attempts=9", "compute.endpoint.timeout_s=1")
     with chat_server(by_kind, worst) as server:
         run(*served(server, "evaluate.limit=2", *pace), more=("--refresh",))

@@ -1,4 +1,4 @@
-"""A store of answers that are known by their number."""
+"""Answer stores with numbered answers."""
 
 import hashlib
 import time
@@ -12,14 +12,14 @@ from cot_builder.endpoint.prices import Usage
 from cot_builder.endpoint.store import AnswerStore, StoredAnswer
 
 COUNT = 300
-"""Answers in a store that :func:`filled` fills."""
+"""Default number of answers that :func:`fill_store` writes."""
 USAGE = Usage(input=100, cached_input=40, output=20)
 USD = 0.25
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[AnswerStore]:
-    """The store at ``path``, closed in the end."""
+def open_store(path: Path) -> Iterator[AnswerStore]:
+    """Open the store at ``path``, and close it at the end."""
     answers = AnswerStore(path)
     try:
         yield answers
@@ -27,39 +27,39 @@ def opened(path: Path) -> Iterator[AnswerStore]:
         answers.close()
 
 
-def clock(now: float) -> SimpleNamespace:
-    """The module `time` with its clock at ``now``."""
+def make_clock(now: float) -> SimpleNamespace:
+    """Make a copy of the module `time` whose clock stands at ``now``."""
     return SimpleNamespace(**vars(time) | {"time": lambda: now})
 
 
-def key_of(number: int) -> str:
-    """Key of an answer."""
+def make_key(number: int) -> str:
+    """Make the key of an answer."""
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-def marker(number: int) -> bytes:
-    """Bytes by which an answer is found in the file."""
+def make_marker(number: int) -> bytes:
+    """Make the bytes by which an answer can be found in the file."""
     return f"<answer {number:04}>".encode()
 
 
-def response(number: int) -> dict[str, Any]:
-    """A completion as a server sends it."""
-    content = f"{marker(number).decode()} a scratch, ein Kratzer, 划痕 " + "x" * 150
+def make_response(number: int) -> dict[str, Any]:
+    """Make a chat completion as a server sends it."""
+    content = f"{make_marker(number).decode()} a scratch, ein Kratzer, 划痕 " + "x" * 150
     return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]}
 
 
-def put(answers: AnswerStore, number: int, step: str = "describe", model: str = "small") -> None:
-    """Keep an answer."""
-    answers.put(key_of(number), step, model, response(number), USAGE, USD)
+def put_answer(answers: AnswerStore, number: int, step: str = "describe", model: str = "small") -> None:
+    """Store the answer with this number."""
+    answers.put(make_key(number), step, model, make_response(number), USAGE, USD)
 
 
-def filled(path: Path, count: int = COUNT) -> None:
-    """Make a store with the answers 0 to ``count``."""
-    with opened(path) as answers:
+def fill_store(path: Path, count: int = COUNT) -> None:
+    """Create a store with the answers 0 to ``count`` - 1."""
+    with open_store(path) as answers:
         for number in range(count):
-            put(answers, number)
+            put_answer(answers, number)
 
 
-def expected(number: int) -> StoredAnswer:
-    """An answer as the store gives it back."""
-    return StoredAnswer(response(number), USAGE, USD)
+def expected_answer(number: int) -> StoredAnswer:
+    """Return an answer as the store returns it."""
+    return StoredAnswer(make_response(number), USAGE, USD)

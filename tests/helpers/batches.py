@@ -1,4 +1,4 @@
-"""Questions in batches, through a client of their own, and what the store then holds."""
+"""Run requests in batch mode with a new client, and read the store afterwards."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,21 +20,21 @@ KEY_VARIABLE = "TEST_BATCH_KEY"
 KEY = "sk-not-a-real-key-9876543210"
 PARAMS = load_params(root=ROOT)
 PRICE = Price(input=1000, output=1000, image=Patches(formula="patches", side=32, most=1536))
-USD_AN_ANSWER = 20 * 1000 / 1_000_000 / 2
-"""20 tokens at half of a thousandth of a dollar each."""
-LONGEST_S = 20.0
+USD_PER_ANSWER = 20 * 1000 / 1_000_000 / 2
+"""20 tokens at a thousandth of a dollar each, at half price."""
+TIMEOUT_S = 20.0
 
 
-def questions(count: int, step: str = "describe", model: str = "small") -> list[Request]:
-    """Requests that differ."""
+def make_questions(count: int, step: str = "describe", model: str = "small") -> list[Request]:
+    """Make ``count`` different requests."""
     return [
         Request(step, model, [{"role": "user", "content": f"place {number} of {step}"}], max_tokens=20)
         for number in range(count)
     ]
 
 
-def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path, **settings: Any) -> Any:
-    """What ``work`` returns, given a new client on ``store``; it may not take long, and its loop ends with it."""
+def run_in_client(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path, **settings: Any) -> Any:
+    """Run ``work`` with a new client on ``store`` in a new event loop, within ``TIMEOUT_S``, and return its result."""
     caps = Budget(usd=settings.pop("usd", None), tokens=None)
     refresh = settings.pop("refresh", False)
     price = settings.pop("price", lambda _: PRICE)
@@ -46,7 +46,7 @@ def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path,
         answers = AnswerStore(store)
         try:
             async with (
-                asyncio.timeout(LONGEST_S),
+                asyncio.timeout(TIMEOUT_S),
                 EndpointClient(endpoint, pace, caps, answers, price=price, refresh=refresh) as client,
             ):
                 return await work(client)
@@ -56,18 +56,18 @@ def use(work: Callable[[EndpointClient], Awaitable[Any]], url: str, store: Path,
     return asyncio.run(run())
 
 
-async def outcomes(client: EndpointClient, requests: list[Request]) -> list[Answer | BaseException]:
-    """The answer or the error of each request, all asked at once."""
+async def gather_outcomes(client: EndpointClient, requests: list[Request]) -> list[Answer | BaseException]:
+    """Send all requests at once, and return the answer or the error of each."""
     return await asyncio.gather(*(client.ask(request) for request in requests), return_exceptions=True)
 
 
 def ask_all(requests: list[Request], url: str, store: Path, **settings: Any) -> list[Any]:
-    """The answer or the error of each request, by a new client; ``settings`` as in :func:`use`."""
-    return use(lambda client: outcomes(client, requests), url, store, **settings)
+    """Send all requests with a new client, and return the answer or error of each; settings of :func:`run_in_client`."""
+    return run_in_client(lambda client: gather_outcomes(client, requests), url, store, **settings)
 
 
-async def abandon(client: EndpointClient, requests: list[Request], when: Callable[[], bool]) -> None:
-    """Ask, and let the loop end without a word as soon as ``when``."""
+async def ask_and_abandon(client: EndpointClient, requests: list[Request], when: Callable[[], bool]) -> None:
+    """Send the requests, and cancel them as soon as ``when()`` is true, as if the process had ended."""
     asked = [asyncio.create_task(client.ask(request)) for request in requests]
     while not when():
         await asyncio.sleep(0.005)
@@ -78,19 +78,19 @@ async def abandon(client: EndpointClient, requests: list[Request], when: Callabl
 
 
 def submit_and_leave(requests: list[Request], server: BatchServer, store: Path, **settings: Any) -> None:
-    """Submit a batch, and end before it is done."""
+    """Submit a batch, and end before it is finished."""
     polls, server.polls = server.polls, 10**9
 
     def submitted() -> bool:
         return bool(server.calls["poll"])
 
     with pytest.raises(asyncio.CancelledError):
-        use(lambda client: abandon(client, requests, submitted), server.url, store, **settings)
+        run_in_client(lambda client: ask_and_abandon(client, requests, submitted), server.url, store, **settings)
     server.polls = polls
 
 
-def open_batches(store: Path) -> dict[str, list[str]]:
-    """Keys of the requests in each batch that is not collected yet, by the batch's name."""
+def read_open_batches(store: Path) -> dict[str, list[str]]:
+    """Read the open batches of a store: batch id to the keys of its requests."""
     answers = AnswerStore(store)
     try:
         return answers.open_batches()
@@ -98,8 +98,8 @@ def open_batches(store: Path) -> dict[str, list[str]]:
         answers.close()
 
 
-def spent(store: Path) -> float:
-    """US dollars that a store has booked."""
+def read_spend(store: Path) -> float:
+    """Read the spend of a store in US dollars."""
     answers = AnswerStore(store)
     try:
         return answers.spent()[0]
@@ -107,11 +107,11 @@ def spent(store: Path) -> float:
         answers.close()
 
 
-def texts(found: list[Any]) -> list[str]:
-    """The text of each answer, and of each error what it is."""
+def get_texts(found: list[Any]) -> list[str]:
+    """Return the text of each answer, and the ``repr`` of each error."""
     return [answer.text if isinstance(answer, Answer) else repr(answer) for answer in found]
 
 
-def expected(requests: list[Request]) -> list[str]:
-    """Texts of the answers that the server gives."""
+def expected_texts(requests: list[Request]) -> list[str]:
+    """Return the texts that the server answers with."""
     return [f"answer to {request.messages[0]['content']}" for request in requests]

@@ -1,4 +1,4 @@
-"""`indus-cot draft` with a teacher behind a server on loopback."""
+"""Run `indus-cot draft` with a teacher behind a server on loopback."""
 
 import base64
 import csv
@@ -19,8 +19,8 @@ FEW = ("select.samples=24",)
 CONCURRENCY = 8
 
 
-def prepare(folder: Path) -> None:
-    """Make ``folder`` a project up to `prior`, with the offline teacher's priors."""
+def prepare_project(folder: Path) -> None:
+    """Create a project in ``folder`` and run its stages up to `prior`, with the offline teacher's priors."""
     project = new_project(folder)
     sets = ("real_iad", "mvtec_ad", "visa", "mpdd", "dtd", "sdd")
     for stage in (*(("pull", name) for name in sets), ("select",), ("prior",)):
@@ -28,8 +28,8 @@ def prepare(folder: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
-    """Parameters of a run that asks this server."""
+def endpoint_settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
+    """Return the parameters of a run that asks this server."""
     url = server if isinstance(server, str) else server.url
     return (
         *SMALL, *FEW, "teacher.backend=endpoint", f"teacher.base_url={url}", "teacher.model=gpt-4.1",
@@ -37,25 +37,25 @@ def settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def draft(
+def run_draft(
     project: Path, server: ChatServer | str, *flags: str, more: tuple[str, ...] = (), key: str = KEY
 ) -> subprocess.CompletedProcess[str]:
-    """`indus-cot draft` against this server; ``more`` are further parameters."""
-    return run(project, "draft", *flags, settings=settings(server, *more), OPENAI_API_KEY=key)
+    """Run `indus-cot draft` against this server; ``more`` are further parameters."""
+    return run(project, "draft", *flags, settings=endpoint_settings(server, *more), OPENAI_API_KEY=key)
 
 
-def drafts(project: Path) -> pl.DataFrame:
-    """The drafts of a project, in a fixed order."""
+def read_drafts(project: Path) -> pl.DataFrame:
+    """Read the drafts of a project, in a fixed order."""
     return pl.read_parquet(project / "data/draft/trajectory.parquet").sort("draft_id")
 
 
-def form(body: dict[str, Any]) -> str:
-    """Name of the form that a request asks to be filled in."""
+def get_form_name(body: dict[str, Any]) -> str:
+    """Return the name of the form that a request asks for."""
     return body["response_format"]["json_schema"]["name"]
 
 
-def images(body: dict[str, Any]) -> list[bytes]:
-    """Files of the images in a request."""
+def decode_images(body: dict[str, Any]) -> list[bytes]:
+    """Decode the images of a request to file bytes."""
     urls = [
         part["image_url"]["url"]
         for message in body["messages"]
@@ -66,8 +66,8 @@ def images(body: dict[str, Any]) -> list[bytes]:
     return [base64.b64decode(url.partition(",")[2]) for url in urls]
 
 
-def key_of(body: dict[str, Any]) -> str:
-    """The key under which the answer to a request of candidate 0 is kept."""
+def compute_key(body: dict[str, Any]) -> str:
+    """Compute the store key of a request of candidate 0 from its body."""
     text = json.dumps(body)
     for url in set(re.findall(r"data:image/\w+;base64,[A-Za-z0-9+/=]+", text)):
         digest = hashlib.sha256(base64.b64decode(url.partition(",")[2])).hexdigest()
@@ -75,14 +75,14 @@ def key_of(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([json.loads(text), 0], sort_keys=True).encode()).hexdigest()
 
 
-def ledger(project: Path) -> dict[str, str]:
-    """Why each sample has no draft."""
+def read_failures(project: Path) -> dict[str, str]:
+    """Read the failures ledger: sample id to the reasons why it has no draft."""
     with (project / "reports/failures.csv").open(newline="", encoding="utf-8") as file:
         return {row["sample_id"]: row["why"] for row in csv.DictReader(file)}
 
 
-def asked(result: subprocess.CompletedProcess[str]) -> int:
-    """Requests that an estimate says would be sent."""
+def parse_request_count(result: subprocess.CompletedProcess[str]) -> int:
+    """Parse the number of requests to be sent from the output of `--dry-run`."""
     found = re.search(r"to ask: (\d+) requests", result.stdout)
     assert found, result.stdout + result.stderr
     return int(found.group(1))

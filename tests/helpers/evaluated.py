@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from schemas.metrics import Metrics
-from tests.servers.chat_server import Body, ChatServer, text_of
+from tests.servers.chat_server import Body, ChatServer, get_text
 
 KEY = "sk-not-a-real-key-0123456789"
 YES = "<think>A mark.</think><location>[[10, 10, 90, 90]]</location><type>scratch</type><answer>Yes</answer>"
@@ -34,4 +34,4 @@ def served(server: ChatServer | str, *more: str) -> tuple[str, ...]:
 
 def by_kind(body: Body) -> str:
     """Looks twice, and then says Yes."""
-    return (CALL, CALL, YES)[text_of(body).count("<tool_response>")]
+    return (CALL, CALL, YES)[get_text(body).count("<tool_response>")]

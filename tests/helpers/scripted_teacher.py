@@ -1,4 +1,4 @@
-"""A teacher that fills in every form by rule: the same request always gets the same answer."""
+"""A scripted teacher that fills in every form by rules: equal requests get equal answers."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ WORDS = [
 ]
 
 
-def answer(body: dict[str, Any]) -> dict[str, Any]:
-    """The form that ``response_format`` asks for, filled in from what the request says."""
+def answer_form(body: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the form that ``response_format`` asks for, from the text of the request."""
     form = body["response_format"]["json_schema"]["name"]
     return globals()[f"_{form}"](_first_text(body), _variety(body))
 
@@ -24,18 +24,18 @@ def _first_text(body: dict[str, Any]) -> str:
 
 
 def _variety(body: dict[str, Any]) -> str:
-    """Words that differ from sample to sample, so that no draft repeats another."""
+    """Return words that differ between samples, so that no draft repeats another."""
     digest = hashlib.sha256(json.dumps(body["messages"][1], sort_keys=True).encode()).digest()
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[:6])
 
 
-def finding(text: str) -> tuple[str | None, list[list[int]]]:
-    """Type and boxes that the private prompt tells, or None."""
+def parse_finding(text: str) -> tuple[str | None, list[list[int]]]:
+    """Parse the defect type (None for a sound part) and the boxes from the private prompt."""
     kind = re.search(r"There is a defect of type (\w+)", text)
     if not kind:
         return None, []
-    told = text[kind.start() : text.index("\n", kind.start())]
-    boxes = re.findall(r"\[\d+, \d+, \d+, \d+\]", told)
+    sentence = text[kind.start() : text.index("\n", kind.start())]
+    boxes = re.findall(r"\[\d+, \d+, \d+, \d+\]", sentence)
     return kind.group(1), [json.loads(box) for box in boxes]
 
 
@@ -45,14 +45,14 @@ def _call(**arguments: Any) -> dict[str, Any]:
 
 
 def _description(text: str, variety: str) -> dict[str, Any]:
-    _, boxes = finding(text)
+    _, boxes = parse_finding(text)
     region = boxes[0] if boxes else None
     calls = [_call(tool="crop", region=region, why="the place is small")] if region else []
     return {"seen": f"A part in {variety} light.", "doubts": ["the tone of one place"], "calls": calls}
 
 
 def _composition(text: str, variety: str) -> dict[str, Any]:
-    kind, boxes = finding(text)
+    kind, boxes = parse_finding(text)
     start = f"The part lies in {variety} light and its outline is closed all around."
     if kind is None:
         end = f"{start} I go over it from edge to edge and find it whole, so there is no defect."

@@ -21,7 +21,7 @@ from cot_builder.teacher.gates import run_gates
 from tests.cot_builder.teacher.test_gates import case
 from tests.helpers import scripted_teacher
 from tests.house.small_project import leave, make_project, run, settings
-from tests.servers.chat_server import Body, chat_server, text_of
+from tests.servers.chat_server import Body, chat_server, get_text
 from train.environment import InspectionEnvironment
 
 CALL = '<think>The tones.</think>\n<tool_call>\n{"name": "histogram", "arguments": {"bins": 4}}\n</tool_call>'
@@ -30,7 +30,7 @@ VERDICT = "<think>It is even.</think><answer>No</answer>"
 
 def teach(body: Body) -> dict[str, Any]:
     """A teacher that fills in the form it is asked for, and asks for the histogram of every image."""
-    filled = scripted_teacher.answer(body)
+    filled = scripted_teacher.answer_form(body)
     schema = body["response_format"]["json_schema"]
     if schema["name"] == "description":
         fields = schema["schema"]["$defs"]["PlannedCall"]["properties"]
@@ -55,7 +55,7 @@ def evaluate(mode: str) -> dict[str, Any]:
         chosen = settings(evaluate__base_url=server.url, evaluate__mode=mode)
         printed = run(*chosen, "evaluate", "held_out", "--results", f"results-{mode}")
     table = Path(f"results-{mode}", "held_out", "predictions.parquet")
-    found = {"printed": printed, "told": text_of(server.requests[0]) if server.requests else ""}
+    found = {"printed": printed, "told": get_text(server.requests[0]) if server.requests else ""}
     return found | (
         pl.read_parquet(table).select("transcript", "observed").row(0, named=True) if table.exists() else {}
     )

@@ -1,4 +1,4 @@
-"""A Batch API on loopback for tests: files, batches and their outcomes, and failures exactly as told."""
+"""A Batch API on loopback for tests: files, batches and their outcomes, with planned faults."""
 
 import asyncio
 import json
@@ -14,65 +14,65 @@ from typing import Any
 from aiohttp import web
 
 Body = dict[str, Any]
-LARGEST_UPLOAD = 256 * 2**20
+MAX_UPLOAD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one HTTP request."""
+    """A fault of one HTTP request."""
 
     status: int = 0
-    """Answered instead; 0: the connection ends without an answer."""
+    """HTTP status to answer with; 0 closes the connection without a response."""
     after: bool = False
-    """True: the server has done what it was asked before it fails."""
+    """Whether the server executes the request before it fails."""
     cut: bool = False
-    """A file's content is announced whole, and the connection ends half-way."""
+    """Whether the connection closes in the middle of a file's content, despite its full Content-Length."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What becomes of one request of a batch. As it is made without arguments, it is answered."""
+    """Outcome of one request of a batch; by default it is answered."""
 
     status: int = 200
     error: str = ""
-    """Code and message of a request that was never run."""
+    """Error message of a request that was never run."""
     silent: bool = False
-    """No line at all."""
+    """Whether the results have no line for it."""
     garbled: bool = False
-    """A line that is no JSON."""
+    """Whether its line is invalid JSON."""
     change: Callable[[Body], Body] = lambda completion: completion
 
 
 class BatchServer:
-    """What the server saw and did; to be had from :func:`batch_server`."""
+    """State of the server and its planned faults; created by :func:`batch_server`."""
 
     def __init__(self) -> None:
         self.url = ""
         self.answer: Callable[[Body], str] = lambda body: f"answer to {body['messages'][0]['content']}"
         self.line: Callable[[Body, int], Line] = lambda body, number: Line()
-        """Of a request's body, and how often it has been run before."""
+        """Outcome of a request, by its body and the number of its earlier runs."""
         self.fault: Callable[[str, int], Fault | None] = lambda what, number: None
-        """Of ``upload``, ``create``, ``list``, ``poll`` or ``content``, and its number among these, from 0."""
+        """Fault by operation (``upload``, ``create``, ``list``, ``poll``, ``content`` …) and its number, from 0."""
         self.done: Callable[[str], None] = lambda what: None
-        """Called when something is done and not answered yet."""
+        """Called with the operation after it was executed and before its response."""
         self.batch_name = "batch"
-        """Begins the id of each batch."""
+        """Prefix of the batch ids."""
         self.polls = 2
-        """How often a batch is asked for until it is finished."""
+        """Number of polls until a batch is finished."""
         self.end = "completed"
-        """Status of a finished batch."""
+        """Final status of batches."""
         self.lists = True
-        """Whether batches can be listed."""
+        """Whether the server can list batches."""
         self.has_batches = True
         self.calls: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Body] = {}
         self.submitted: list[list[str]] = []
-        """Keys of each batch created."""
+        """Keys of the requests of each created batch."""
         self.paid: Counter[str] = Counter()
-        """How often each key was answered."""
+        """Number of answers by key."""
         self.chats: list[Body] = []
-        """Bodies sent one by one."""
+        """Bodies of single chat requests."""
         self._file_numbers = count(1)
         self._seen: Counter[str] = Counter()
         self._runs: Counter[str] = Counter()
@@ -138,7 +138,7 @@ class BatchServer:
         }
         lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
         assert all((line["method"], line["url"]) == ("POST", asked["endpoint"]) for line in lines)
-        assert len({line["body"]["model"] for line in lines}) == 1, "a file holds one model"
+        assert len({line["body"]["model"] for line in lines}) == 1, "a batch file has one model"
         keys = [line["custom_id"] for line in lines]
         assert len(set(keys)) == len(keys)
         self.submitted.append(keys)
@@ -178,22 +178,22 @@ class BatchServer:
             key = entry["custom_id"]
             fate = self.line(entry["body"], self._runs[key])
             self._runs[key] += 1
-            told: Body = {"id": f"batch_req_{len(output) + len(errors)}", "custom_id": key, "error": None}
+            result: Body = {"id": f"batch_req_{len(output) + len(errors)}", "custom_id": key, "error": None}
             if fate.garbled:
                 output.append(b'{"custom_id": "' + key.encode())
             elif fate.error:
-                told |= {"response": None, "error": {"code": "not_run", "message": fate.error}}
-                errors.append(json.dumps(told).encode())
+                result |= {"response": None, "error": {"code": "not_run", "message": fate.error}}
+                errors.append(json.dumps(result).encode())
             elif fate.status != 200:
                 body = {"error": {"message": f"status {fate.status}"}}
-                told |= {"response": {"status_code": fate.status, "request_id": "r", "body": body}}
-                errors.append(json.dumps(told).encode())
+                result |= {"response": {"status_code": fate.status, "request_id": "r", "body": body}}
+                errors.append(json.dumps(result).encode())
             elif not fate.silent:
                 self.paid[key] += 1
                 body = fate.change(self._completion(entry["body"]))
-                told |= {"response": {"status_code": 200, "request_id": "r", "body": body}}
-                output.append(json.dumps(told).encode())
-        # In no order, as with the real one, and the last line without an end.
+                result |= {"response": {"status_code": 200, "request_id": "r", "body": body}}
+                output.append(json.dumps(result).encode())
+        # As with the real API: lines in arbitrary order, and no newline after the last one.
         for name, lines in (("output_file_id", output[::-1]), ("error_file_id", errors)):
             if lines:
                 batch[name] = f"file-{next(self._file_numbers)}"
@@ -212,12 +212,12 @@ class BatchServer:
 
 @contextmanager
 def batch_server() -> Iterator[BatchServer]:
-    """Serve on a free port of loopback, in a thread of its own, while the context is open."""
+    """Serve on a free port of loopback, in a background thread, while the context is open."""
     server = BatchServer()
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
-        app = web.Application(client_max_size=LARGEST_UPLOAD, middlewares=[server.with_faults])
+        app = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[server.with_faults])
         app.router.add_post("/v1/files", server.upload)
         app.router.add_get("/v1/files/{id}/content", server.content)
         app.router.add_delete("/v1/files/{id}", server.delete)
@@ -230,13 +230,13 @@ def batch_server() -> Iterator[BatchServer]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ended = asyncio.Event()
-        begun.set_result((asyncio.get_running_loop(), ended))
+        started.set_result((asyncio.get_running_loop(), ended))
         await ended.wait()
         await runner.cleanup()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="batch server", daemon=True)
     thread.start()
-    loop, ended = begun.result(timeout=30)
+    loop, ended = started.result(timeout=30)
     try:
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""A chat-completions server on loopback for tests: answers by a rule, and fails exactly as it is told to."""
+"""A chat-completions server on loopback for tests: answers by a rule, with planned faults."""
 
 import asyncio
 import json
@@ -15,53 +15,53 @@ from aiohttp import web
 
 Body = dict[str, Any]
 Rule = Callable[[Body], dict[str, Any] | str]
-BYTES_A_TOKEN = 4
+BYTES_PER_TOKEN = 4
 DRIPS = 20
-"""Parts in which a slow answer arrives."""
-LARGEST_REQUEST = 64 * 2**20
+"""Number of parts in which a slow answer is sent."""
+MAX_REQUEST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request. As it is made without arguments, nothing does."""
+    """A fault of one request; without arguments, no fault."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     text: str | None = None
-    """The body sent instead of a completion."""
+    """Body to send instead of a completion."""
     kept_share: float = 1.0
     """Share of the body that is sent."""
     dropped: bool = False
-    """The body is announced whole, and the connection ends where ``kept_share`` of it is sent."""
+    """Whether the connection closes after ``kept_share`` of the body, despite its full Content-Length."""
     stalled: bool = False
-    """Nothing is ever sent; held until the client leaves."""
+    """Whether the server sends nothing until the client disconnects."""
     drip_s: float = 0.0
-    """Seconds over which the body arrives."""
+    """Seconds that sending the body takes."""
     change: Callable[[Body], Body] = lambda completion: completion
-    """What is otherwise about a whole completion."""
+    """Changes the completion before it is sent."""
 
     @property
     def answers(self) -> bool:
-        """Whether the client receives a whole completion."""
+        """Whether the client receives a complete completion."""
         return self.status == 200 and self.text is None and self.kept_share == 1.0 and not self.stalled
 
 
 Faults = Callable[[Body, int], Fault | None]
 
 
-def status(code: int, retry_after: str = "", message: str = "", error_code: str | None = None) -> Fault:
-    """An error as OpenAI words it; ``retry_after`` as it stands in the header."""
+def status_fault(code: int, retry_after: str = "", message: str = "", error_code: str | None = None) -> Fault:
+    """Make an error response as OpenAI sends it; ``retry_after`` is the value of the header."""
     error = {"error": {"message": message or f"status {code}", "type": "error", "param": None, "code": error_code}}
     return Fault(code, {"Retry-After": retry_after} if retry_after else {}, json.dumps(error))
 
 
-def no_usage(completion: Body) -> Body:
-    """The completion without its count of tokens."""
+def drop_usage(completion: Body) -> Body:
+    """Remove the token counts from a completion."""
     return {name: value for name, value in completion.items() if name != "usage"}
 
 
-def finish(reason: str, **message: str | None) -> Callable[[Body], Body]:
-    """Changes the finish reason, and fields of the message."""
+def change_message(reason: str, **message: str | None) -> Callable[[Body], Body]:
+    """Make a change of the finish reason and of fields of the message."""
 
     def change(completion: Body) -> Body:
         choice = completion["choices"][0]
@@ -77,14 +77,14 @@ DROPPED = Fault(kept_share=0.5, dropped=True)
 TRUNCATED = Fault(kept_share=0.5)
 MALFORMED = Fault(text="<html>the proxy is restarting</html>")
 EMPTY = Fault(text="")
-REFUSED = Fault(change=finish("stop", content=None, refusal="I cannot help with that."))
-FILTERED = Fault(change=finish("content_filter", content=""))
-CUT = Fault(change=finish("length"))
-NO_USAGE = Fault(change=no_usage)
+REFUSED = Fault(change=change_message("stop", content=None, refusal="I cannot help with that."))
+FILTERED = Fault(change=change_message("content_filter", content=""))
+CUT = Fault(change=change_message("length"))
+NO_USAGE = Fault(change=drop_usage)
 
 
-def in_turn(*faults: Fault | None) -> Faults:
-    """The n-th arrival of one and the same body meets the n-th fault; when they are used up, none."""
+def faults_in_turn(*faults: Fault | None) -> Faults:
+    """Give the n-th arrival of the same body the n-th fault, and later arrivals none."""
     seen: Counter[str] = Counter()
 
     def choose(body: Body, number: int) -> Fault | None:
@@ -95,8 +95,8 @@ def in_turn(*faults: Fault | None) -> Faults:
     return choose
 
 
-def text_of(body: Body) -> str:
-    """All text of the messages, in order."""
+def get_text(body: Body) -> str:
+    """Return all text of the messages, in order."""
     found = []
     for message in body["messages"]:
         content = message["content"]
@@ -105,42 +105,42 @@ def text_of(body: Body) -> str:
 
 
 class ChatServer:
-    """What the server saw and did; to be had from :func:`chat_server`. Lists grow in the order of events."""
+    """State of the server, with lists in the order of events; created by :func:`chat_server`."""
 
     def __init__(self, answer: Rule, faults: Faults | None, latency_s: float) -> None:
         self.url = ""
-        """Base address, ending in ``/v1``."""
+        """Base URL, ending in ``/v1``."""
         self.requests: list[Body] = []
-        """Bodies received."""
+        """Received bodies."""
         self.arrivals: list[float] = []
-        """``time.monotonic()`` at which each was received."""
+        """``time.monotonic()`` of each received body."""
         self.keys: list[str] = []
-        """Authorization header of each."""
+        """Authorization header of each request."""
         self.answered: list[Body] = []
-        """Bodies to which a whole completion was sent."""
+        """Bodies that got a complete completion."""
         self.usages: list[dict[str, int]] = []
-        """Tokens counted for each of ``answered``, whether or not the answer told them."""
-        self.most_at_once = 0
-        """Most requests that were being handled together."""
+        """Token counts of each of ``answered``, even if the response left them out."""
+        self.max_in_flight = 0
+        """Maximum number of requests that were handled at the same time."""
         self._answer = answer
         self._faults = faults
         self._latency_s = latency_s
-        self._at_once = 0
+        self._in_flight = 0
 
     @property
     def tokens(self) -> int:
-        """Tokens of all answers."""
+        """Total tokens of all answers."""
         return sum(usage["total_tokens"] for usage in self.usages)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
+        """Handle POST /v1/chat/completions."""
         body = await request.json()
         number = len(self.requests)
         self.requests.append(body)
         self.arrivals.append(time.monotonic())
         self.keys.append(request.headers.get("Authorization", ""))
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
             fault = (self._faults and self._faults(body, number)) or Fault()
             await asyncio.sleep(self._latency_s)
@@ -150,7 +150,7 @@ class ChatServer:
             completion = self._completion(body)
             return await self._send(request, fault, body, completion)
         finally:
-            self._at_once -= 1
+            self._in_flight -= 1
 
     async def _send(self, request: web.Request, fault: Fault, body: Body, completion: Body) -> web.StreamResponse:
         text = fault.text if fault.text is not None else json.dumps(fault.change(completion))
@@ -164,7 +164,7 @@ class ChatServer:
         for start in range(0, len(sent), step):
             await asyncio.sleep(fault.drip_s / DRIPS)
             if fault.answers and start + step >= len(sent):
-                # Not after it: who has the whole answer may look here at once.
+                # Record before the last write: a client that has the complete answer may read this at once.
                 self.answered.append(body)
                 self.usages.append(completion["usage"])
             await response.write(sent[start : start + step])
@@ -176,9 +176,9 @@ class ChatServer:
         return response
 
     def _completion(self, body: Body) -> Body:
-        said = self._answer(body)
-        text = said if isinstance(said, str) else json.dumps(said)
-        prompt, output = len(text_of(body)) // BYTES_A_TOKEN, len(text) // BYTES_A_TOKEN
+        answer = self._answer(body)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        prompt, output = len(get_text(body)) // BYTES_PER_TOKEN, len(text) // BYTES_PER_TOKEN
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -191,25 +191,25 @@ class ChatServer:
 
 @contextmanager
 def chat_server(answer: Rule, faults: Faults | None = None, latency_s: float = 0.0) -> Iterator[ChatServer]:
-    """Serve on a free port of loopback, in a thread of its own, while the context is open.
+    """Serve on a free port of loopback, in a background thread, while the context is open.
 
     Args:
-        answer: Text of the assistant for a request's body, or an object that is sent as JSON. Deterministic.
-        faults: What goes wrong with a request: its body, and its number among all arrivals, from 0.
-        latency_s: Seconds between a request and the first byte of its answer.
+        answer: Returns the assistant's text for a request's body, or an object to send as JSON. Deterministic.
+        faults: Returns the fault of a request, by its body and its number among all arrivals, from 0.
+        latency_s: Seconds between a request and the first byte of its response.
     """
     server = ChatServer(answer, faults, latency_s)
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
-        app = web.Application(client_max_size=LARGEST_REQUEST)
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", server.handle)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ended = asyncio.Event()
-        begun.set_result((asyncio.get_running_loop(), ended))
+        started.set_result((asyncio.get_running_loop(), ended))
         await ended.wait()
         await runner.cleanup()
 
@@ -217,13 +217,13 @@ def chat_server(answer: Rule, faults: Faults | None = None, latency_s: float = 0
         try:
             asyncio.run(serve())
         except BaseException as error:
-            if begun.done():
+            if started.done():
                 raise
-            begun.set_exception(error)
+            started.set_exception(error)
 
     thread = threading.Thread(target=run, name="chat server", daemon=True)
     thread.start()
-    loop, ended = begun.result()
+    loop, ended = started.result()
     try:
         yield server
     finally:

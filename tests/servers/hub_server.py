@@ -1,7 +1,7 @@
-"""A stand-in for the Hub on loopback: repositories, large files, commits, pull requests, tags, rights, and faults.
+"""A simulated Hub on loopback: repositories, large files, commits, pull requests, tags, permissions, and faults.
 
-It answers what `huggingface_hub` and `datasets` ask for when a corpus is published and loaded, from memory. It is no
-proof of the real Hub: README, "Publishing", says of what it is none.
+It serves from memory the requests that `huggingface_hub` and `datasets` send when a corpus is published and loaded. It
+does not prove that the real Hub behaves the same: README, "Publishing", lists the differences.
 """
 
 import base64
@@ -31,7 +31,7 @@ Files = dict[str, dict[str, Any]]
 
 @dataclass
 class Repository:
-    """Commits by id, the newest last, and what names them."""
+    """A repository: its commits by id, newest last, and its branches and tags."""
 
     kind: str
     name: str
@@ -40,11 +40,11 @@ class Repository:
     refs: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     proposals: dict[int, str] = field(default_factory=dict)
-    """Titles of pull requests, all of them open."""
+    """Titles of the open pull requests, by number."""
 
     def add(self, files: Files, ref: str = "main") -> str:
-        """A commit at ``ref``."""
-        # Of the content too: a client's cache takes equal ids for equal files.
+        """Add a commit at ``ref``, and return its id."""
+        # Include the content in the id: a client's cache assumes that equal ids have equal files.
         text = json.dumps([self.kind, self.name, len(self.commits), files], sort_keys=True)
         oid = hashlib.sha1(text.encode()).hexdigest()
         self.commits[oid] = files
@@ -52,14 +52,14 @@ class Repository:
         return oid
 
     def find(self, revision: str) -> str | None:
-        """The commit of a branch, a tag or an id."""
+        """Return the commit id of a branch, a tag or a commit id."""
         oid = self.refs.get(revision) or self.tags.get(revision) or revision
         return oid if oid in self.commits else None
 
 
 @dataclass
 class Fault:
-    """An answer instead of the true one, the next few times a path is asked for."""
+    """An error response to the next ``times`` requests of a path."""
 
     part: str
     status: int
@@ -71,17 +71,17 @@ class Fault:
 
 class _Silent(WSGIRequestHandler):
     def log_request(self, *_: Any) -> None:
-        """Thousands of lines otherwise."""
+        """Log nothing: a test sends thousands of requests."""
 
 
 class HubServer:
-    """Serves until it is closed; ``url`` is the endpoint."""
+    """Serves until :meth:`close`; ``url`` is the endpoint."""
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.uploads: list[int] = []
-        """Sizes of large files that travelled, in order."""
+        """Sizes of the uploaded large files, in order."""
         self.seen: list[str] = []
         """Method and path of every request."""
         self.faults: list[Fault] = []
@@ -89,7 +89,7 @@ class HubServer:
         self.before_commit: Callable[[], object] = lambda: None
         self.after_commit: Callable[[], object] = lambda: None
         self.card_fault = ""
-        """What is wrong with every card's metadata."""
+        """Error message for the metadata of every card."""
         self._blobs: dict[str, bytes] = {}
         app = Flask(__name__)
         app.add_url_rule("/", "any", self._answer, defaults={"_": ""}, methods=METHODS)
@@ -100,51 +100,51 @@ class HubServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the server."""
         self._server.shutdown()
         self._thread.join()
 
     def fail(
         self, part: str, status: int, times: int = 1, after: int = 0, retry_after: str = "", when: str = ""
     ) -> None:
-        """Answer with ``status`` where the path holds ``part``, from the ``after``-th on; status 0 cuts the connection.
+        """Answer ``status`` to requests whose path contains ``part``, after ``after`` of them; 0 closes the connection.
 
-        It is cut before anything is done; ``when`` is `half`: with half of what was sent read; or `done`: with all of it
-        done, so that only the answer is lost.
+        By default the request is not executed. With ``when`` `half`, the server reads half of the request's body first;
+        with `done`, it executes the request, so that only the response is lost.
         """
         self.faults.append(Fault(part, status, times, after, retry_after, when))
 
     def repository(self, name: str, kind: str = "datasets") -> Repository:
-        """A repository that is there."""
+        """Return an existing repository."""
         return self.repositories[kind, name]
 
     def make(self, name: str, kind: str = "datasets", private: bool = False) -> Repository:
-        """A new one, with one empty commit."""
-        made = self.repositories[kind, name] = Repository(kind, name, private)
-        made.add({})
-        return made
+        """Create a repository with one empty commit."""
+        created = self.repositories[kind, name] = Repository(kind, name, private)
+        created.add({})
+        return created
 
     def files(self, name: str, kind: str = "datasets", revision: str = "main") -> dict[str, bytes]:
-        """Content of every file at a revision."""
+        """Return the content of every file at a revision."""
         repository = self.repository(name, kind)
         oid = repository.find(revision)
         assert oid is not None
         return {path: self._content(item) for path, item in repository.commits[oid].items()}
 
     def put(self, name: str, path: str, data: bytes, kind: str = "datasets") -> str:
-        """Somebody else's commit of one file."""
+        """Commit one file, as another user would."""
         repository = self.repository(name, kind)
-        return repository.add({**repository.commits[repository.refs["main"]], path: self._keep(data)})
+        return repository.add({**repository.commits[repository.refs["main"]], path: self._store_blob(data)})
 
     def alter(self, name: str, path: str, data: bytes, kind: str = "datasets") -> None:
-        """Serve other bytes of a large file than were committed."""
+        """Replace the bytes of a large file without a commit."""
         repository = self.repository(name, kind)
         digest = hashlib.sha256(data).hexdigest()
         self.large[digest] = data
-        held = {"oid": digest[:40], "size": len(data), "lfs": {"oid": digest, "size": len(data), "pointerSize": 134}}
-        repository.commits[repository.refs["main"]][path] = held
+        entry = {"oid": digest[:40], "size": len(data), "lfs": {"oid": digest, "size": len(data), "pointerSize": 134}}
+        repository.commits[repository.refs["main"]][path] = entry
 
-    def _keep(self, data: bytes) -> dict[str, Any]:
+    def _store_blob(self, data: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         self._blobs[blob] = data
         return {"oid": blob, "size": len(data)}
@@ -167,7 +167,7 @@ class HubServer:
                 if fault.when == "half":
                     assert request.content_length and len(request.stream.read(request.content_length // 2))
                 elif fault.when == "done":
-                    self._true_answer(path)
+                    self._execute(path)
                 else:
                     request.get_data()
                 if not fault.status:
@@ -175,9 +175,9 @@ class HubServer:
                     return Response(status=500)
                 headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
                 return Response("refused", fault.status, headers)
-        return self._true_answer(path)
+        return self._execute(path)
 
-    def _true_answer(self, path: str) -> Any:
+    def _execute(self, path: str) -> Any:
         parts = [unquote(part) for part in path.strip("/").split("/")]
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         user, role = TOKENS.get(given, ("", ""))
@@ -191,7 +191,7 @@ class HubServer:
             return self._batch()
         return self._resolve(parts, user)
 
-    def _api(self, parts: list[str], user: str, role: str) -> Any:  # noqa: PLR0912 - one line a path
+    def _api(self, parts: list[str], user: str, role: str) -> Any:  # noqa: PLR0912 - one branch per path
         if parts[0] == "whoami-v2":
             if not user:
                 return _error(401, "", "Invalid username or password.")
@@ -257,7 +257,7 @@ class HubServer:
             return jsonify({})
         if what == "commit":
             return self._commit(repository)
-        return _error(404, "EntryNotFound", f"the stand-in knows no {what}")
+        return _error(404, "EntryNotFound", f"the simulated Hub does not know {what!r}")
 
     def _create(self, user: str, role: str) -> Any:
         self.before_create()
@@ -284,7 +284,10 @@ class HubServer:
             if deep or "/" not in path[start:]
         ]
         folders = {
-            path[:end] for path in inside for end in _slashes(path, start) if deep or end == _slashes(path, start)[0]
+            path[:end]
+            for path in inside
+            for end in _find_slashes(path, start)
+            if deep or end == _find_slashes(path, start)[0]
         }
         return jsonify(
             [{"type": "directory", "oid": "0" * 40, "size": 0, "path": name} for name in sorted(folders)] + found
@@ -302,7 +305,7 @@ class HubServer:
             if item["key"] == "header":
                 title = value["summary"]
             if item["key"] == "file":
-                files[value["path"]] = self._keep(base64.b64decode(value["content"]))
+                files[value["path"]] = self._store_blob(base64.b64decode(value["content"]))
             if item["key"] == "lfsFile":
                 if value["oid"] not in self.large:
                     return _error(400, "", f"large file {value['oid']} was not uploaded")
@@ -314,16 +317,18 @@ class HubServer:
                 }
             if item["key"] == "deletedFile":
                 files.pop(value["path"])
-        place = f"{'' if repository.kind == 'models' else 'datasets/'}{repository.name}"
+        location = f"{'' if repository.kind == 'models' else 'datasets/'}{repository.name}"
         if request.args.get("create_pr") == "1":
             number = sum(name.startswith("refs/pr/") for name in repository.refs) + 1
             oid = repository.add(files, f"refs/pr/{number}")
             repository.proposals[number] = title
-            url = {"pullRequestUrl": f"{self.url}/{place}/discussions/{number}"}
+            url = {"pullRequestUrl": f"{self.url}/{location}/discussions/{number}"}
         else:
             oid, url = repository.add(files), {}
         self.after_commit()
-        return jsonify(success=True, commitOid=oid, commitUrl=f"{self.url}/{place}/commit/{oid}", hookOutput="", **url)
+        return jsonify(
+            success=True, commitOid=oid, commitUrl=f"{self.url}/{location}/commit/{oid}", hookOutput="", **url
+        )
 
     def _batch(self) -> Any:
         found = []
@@ -359,8 +364,8 @@ class HubServer:
         return answer
 
 
-def _slashes(path: str, start: int) -> list[int]:
-    return [place for place in range(start, len(path)) if path[place] == "/"]
+def _find_slashes(path: str, start: int) -> list[int]:
+    return [index for index in range(start, len(path)) if path[index] == "/"]
 
 
 def _ref(name: str, oid: str, kind: str) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Real Label Studio servers for tests, run as a user runs them.
+"""Real Label Studio servers for tests, started as a user starts them.
 
-The server's environment and a folder after its first start are made once and kept in ``.label-studio`` of the
-checkout; a test's server begins with a copy of that folder, which is ready in seconds instead of half a minute. That
-first start was interrupted once, since a second one for the test of that would take as long again.
+The server's environment and a data folder after its first start are created once and cached in ``.label-studio`` of the
+checkout. A test's server starts with a copy of that folder, which takes seconds instead of half a minute. The cached
+first start includes one interrupted start, because a separate one for the test of interruptions would take as long.
 """
 
 import hashlib
@@ -31,36 +31,36 @@ from tests.helpers.paths import ROOT
 if TYPE_CHECKING:
     from label_studio_sdk import LabelStudio
 
-KEPT = ROOT / ".label-studio"
+CACHE = ROOT / ".label-studio"
 START_S = 300.0
 STOP_S = 40.0
 RUNS = "Label Studio runs at"
 DATABASE = Path("data/label_studio.sqlite3")
 INTERRUPTED = "interrupted.json"
-"""Exit code, processes left, output and account of the first start of the folder that every test's server copies."""
+"""File in the cached folder: exit code, remaining processes, output and account of its interrupted first start."""
 
 
 class Server:
-    """A server with its data in ``folder``. It keeps its address over a stop and a start."""
+    """A server with its data in ``folder``. Its address stays the same after a restart."""
 
     def __init__(
         self, folder: Path, port: int = 0, database: str | None = None, variables: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
         self.variables = dict(variables or {})
-        """Environment variables added at the next start."""
+        """Additional environment variables for the next start."""
         self.port = port or free_port()
         self.database = database
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Base address, without a slash at its end."""
+        """Base URL, without a trailing slash."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def images(self) -> Path:
-        """The root of the served files. A local storage must cover a folder in it, not itself."""
+        """The root of the served files. A local storage must be a folder in it, not the root."""
         return self.folder / "images"
 
     @property
@@ -85,23 +85,23 @@ class Server:
 
     @property
     def printed(self) -> str:
-        """What `serve` has printed since the last start."""
+        """Output of `serve` since the last start."""
         path = self.folder.with_name(f"{self.folder.name}.printed")
         return path.read_text() if path.exists() else ""
 
     def client(self) -> "LabelStudio":
-        """The SDK, logged in as the administrator."""
-        # Imported here: half of the test files need no server, and the SDK is slow to import.
+        """Return an SDK client, logged in as the administrator."""
+        # Imported here, because the SDK is slow to import and half of the test files need no server.
         from label_studio_sdk import LabelStudio
 
         return LabelStudio(base_url=self.url, api_key=self.token)
 
     def launch(self) -> None:
-        """Run `serve`, without waiting for anything."""
+        """Start `serve` without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = self.folder / "env"
         if not environment.exists():
-            environment.symlink_to(KEPT / "env")
+            environment.symlink_to(CACHE / "env")
         with self.folder.with_name(f"{self.folder.name}.printed").open("wb") as output:
             self.process = subprocess.Popen(
                 serve_command(self.folder, self.port, self.database),
@@ -112,7 +112,7 @@ class Server:
             )
 
     def start(self) -> None:
-        """Run `serve` until it says where to log in."""
+        """Start `serve`, and wait until it prints the login address."""
         self.launch()
         deadline = time.monotonic() + START_S
         while RUNS not in self.printed:
@@ -121,7 +121,7 @@ class Server:
             time.sleep(0.1)
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Send the signal, as Ctrl-C does; the exit code."""
+        """Send the signal, by default that of Ctrl-C, and return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -129,7 +129,7 @@ class Server:
 
 
 def serve_command(folder: Path, port: int, database: str | None = None) -> list[str]:
-    """The command line that runs the server, and prints an error as `indus-cot` does."""
+    """Return a command line that runs the server and prints errors as `indus-cot` does."""
     code = (
         "import sys; from pathlib import Path; from annotation.server import serve\n"
         "from schemas.errors import IndusCotError\n"
@@ -140,7 +140,7 @@ def serve_command(folder: Path, port: int, database: str | None = None) -> list[
 
 
 def free_port() -> int:
-    """A port of loopback on which nothing listens now, below those that the system gives to whoever asks for any."""
+    """Return a free loopback port below the range from which the system assigns ephemeral ports."""
     while True:
         port = random.randrange(20000, 32768)
         with socket.socket() as probe, suppress(OSError):
@@ -149,59 +149,61 @@ def free_port() -> int:
 
 
 def new_server(folder: Path) -> Server:
-    """A server that has been started once, not running now; ``folder`` must not exist. Start it with ``start()``."""
-    environment()
-    with FileLock(KEPT / ".tests.lock"):
-        shutil.copytree(_template(), folder, symlinks=True, ignore=shutil.ignore_patterns("server.log", ".server.lock"))
+    """Return a stopped server that has been started once; ``folder`` must not exist. Start it with ``start()``."""
+    install_environment()
+    with FileLock(CACHE / ".tests.lock"):
+        shutil.copytree(
+            _prepare_template(), folder, symlinks=True, ignore=shutil.ignore_patterns("server.log", ".server.lock")
+        )
     return Server(folder)
 
 
-def environment() -> Path:
-    """The server's environment, made when missing."""
-    KEPT.mkdir(exist_ok=True)
-    with FileLock(KEPT / ".tests.lock"):
-        install(KEPT / "env")
-    return KEPT / "env"
+def install_environment() -> Path:
+    """Install the server's environment if it is missing, and return its path."""
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / ".tests.lock"):
+        install(CACHE / "env")
+    return CACHE / "env"
 
 
-def _template() -> Path:
+def _prepare_template() -> Path:
     code = b"".join(Path(file).read_bytes() for file in (LOCK, product.__file__, __file__))
-    template = KEPT / "templates" / hashlib.sha256(code).hexdigest()[:16]
+    template = CACHE / "templates" / hashlib.sha256(code).hexdigest()[:16]
     if not template.exists():
         shutil.rmtree(template.parent, ignore_errors=True)
         first = Server(template.with_name("partial"))
-        _interrupt(first)
+        _interrupt_first_start(first)
         first.start()
         assert first.stop() == 0
         os.replace(first.folder, template)
     return template
 
 
-def _interrupt(first: Server) -> None:
-    """A first start that ends while it creates the database; what it left is kept for the test of that."""
+def _interrupt_first_start(first: Server) -> None:
+    """Interrupt a first start while it creates the database, and store the outcome for the test of interruptions."""
     first.launch()
     database = first.folder / DATABASE
-    poll(lambda: database.exists() and database.stat().st_size > 0, START_S)
-    alive = family(first)
+    wait_until(lambda: database.exists() and database.stat().st_size > 0, START_S)
+    alive = list_processes(first)
     code = first.stop()
-    left = {
+    outcome = {
         "code": code,
         "processes": len(psutil.wait_procs(alive, timeout=5)[1]),
         "printed": first.printed,
         "account": first.account._asdict(),
     }
-    (first.folder / INTERRUPTED).write_text(json.dumps(left))
+    (first.folder / INTERRUPTED).write_text(json.dumps(outcome))
 
 
-def family(server: Server) -> list[psutil.Process]:
-    """The process that was started, and every one below it."""
+def list_processes(server: Server) -> list[psutil.Process]:
+    """Return the server's process and all its descendants."""
     assert server.process is not None
     parent = psutil.Process(server.process.pid)
     return [parent, *parent.children(recursive=True)]
 
 
-def poll(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until ``condition`` holds."""
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until ``condition()`` is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -210,7 +212,7 @@ def poll(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 @pytest.fixture(scope="session")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One running server for all tests of a worker."""
+    """One running server, shared by all tests of a worker process."""
     server = new_server(tmp_path_factory.mktemp("label_studio") / "server")
     server.start()
     yield server

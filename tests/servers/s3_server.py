@@ -1,4 +1,4 @@
-"""A stand-in for S3 on loopback: moto's, as strict as a new bucket and able to fail."""
+"""A simulated S3 on loopback: moto's server, with a new bucket's access rules and planned faults."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -18,13 +18,13 @@ KEY = "reviewer"
 
 
 class S3:
-    """It holds :data:`BUCKET`, without rules for CORS, and lets the key :data:`KEY` do everything."""
+    """A server with :data:`BUCKET`, which has no CORS rules; the key :data:`KEY` may do everything."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
-        """Paths that were put, in order."""
+        """Paths of the PUT requests, in order."""
         self.puts_left: float = float("inf")
-        """Until it answers every further one that it is busy."""
+        """Number of PUT requests until the server answers 503."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(werkzeug_app, "DISABLE_GLOBAL_CORS", True)
             self._app = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
@@ -56,7 +56,7 @@ class S3:
         self._server.server_close()
 
     def names(self, prefix: str) -> set[str]:
-        """Of what lies below ``prefix``."""
+        """Return the object names below ``prefix``."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{prefix}/")
         return {item["Key"].removeprefix(f"{prefix}/") for page in pages for item in page.get("Contents", [])}
 

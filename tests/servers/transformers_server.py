@@ -1,4 +1,4 @@
-"""`transformers serve` on loopback, in a process of its own: `python -m tests.servers.transformers_server MODEL PORT`."""
+"""`transformers serve` on loopback in its own process: `python -m tests.servers.transformers_server MODEL PORT`."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from tests.servers.label_studio_server import free_port
 
 @contextmanager
 def transformers_server(model: Path) -> Iterator[str]:
-    """A server that knows ``model``; its address, ending in ``/v1``."""
+    """Serve ``model``, and yield the base URL, ending in ``/v1``."""
     port = free_port()
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
@@ -29,14 +29,14 @@ def transformers_server(model: Path) -> Iterator[str]:
     )
     try:
         assert process.stdout
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if "Uvicorn running" in line:
                 break
         else:
-            raise AssertionError("".join(said))
-        # Nobody reads on, and a full pipe would stop it: its log goes to an open end.
+            raise AssertionError("".join(lines))
+        # Keep reading its log: a full pipe would block the server.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield f"http://127.0.0.1:{port}/v1"
     finally:
@@ -51,7 +51,7 @@ def _serve(model: str, port: str) -> None:
     from PIL import Image
 
     def decode_image(data: Any, *_: Any, **__: Any) -> Any:
-        """TorchVision's own is compiled, and does not load beside a CPU build of PyTorch."""
+        """Replace TorchVision's compiled decoder, which does not load with a CPU build of PyTorch."""
         image = Image.open(io.BytesIO(bytes(data.numpy())))
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 

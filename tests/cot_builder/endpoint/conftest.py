@@ -1,4 +1,4 @@
-"""Keys, a place for the kept answers, and a server with a batch API."""
+"""Fixtures: an API key, the path of an answer store, and a server with a batch API."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,24 +9,24 @@ import pytest
 if TYPE_CHECKING:
     from tests.servers.batch_server import BatchServer
 
-# Imported in the fixtures: tests of prices and of the store need no client, which is slow to import.
+# The fixtures import the client, because it is slow to import, and tests of prices and the store do not need it.
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Where the kept answers of a test go; nothing is there yet."""
+    """Path of the test's answer store; the file does not exist yet."""
     return tmp_path / "answers.sqlite"
 
 
 @pytest.fixture
 def path(store: Path) -> Path:
-    """The same, for tests of the file."""
+    """The same path, for tests of the file itself."""
     return store
 
 
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The API key is in its environment variable."""
+    """Set the API key in its environment variable."""
     from tests.helpers.endpoint_client import KEY, KEY_VARIABLE
 
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -34,7 +34,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The API key is in its environment variable, and a batch is submitted without a wait."""
+    """Set the API key in its environment variable, and submit batches almost without delay."""
     from cot_builder.endpoint import batch
     from tests.helpers.batches import KEY, KEY_VARIABLE
 

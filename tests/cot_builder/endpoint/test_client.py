@@ -1,4 +1,4 @@
-"""The client to an OpenAI-compatible server: kept answers, the end of a run, a full disk; against a real server on loopback."""
+"""The endpoint client against a server on loopback: cached answers, the end of a run, a full disk."""
 
 import asyncio
 import re
@@ -17,38 +17,38 @@ from schemas.errors import IndusCotError
 from tests.helpers.endpoint_client import (
     KEY_VARIABLE,
     PRICE,
-    TOKENS_A_USD,
+    TOKENS_PER_USD,
     ask,
     ask_all,
-    counted,
+    count_answers,
     echo,
-    given,
-    outcomes,
-    pace,
-    question,
-    questions,
-    spent,
-    use,
+    gather_outcomes,
+    make_pace,
+    make_question,
+    make_questions,
+    read_spend,
+    require_answers,
+    run_in_client,
 )
-from tests.servers.chat_server import chat_server, status
+from tests.servers.chat_server import chat_server, status_fault
 
 pytestmark = pytest.mark.usefixtures("key")
 
 
-def test_a_kept_answer_is_not_asked_again(store: Path) -> None:
+def test_cached_answer_is_not_sent_again(store: Path) -> None:
     async def twice(client: EndpointClient) -> list[Answer]:
-        return [await client.ask(question()), await client.ask(question())]
+        return [await client.ask(make_question()), await client.ask(make_question())]
 
     with chat_server(echo) as server:
-        first, second = use(twice, server.url, store)
-        third = ask(question(), server.url, store)
+        first, second = run_in_client(twice, server.url, store)
+        third = ask(make_question(), server.url, store)
         assert len(server.requests) == 1
     assert first.text == "answer to what is here?"
     assert first.finish_reason == "stop"
     assert (first.is_cached, second.is_cached, third.is_cached) == (False, True, True)
     assert first._replace(is_cached=True) == second == third
     assert first.usage.total == server.tokens
-    assert first.usd == pytest.approx(server.tokens / TOKENS_A_USD)
+    assert first.usd == pytest.approx(server.tokens / TOKENS_PER_USD)
 
 
 def test_two_clients_share_one_store(store: Path) -> None:
@@ -58,94 +58,94 @@ def test_two_clients_share_one_store(store: Path) -> None:
             other_store = AnswerStore(store)
             endpoint = Endpoint(server.url, KEY_VARIABLE, ["small"], "teacher")
             async with EndpointClient(
-                endpoint, pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
+                endpoint, make_pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
             ) as other:
-                assert not (await client.ask(question("one"))).is_cached
-                assert (await other.ask(question("one"))).is_cached
-                assert not (await other.ask(question("two"))).is_cached
-                assert (await client.ask(question("two"))).is_cached
+                assert not (await client.ask(make_question("one"))).is_cached
+                assert (await other.ask(make_question("one"))).is_cached
+                assert not (await other.ask(make_question("two"))).is_cached
+                assert (await client.ask(make_question("two"))).is_cached
             other_store.close()
 
-        use(both, server.url, store)
+        run_in_client(both, server.url, store)
         assert len(server.requests) == 2
 
 
-def test_equal_requests_under_way_are_sent_once(store: Path) -> None:
+def test_equal_requests_in_flight_sent_once(store: Path) -> None:
     with chat_server(echo, latency_s=0.1) as server:
-        answers = given(ask_all([question() for _ in range(20)], server.url, store))
+        answers = require_answers(ask_all([make_question() for _ in range(20)], server.url, store))
         assert len(server.requests) == 1
     assert {answer.text for answer in answers} == {"answer to what is here?"}
     assert sum(not answer.is_cached for answer in answers) == 1
-    assert spent(store)[1] == server.tokens
+    assert read_spend(store)[1] == server.tokens
 
 
-def test_equal_requests_under_way_fail_together(store: Path) -> None:
-    with chat_server(echo, lambda *_: status(400, message="no such field"), latency_s=0.1) as server:
-        results = ask_all([question() for _ in range(5)], server.url, store)
+def test_equal_requests_in_flight_fail_together(store: Path) -> None:
+    with chat_server(echo, lambda *_: status_fault(400, message="no such field"), latency_s=0.1) as server:
+        results = ask_all([make_question() for _ in range(5)], server.url, store)
         assert len(server.requests) == 1
     assert [type(result) for result in results] == [NotAnsweredError] * 5
 
 
-def test_refresh_asks_again_books_again_and_replaces(store: Path) -> None:
+def test_refresh_replaces_answer_and_adds_spend(store: Path) -> None:
     with chat_server(lambda _: f"draw {len(server.requests)}") as server:
-        assert ask(question(), server.url, store).text == "draw 1"
-        assert ask(question(), server.url, store, refresh=True).text == "draw 2"
-        assert use(lambda client: client.ask(question(), refresh=True), server.url, store).text == "draw 3"
-        assert ask(question(), server.url, store).text == "draw 3"
+        assert ask(make_question(), server.url, store).text == "draw 1"
+        assert ask(make_question(), server.url, store, refresh=True).text == "draw 2"
+        assert (
+            run_in_client(lambda client: client.ask(make_question(), refresh=True), server.url, store).text == "draw 3"
+        )
+        assert ask(make_question(), server.url, store).text == "draw 3"
         assert len(server.requests) == 3
-    assert counted(store) == 1
-    assert spent(store)[1] == server.tokens
+    assert count_answers(store) == 1
+    assert read_spend(store)[1] == server.tokens
 
 
-def test_offline_gives_what_is_kept_sends_nothing_and_needs_no_key(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_needs_no_key_or_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with chat_server(echo) as server:
-        ask(question("kept"), server.url, store)
+        ask(make_question("kept"), server.url, store)
         with pytest.raises(CacheMissError):
-            use(lambda client: client.ask(question("new"), offline=True), server.url, store)
+            run_in_client(lambda client: client.ask(make_question("new"), offline=True), server.url, store)
         monkeypatch.delenv(KEY_VARIABLE)
-        assert ask(question("kept"), server.url, store, offline=True, refresh=True).is_cached
+        assert ask(make_question("kept"), server.url, store, offline=True, refresh=True).is_cached
         with pytest.raises(CacheMissError):
-            ask(question("new"), server.url, store, offline=True)
+            ask(make_question("new"), server.url, store, offline=True)
         assert len(server.requests) == 1
 
 
-def test_closed_to_new_lets_what_is_under_way_finish_and_be_kept(store: Path) -> None:
+def test_stop_sending_stores_requests_in_flight(store: Path) -> None:
     async def work(client: EndpointClient) -> list[Answer | BaseException]:
-        asked = asyncio.gather(*(client.ask(request) for request in questions(10)), return_exceptions=True)
+        asked = asyncio.gather(*(client.ask(request) for request in make_questions(10)), return_exceptions=True)
         deadline = time.monotonic() + 10
         while len(server.requests) < 4 and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         client.stop_sending()
-        return [*await asked, *await outcomes(client, [question("later")])]
+        return [*await asked, *await gather_outcomes(client, [make_question("later")])]
 
     with chat_server(echo, latency_s=0.3) as server:
-        results = use(work, server.url, store, concurrency=4)
+        results = run_in_client(work, server.url, store, concurrency=4)
         assert len(server.requests) == len(server.answered) == 4
     assert [type(result) for result in results] == [Answer] * 4 + [CacheMissError] * 7
-    assert counted(store) == 4
+    assert count_answers(store) == 4
 
 
-def test_closed_to_new_does_not_try_again(store: Path) -> None:
+def test_stop_sending_ends_retries(store: Path) -> None:
     async def work(client: EndpointClient) -> list[Answer | BaseException]:
-        asked = asyncio.create_task(outcomes(client, [question()]))
+        asked = asyncio.create_task(gather_outcomes(client, [make_question()]))
         deadline = time.monotonic() + 10
         while not server.requests and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         client.stop_sending()
         return await asked
 
-    with chat_server(echo, lambda *_: status(500), latency_s=0.2) as server:
-        (result,) = use(work, server.url, store)
+    with chat_server(echo, lambda *_: status_fault(500), latency_s=0.2) as server:
+        (result,) = run_in_client(work, server.url, store)
         assert isinstance(result, CacheMissError)
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("limit", [{}, {"rpm": 1}, {"concurrency": 1}], ids=str)
-def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, limit: dict[str, int]) -> None:
+def test_stop_sending_ends_server_requested_wait(store: Path, limit: dict[str, int]) -> None:
     async def work(client: EndpointClient) -> list[Answer | BaseException]:
-        asked = asyncio.create_task(outcomes(client, questions(3)))
+        asked = asyncio.create_task(gather_outcomes(client, make_questions(3)))
         while not client.ledger.stats.overloaded:
             await asyncio.sleep(0.005)
         assert client.throttle.pause_left_s > 3000
@@ -153,12 +153,12 @@ def test_closed_to_new_does_not_wait_as_long_as_the_server_asks(store: Path, lim
         async with asyncio.timeout(20):
             return await asked
 
-    with chat_server(echo, lambda *_: status(429, retry_after="3600")) as server:
-        results = use(work, server.url, store, **limit)
+    with chat_server(echo, lambda *_: status_fault(429, retry_after="3600")) as server:
+        results = run_in_client(work, server.url, store, **limit)
     assert {type(result) for result in results} == {CacheMissError}
 
 
-def test_what_is_projected_is_about_right_from_the_first_sample_on(
+def test_projected_cost_is_accurate_early(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(flow, "LINE_INTERVAL_S", 0.02)
@@ -166,7 +166,7 @@ def test_what_is_projected_is_about_right_from_the_first_sample_on(
 
     async def work(client: EndpointClient, sample: int) -> None:
         for step in range(each):
-            await client.ask(question(f"what is at place {sample:02}{step}?"))
+            await client.ask(make_question(f"what is at place {sample:02}{step}?"))
 
     async def run(client: EndpointClient) -> None:
         await flow.run_in_order(
@@ -174,9 +174,9 @@ def test_what_is_projected_is_about_right_from_the_first_sample_on(
         )
 
     with chat_server(echo, latency_s=0.02) as server:
-        use(lambda client: work(client, 0), server.url, store)
+        run_in_client(lambda client: work(client, 0), server.url, store)
         capsys.readouterr()
-        use(run, server.url, store)
+        run_in_client(run, server.url, store)
     lines = capsys.readouterr().err.splitlines()
     last = re.search(r"(\S+) USD, (\S+) projected", lines[-1])
     assert last
@@ -185,18 +185,18 @@ def test_what_is_projected_is_about_right_from_the_first_sample_on(
     told = [found.group(1) for line in lines if (found := re.search(r"(\S+) projected", line))]
     assert len(told) > 5
     assert all(0.75 * total < float(figure) < 1.25 * total for figure in told), told
-    # The first is kept: nothing is projected, and no time told, from it and what is only begun.
+    # The first sample is cached, so after it there is neither a projected cost nor a remaining time.
     early = [line for line in lines if line.startswith("draft: 1/")]
     assert early
     assert not any("projected" in line or "s left" in line for line in early)
 
 
-def test_a_full_disk_stops_before_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_stops_before_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with chat_server(echo) as server:
-        ask(question("kept"), server.url, store)
+        ask(make_question("kept"), server.url, store)
         usage = shutil.disk_usage(store.parent)._replace(free=1000)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        kept, *stopped = ask_all([question("kept"), *questions(5)], server.url, store)
+        kept, *stopped = ask_all([make_question("kept"), *make_questions(5)], server.url, store)
         assert len(server.requests) == 1
     assert isinstance(kept, Answer)
     for error in stopped:

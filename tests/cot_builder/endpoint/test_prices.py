@@ -1,4 +1,4 @@
-"""What a request costs: the price file, the providers' formulas for an image, and bounds that hold."""
+"""Cost of a request: the price file, the providers' formulas for an image, and upper bounds."""
 
 import math
 from fractions import Fraction
@@ -71,7 +71,7 @@ def asking(text: str, images: list[ImageFile], max_tokens: int = 100) -> Request
 # The file
 
 
-def test_every_model_of_the_file_has_a_price() -> None:
+def test_price_file_entries() -> None:
     gpt = read_price("gpt-4o", path=PRICES)
     assert (gpt.input, gpt.cached_input, gpt.output, gpt.batch) == (2.5, 1.25, 10.0, 0.5)
     assert gpt.image == TILES
@@ -79,21 +79,21 @@ def test_every_model_of_the_file_has_a_price() -> None:
     assert compute_cost(served, Usage(input=10**9, output=10**9)) == 0
 
 
-def test_an_unknown_model_stops_and_says_where_to_add_it() -> None:
+def test_unknown_model_message_names_price_file() -> None:
     with pytest.raises(IndusCotError) as caught:
         read_price("gpt-99", path=PRICES)
     for word in (str(PRICES), "'gpt-99'", "models:", "--allow-unpriced"):
         assert word in str(caught.value)
 
 
-def test_an_unknown_model_that_is_allowed_costs_nothing_but_has_tokens() -> None:
+def test_allowed_unknown_model_costs_zero() -> None:
     price = read_price("gpt-99", allow_unpriced=True, path=PRICES)
     bound = max_usage(price, asking("what is here?", [picture(640, 480)]))
     assert compute_cost(price, bound) == 0
     assert bound.input >= 300
 
 
-def test_a_model_with_a_price_keeps_it_where_others_may_have_none() -> None:
+def test_allow_unpriced_keeps_known_price() -> None:
     assert read_price("gpt-4o", allow_unpriced=True, path=PRICES) == read_price("gpt-4o", path=PRICES)
 
 
@@ -118,7 +118,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("text", "field"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_file_is_one_message_with_its_name_and_the_field(tmp_path: Path, text: str, field: str) -> None:
+def test_invalid_price_file_names_path_and_field(tmp_path: Path, text: str, field: str) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(IndusCotError) as caught:
@@ -128,20 +128,20 @@ def test_a_broken_file_is_one_message_with_its_name_and_the_field(tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told_of(tmp_path: Path) -> None:
+def test_missing_price_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"prices\.yaml: not found"):
         read_price("m", path=tmp_path / "prices.yaml")
 
 
 @pytest.mark.parametrize("entry", ["{input: dear, output: 1, image: {formula: tiles, base: 1, tile: 1}}", "null"])
-def test_a_broken_entry_is_named_by_its_model(tmp_path: Path, entry: str) -> None:
+def test_invalid_entry_is_named_by_model(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(f"models:\n  gpt-4o: {GOOD}\n  of-my-own: {entry}\n", encoding="utf-8")
     with pytest.raises(IndusCotError, match="of-my-own"):
         read_price("gpt-4o", path=path)
 
 
-def test_a_file_in_another_encoding_is_one_message(tmp_path: Path) -> None:
+def test_price_file_in_other_encoding(tmp_path: Path) -> None:
     path = tmp_path / "prices.yaml"
     path.write_bytes(f"# in £\nmodels:\n  m: {GOOD}\n".encode("latin-1"))
     with pytest.raises(IndusCotError, match=r"prices\.yaml"):
@@ -154,11 +154,11 @@ def test_a_file_in_another_encoding_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "height", "count"),
     [
-        # The examples of OpenAI's guide to vision.
+        # Examples of OpenAI's vision guide.
         (1024, 1024, 765),
         (2048, 4096, 1105),
         (4096, 2048, 1105),
-        # By hand: never scaled up; one tile, then one pixel more.
+        # Calculated by hand: images are never scaled up; one tile, then one pixel more.
         (512, 512, 85 + 170),
         (513, 512, 85 + 2 * 170),
         (1, 1, 85 + 170),
@@ -170,7 +170,7 @@ def test_a_file_in_another_encoding_is_one_message(tmp_path: Path) -> None:
         (1500, 3000, 85 + 6 * 170),
     ],
 )
-def test_tiles_as_published(width: int, height: int, count: int) -> None:
+def test_published_tile_counts(width: int, height: int, count: int) -> None:
     assert count_image_tokens(priced(), picture(width, height)) == count
 
 
@@ -180,18 +180,18 @@ def test_tiles_as_published(width: int, height: int, count: int) -> None:
         # OpenAI's guide: 1024 x 1024 is 1024 patches of 32 px; gpt-4.1-mini takes 1.62 tokens for each.
         (Patches(formula="patches", side=32, most=1536), 1024, 1024, 1024),
         (Patches(formula="patches", side=32, most=1536, factor=1.62), 1024, 1024, 1659),
-        # A patch begun counts whole.
+        # A partial patch counts as a whole one.
         (Patches(formula="patches", side=32, most=1536), 33, 32, 2),
         (Patches(formula="patches", side=28, most=16384), 280, 140, 50),
         (Patches(formula="patches", side=28, most=16384, least=4), 28, 28, 4),
         (Patches(formula="patches", side=32, most=1536), 8000, 8000, 1536),
     ],
 )
-def test_patches_by_hand(rule: Patches, width: int, height: int, count: int) -> None:
+def test_patch_counts_by_hand(rule: Patches, width: int, height: int, count: int) -> None:
     assert count_image_tokens(priced(rule), picture(width, height)) == count
 
 
-def test_a_scaled_down_image_of_patches_is_bounded_by_a_tenth_more_than_published() -> None:
+def test_patch_count_within_tenth_of_published() -> None:
     # OpenAI's guide: 1800 x 2400 is scaled to 1056 x 1408, which is 1452 patches.
     price = priced(Patches(formula="patches", side=32, most=1536))
     assert 1452 <= count_image_tokens(price, picture(1800, 2400)) <= 1.1 * 1452
@@ -199,7 +199,7 @@ def test_a_scaled_down_image_of_patches_is_bounded_by_a_tenth_more_than_publishe
 
 @settings(deadline=None)
 @given(sides, sides)
-def test_tiles_are_what_exact_arithmetic_gives(width: int, height: int) -> None:
+def test_tiles_match_exact_arithmetic(width: int, height: int) -> None:
     fitted = min(Fraction(1), Fraction(2048, max(width, height)))
     scale = fitted * min(Fraction(1), 768 / (min(width, height) * fitted))
     count = 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
@@ -208,7 +208,7 @@ def test_tiles_are_what_exact_arithmetic_gives(width: int, height: int) -> None:
 
 @settings(deadline=None)
 @given(rules, sides, sides)
-def test_an_image_costs_the_same_turned_by_a_quarter(rule: Tiles | Patches, width: int, height: int) -> None:
+def test_image_tokens_ignore_rotation(rule: Tiles | Patches, width: int, height: int) -> None:
     assert count_image_tokens(priced(rule), picture(width, height)) == count_image_tokens(
         priced(rule), picture(height, width)
     )
@@ -216,9 +216,7 @@ def test_an_image_costs_the_same_turned_by_a_quarter(rule: Tiles | Patches, widt
 
 @settings(deadline=None)
 @given(rules, sides, sides, st.integers(0, 300), st.integers(0, 300))
-def test_a_larger_image_never_has_fewer_patches(
-    rule: Tiles | Patches, width: int, height: int, right: int, below: int
-) -> None:
+def test_patches_grow_with_image_size(rule: Tiles | Patches, width: int, height: int, right: int, below: int) -> None:
     # Tiles are not monotone: a longer image is scaled down to 2048 px.
     assume(isinstance(rule, Patches))
     small, large = picture(width, height), picture(width + right, height + below)
@@ -230,7 +228,7 @@ def test_a_larger_image_never_has_fewer_patches(
 
 @settings(deadline=None)
 @given(st.text(max_size=200), st.lists(st.tuples(sides, sides), max_size=4), rules, st.integers(1, 10_000))
-def test_the_bound_is_no_less_than_the_estimate(
+def test_bound_is_at_least_the_estimate(
     text: str, sizes: list[tuple[int, int]], rule: Tiles | Patches, max_tokens: int
 ) -> None:
     images = [picture(*size, digest=f"{number:064}") for number, size in enumerate(sizes)]
@@ -238,20 +236,20 @@ def test_the_bound_is_no_less_than_the_estimate(
     bound = max_usage(price, request)
     seen = sum(count_image_tokens(price, image) for image in images)
     assert bound.input >= estimate_input_tokens(price, request) >= seen
-    # Two bytes a token of the text alone, and more of the frame around it.
+    # At least a token per two bytes of the text; the JSON around it adds more.
     assert bound.input >= seen + len(text.encode()) / 2
     assert bound.output == max_tokens
     assert bound.cached_input == 0
 
 
-def test_an_image_counts_as_often_as_it_is_shown() -> None:
+def test_repeated_image_counts_each_time() -> None:
     once, other = picture(1024, 1024), picture(512, 512, "b" * 64)
     alone = estimate_input_tokens(priced(), asking("x", [once]))
     assert estimate_input_tokens(priced(), asking("x", [once, once])) - alone == pytest.approx(765, abs=60)
     assert estimate_input_tokens(priced(), asking("x", [once, other])) - alone == pytest.approx(255, abs=60)
 
 
-def test_the_schema_of_the_answer_counts_as_text() -> None:
+def test_response_schema_counts_as_text() -> None:
     plain = asking("x", [])
     schema = {"type": "json_schema", "json_schema": {"schema": {"description": "y" * 3600}}}
     long = Request(plain.step, plain.model, plain.messages, response_format=schema)
@@ -270,7 +268,7 @@ def test_cost_by_hand() -> None:
     assert compute_cost(quarter, usage, batch=True) == pytest.approx(compute_cost(price, usage) / 4)
 
 
-def test_cached_input_costs_as_input_where_no_price_is_given() -> None:
+def test_cached_input_defaults_to_input_price() -> None:
     usage = Usage(input=1_000_000, cached_input=400_000, output=0)
     assert compute_cost(priced(input=2.5), usage) == pytest.approx(2.5)
     free = Price(input=2.5, cached_input=0, output=1, image=TILES)
@@ -279,7 +277,7 @@ def test_cached_input_costs_as_input_where_no_price_is_given() -> None:
 
 @settings(deadline=None)
 @given(dollars, st.floats(0, 1), dollars, usages, tokens, tokens)
-def test_cost_grows_with_every_token(
+def test_cost_grows_with_tokens(
     input_usd: float, cached_share: float, output_usd: float, usage: Usage, more_input: int, more_output: int
 ) -> None:
     price = Price(input=input_usd, cached_input=input_usd * cached_share, output=output_usd, image=TILES)
@@ -293,7 +291,7 @@ def test_cost_grows_with_every_token(
 
 @settings(deadline=None)
 @given(dollars, dollars, usages, dollars)
-def test_cost_grows_with_every_price(input_usd: float, output_usd: float, usage: Usage, more: float) -> None:
+def test_cost_grows_with_prices(input_usd: float, output_usd: float, usage: Usage, more: float) -> None:
     less = compute_cost(priced(input=input_usd, output=output_usd), usage)
     assert compute_cost(priced(input=input_usd + more, output=output_usd), usage) >= less
     assert compute_cost(priced(input=input_usd, output=output_usd + more), usage) >= less

@@ -26,9 +26,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project up to `prior`, with the offline teacher's priors; to be copied."""
-    from tests.helpers.drafting import prepare
+    from tests.helpers.drafting import prepare_project
 
-    return made_once(tmp_path_factory, "drafting", prepare)
+    return made_once(tmp_path_factory, "drafting", prepare_project)
 
 
 @pytest.fixture

@@ -14,9 +14,18 @@ import pytest
 
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from cot_builder.teacher.endpoint import join_reasons
-from tests.helpers.drafting import KEY, asked, draft, drafts, form, images, ledger, settings
+from tests.helpers.drafting import (
+    KEY,
+    decode_images,
+    endpoint_settings,
+    get_form_name,
+    parse_request_count,
+    read_drafts,
+    read_failures,
+    run_draft,
+)
 from tests.helpers.pipeline import run
-from tests.helpers.scripted_teacher import answer, finding
+from tests.helpers.scripted_teacher import answer_form, parse_finding
 from tests.servers.chat_server import (
     CUT,
     DROPPED,
@@ -27,30 +36,30 @@ from tests.servers.chat_server import (
     TRUNCATED,
     Fault,
     chat_server,
-    status,
-    text_of,
+    get_text,
+    status_fault,
 )
 
 
 def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -> None:
-    with chat_server(answer) as server:
-        before = draft(project, server, "--dry-run", more=("draft.candidates=2",), key="")
+    with chat_server(answer_form) as server:
+        before = run_draft(project, server, "--dry-run", more=("draft.candidates=2",), key="")
         assert before.returncode == 0, before.stderr
         assert server.requests == []
-        ran = draft(project, server, more=("draft.candidates=2",))
+        ran = run_draft(project, server, more=("draft.candidates=2",))
         assert ran.returncode == 0, ran.stderr
-        assert len(server.requests) == asked(before)
-        after = draft(project, server, "--dry-run", more=("draft.candidates=2",))
-        assert asked(after) == 0
+        assert len(server.requests) == parse_request_count(before)
+        after = run_draft(project, server, "--dry-run", more=("draft.candidates=2",))
+        assert parse_request_count(after) == 0
         assert "100 % of them kept" in after.stdout
-        kept = drafts(project)
-        again = draft(project, server, more=("draft.candidates=2",))
+        kept = read_drafts(project)
+        again = run_draft(project, server, more=("draft.candidates=2",))
         assert again.returncode == 0, again.stderr
-        assert len(server.requests) == asked(before)
-    assert drafts(project).equals(kept)
-    with chat_server(answer) as server:
-        anew = draft(project, server, "--dry-run", "--refresh", more=("draft.candidates=2",))
-        assert (asked(anew), server.requests) == (asked(before), [])
+        assert len(server.requests) == parse_request_count(before)
+    assert read_drafts(project).equals(kept)
+    with chat_server(answer_form) as server:
+        anew = run_draft(project, server, "--dry-run", "--refresh", more=("draft.candidates=2",))
+        assert (parse_request_count(anew), server.requests) == (parse_request_count(before), [])
     assert "24 trajectories, 0 rejected, 24 not the best candidate" in ran.stderr
     assert re.search(r"cost of these answers, whenever paid: 0\.\d{4} USD", ran.stderr)
     assert "have no trajectory" not in ran.stderr + after.stdout
@@ -68,22 +77,25 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
 
 
 def test_the_truth_is_told_to_whoever_writes_and_to_nobody_else(project: Path) -> None:
-    with chat_server(answer) as server:
-        ran = draft(project, server, more=("draft.blind=true",))
+    with chat_server(answer_form) as server:
+        ran = run_draft(project, server, more=("draft.blind=true",))
         assert ran.returncode == 0, ran.stderr
         requests = server.requests
-    told = {name: [body for body in requests if form(body) == name] for name in {form(body) for body in requests}}
+    told = {
+        name: [body for body in requests if get_form_name(body) == name]
+        for name in {get_form_name(body) for body in requests}
+    }
     assert set(told) == {"blind", "description", "composition", "audit", "scores"}
     for name, bodies in told.items():
-        private = [bool(re.search("[Ff]inding", text_of(body))) for body in bodies]
+        private = [bool(re.search("[Ff]inding", get_text(body))) for body in bodies]
         assert all(private) if name in ("description", "composition") else not any(private), name
-    assert all("defect of type" not in text_of(body) for body in told["blind"])
+    assert all("defect of type" not in get_text(body) for body in told["blind"])
     # No overlay: what is sent is a published file or what a tool returned.
     samples = pl.read_parquet(project / "data/select/sample.parquet")
     observed = pl.read_parquet(project / "data/draft/observation.parquet")
     known = {*samples["image_sha256"], *observed["sha256"]}
-    assert {hashlib.sha256(data).hexdigest() for body in requests for data in images(body)} <= known
-    assert drafts(project)["blind_answer"].null_count() == 0
+    assert {hashlib.sha256(data).hexdigest() for body in requests for data in decode_images(body)} <= known
+    assert read_drafts(project)["blind_answer"].null_count() == 0
 
 
 def by_hash(share: float, *faults: Fault) -> Callable[[dict[str, Any], int], Fault | None]:
@@ -101,34 +113,34 @@ def by_hash(share: float, *faults: Fault) -> Callable[[dict[str, Any], int], Fau
 
 def test_bad_weather_changes_nothing_but_the_way(project: Path, tmp_path: Path) -> None:
     calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
-    with chat_server(answer) as server:
-        assert draft(calm, server).returncode == 0
+    with chat_server(answer_form) as server:
+        assert run_draft(calm, server).returncode == 0
     weather = (
-        status(429), status(429, "0.05"), status(500), status(502), status(503),
+        status_fault(429), status_fault(429, "0.05"), status_fault(500), status_fault(502), status_fault(503),
         DROPPED, TRUNCATED, MALFORMED, EMPTY, REFUSED, FILTERED, CUT,
     )  # fmt: skip
-    with chat_server(answer, by_hash(0.5, *weather)) as server:
-        ran = draft(project, server)
+    with chat_server(answer_form, by_hash(0.5, *weather)) as server:
+        ran = run_draft(project, server)
         assert ran.returncode == 0, ran.stderr
         assert len(server.requests) > len(server.answered)
-    assert drafts(project).drop("cost_usd").equals(drafts(calm).drop("cost_usd"))
-    assert ledger(project) == {}
+    assert read_drafts(project).drop("cost_usd").equals(read_drafts(calm).drop("cost_usd"))
+    assert read_failures(project) == {}
 
 
 def careless(body: dict[str, Any]) -> dict[str, Any]:
     """First drafts are wrong, each in its own way; a corrected one is right."""
-    right = answer(body)
-    if "A check of the example found" in text_of(body) or "could not be read" in text_of(body):
+    right = answer_form(body)
+    if "A check of the example found" in get_text(body) or "could not be read" in get_text(body):
         return right
     way = hashlib.sha256(json.dumps(body["messages"][1], sort_keys=True).encode()).digest()[0] % 6
-    if form(body) == "description":
+    if get_form_name(body) == "description":
         extra = {**dict.fromkeys(("operator", "points", "mm_per_px", "category", "view")), "why": "to see"}
         calls = [
             {"tool": "microscope", "region": None, **extra},
             {"tool": "crop", "region": [900, 900, 4000, 4000], **extra},
         ]
-        return right | {"calls": [calls[way % 2]]} if way < 2 and "were refused" not in text_of(body) else right
-    if form(body) != "composition":
+        return right | {"calls": [calls[way % 2]]} if way < 2 and "were refused" not in get_text(body) else right
+    if get_form_name(body) != "composition":
         return right
     flipped = {"answer": "No", "boxes": [], "type": None} if right["answer"] == "Yes" else right
     last = right["thoughts"][-1]
@@ -138,11 +150,11 @@ def careless(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_what_is_wrong_goes_back_to_the_teacher_and_comes_right(project: Path) -> None:
     with chat_server(careless) as server:
-        ran = draft(project, server)
+        ran = run_draft(project, server)
     assert ran.returncode == 0, ran.stderr
-    kept = drafts(project)
+    kept = read_drafts(project)
     assert kept.height == 24
-    assert ledger(project) == {}
+    assert read_failures(project) == {}
     assert kept["corrections"].max() >= 1
     assert not any("annotation" in text for text in kept["trajectory"])
 
@@ -153,15 +165,15 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
     mended = False
 
     def teacher(body: dict[str, Any]) -> dict[str, Any] | str:
-        bad = hashlib.sha256(images(body)[0]).hexdigest() in stubborn and not mended
-        if bad and form(body) == "composition":
-            return answer(body) | {"thoughts": ["I was told that there is a defect, so there is one."] * 9}
-        return answer(body)
+        bad = hashlib.sha256(decode_images(body)[0]).hexdigest() in stubborn and not mended
+        if bad and get_form_name(body) == "composition":
+            return answer_form(body) | {"thoughts": ["I was told that there is a defect, so there is one."] * 9}
+        return answer_form(body)
 
     with chat_server(teacher) as server:
-        ran = draft(project, server)
+        ran = run_draft(project, server)
         assert ran.returncode == 0, ran.stderr
-        failed = ledger(project)
+        failed = read_failures(project)
         assert len(failed) == 3
         assert all("3 drafts had no valid form: 9 thoughts" in why for why in failed.values())
         told = (
@@ -169,24 +181,24 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
             "`indus-cot draft --only-failed` asks about them again"
         )
         assert ran.stderr.splitlines()[-1] == told
-        examined = run(project, "doctor", settings=settings(server), OPENAI_API_KEY=KEY).stdout
+        examined = run(project, "doctor", settings=endpoint_settings(server), OPENAI_API_KEY=KEY).stdout
         assert server.url in examined
         assert "3 samples have no trajectory" in examined
         sent = len(server.requests)
         mended = True
-        assert draft(project, server).returncode == 0
-        plain = draft(project, server, "--dry-run")
-        assert asked(plain) == 0
+        assert run_draft(project, server).returncode == 0
+        plain = run_draft(project, server, "--dry-run")
+        assert parse_request_count(plain) == 0
         assert "3 samples of the last run have no trajectory; only --only-failed asks" in plain.stdout
-        estimate = draft(project, server, "--dry-run", "--only-failed")
+        estimate = run_draft(project, server, "--dry-run", "--only-failed")
         assert len(server.requests) == sent
-        again = draft(project, server, "--only-failed")
+        again = run_draft(project, server, "--only-failed")
         assert again.returncode == 0, again.stderr
         redone = server.requests[sent:]
-    assert len(redone) == asked(estimate)
-    assert {hashlib.sha256(images(body)[0]).hexdigest() for body in redone} == stubborn
-    assert ledger(project) == {}
-    assert drafts(project).height == 24
+    assert len(redone) == parse_request_count(estimate)
+    assert {hashlib.sha256(decode_images(body)[0]).hexdigest() for body in redone} == stubborn
+    assert read_failures(project) == {}
+    assert read_drafts(project).height == 24
 
 
 @pytest.mark.parametrize(
@@ -207,8 +219,8 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
 def test_what_cannot_run_says_why_in_one_message(
     project: Path, more: tuple[str, ...], flags: tuple[str, ...], key: str, told: str
 ) -> None:
-    with chat_server(answer) as server:
-        result = draft(project, server, *flags, more=more, key=key)
+    with chat_server(answer_form) as server:
+        result = run_draft(project, server, *flags, more=more, key=key)
         assert server.requests == []
     assert result.returncode == 1
     assert told in " ".join(result.stderr.split())
@@ -217,24 +229,24 @@ def test_what_cannot_run_says_why_in_one_message(
 
 
 def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
-    with chat_server(answer) as server:
-        estimate = draft(project, server, "--dry-run", "--allow-unpriced", more=("teacher.model=my-own",))
+    with chat_server(answer_form) as server:
+        estimate = run_draft(project, server, "--dry-run", "--allow-unpriced", more=("teacher.model=my-own",))
         priced_judge = ("teacher.model=my-own", "teacher.judge_model=gpt-4.1")
-        mixed = draft(project, server, "--dry-run", "--allow-unpriced", more=priced_judge)
-        ran = draft(project, server, "--allow-unpriced", more=("teacher.model=my-own",))
+        mixed = run_draft(project, server, "--dry-run", "--allow-unpriced", more=priced_judge)
+        ran = run_draft(project, server, "--allow-unpriced", more=("teacher.model=my-own",))
     assert ran.returncode == 0, ran.stderr
     assert "unknown USD" in estimate.stdout
     assert re.search(r"describe .* unknown", mixed.stderr)
     assert re.search(r"judge .* 0\.\d{4}", mixed.stderr)
     for told in (estimate.stderr, ran.stderr):
         assert told.count("no price for my-own: spend is counted as 0, and budget.usd has no effect") == 1
-    assert drafts(project)["teacher"].unique().to_list() == ["my-own"]
+    assert read_drafts(project)["teacher"].unique().to_list() == ["my-own"]
 
 
 def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
-    echo = by_hash(1.0, status(400, message=f"bad request with key {KEY}"))
-    with chat_server(answer, echo) as server:
-        result = draft(project, server)
+    echo = by_hash(1.0, status_fault(400, message=f"bad request with key {KEY}"))
+    with chat_server(answer_form, echo) as server:
+        result = run_draft(project, server)
         assert KEY in server.keys[0]
     assert result.returncode == 1
     told = result.stdout + result.stderr
@@ -251,21 +263,21 @@ def test_repeated_reasons_are_joined() -> None:
 
 
 def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> None:
-    with chat_server(answer) as server:
-        before = run(project, "prior", "--dry-run", settings=settings(server))
+    with chat_server(answer_form) as server:
+        before = run(project, "prior", "--dry-run", settings=endpoint_settings(server))
         assert before.returncode == 0, before.stderr
         assert server.requests == []
-        ran = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
+        ran = run(project, "prior", settings=endpoint_settings(server), OPENAI_API_KEY=KEY)
         assert ran.returncode == 0, ran.stderr
-        assert len(server.requests) == asked(before)
-        after = run(project, "prior", "--dry-run", settings=settings(server))
-        anew = run(project, "prior", "--dry-run", "--refresh", settings=settings(server))
-        assert (asked(after), asked(anew)) == (0, asked(before))
+        assert len(server.requests) == parse_request_count(before)
+        after = run(project, "prior", "--dry-run", settings=endpoint_settings(server))
+        anew = run(project, "prior", "--dry-run", "--refresh", settings=endpoint_settings(server))
+        assert (parse_request_count(after), parse_request_count(anew)) == (0, parse_request_count(before))
         count = len(server.requests)
         assert f"{count} priors, {count} requests" in before.stdout
         assert f"prior: {count}/{count} priors" in ran.stderr
-        assert {form(body) for body in server.requests} == {"priortext"}
-        assert max(len(images(body)) for body in server.requests) == 4
+        assert {get_form_name(body) for body in server.requests} == {"priortext"}
+        assert max(len(decode_images(body)) for body in server.requests) == 4
     table = pl.read_parquet(project / "data/prior/prior.parquet")
     assert set(table["author"]) == {"gpt-4.1"}
     assert table.height == len(server.requests)
@@ -274,9 +286,9 @@ def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> 
 
 
 def test_its_drafts_become_a_corpus_that_verifies(project: Path) -> None:
-    with chat_server(answer) as server:
+    with chat_server(answer_form) as server:
         for verb in ("patch", "draft", "assemble"):
-            ran = run(project, verb, settings=settings(server), OPENAI_API_KEY=KEY)
+            ran = run(project, verb, settings=endpoint_settings(server), OPENAI_API_KEY=KEY)
             assert ran.returncode == 0, ran.stderr
     assert run(project, "verify").returncode == 0
     rows = pl.read_parquet(project / "data/indus_cot/data/train-*.parquet")
@@ -287,4 +299,4 @@ def test_its_drafts_become_a_corpus_that_verifies(project: Path) -> None:
 
 def test_the_scripted_teacher_reads_the_finding() -> None:
     told = "There is a defect of type dent (a hollow), at [1, 2, 3, 4], [5, 6, 7, 8].\n"
-    assert finding(told) == ("dent", [[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert parse_finding(told) == ("dent", [[1, 2, 3, 4], [5, 6, 7, 8]])

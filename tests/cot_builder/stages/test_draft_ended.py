@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
-from tests.helpers.drafting import CONCURRENCY, KEY, draft, drafts, key_of, settings
+from tests.helpers.drafting import CONCURRENCY, KEY, compute_key, endpoint_settings, read_drafts, run_draft
 from tests.helpers.pipeline import command, forked, run
-from tests.helpers.scripted_teacher import answer
+from tests.helpers.scripted_teacher import answer_form
 from tests.servers.chat_server import ChatServer, chat_server
 
 KILLS = 20
@@ -24,7 +24,7 @@ KILLS = 20
 
 def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command("draft", settings=settings(server, "teacher.judge_readings=1", *more)),
+        command("draft", settings=endpoint_settings(server, "teacher.judge_readings=1", *more)),
         cwd=project,
         env=os.environ | {"OPENAI_API_KEY": KEY, "PYTHONPATH": str(project)},
         stdout=subprocess.PIPE,
@@ -35,7 +35,7 @@ def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str
 
 def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
     answers = AnswerStore(answer_store_path(project))
-    kept = {key for body in bodies if answers.has(key := key_of(body))}
+    kept = {key for body in bodies if answers.has(key := compute_key(body))}
     answers.close()
     return kept
 
@@ -43,8 +43,8 @@ def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(project: Path, tmp_path: Path) -> None:
     calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
-    with chat_server(answer) as server:
-        assert draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
+    with chat_server(answer_form) as server:
+        assert run_draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
         whole = len(server.requests)
     dice = random.Random(5)
     running: BaseProcess | None = None
@@ -56,7 +56,7 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
         countdown -= 1
         if countdown == 0 and running is not None:
             running.kill()
-        return answer(body)
+        return answer_form(body)
 
     kills = 0
     with chat_server(killing, latency_s=0.005) as server:
@@ -64,7 +64,7 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
             before, answered = len(server.requests), len(server.answered)
             stored = kept_keys(project, server.requests)
             countdown = dice.randint(1, max(2, whole // KILLS))
-            judged = settings(server, "teacher.judge_readings=1")
+            judged = endpoint_settings(server, "teacher.judge_readings=1")
             running = forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
             running.join()
             if running.exitcode == 0:
@@ -72,17 +72,17 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
             assert running.exitcode == -signal.SIGKILL
             kills += 1
             new = server.requests[before:]
-            assert not {key_of(body) for body in new} & stored
-            lost = {key_of(body) for body in server.answered[answered:]} - kept_keys(project, new)
+            assert not {compute_key(body) for body in new} & stored
+            lost = {compute_key(body) for body in server.answered[answered:]} - kept_keys(project, new)
             assert len(lost) <= CONCURRENCY
         countdown = 0
         stored = kept_keys(project, server.requests)
         before = len(server.requests)
-        ran = draft(project, server, more=("teacher.judge_readings=1",))
+        ran = run_draft(project, server, more=("teacher.judge_readings=1",))
         assert ran.returncode == 0, ran.stderr
-        assert not {key_of(body) for body in server.requests[before:]} & stored
+        assert not {compute_key(body) for body in server.requests[before:]} & stored
     assert kills >= KILLS // 2
-    assert drafts(project).equals(drafts(calm))
+    assert read_drafts(project).equals(read_drafts(calm))
 
 
 def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
@@ -94,7 +94,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         if len(server.requests) >= 20 and running is not None and not interrupted:
             interrupted = True
             running.send_signal(signal.SIGINT)
-        return answer(body)
+        return answer_form(body)
 
     with chat_server(interrupting, latency_s=0.05) as server:
         running = start(project, server)
@@ -107,22 +107,22 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         ]
         assert "Traceback" not in told
         stored = kept_keys(project, server.requests)
-        assert stored == {key_of(body) for body in server.requests}
+        assert stored == {compute_key(body) for body in server.requests}
         before = len(server.requests)
         assert not (project / "data/draft").exists()
-        assert draft(project, server, more=("teacher.judge_readings=1",)).returncode == 0
-        assert not {key_of(body) for body in server.requests[before:]} & stored
+        assert run_draft(project, server, more=("teacher.judge_readings=1",)).returncode == 0
+        assert not {compute_key(body) for body in server.requests[before:]} & stored
 
 
 def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
-    with chat_server(answer) as server:
-        stopped = draft(project, server, more=("budget.tokens=30000",))
+    with chat_server(answer_form) as server:
+        stopped = run_draft(project, server, more=("budget.tokens=30000",))
         assert stopped.returncode == 1
         assert "budget limit reached" in stopped.stderr
         assert "budget.tokens=" in stopped.stderr
         assert 0 < server.tokens <= 30000
         assert not (project / "data/draft").exists()
-        ran = draft(project, server)
+        ran = run_draft(project, server)
         assert ran.returncode == 0, ran.stderr
         assert len({json.dumps(body, sort_keys=True) for body in server.requests}) == len(server.requests) - 24
 
@@ -133,12 +133,12 @@ def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
     def holding(body: dict[str, Any]) -> dict[str, Any]:
         begun.set()
         assert release.wait(60)
-        return answer(body)
+        return answer_form(body)
 
     with chat_server(holding) as server:
         first = start(project, server)
         assert begun.wait(60)
-        second = run(project, "prior", settings=settings(server), OPENAI_API_KEY=KEY)
+        second = run(project, "prior", settings=endpoint_settings(server), OPENAI_API_KEY=KEY)
         release.set()
         _, told = first.communicate(timeout=120)
     assert first.returncode == 0, told

@@ -3,29 +3,29 @@
 from pathlib import Path
 
 from cot_builder.endpoint.store import answer_store_path
-from tests.helpers.drafting import KEY, asked, draft, drafts, settings
+from tests.helpers.drafting import KEY, endpoint_settings, parse_request_count, read_drafts, run_draft
 from tests.helpers.pipeline import run
-from tests.helpers.scripted_teacher import answer
+from tests.helpers.scripted_teacher import answer_form
 from tests.servers.chat_server import chat_server
 
 
 def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) -> None:
-    with chat_server(answer) as server:
-        assert draft(project, server).returncode == 0
-        before, sent = drafts(project), len(server.requests)
+    with chat_server(answer_form) as server:
+        assert run_draft(project, server).returncode == 0
+        before, sent = read_drafts(project), len(server.requests)
         prices = project / "prices.yaml"
         prices.write_text(prices.read_text().replace("gpt-4.1: {input: 2.00", "gpt-4.1: {input: 200.00"))
-        assert draft(project, server).returncode == 0
+        assert run_draft(project, server).returncode == 0
         assert len(server.requests) == sent
-        estimate = draft(project, server, "--dry-run", more=("draft.blind=true",))
-    assert drafts(project).equals(before)
-    assert asked(estimate) == 24
+        estimate = run_draft(project, server, "--dry-run", more=("draft.blind=true",))
+    assert read_drafts(project).equals(before)
+    assert parse_request_count(estimate) == 24
 
 
 def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(project: Path) -> None:
-    with chat_server(answer) as server:
-        assert draft(project, server).returncode == 0
-        before, sent = drafts(project), len(server.requests)
+    with chat_server(answer_form) as server:
+        assert run_draft(project, server).returncode == 0
+        before, sent = read_drafts(project), len(server.requests)
         file = answer_store_path(project)
         data = file.read_bytes()
         page = len(data) // 4096 // 2 * 4096
@@ -33,21 +33,21 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
         assert "the store is sound; nothing to salvage" in sound.stdout
         assert file.read_bytes() == data
         file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
-        result = draft(project, server)
+        result = run_draft(project, server)
         if result.returncode:
             assert "indus-cot cache --salvage" in result.stderr
             assert "Traceback" not in result.stderr
         assert run(project, "cache", "--salvage").returncode == 0
-        again = draft(project, server)
+        again = run_draft(project, server)
         assert again.returncode == 0, again.stderr
         assert len(server.requests) < 2 * sent
-    assert drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
+    assert read_drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
 
 
 def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
     answer_store_path(project).parent.mkdir()
     answer_store_path(project).write_bytes(b"no database at all" * 400)
-    examined = run(project, "doctor", settings=settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
+    examined = run(project, "doctor", settings=endpoint_settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
     assert examined.returncode == 1
     assert "`indus-cot cache --salvage`" in examined.stdout
 

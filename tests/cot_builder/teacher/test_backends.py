@@ -1,4 +1,4 @@
-"""The teachers to choose from: which there are, and what each can do."""
+"""The teacher backends: their names and required functions."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from schemas.errors import IndusCotError
 from tests.helpers.paths import ROOT
 
 
-def test_each_backend_has_what_stages_need() -> None:
+def test_backends_define_required_functions() -> None:
     assert list_backends() == ["endpoint", "offline"]
     for name in list_backends():
         backend = load_backend(name)
@@ -17,7 +17,7 @@ def test_each_backend_has_what_stages_need() -> None:
         assert hasattr(backend, "estimate_drafts") == hasattr(backend, "estimate_priors") == backend.ASKS
 
 
-def test_unknown_backend_is_named() -> None:
+def test_unknown_backend_is_reported() -> None:
     params = load_params(settings=["teacher.backend=oracle"], root=ROOT)
     message = r"^teacher\.backend: no 'oracle'; there are endpoint, offline"
     with pytest.raises(IndusCotError, match=message):

@@ -1,4 +1,4 @@
-"""Each gate refuses what it is for, and lets a sound draft pass."""
+"""Each gate refuses drafts that break its rule, and passes a valid draft."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def refused(case: Case) -> set[str]:
     return {violation.gate for violation in run_gates(case)}
 
 
-def test_a_sound_draft_passes_every_gate():
+def test_valid_draft_passes_all_gates():
     assert run_gates(case(*GOOD, calls=(CROP,))) == []
     assert (
         run_gates(case("The nut is even all over. I find no defect.", verdict=Verdict(answer="No"), truth=NORMAL)) == []
@@ -120,7 +120,7 @@ def test_a_sound_draft_passes_every_gate():
         ("repetition", case("I enlarge the nut there.", "Once more, enlarged.", "A defect.", calls=(CROP, CROP))),
     ],
 )
-def test_each_gate_refuses_what_it_is_for(gate, draft):
+def test_each_gate_refuses_its_case(gate, draft):
     assert gate in refused(draft)
 
 
@@ -129,7 +129,7 @@ def test_each_gate_refuses_what_it_is_for(gate, draft):
     ["555_timer", "2024-05-12", "10_mm_bolt", "mask", "Mask_02", "fault_indicator", "defect-free_part", "grey_levels",
      "prior", "crop", "label", "12.5", "ground_truth"],
 )  # fmt: skip
-def test_the_name_of_the_category_is_not_the_drafters_word(category):
+def test_gates_ignore_category_name(category):
     name = category_name(category)
     no = Verdict(answer="No")
     drafts = [
@@ -142,7 +142,7 @@ def test_the_name_of_the_category_is_not_the_drafters_word(category):
         assert run_gates(replace(tried, sample=SAMPLE.model_copy(update={"category": category}))) == []
 
 
-def test_what_only_resembles_the_name_is_the_drafters_word():
+def test_gates_check_words_resembling_category_name():
     for category, gate, thought in [
         ("mask", "leak", "The masked mask has a defect by the annotation."),
         ("timer_5", "evidence", "The timer is 5 px off, a defect."),
@@ -152,16 +152,14 @@ def test_what_only_resembles_the_name_is_the_drafters_word():
         assert gate in refused(replace(case(thought), sample=SAMPLE.model_copy(update={"category": category})))
 
 
-def test_every_gate_has_a_case_that_it_refuses():
+def test_every_gate_has_a_refused_case():
     tried = {
-        mark.args[1][i][0]
-        for mark in test_each_gate_refuses_what_it_is_for.pytestmark
-        for i in range(len(mark.args[1]))
+        mark.args[1][i][0] for mark in test_each_gate_refuses_its_case.pytestmark for i in range(len(mark.args[1]))
     }
     assert tried | {"image_count"} == set(GATES)
 
 
-def test_numbers_and_coordinates_that_a_tool_returned_may_be_stated():
+def test_returned_numbers_may_be_stated():
     length = TOOLBOX.observe(MEASURE)[0].text.split("P1-P2: ")[1].split(" px")[0]
     assert (
         refused(
@@ -175,20 +173,20 @@ def test_numbers_and_coordinates_that_a_tool_returned_may_be_stated():
     )
 
 
-def test_an_image_that_the_turns_lack_is_counted():
+def test_image_count_refuses_missing_image():
     turn = Turn(thought="I enlarge the nut there.", call=CROP, observation=Observation(text="Crop."))
     draft = Trajectory(turns=[turn, Turn(thought="The nut has a defect.")], verdict=YES)
     assert "image_count" in refused(Case(draft, SAMPLE, TRUTH, PARAMS))
 
 
-def test_the_location_gate_asks_for_the_configured_overlap():
+def test_location_gate_uses_min_iou():
     near = YES.model_copy(update={"boxes": [(100, 100, 300, 210)]})
     assert refused(case("The nut has a clear defect.", verdict=near)) == set()
     far = YES.model_copy(update={"boxes": [(100, 100, 300, 190)]})
     assert refused(case("The nut has a clear defect.", verdict=far)) == {"location"}
 
 
-def test_an_intention_is_no_result():
+def test_evidence_allows_announced_call():
     draft = case(
         "A crop should show what it is, so I enlarge it.", "The crop shows a line. The nut has a defect.", calls=(CROP,)
     )
@@ -208,11 +206,11 @@ def test_duplicates_ignore_case_punctuation_and_numbers():
         "The nut is defect-free.",
     ],
 )
-def test_a_denied_fault_is_no_fault(thought):
+def test_polarity_accepts_negated_defect(thought):
     assert refused(case(thought, verdict=Verdict(answer="No"), truth=NORMAL)) == set()
 
 
-def test_gates_keep_the_order_that_drafts_record():
+def test_gate_order_is_fixed():
     assert list(GATES) == [
         "grammar", "verdict", "location", "defect_type", "coordinates", "evidence",
         "polarity", "leak", "emptiness", "length", "image_count", "repetition",
@@ -220,15 +218,14 @@ def test_gates_keep_the_order_that_drafts_record():
 
 
 @pytest.mark.parametrize("tool", ["enhance", "prior"])
-def test_image_is_due_from_tools_that_return_one(tool):
-    """The image count follows the table of tools."""
+def test_image_count_follows_tool_table(tool):
     call = ToolCall(tool=tool, arguments={"operator": "canny"} if tool == "enhance" else {"category": "nut"})
     turn = Turn(thought="I look there.", call=call, observation=Observation(text="Looked."))
     draft = Trajectory(turns=[turn, Turn(thought="The nut has a defect.")], verdict=YES)
     assert ("image_count" in refused(Case(draft, SAMPLE, TRUTH, PARAMS))) == (tool == "enhance")
 
 
-def test_call_of_an_unknown_tool_is_refused():
+def test_unknown_tool_is_refused():
     draft = case("I hammer the nut there.", "The nut has a defect.", calls=(ToolCall(tool="hammer", arguments={}),))
     found = run_gates(draft)
     assert [item.gate for item in found] == ["evidence"]

@@ -1,4 +1,4 @@
-"""What betrays supervision is found, what inspectors say is not."""
+"""Phrases that reveal supervision are found; sentences of inspectors are not."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ ENGLISH, CHINESE = (
 
 
 @pytest.mark.parametrize("text", ENGLISH["leaks"] + CHINESE["leaks"])
-def test_a_phrase_that_betrays_supervision_is_found(text):
+def test_leaks_are_found(text):
     found = find_leaks(text)
     assert found
     assert all(phrase in text for phrase in found)
 
 
 @pytest.mark.parametrize("text", ENGLISH["innocent"] + CHINESE["innocent"])
-def test_what_inspectors_say_is_let_through(text):
+def test_innocent_sentences_have_no_leak(text):
     assert find_leaks(text) == []
 
 
@@ -43,7 +43,7 @@ def test_what_inspectors_say_is_let_through(text):
         ("边缘平直。According to the ground truth, 这里有划痕。", ["ground truth"]),
     ],
 )
-def test_only_the_leak_within_an_innocent_paragraph_is_named_in_order(text, phrases):
+def test_only_leaks_of_paragraph_are_returned(text, phrases):
     assert find_leaks(text) == phrases
 
 
@@ -62,7 +62,7 @@ def test_only_the_leak_within_an_innocent_paragraph_is_named_in_order(text, phra
         "gro\u200bund tr\u00aduth",
     ],
 )
-def test_case_width_spaces_hyphens_and_line_breaks_do_not_hide_a_phrase(text):
+def test_leak_found_despite_case_width_and_spacing(text):
     assert find_leaks(f"The {text} is a dent.") == [text]
 
 
@@ -87,7 +87,7 @@ def test_case_width_spaces_hyphens_and_line_breaks_do_not_hide_a_phrase(text):
         "標籤顯示該樣本異常。",
     ],
 )
-def test_a_phrase_is_found_however_it_is_set(text):
+def test_leak_found_despite_punctuation(text):
     assert find_leaks(text)
 
 
@@ -100,9 +100,9 @@ def test_a_phrase_is_found_however_it_is_set(text):
         "标签贴正；异常在瓶盖。",
     ],
 )
-def test_a_phrase_does_not_reach_over_the_end_of_a_sentence(text):
+def test_leak_does_not_span_sentences(text):
     assert find_leaks(text) == []
 
 
-def test_a_text_without_words_holds_no_leak():
+def test_empty_text_has_no_leak():
     assert find_leaks("") == find_leaks(" \n-") == []

@@ -1,4 +1,4 @@
-"""The offline teacher: deterministic, true to the pixels, and acceptable to every gate."""
+"""The offline teacher is deterministic, describes the pixels correctly, and passes every gate."""
 
 import re
 
@@ -75,7 +75,7 @@ def text(trajectory: Trajectory) -> str:
 
 
 @pytest.mark.parametrize("kind", leaves())
-def test_every_type_of_the_taxonomy_is_inspected_and_passes_every_gate(kind):
+def test_every_defect_type_passes_gates(kind):
     tools = set()
     for seed, (box, grey) in enumerate(
         [((200, 200, 300, 290), 40), ((240, 240, 258, 252), 90), ((180, 250, 330, 262), 108)] * 4
@@ -91,11 +91,11 @@ def test_every_type_of_the_taxonomy_is_inspected_and_passes_every_gate(kind):
     assert kind in phrasing.NOUNS
 
 
-def test_normal_parts_pass_every_gate_with_and_without_tools():
+def test_normal_parts_pass_gates():
     calls = []
     for seed in range(24):
         image = part(seed)
-        if seed % 2:  # something that raises a doubt
+        if seed % 2:  # a suspicious spot
             cv2.circle(image, (200 + seed, 250), 12, (170, 172, 175), -1, cv2.LINE_AA)
         trajectory, _ = draft(image, NORMAL, f"{seed}", seed)
         assert run_gates(Case(trajectory, sample(f"{seed}"), NORMAL, PARAMS)) == []
@@ -104,8 +104,8 @@ def test_normal_parts_pass_every_gate_with_and_without_tools():
 
 
 @pytest.mark.slow
-def test_how_an_inspection_begins_does_not_tell_how_it_ends():
-    """Naive Bayes on the words before the first observation, leaving one out, on images whose doubt looks alike."""
+def test_inspection_start_does_not_predict_verdict():
+    """Leave-one-out naive Bayes on the words before the first observation, on images with equal-looking suspects."""
     drafts = []
     for seed in range(60):
         random = np.random.default_rng(seed)
@@ -130,10 +130,10 @@ def test_how_an_inspection_begins_does_not_tell_how_it_ends():
         right += int(np.argmax(score)) == answer
     assert len(drafts) > 60 and right / len(drafts) < 0.72
     for tool in ("crop", "enhance", "measure", "prior"):
-        assert {answer for _, answer, tools in drafts if tool in tools} == {0, 1}, f"{tool} gives the answer away"
+        assert {answer for _, answer, tools in drafts if tool in tools} == {0, 1}, f"calls of {tool} reveal the verdict"
 
 
-def test_the_same_sample_is_drafted_the_same_and_another_seed_otherwise():
+def test_draft_depends_only_on_seed():
     image, truth = defective("stain", (200, 200, 260, 260), 80)
     first, second = draft(image, truth, seed=1), draft(image, truth, seed=1)
     assert first == second
@@ -141,14 +141,14 @@ def test_the_same_sample_is_drafted_the_same_and_another_seed_otherwise():
     assert len(others) > 9
 
 
-def test_a_different_image_is_described_differently():
+def test_different_image_is_described_differently():
     dark = text(draft(*defective("stain", (200, 200, 300, 300), 20))[0])
     light = text(draft(*defective("stain", (200, 200, 300, 300), 215))[0])
     assert "darker" in dark and "lighter" not in dark
     assert "lighter" in light and "darker" not in light
 
 
-def test_the_thoughts_never_contain_the_sample_or_the_raw_label():
+def test_thoughts_contain_no_identifiers():
     image, truth = defective("pit", (200, 200, 230, 230), 30)
     truth = truth.model_copy(update={"raw_type": "AKXYZ", "source_path": "NG/AKXYZ/file.jpg"})
     trajectory, _ = draft(image, truth)
@@ -156,7 +156,7 @@ def test_the_thoughts_never_contain_the_sample_or_the_raw_label():
 
 
 @pytest.mark.slow
-def test_a_subtle_defect_gets_a_second_look():
+def test_subtle_defect_gets_more_calls():
     subtle = sum(len(draft(*defective("pit", (246, 246, 254, 254), 112, s), f"{s}", s)[0].calls) for s in range(12))
     plain = sum(len(draft(*defective("stain", (160, 160, 340, 340), 20, s), f"{s}", s)[0].calls) for s in range(12))
     assert subtle > plain
@@ -170,7 +170,7 @@ def test_a_subtle_defect_gets_a_second_look():
         max_size=30,
     )
 )
-def test_named_boxes_are_few_and_still_cover_the_truth(spots):
+def test_verdict_boxes_are_few_and_accurate(spots):
     boxes = [(x, y, x + w, y + h) for x, y, w, h in spots]
     named = verdict_boxes(boxes)
     assert 1 <= len(named) <= MAX_BOXES
@@ -191,7 +191,7 @@ def test_appearance_reads_tone_shape_and_border():
     assert soft.tone == hard.tone == "lighter" and soft.sharpness < hard.sharpness
 
 
-def test_a_part_on_a_background_is_told_from_a_surface():
+def test_scene_separates_part_from_surface():
     scene = MeasuredImage(part(0)).scene()
     assert (
         scene.on_background
