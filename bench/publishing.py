@@ -105,7 +105,7 @@ def _noise(random: np.random.Generator, size: int) -> bytes:
 
 def publish_writing() -> Row:
     """480 trajectories; the copy is of the shards that were written. The corpus was hashed before: once a shard."""
-    from cot_builder.publishing.publishable import build
+    from cot_builder.publishing.publishable import build_shards
 
     with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
         copy, kept = workspace.root / "copy", workspace.root / "kept"
@@ -116,10 +116,10 @@ def publish_writing() -> Row:
             own_memory(workspace.root / "scratch", size)
 
         known = params()
-        shutil.copytree(build(known, workspace), kept)
+        shutil.copytree(build_shards(known, workspace), kept)
         size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
         ratio = paired(
-            lambda: build(known, workspace),
+            lambda: build_shards(known, workspace),
             lambda: shutil.copytree(kept, copy),
             7,
             before=clear,
@@ -133,11 +133,11 @@ def publish_preparation() -> Row:
     import datasets
     from datasets.table import embed_table_storage
 
-    from cot_builder.publishing.publishable import build
+    from cot_builder.publishing.publishable import build_shards
 
     datasets.disable_progress_bars()
     with _corpus(ROWS, IMAGE, OBSERVATION) as workspace:
-        folder = build(params(), workspace)
+        folder = build_shards(params(), workspace)
         loaded = [
             datasets.load_dataset(
                 "parquet",
@@ -156,7 +156,7 @@ def publish_preparation() -> Row:
                 shard.to_parquet(workspace.root / f"theirs-{number}.parquet", batch_size=100)
 
         ratio = paired(
-            lambda: build(params(), workspace),
+            lambda: build_shards(params(), workspace),
             theirs,
             RUNS,
             before=lambda: set_aside(workspace.publish),

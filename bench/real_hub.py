@@ -28,7 +28,7 @@ def main() -> None:
     import datasets
     from huggingface_hub import HfApi, get_token
 
-    from cot_builder.publishing.changes import fetch
+    from cot_builder.publishing.changes import download_file
     from cot_builder.publishing.manifest import MANIFEST
 
     api = HfApi(token=get_token())
@@ -54,7 +54,7 @@ def main() -> None:
         tree = api.list_repo_tree(repo, repo_type="dataset", recursive=True)
         shards: list[Any] = [item for item in tree if _is_shard(item)]
         assert shards and all(item.lfs for item in shards), "a shard is no large file"
-        sources = json.loads(fetch(repo, MANIFEST).read_text(encoding="utf-8"))["sources"]
+        sources = json.loads(download_file(repo, MANIFEST).read_text(encoding="utf-8"))["sources"]
         absent = [name for name, source in sources.items() if source["images"] == "referenced"]
         copies = [word for name in absent for word in ("--source", f"{name}=data/pull/{name}")]
         with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ def publish(
     changed is uploaded; where nothing did, nothing is committed. An interrupted upload goes on where it stopped.
     The token is that of `hf auth login`, or $HF_TOKEN.
     """
-    from cot_builder.publishing.report import told, told_model
+    from cot_builder.publishing.report import describe_model_plan, describe_plan
 
     params, workspace = load(context)
     if tag and pr:
@@ -53,10 +53,10 @@ def publish(
             planned, _ = plan_model(
                 params, workspace, model, repo, pull_request=pr, private=private, parent=parent, offline=True
             )
-            typer.echo(told_model(planned))
+            typer.echo(describe_model_plan(planned))
             return
         sent = publish_model(params, workspace, model, repo, pull_request=pr, private=private, tag=tag, parent=parent)
-        typer.echo(told_model(sent.plan, sent))
+        typer.echo(describe_model_plan(sent.plan, sent))
         return
     from annotation.status import audit_share
     from cot_builder.publishing.publish import plan as stage_plan
@@ -71,10 +71,10 @@ def publish(
         made, _ = stage_plan(
             params, workspace, name, pull_request=pr, private=private, parent=parent, offline=True, audit=audit
         )
-        typer.echo(told(made))
+        typer.echo(describe_plan(made))
         return
     done = stage(params, workspace, name, pull_request=pr, private=private, tag=tag, parent=parent, audit=audit)
-    typer.echo(told(done.plan, done))
+    typer.echo(describe_plan(done.plan, done))
 
 
 def rehydrate(

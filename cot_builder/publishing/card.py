@@ -33,7 +33,7 @@ SUMMARY = (
 )
 TAGS = ["indus-cot", "industrial-inspection", "anomaly-detection", "chain-of-thought", "tool-use", "grpo"]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-ABOUT: Mapping[Config, str] = {
+CONFIG_DESCRIPTIONS: Mapping[Config, str] = {
     "sft": '`messages` (chat with native tool calls; each `{"type": "image"}` is the next of `images`), `images`, '
     "`tools` (function schemas). For supervised fine-tuning.",
     "rl": "`prompt`, `image`, `tools`, and, for rewards alone, the verdict of the row's trajectory: `answer` and "
@@ -47,7 +47,7 @@ ABOUT: Mapping[Config, str] = {
 }
 
 
-def shapes(folder: Path) -> dict[Config, dict[str, tuple[int, int, int]]]:
+def measure_splits(folder: Path) -> dict[Config, dict[str, tuple[int, int, int]]]:
     """Rows, bytes and files of each split of each configuration that is there."""
     found: dict[Config, dict[str, tuple[int, int, int]]] = {}
     for config in CONFIGS:
@@ -66,7 +66,7 @@ def dataset_info(folder: Path) -> list[dict[str, Any]]:
     The cache of `datasets` for a local folder is keyed by these and by nothing of the files.
     """
     found = []
-    for config, splits in shapes(folder).items():
+    for config, splits in measure_splits(folder).items():
         total = sum(size for _, size, _ in splits.values())
         found.append(
             {
@@ -83,7 +83,7 @@ def dataset_info(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def resize(card: Path, folder: Path) -> None:
+def copy_card(card: Path, folder: Path) -> None:
     """Copy a card into a folder whose shards have other sizes."""
     from huggingface_hub import DatasetCard
 
@@ -92,17 +92,17 @@ def resize(card: Path, folder: Path) -> None:
     found.save(folder / README)
 
 
-def parts_of(params: Params, shown: Mapping[str, Source]) -> list[str]:
+def list_licences(params: Params, shown: Mapping[str, Source]) -> list[str]:
     """Identifiers of the licences of the texts and of every set's images."""
     return sorted({params.publish.licence, *(to_hub_licence(source.facts.licence) for source in shown.values())})
 
 
-def licence_of(params: Params, shown: Mapping[str, Source]) -> str:
+def strictest_licence(params: Params, shown: Mapping[str, Source]) -> str:
     """Identifier of the dataset's licence: the strictest of the texts' and of every set's images."""
-    return combine_licences(parts_of(params, shown))
+    return combine_licences(list_licences(params, shown))
 
 
-def write(
+def render_card(
     repo: str,
     params: Params,
     workspace: Workspace,
@@ -126,10 +126,10 @@ def write(
     from huggingface_hub import DatasetCard, DatasetCardData
 
     folder = workspace.publish
-    found, index = shapes(folder), read_index(workspace.indus_cot)
-    licence = licence_of(params, shown)
-    example = pictures.example(folder)
-    files = {**(example.pictures if example else {}), **_plots(index)}
+    found, index = measure_splits(folder), read_index(workspace.indus_cot)
+    licence = strictest_licence(params, shown)
+    example = pictures.pick_example(folder)
+    files = {**(example.pictures if example else {}), **_draw_plots(index)}
     data = DatasetCardData(
         language=["en"],
         license=licence,
@@ -137,9 +137,9 @@ def write(
         pretty_name=TITLE,
         task_categories=["image-text-to-text", "visual-question-answering", "reinforcement-learning"],
         size_categories=[next((name for most, name in SIZES if len(index) < most), "n>1M")],
-        annotations_creators=["machine-generated", *(["expert-generated"] if _looked(index) else [])],
+        annotations_creators=["machine-generated", *(["expert-generated"] if _count_reviewed(index) else [])],
         tags=[*TAGS, *(["preference"] if "preference" in found else [])],
-        configs=[_config(config, splits) for config, splits in found.items()],
+        configs=[_make_config_entry(config, splits) for config, splits in found.items()],
         dataset_info=dataset_info(folder),
         version=manifest["version"],
     )
@@ -155,27 +155,28 @@ def write(
         rows=len(index),
         found=found,
         about={
-            name: text.format(min_iou=params.draft.min_iou) if name == "rl" else text for name, text in ABOUT.items()
+            name: text.format(min_iou=params.draft.min_iou) if name == "rl" else text
+            for name, text in CONFIG_DESCRIPTIONS.items()
         },
-        left_out=left_out(folder),
+        left_out=list_left_out(folder),
         kept=params.select.keep_categories,
-        example=_example(example) if example else None,
+        example=_list_example_turns(example) if example else None,
         by_reference=[name for name, source in shown.items() if not source.embedded],
-        sources=_sources(index, shown),
+        sources=_describe_sources(index, shown),
         licence=licence,
-        parts=parts_of(params, shown),
+        parts=list_licences(params, shown),
         our_licence=params.publish.licence,
-        teachers=_counted(index, "teacher"),
+        teachers=_format_counts(index, "teacher"),
         prompts=", ".join(sorted(index["prompt_version"].unique())),
         toolbox=", ".join(sorted(index["toolbox_version"].unique())),
-        gates=_gates(workspace),
-        reviews=_reviews(workspace, index, audit),
+        gates=_read_gates(workspace),
+        reviews=_summarise_reviews(workspace, index, audit),
         composition=figures.count_balance(index, "category"),
         tools=figures.count_tool_use(index, TOOLS),
         types=figures.count_defect_types(index),
-        plots=list(_plots(index)),
-        leakage=_leakage(workspace),
-        faults=_faults(index, shown),
+        plots=list(_draw_plots(index)),
+        leakage=_read_leakage(workspace),
+        faults=_list_limitations(index, shown),
         cost=float(index["cost_usd"].sum()),
         paper=PAPER,
         changelog=list(reversed(manifest["changelog"])),
@@ -183,22 +184,22 @@ def write(
     return {README: re.sub(r"\n{3,}", "\n\n", card.content).encode(), **files}
 
 
-def _config(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:
+def _make_config_entry(config: Config, splits: Mapping[str, Any]) -> dict[str, Any]:
     files = [{"split": split, "path": f"{config}/{split}/*.parquet"} for split in splits]
     return {"config_name": config, "data_files": files} | ({"default": True} if config == "sft" else {})
 
 
-def left_out(folder: Path) -> list[str]:
+def list_left_out(folder: Path) -> list[str]:
     """What `preference` and `review` of ``data/publish`` do not hold, or hold of no row, with its number."""
     counts = read_manifest(folder)["counts"]
     return [f"{name}: {count}" for name, count in sorted(counts.items()) if name.startswith(("reviews ", "pairs "))]
 
 
-def _looked(index: pl.DataFrame) -> int:
+def _count_reviewed(index: pl.DataFrame) -> int:
     return int((index["review_status"] != "auto").sum())
 
 
-def _example(example: pictures.Example) -> dict[str, Any]:
+def _list_example_turns(example: pictures.Example) -> dict[str, Any]:
     """The example's chat, turn by turn, with the picture that stands in each."""
     images = iter(example.pictures)
     turns = []
@@ -215,19 +216,19 @@ def _example(example: pictures.Example) -> dict[str, Any]:
     return {"id": example.row["id"], "obtain": example.row["obtain"], "turns": turns}
 
 
-def _plots(index: pl.DataFrame) -> dict[str, bytes]:
+def _draw_plots(index: pl.DataFrame) -> dict[str, bytes]:
     balance = [(item.name, item.normal, item.anomalous) for item in figures.count_balance(index, "category")]
     tools = [(item.tool, item.trajectories, 0) for item in figures.count_tool_use(index, TOOLS)]
     return {
-        "assets/categories.png": pictures.bars("Trajectories by category", balance, ("sound", "defective")),
-        "assets/tools.png": pictures.bars("Trajectories that call a tool", tools),
-        "assets/types.png": pictures.bars(
+        "assets/categories.png": pictures.draw_bars("Trajectories by category", balance, ("sound", "defective")),
+        "assets/tools.png": pictures.draw_bars("Trajectories that call a tool", tools),
+        "assets/types.png": pictures.draw_bars(
             "Defective trajectories by type", [(name, count, 0) for name, count in figures.count_defect_types(index)]
         ),
     }
 
 
-def _sources(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[dict[str, Any]]:
+def _describe_sources(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[dict[str, Any]]:
     rows = Counter(index["source_set"].to_list())
     return [
         {
@@ -242,27 +243,27 @@ def _sources(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[dict[str,
     ]
 
 
-def _counted(index: pl.DataFrame, column: str) -> str:
+def _format_counts(index: pl.DataFrame, column: str) -> str:
     return ", ".join(f"{name} ({count})" for name, count in figures.count_values(index, column))
 
 
-def _gates(workspace: Workspace) -> dict[str, Any] | None:
+def _read_gates(workspace: Workspace) -> dict[str, Any] | None:
     path = workspace.reports / "gates.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _reviews(workspace: Workspace, index: pl.DataFrame, audit: AcceptedShare | None) -> dict[str, Any]:
+def _summarise_reviews(workspace: Workspace, index: pl.DataFrame, audit: AcceptedShare | None) -> dict[str, Any]:
     reviews = read_reviews(workspace)
     return {
-        "looked": _looked(index),
-        "by_status": _counted(index, "review_status"),
+        "looked": _count_reviewed(index),
+        "by_status": _format_counts(index, "review_status"),
         "people": len({row.reviewer.lower() for row in reviews}),
-        "groups": _agreement(workspace) if reviews else [],
+        "groups": _read_agreement(workspace) if reviews else [],
         "audit": audit,
     }
 
 
-def _agreement(workspace: Workspace) -> list[dict[str, Any]]:
+def _read_agreement(workspace: Workspace) -> list[dict[str, Any]]:
     """Agreement without names."""
     path = workspace.reports / "agreement.json"
     if not path.is_file():
@@ -275,7 +276,7 @@ def _agreement(workspace: Workspace) -> list[dict[str, Any]]:
     return named
 
 
-def _leakage(workspace: Workspace) -> str:
+def _read_leakage(workspace: Workspace) -> str:
     """The report of `select`, its headings two levels down; empty where there is none."""
     path = workspace.select / "leakage.md"
     if not path.is_file():
@@ -284,9 +285,9 @@ def _leakage(workspace: Workspace) -> str:
     return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines).strip()
 
 
-def _faults(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[str]:
+def _list_limitations(index: pl.DataFrame, shown: Mapping[str, Source]) -> list[str]:
     faults = []
-    auto = len(index) - _looked(index)
+    auto = len(index) - _count_reviewed(index)
     if auto:
         faults.append(f"No person has looked at {auto} of {len(index)} rows (`review_status` is `auto`).")
     if "offline" in index["teacher"].unique():

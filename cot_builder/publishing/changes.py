@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from cot_builder.publishing.configs import combined
+from cot_builder.publishing.configs import combine_hashes
 from cot_builder.publishing.index import INDEX, INDEX_SCHEMA, build_index
 from cot_builder.publishing.manifest import FORMAT
 from schemas.errors import IndusCotError
@@ -31,7 +31,7 @@ class Changes(NamedTuple):
     """Of the others among them, how many are in another split; the rest have other images alone."""
 
     @property
-    def any(self) -> bool:
+    def has_changes(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.rereviewed)
 
     def __str__(self) -> str:
@@ -65,12 +65,14 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
     )
 
 
-def corpus_sha256(index: pl.DataFrame) -> str:
+def hash_rows(index: pl.DataFrame) -> str:
     """Of every row: equal corpora have it alike, whenever and wherever they were made."""
-    return combined(map("".join, index.sort("id").select("id", "split", "text_sha256", "images_sha256").iter_rows()))
+    return combine_hashes(
+        map("".join, index.sort("id").select("id", "split", "text_sha256", "images_sha256").iter_rows())
+    )
 
 
-def read(place: str) -> pl.DataFrame:
+def load_index(place: str) -> pl.DataFrame:
     """The index of a corpus: a folder of `assemble` or of `publish`, or ``OWNER/NAME[@REVISION]`` on the Hub.
 
     Raises:
@@ -81,7 +83,7 @@ def read(place: str) -> pl.DataFrame:
         return read_published_index(folder / INDEX, place)
     if folder.is_dir():
         return build_index(folder)
-    return read_published_index(fetch(place, INDEX), place)
+    return read_published_index(download_file(place, INDEX), place)
 
 
 def read_published_index(path: Path, place: str) -> pl.DataFrame:
@@ -104,7 +106,7 @@ def read_published_index(path: Path, place: str) -> pl.DataFrame:
     return found
 
 
-def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
+def download_file(place: str, path: str, token: str | bool | None = None) -> Path:
     """A file of a dataset on the Hub.
 
     Raises:
@@ -114,12 +116,12 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.manifest import NotThereError
-    from cot_builder.publishing.retry import call_hub, quiet
+    from cot_builder.publishing.manifest import NotFoundError
+    from cot_builder.publishing.retry import call_hub, hide_hub_progress
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     try:
-        with quiet():
+        with hide_hub_progress():
             return Path(
                 call_hub(
                     lambda: hf_hub_download(repo, path, repo_type="dataset", revision=revision or None, token=token),
@@ -127,7 +129,7 @@ def fetch(place: str, path: str, token: str | bool | None = None) -> Path:
                 )
             )
     except (HfHubHTTPError, HFValidationError):
-        raise NotThereError(
+        raise NotFoundError(
             f"{place}: neither a folder with a corpus, nor a dataset on the Hub that indus-cot published; write a "
             "folder, or OWNER/NAME or OWNER/NAME@REVISION (`hf auth login` where it is private)"
         ) from None
@@ -139,7 +141,7 @@ def diff(before: str, after: str) -> tuple[Changes, str]:
     Raises:
         IndusCotError: one of them is no corpus.
     """
-    old, new = read(before), read(after)
+    old, new = load_index(before), load_index(after)
     found = compare(old, new)
     lines = [f"{before} → {after}: {found}"]
     if found.changed:
@@ -173,7 +175,7 @@ def next_version(before: Mapping[str, Any] | None, changes: Changes | None) -> s
     return f"{major}.{minor}.{patch + 1}"
 
 
-def entry(version: str, day: str, rows: int, changes: Changes | None, note: str) -> dict[str, Any]:
+def make_changelog_entry(version: str, day: str, rows: int, changes: Changes | None, note: str) -> dict[str, Any]:
     """A line of the changelog, for the manifest."""
     counts = (
         {name: len(getattr(changes, name)) for name in ("added", "removed", "changed", "rereviewed")} if changes else {}
@@ -181,7 +183,7 @@ def entry(version: str, day: str, rows: int, changes: Changes | None, note: str)
     return {"version": version, "date": day, "rows": rows, **counts, "note": note}
 
 
-def changelog(entries: Sequence[Mapping[str, Any]]) -> str:
+def render_changelog(entries: Sequence[Mapping[str, Any]]) -> str:
     """CHANGELOG.md, the newest version first."""
     parts = ["# Changelog", "", "Versions are semantic: columns.rows.content.", ""]
     for item in reversed(entries):

@@ -15,9 +15,9 @@ from schemas.supervision import Supervision
 
 Config = Literal["sft", "rl", "preference", "review"]
 CONFIGS: tuple[Config, ...] = ("sft", "rl", "preference", "review")
-STUDENT_FACING: tuple[Config, ...] = ("sft", "preference")
+STUDENT_CONFIGS: tuple[Config, ...] = ("sft", "preference")
 """Every column of these may be shown to a policy: what it is asked, and what it is to write."""
-TRUTH = frozenset({"answer", *Supervision.model_fields} - {"sample_id"})
+SUPERVISION_COLUMNS = frozenset({"answer", *Supervision.model_fields} - {"sample_id"})
 """Columns that say what is true of an image; `rl` has some, for rewards alone."""
 
 _TEXT = Value("string")
@@ -31,7 +31,7 @@ REFERENCE = {
 }
 """How to make an image again: ``kind`` is file (the published one), region (its ``box``, half-open pixels, as PNG) or
 observation (what the call of ``turn``, from 1, returns); ``file_sha256`` is the published file's."""
-_ABOUT = {
+_SAMPLE_COLUMNS = {
     "sample_id": _TEXT,
     "source_set": _TEXT,
     "category": _TEXT,
@@ -42,7 +42,7 @@ _ABOUT = {
 }
 """``licence`` is the strictest of texts and image, as an identifier of the Hub; ``image_licence`` the image's own, in
 words."""
-_MADE = {
+_ORIGIN_COLUMNS = {
     "teacher": _TEXT,
     "prompt_version": _TEXT,
     "toolbox_version": _TEXT,
@@ -58,8 +58,8 @@ COLUMNS: Mapping[Config, dict[str, Any]] = {
         "images": _IMAGES,
         "tools": Json(),
         "references": _REFERENCES,
-        **_ABOUT,
-        **_MADE,
+        **_SAMPLE_COLUMNS,
+        **_ORIGIN_COLUMNS,
     },
     "rl": {
         "id": _TEXT,
@@ -70,7 +70,7 @@ COLUMNS: Mapping[Config, dict[str, Any]] = {
         "boxes": List(List(Value("int64"))),
         "defect_type": _TEXT,
         "references": _REFERENCES,
-        **_ABOUT,
+        **_SAMPLE_COLUMNS,
     },
     "preference": {
         "id": _TEXT,
@@ -88,7 +88,7 @@ COLUMNS: Mapping[Config, dict[str, Any]] = {
         "chosen_references": _REFERENCES,
         "rejected_references": _REFERENCES,
         "toolbox_version": _TEXT,
-        **_ABOUT,
+        **_SAMPLE_COLUMNS,
     },
     "review": {
         "id": _TEXT,
@@ -129,7 +129,7 @@ def features(config: Config) -> Features:
         IndusCotError: a configuration that students are shown has a column of supervision.
     """
     columns = COLUMNS[config]
-    if config in STUDENT_FACING and (told := sorted(TRUTH & columns.keys())):
+    if config in STUDENT_CONFIGS and (told := sorted(SUPERVISION_COLUMNS & columns.keys())):
         raise IndusCotError(
             f"publish: the configuration {config} is shown to students and must not have the column "
             f"{', '.join(told)}, which is supervision"
@@ -146,16 +146,16 @@ def schema(config: Config) -> pa.Schema:
 def row_hash(row: Mapping[str, Any]) -> str:
     """sha256 of a row as it is stored: JSON with sorted keys, image bytes by their own sha256."""
     return hashlib.sha256(
-        json.dumps(row, sort_keys=True, ensure_ascii=False, default=_hashed, allow_nan=False).encode()
+        json.dumps(row, sort_keys=True, ensure_ascii=False, default=_hash_bytes, allow_nan=False).encode()
     ).hexdigest()
 
 
-def _hashed(value: Any) -> str:
+def _hash_bytes(value: Any) -> str:
     assert isinstance(value, bytes), type(value)
     return hashlib.sha256(value).hexdigest()
 
 
-def combined(hashes: Iterable[str]) -> str:
+def combine_hashes(hashes: Iterable[str]) -> str:
     """One sha256 of many, in their order."""
     whole = hashlib.sha256()
     for item in hashes:

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Features, Json, List
 from datasets import Image as ImageFeature
 
-FILE = "croissant.json"
+CROISSANT_FILE = "croissant.json"
 LICENCES = {
     "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "cc-by-4.0": "https://creativecommons.org/licenses/by/4.0/",
@@ -59,7 +59,7 @@ CONTEXT = {
 }
 
 
-def croissant(
+def render_croissant(
     repo: str, version: str, published: str, licence: str, summary: str, cite: str, configs: Mapping[str, Features]
 ) -> str:
     """``croissant.json``: a record set each configuration; chats and references are their JSON."""
@@ -86,14 +86,14 @@ def croissant(
                 # What the Hub itself writes for a repository, which has no hash of its own.
                 "sha256": "https://github.com/mlcommons/croissant/issues/80",
             },
-            *(_files(config) for config in configs),
+            *(_make_file_set(config) for config in configs),
         ],
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
                 "@id": config,
                 "name": config,
-                "field": _fields(config, columns),
+                "field": _make_fields(config, columns),
             }
             for config, columns in configs.items()
         ],
@@ -101,7 +101,7 @@ def croissant(
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _files(config: str) -> dict[str, Any]:
+def _make_file_set(config: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{config}-files",
@@ -112,14 +112,14 @@ def _files(config: str) -> dict[str, Any]:
     }
 
 
-def _fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
+def _make_fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
     fields = []
     for column, feature in columns.items():
         inner = feature.feature if isinstance(feature, List) and isinstance(feature.feature, dict) else None
         # Of a list of structures, each entry: Croissant's own structures would need a record set each.
         parts = {f"{column}.{name}": (name, part) for name, part in inner.items()} if inner else {column: ("", feature)}
         for name, (part, kind) in parts.items():
-            data_type, repeated, inside = _kind(kind)
+            data_type, repeated, inside = _describe_feature(kind)
             path = f"[*].{part}" if part else inside
             source: dict[str, Any] = {"fileSet": {"@id": f"{config}-files"}, "extract": {"column": column}}
             if path:
@@ -135,7 +135,7 @@ def _fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
     return fields
 
 
-def _kind(feature: Any) -> tuple[str, bool, str]:
+def _describe_feature(feature: Any) -> tuple[str, bool, str]:
     """Type of a column, whether it is a list, and where in a value its content is."""
     if isinstance(feature, ImageFeature):
         return "sc:ImageObject", False, "bytes"

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cot_builder.progress import track
-from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
-from cot_builder.publishing.retry import T, UnreachableError, call_hub, quiet
+from cot_builder.publishing.manifest import MANIFEST, NotFoundError, parse_manifest
+from cot_builder.publishing.retry import T, UnreachableError, call_hub, hide_hub_progress
 from schemas.errors import IndusCotError
 
 Kind = Literal["dataset", "model"]
-AT_ONCE = 32
+UPLOAD_GROUP = 32
 """Files that are uploaded before progress is told."""
 BLOCK = 2**20
 SHOWN = 3
 README = "README.md"
-OF_THE_HUB = {".gitattributes", README}
+HUB_FILES = {".gitattributes", README}
 """What the Hub itself writes into a new repository; its card has metadata and no word."""
 
 
@@ -79,13 +79,13 @@ def inspect_repo(repo: str, kind: Kind, *, pull_request: bool, private: bool, pa
     """
     try:
         hub = Hub(repo, kind)
-        remote = hub.look()
+        remote = hub.inspect()
     except UnreachableError as error:
         if not offline:
             raise
         return RepoState(None, None, None, str(error))
     hub.check_options(remote, private, pull_request, parent)
-    return RepoState(hub, remote, hub.state(remote), "")
+    return RepoState(hub, remote, hub.read_manifest(remote), "")
 
 
 class Hub:
@@ -116,13 +116,13 @@ class Hub:
                 "(huggingface.co/settings/tokens)"
             )
         self._api: Any = HfApi(token=token)
-        self._do(self._api.whoami)
+        self._call(self._api.whoami)
 
     @property
-    def _named(self) -> dict[str, Any]:
+    def _repo_arguments(self) -> dict[str, Any]:
         return {"repo_id": self.repo, "repo_type": self.kind}
 
-    def look(self) -> Remote:
+    def inspect(self) -> Remote:
         """The repository's head and its files.
 
         Raises:
@@ -131,18 +131,18 @@ class Hub:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            info = self._do(lambda: self._api.repo_info(**self._named))
-            return Remote(info.sha, self.files(info.sha), bool(info.private))
+            info = self._call(lambda: self._api.repo_info(**self._repo_arguments))
+            return Remote(info.sha, self.list_files(info.sha), bool(info.private))
         except RepositoryNotFoundError:
             other: Kind = "model" if self.kind == "dataset" else "dataset"
-            if self._do(lambda: self._api.repo_exists(self.repo, repo_type=other)):
+            if self._call(lambda: self._api.repo_exists(self.repo, repo_type=other)):
                 raise IndusCotError(
                     f"{self.repo}: is a {other} on the Hub, and a {self.kind} of the same name would be taken for it; "
                     "choose another name with --repo"
                 ) from None
             return Remote(None, {})
 
-    def files(self, revision: str, stands: str = "") -> dict[str, RemoteFile]:
+    def list_files(self, revision: str, stands: str = "") -> dict[str, RemoteFile]:
         """Every file at a revision; ``stands`` as :func:`call_hub`.
 
         Raises:
@@ -151,8 +151,8 @@ class Hub:
         from huggingface_hub.errors import RevisionNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
-        def listed() -> dict[str, RemoteFile]:
-            tree = self._api.list_repo_tree(**self._named, revision=revision, recursive=True)
+        def list_tree() -> dict[str, RemoteFile]:
+            tree = self._api.list_repo_tree(**self._repo_arguments, revision=revision, recursive=True)
             return {
                 item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
                 for item in tree
@@ -160,13 +160,13 @@ class Hub:
             }
 
         try:
-            return self._do(listed, stands)
+            return self._call(list_tree, stands)
         except RevisionNotFoundError:
-            raise NotThereError(
+            raise NotFoundError(
                 f"{self.repo}: has no revision {short_revision(revision)}; {stands or 'run again'}"
             ) from None
 
-    def state(self, remote: Remote) -> dict[str, Any] | None:
+    def read_manifest(self, remote: Remote) -> dict[str, Any] | None:
         """The manifest of what is there, which says that it is this command's to change; None where nothing is.
 
         Raises:
@@ -175,11 +175,11 @@ class Hub:
         if remote.head is None:
             return None
         if MANIFEST in remote.files:
-            found = read_state(self.fetch(MANIFEST, remote.head).read_bytes(), self.repo)
+            found = parse_manifest(self.fetch(MANIFEST, remote.head).read_bytes(), self.repo)
             if found["kind"] == self.kind:
                 return found
-        strangers = sorted(remote.files.keys() - OF_THE_HUB)
-        if README in remote.files and _says_something(self.fetch(README, remote.head).read_bytes()):
+        strangers = sorted(remote.files.keys() - HUB_FILES)
+        if README in remote.files and _has_text(self.fetch(README, remote.head).read_bytes()):
             strangers.append(README)
         if strangers:
             named = ", ".join(strangers[:SHOWN]) + (" …" if len(strangers) > SHOWN else "")
@@ -221,10 +221,10 @@ class Hub:
         Raises:
             IndusCotError: it was made by somebody else meanwhile, and is public or holds something.
         """
-        self._do(lambda: self._api.create_repo(**self._named, private=private or None, exist_ok=True))
-        made = self.look()
+        self._call(lambda: self._api.create_repo(**self._repo_arguments, private=private or None, exist_ok=True))
+        made = self.inspect()
         self.check_options(made, private, False, "")
-        if self.state(made) is not None:
+        if self.read_manifest(made) is not None:
             raise IndusCotError(
                 f"{self.repo}: somebody else has published to it since it was looked at; nothing was overwritten. Look "
                 "at what is there, then publish again"
@@ -240,9 +240,11 @@ class Hub:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            with quiet():
+            with hide_hub_progress():
                 return Path(
-                    self._do(lambda: self._api.hf_hub_download(self.repo, path, repo_type=self.kind, revision=revision))
+                    self._call(
+                        lambda: self._api.hf_hub_download(self.repo, path, repo_type=self.kind, revision=revision)
+                    )
                 )
         except HfHubHTTPError:
             raise IndusCotError(
@@ -250,7 +252,7 @@ class Hub:
                 "earlier commit"
             ) from None
 
-    def _validate(self, card: str) -> None:
+    def _validate_card(self, card: str) -> None:
         """Let the Hub check the metadata of a card.
 
         Raises:
@@ -266,14 +268,16 @@ class Hub:
             return ""
 
         # Asked inside: what comes out of `call_hub` is no more than the 400 behind it.
-        if found := self._do(faults):
-            raise IndusCotError(f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_messages(found)}")
+        if found := self._call(faults):
+            raise IndusCotError(
+                f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_parse_card_errors(found)}"
+            )
 
     def commit(
         self,
         files: Mapping[str, Path | bytes],
         changed: Mapping[str, Path | bytes],
-        gone: list[str],
+        deleted: list[str],
         remote: Remote,
         title: str,
         *,
@@ -299,16 +303,16 @@ class Hub:
         """
         card = files[README]
         assert isinstance(card, bytes)
-        self._validate(card.decode())
+        self._validate_card(card.decode())
         if remote.head is None:
             remote = self._create(private)
-            changed = differing(files, remote.files)
+            changed = find_changed_files(files, remote.files)
         elif tag:
             self.check_tag_is_free(tag)
-        return self.push(changed, gone, remote, title, pull_request)
+        return self.push(changed, deleted, remote, title, pull_request)
 
     def push(
-        self, changed: Mapping[str, Path | bytes], gone: list[str], remote: Remote, message: str, pull_request: bool
+        self, changed: Mapping[str, Path | bytes], deleted: list[str], remote: Remote, message: str, pull_request: bool
     ) -> Commit:
         """One commit on top of ``remote``. Large files go first: what arrived of an interrupted push is kept.
 
@@ -324,41 +328,41 @@ class Hub:
             CommitOperationAdd(path, source if isinstance(source, bytes) else str(source))
             for path, source in sorted(changed.items())
         ]
-        if pull_request and (open_already := self._proposed(changed, gone, message)):
+        if pull_request and (open_already := self._find_open_pull_request(changed, deleted, message)):
             return open_already
         asked = False
 
         def commit() -> Commit:
             nonlocal asked
-            if asked and pull_request and (taken := self._proposed(changed, gone, message)):
+            if asked and pull_request and (taken := self._find_open_pull_request(changed, deleted, message)):
                 return taken
             asked = True
             done = self._api.create_commit(
-                **self._named,
-                operations=[*adds, *(CommitOperationDelete(path) for path in gone)],
+                **self._repo_arguments,
+                operations=[*adds, *(CommitOperationDelete(path) for path in deleted)],
                 commit_message=message,
                 parent_commit=remote.head,
                 create_pr=pull_request,
             )
             return Commit(done.pr_revision or done.oid, done.pr_url or done.commit_url, bool(done.pr_url))
 
-        with quiet():
-            groups = [adds[start : start + AT_ONCE] for start in range(0, len(adds), AT_ONCE)]
-            for group in track(groups, f"upload to {self.repo} ({AT_ONCE} files each)", len(groups)):
-                self._do(lambda group=group: self._api.preupload_lfs_files(  # type: ignore[misc]
+        with hide_hub_progress():
+            groups = [adds[start : start + UPLOAD_GROUP] for start in range(0, len(adds), UPLOAD_GROUP)]
+            for group in track(groups, f"upload to {self.repo} ({UPLOAD_GROUP} files each)", len(groups)):
+                self._call(lambda group=group: self._api.preupload_lfs_files(  # type: ignore[misc]
                     self.repo, group, repo_type=self.kind, create_pr=pull_request, free_memory=False
                 ))  # fmt: skip
             try:
-                return self._do(
+                return self._call(
                     commit,
                     unsure="whether it was committed is not known: run the same command again, which looks and goes on",
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
                     raise
-                now = self.look()
+                now = self.inspect()
                 # The answer to a commit that was taken may be lost on its way: then what is there is ours.
-                if differing(changed, now.files) or any(path in now.files for path in gone):
+                if find_changed_files(changed, now.files) or any(path in now.files for path in deleted):
                     raise IndusCotError(
                         f"{self.repo}: somebody else has committed since it was looked at ({(remote.head or '')[:8]}, "
                         f"now {(now.head or '')[:8]}); nothing was overwritten. Look at `indus-cot diff`, then publish "
@@ -370,21 +374,25 @@ class Hub:
     def _url(self) -> str:
         return f"{self._api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
-    def _proposed(self, changed: Mapping[str, Path | bytes], gone: list[str], title: str) -> Commit | None:
+    def _find_open_pull_request(
+        self, changed: Mapping[str, Path | bytes], deleted: list[str], title: str
+    ) -> Commit | None:
         """An open pull request of this title that makes the same of the repository."""
-        found = self._do(
+        found = self._call(
             lambda: list(
-                self._api.get_repo_discussions(**self._named, discussion_type="pull_request", discussion_status="open")
+                self._api.get_repo_discussions(
+                    **self._repo_arguments, discussion_type="pull_request", discussion_status="open"
+                )
             )
         )
         for item in found:
             revision = f"refs/pr/{item.num}"
             if item.is_pull_request and item.title == title:
                 try:
-                    files = self.files(revision)
-                except NotThereError:
+                    files = self.list_files(revision)
+                except NotFoundError:
                     continue
-                if not differing(changed, files) and not any(path in files for path in gone):
+                if not find_changed_files(changed, files) and not any(path in files for path in deleted):
                     return Commit(revision, f"{self._url}/discussions/{item.num}", True)
         return None
 
@@ -394,14 +402,14 @@ class Hub:
         Raises:
             IndusCotError: there is one already.
         """
-        if found := self._tagged(name):
+        if found := self._find_tag(name):
             raise IndusCotError(
                 f"{self.repo}: another commit, {found[:8]}, has the tag {name}; nothing was sent. Delete it there "
                 "first, or leave --tag out"
             )
 
-    def _tagged(self, name: str, stands: str = "") -> str | None:
-        refs = self._do(lambda: self._api.list_repo_refs(**self._named), stands)
+    def _find_tag(self, name: str, stands: str = "") -> str | None:
+        refs = self._call(lambda: self._api.list_repo_refs(**self._repo_arguments), stands)
         return next((item.target_commit for item in refs.tags if item.name == name), None)
 
     def tag(self, name: str, revision: str) -> bool:
@@ -412,18 +420,18 @@ class Hub:
         """
         commit = short_revision(revision)
         stands = f"{commit} is committed, without the tag {name}: run the same command again, which sets it"
-        if found := self._tagged(name, stands):
+        if found := self._find_tag(name, stands):
             if found == revision:
                 return False
             raise IndusCotError(f"{self.repo}: another commit, {found[:8]}, has the tag {name}; delete it there first")
-        self._do(lambda: self._api.create_tag(**self._named, tag=name, revision=revision), stands)
+        self._call(lambda: self._api.create_tag(**self._repo_arguments, tag=name, revision=revision), stands)
         return True
 
-    def _do(self, action: Callable[[], T], stands: str = "", unsure: str = "") -> T:
+    def _call(self, action: Callable[[], T], stands: str = "", unsure: str = "") -> T:
         return call_hub(action, self.repo, stands, unsure)
 
 
-def not_compared(revision: str) -> str:
+def not_compared_message(revision: str) -> str:
     """What stands where a commit was made and could not be compared."""
     return (
         f"it is committed as {short_revision(revision)}, but was not compared: run the same command again, which does"
@@ -435,12 +443,12 @@ def short_revision(revision: str) -> str:
     return revision if revision.startswith("refs/") else revision[:8]
 
 
-def _says_something(card: bytes) -> bool:
+def _has_text(card: bytes) -> bool:
     """Whether a card has a word beside its metadata, which the Hub writes where a licence was chosen."""
     return bool(re.sub(rb"\A\s*---\n.*?^---\s*$", b"", card, flags=re.DOTALL | re.MULTILINE).strip())
 
 
-def _messages(answer: str) -> str:
+def _parse_card_errors(answer: str) -> str:
     """The faults in what the Hub answers about a card: JSON, or plain text."""
     try:
         return "; ".join(item["message"] for item in json.loads(answer)["errors"])
@@ -448,9 +456,13 @@ def _messages(answer: str) -> str:
         return (answer.strip().splitlines() or ["it does not say why"])[0]
 
 
-def differing(wanted: Mapping[str, Path | bytes], there: Mapping[str, RemoteFile]) -> dict[str, Path | bytes]:
+def find_changed_files(wanted: Mapping[str, Path | bytes], there: Mapping[str, RemoteFile]) -> dict[str, Path | bytes]:
     """Which of the wanted files are not there with the same content."""
-    return {path: source for path, source in wanted.items() if path not in there or not _same(source, there[path])}
+    return {
+        path: source
+        for path, source in wanted.items()
+        if path not in there or not _has_same_content(source, there[path])
+    }
 
 
 def size_of(source: Path | bytes) -> int:
@@ -458,7 +470,7 @@ def size_of(source: Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-def _same(source: Path | bytes, held: RemoteFile) -> bool:
+def _has_same_content(source: Path | bytes, held: RemoteFile) -> bool:
     if size_of(source) != held.size:
         return False
     if held.sha256:

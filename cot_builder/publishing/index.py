@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from cot_builder.corpus.reading import SPLITS, find_missing_columns, list_shards, read_batches
-from cot_builder.publishing.configs import combined
+from cot_builder.publishing.configs import combine_hashes
 from schemas.errors import IndusCotError
 from schemas.trajectory import Trajectory
 
@@ -25,7 +25,7 @@ INDEX_SCHEMA = pa.schema(
 """One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review;
 ``reviews_sha256`` and ``pairs_sha256`` are of its rows of `review` and `preference`, null where they are not known."""
 BATCH = 16
-COMPARED = (
+INDEXED_COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "image.path", "image_sha256", "region", "messages", "tools",
     "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
     "toolbox_version", "licence",
@@ -41,7 +41,7 @@ def read_split(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> I
     """
     for path in list_shards(corpus):
         if path.name.startswith(f"{split}-"):
-            yield from read_batches(path, [*COMPARED, *more], BATCH)
+            yield from read_batches(path, [*INDEXED_COLUMNS, *more], BATCH)
 
 
 def build_index(corpus: Path) -> pl.DataFrame:
@@ -63,21 +63,25 @@ def build_index(corpus: Path) -> pl.DataFrame:
                     trajectory = Trajectory.model_validate_json(row["trajectory"])
                 except ValidationError as error:
                     raise IndusCotError(f"{corpus}, row {row['id']}: its trajectory is none ({error})") from None
-                lines.append(index_row(row, split, trajectory))
+                lines.append(make_index_row(row, split, trajectory))
     return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
 
 
-def index_row(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
+def make_index_row(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
     """A row of the index, without what is known of its reviews and preference pairs."""
-    text = [row[name] for name in COMPARED if name not in ("image.path", "review_status", "reviewers", "image_sha256")]
+    text = [
+        row[name]
+        for name in INDEXED_COLUMNS
+        if name not in ("image.path", "review_status", "reviewers", "image_sha256")
+    ]
     shown = [turn.observation.image_sha256 or "" for turn in trajectory.turns if turn.observation]
     return {
         "id": row["id"],
         "split": split,
         "source_set": row["source_set"],
         "category": row["category"],
-        "text_sha256": combined([json.dumps(text)]),
-        "images_sha256": combined([row["image_sha256"], *shown]),
+        "text_sha256": combine_hashes([json.dumps(text)]),
+        "images_sha256": combine_hashes([row["image_sha256"], *shown]),
         "review_status": row["review_status"],
         "reviewers": row["reviewers"],
         "reviews_sha256": None,

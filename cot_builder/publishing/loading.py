@@ -23,7 +23,7 @@ from schemas.indus_cot import IndusCot
 from schemas.prior import PRIOR
 from schemas.trajectory import Trajectory
 
-PUBLISHED = "sft"
+SFT_CONFIG = "sft"
 """The published configuration that holds whole inspections."""
 ROWS_AT_ONCE = 8
 
@@ -84,8 +84,8 @@ class Corpus:
         if split not in self.counts:
             raise IndusCotError(f"{self.folder}: no split {split!r}; there are {', '.join(self.counts)}")
         if self._published:
-            return _published_rows(self.folder, split)
-        return (_of_row(row, str(self.folder)) for row in read_all(self.folder) if row.split == split)
+            return _read_published_rows(self.folder, split)
+        return (_from_row(row, str(self.folder)) for row in read_all(self.folder) if row.split == split)
 
     def toolbox(self, inspection: Inspection) -> Toolbox:
         """The tools on the inspected image, with the priors of this corpus.
@@ -130,7 +130,7 @@ def load_corpus(source: str | Path) -> Corpus:
         >>> for inspection in corpus.rows("train"):
         ...     print(inspection.category, inspection.trajectory.verdict.answer, corpus.replay(inspection))
     """
-    folder = obtain(str(source), [f"{PUBLISHED}/*", MANIFEST])
+    folder = open_or_download(str(source), [f"{SFT_CONFIG}/*", MANIFEST])
     if shards := list_shards(folder):
         counts: Counter[str] = Counter()
         for path in shards:
@@ -140,18 +140,18 @@ def load_corpus(source: str | Path) -> Corpus:
         texts = PRIOR.read(priors).iter_rows(named=True) if priors.is_file() else ()
         return Corpus(folder, dict(counts), {(row["category"], row["view"]): row["text"] for row in texts}, False)
     counts = Counter()
-    for path in sorted((folder / PUBLISHED).glob("*/*.parquet")):
+    for path in sorted((folder / SFT_CONFIG).glob("*/*.parquet")):
         with explain_damage(refuse_lfs_pointer(path)):
             counts[path.parent.name] += pq.read_metadata(path).num_rows
     if not counts:
         raise IndusCotError(
-            f"{source}: holds neither data/*.parquet, which `indus-cot assemble` writes, nor {PUBLISHED}/*/*.parquet, "
+            f"{source}: holds neither data/*.parquet, which `indus-cot assemble` writes, nor {SFT_CONFIG}/*/*.parquet, "
             "which `indus-cot publish` writes; name the folder of a corpus"
         )
     return Corpus(folder, dict(counts), {}, True)
 
 
-def obtain(place: str, patterns: list[str] | None = None) -> Path:
+def open_or_download(place: str, patterns: list[str] | None = None) -> Path:
     """A folder as it is, or a dataset of the Hub downloaded into its cache.
 
     Args:
@@ -166,12 +166,12 @@ def obtain(place: str, patterns: list[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from cot_builder.publishing.retry import call_hub, quiet
+    from cot_builder.publishing.retry import call_hub, hide_hub_progress
 
     repo, _, revision = place.removeprefix("hf://datasets/").partition("@")
     download = partial(snapshot_download, repo, repo_type="dataset", revision=revision or None, allow_patterns=patterns)
     try:
-        with quiet():
+        with hide_hub_progress():
             return Path(call_hub(download, repo))
     except (HfHubHTTPError, HFValidationError):
         raise IndusCotError(
@@ -193,7 +193,7 @@ def explain_damage(path: Path) -> Iterator[None]:
         raise IndusCotError(f"{path}: damaged parquet file ({error}); take it anew from where it came") from None
 
 
-def _of_row(row: IndusCot, folder: str) -> Inspection:
+def _from_row(row: IndusCot, folder: str) -> Inspection:
     try:
         messages, tools = json.loads(row.messages), json.loads(row.tools)
         trajectory = Trajectory.model_validate_json(row.trajectory)
@@ -217,15 +217,15 @@ _SHARED = (
 )  # fmt: skip
 
 
-def _published_rows(folder: Path, split: str) -> Iterator[Inspection]:
-    for path in sorted((folder / PUBLISHED / split).glob("*.parquet")):
+def _read_published_rows(folder: Path, split: str) -> Iterator[Inspection]:
+    for path in sorted((folder / SFT_CONFIG / split).glob("*.parquet")):
         with explain_damage(path), pq.ParquetFile(path) as shard:
             for batch in shard.iter_batches(ROWS_AT_ONCE):
                 for row in batch.to_pylist():
-                    yield _of_published({**row, "split": split}, str(path))
+                    yield _from_published_row({**row, "split": split}, str(path))
 
 
-def _of_published(row: Mapping[str, Any], path: str) -> Inspection:
+def _from_published_row(row: Mapping[str, Any], path: str) -> Inspection:
     where = f"{path}, row {row.get('id')}"
     try:
         messages, tools = json.loads(row["messages"]), json.loads(row["tools"])

@@ -8,14 +8,14 @@ from typing import Any
 
 from schemas.errors import IndusCotError
 
-POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-class NotThereError(IndusCotError):
+class NotFoundError(IndusCotError):
     """No such repository, revision or file."""
 
 
-def read_state(text: bytes, where: str) -> dict[str, Any]:
+def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     """A manifest of what is published, read.
 
     Raises:
@@ -41,7 +41,7 @@ def refuse_lfs_pointer(path: Path) -> Path:
         IndusCotError: a pointer of git-lfs lies there in place of the file.
     """
     with path.open("rb") as file:
-        if file.read(len(POINTER)) != POINTER:
+        if file.read(len(LFS_POINTER)) != LFS_POINTER:
             return path
     raise IndusCotError(
         f"{path}: is a pointer of git-lfs, not the file: this folder was cloned without git-lfs. Run `git lfs pull` in "
@@ -56,6 +56,6 @@ FORMAT = 2
 """Of what is published; another one is a new major version."""
 
 
-def manifest_text(manifest: Mapping[str, Any]) -> str:
+def render_manifest(manifest: Mapping[str, Any]) -> str:
     """``indus-cot.json``."""
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

@@ -12,28 +12,28 @@ from cot_builder.corpus.models import find_training_corpus, weights_sha256
 from cot_builder.params import Params
 from cot_builder.publishing import changes, manifest, secrets
 from cot_builder.publishing.hub import (
-    OF_THE_HUB,
+    HUB_FILES,
     README,
     Commit,
     Hub,
     Remote,
-    differing,
+    find_changed_files,
     inspect_repo,
-    not_compared,
+    not_compared_message,
     short_revision,
 )
 from cot_builder.publishing.index import build_index
-from cot_builder.publishing.manifest import MANIFEST, NotThereError, read_state
+from cot_builder.publishing.manifest import MANIFEST, NotFoundError, parse_manifest
 from cot_builder.storage.output import read_manifest
 from cot_builder.storage.results import METRICS_FILE, find_set_folders
 from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
-PARTS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Files of a model and its processor; checkpoints, rollouts and curves stay."""
-STAY = {"manifest.json", "trainer_state.json"}
-TEXTS = (".md", ".json", ".jinja", ".txt")
+UNPUBLISHED_FILES = {"manifest.json", "trainer_state.json"}
+TEXT_SUFFIXES = (".md", ".json", ".jinja", ".txt")
 VOCABULARIES = ("vocab.json", "merges.txt")
 TOKENIZER = "tokenizer.json"
 
@@ -48,7 +48,7 @@ class ModelPlan(NamedTuple):
     files: Mapping[str, Path | bytes]
     """Everything that is to be there."""
     changed: Mapping[str, Path | bytes]
-    gone: list[str]
+    deleted: list[str]
     """Files of an earlier version that this one does not have."""
     remote: Remote | None
     """None where the Hub was not asked."""
@@ -56,11 +56,11 @@ class ModelPlan(NamedTuple):
     """Why it was not."""
 
     @property
-    def nothing(self) -> bool:
-        return not self.changed and not self.gone
+    def is_empty(self) -> bool:
+        return not self.changed and not self.deleted
 
 
-class PublishedModel(NamedTuple):
+class ModelPublication(NamedTuple):
     """What became of it."""
 
     plan: ModelPlan
@@ -100,20 +100,27 @@ def plan_model(
     stage = read_manifest(folder).get("stage")
     if stage not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
         raise IndusCotError(f"{folder}: is no trained model; give models/sft or models/grpo (`indus-cot repro`)")
-    parts = {path.name: path for part in PARTS for path in sorted(folder.glob(part)) if path.name not in STAY}
+    parts = {
+        path.name: path
+        for part in MODEL_FILES
+        for path in sorted(folder.glob(part))
+        if path.name not in UNPUBLISHED_FILES
+    }
     hub, remote, before, note = inspect_repo(
         repo, "model", pull_request=pull_request, private=private, parent=parent, offline=offline
     )
     there = remote.files if remote else {}
     earlier = set(before["files"]) if before else set()
-    if strangers := sorted(there.keys() - parts.keys() - earlier - OF_THE_HUB - {MANIFEST}):
+    if strangers := sorted(there.keys() - parts.keys() - earlier - HUB_FILES - {MANIFEST}):
         raise IndusCotError(
             f"{repo}: holds files that neither this model nor an earlier one of it has ({strangers[0]} …); choose "
             "another name with --repo, or delete them there"
         )
-    corpus, linked = _corpus(params, workspace, folder, asked=remote is not None)
+    corpus, linked = _describe_corpus(params, workspace, folder, asked=remote is not None)
     digests = {name: file_hash(path) for name, path in parts.items()}
-    card = _card(folder, repo, linked.get("repo", ""), corpus, _results(workspace, folder)).encode()
+    card = _render_model_card(
+        folder, repo, linked.get("repo", ""), corpus, _read_evaluations(workspace, folder)
+    ).encode()
     state = {
         "format": 1,
         "kind": "model",
@@ -123,21 +130,21 @@ def plan_model(
         "corpus": linked,
         "files": {**digests, README: hashlib.sha256(card).hexdigest()},
     }
-    files: dict[str, Path | bytes] = {**parts, README: card, MANIFEST: manifest.manifest_text(state).encode()}
-    if before and differing(files, there):
+    files: dict[str, Path | bytes] = {**parts, README: card, MANIFEST: manifest.render_manifest(state).encode()}
+    if before and find_changed_files(files, there):
         state["version"] = _next_version(before, state)
-        files[MANIFEST] = manifest.manifest_text(state).encode()
-    expression = secrets.pattern(workspace.root, params)
+        files[MANIFEST] = manifest.render_manifest(state).encode()
+    expression = secrets.build_pattern(workspace.root, params)
     for name, source in files.items():
-        if name.endswith(TEXTS):
+        if name.endswith(TEXT_SUFFIXES):
             text = source.decode() if isinstance(source, bytes) else source.read_text(encoding="utf-8")
-            secrets.check(_prose(name, text), f"{folder / name}", expression)
-    gone = sorted(earlier & there.keys() - files.keys())
-    made = ModelPlan(repo, state["version"], corpus, files, differing(files, there), gone, remote, note)
+            secrets.check_text(_drop_vocabulary(name, text), f"{folder / name}", expression)
+    deleted = sorted(earlier & there.keys() - files.keys())
+    made = ModelPlan(repo, state["version"], corpus, files, find_changed_files(files, there), deleted, remote, note)
     return made, hub
 
 
-def _prose(name: str, text: str) -> str:
+def _drop_vocabulary(name: str, text: str) -> str:
     """A file's text without a vocabulary: of 150,000 pieces of words, some look like a path or a name."""
     if name in VOCABULARIES:
         return ""
@@ -159,7 +166,7 @@ def publish_model(
     private: bool = False,
     tag: bool = False,
     parent: str = "",
-) -> PublishedModel:
+) -> ModelPublication:
     """Push what differs of a model as one commit; then compare the Hub's own hash of every file.
 
     Args:
@@ -180,20 +187,20 @@ def publish_model(
     assert hub is not None and made.remote is not None
     remote, commit = made.remote, None
     name = f"v{made.version}" if tag else ""
-    if not made.nothing:
+    if not made.is_empty:
         title = f"Indus-CoT model {made.version} from {folder.name}"
         commit = hub.commit(
-            made.files, made.changed, made.gone, remote, title, private=private, pull_request=pull_request, tag=name
+            made.files, made.changed, made.deleted, remote, title, private=private, pull_request=pull_request, tag=name
         )
-        there = hub.files(commit.revision, not_compared(commit.revision))
-        if wrong := sorted([*differing(made.files, there), *(path for path in made.gone if path in there)]):
+        there = hub.list_files(commit.revision, not_compared_message(commit.revision))
+        if wrong := sorted([*find_changed_files(made.files, there), *(path for path in made.deleted if path in there)]):
             raise IndusCotError(
                 f"{repo}: what is there as {short_revision(commit.revision)} differs from what was sent: "
                 f"{', '.join(wrong)}; look at it there, and publish again"
             )
     if name:
         hub.tag(name, commit.revision if commit else (remote.head or "main"))
-    return PublishedModel(made, commit, name)
+    return ModelPublication(made, commit, name)
 
 
 def _next_version(before: Mapping[str, Any], state: Mapping[str, Any]) -> str:
@@ -204,7 +211,7 @@ def _next_version(before: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     return f"{major}.{minor}.{patch + 1}"
 
 
-def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> tuple[str, dict[str, str]]:
+def _describe_corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> tuple[str, dict[str, str]]:
     """What it was trained on: in words, and name and version of the dataset where it is published.
 
     Raises:
@@ -219,17 +226,17 @@ def _corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> 
     if not asked:
         return f"an Indus-CoT corpus (manifest sha256 `{named}`); whether {repo} is it was not asked", {}
     try:
-        published = read_state(changes.fetch(repo, MANIFEST).read_bytes(), repo)
-    except NotThereError:
+        published = parse_manifest(changes.download_file(repo, MANIFEST).read_bytes(), repo)
+    except NotFoundError:
         published = {}
-    made = changes.corpus_sha256(build_index(workspace.indus_cot))
+    made = changes.hash_rows(build_index(workspace.indus_cot))
     if published.get("corpus_sha256") == made:
         link = {"repo": repo, "version": published["version"], "sha256": made}
         return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link
     return f"an Indus-CoT corpus that is not the one in {repo} (manifest sha256 `{named}`)", {}
 
 
-def _results(workspace: Workspace, folder: Path) -> list[Metrics]:
+def _read_evaluations(workspace: Workspace, folder: Path) -> list[Metrics]:
     """Evaluations of these very weights."""
     weights = weights_sha256(folder)
     found = []
@@ -246,7 +253,7 @@ def _results(workspace: Workspace, folder: Path) -> list[Metrics]:
     return found
 
 
-def _card(folder: Path, repo: str, dataset: str, corpus: str, results: list[Metrics]) -> str:
+def _render_model_card(folder: Path, repo: str, dataset: str, corpus: str, results: list[Metrics]) -> str:
     """The card that training wrote, with its name on the Hub, the corpus and the evaluation."""
     from huggingface_hub import EvalResult, ModelCard
 
@@ -262,7 +269,7 @@ def _card(folder: Path, repo: str, dataset: str, corpus: str, results: list[Metr
             "| set | mode | images | balanced accuracy | 95 % interval | zero-shot |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [_line(item) for item in results]
+        lines += [_render_result(item) for item in results]
         found.data.model_name = repo.partition("/")[2]
         found.data.eval_results = [
             EvalResult(
@@ -281,7 +288,7 @@ def _card(folder: Path, repo: str, dataset: str, corpus: str, results: list[Metr
     return f"---\n{found.data}\n---\n{text.rstrip()}\n" + "\n".join(lines) + "\n"
 
 
-def _line(item: Metrics) -> str:
+def _render_result(item: Metrics) -> str:
     score = item.overall.balanced_accuracy
     value = f"{score.value:.3f}" if score else "–"
     interval = (

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE = 360
 """Longest side of a picture of the example, pixels."""
 ROW, LEFT, WIDTH = 26, 190, 720
-INK, BAR, QUIET, PAPER = (31, 41, 55), (37, 99, 235), (147, 197, 253), (255, 255, 255)
+INK, BAR, LIGHT, PAPER = (31, 41, 55), (37, 99, 235), (147, 197, 253), (255, 255, 255)
 SHOWN_IMAGES = 4
 EXAMPLES = "assets/example-*.png"
 
@@ -24,39 +24,39 @@ class Example(NamedTuple):
     """Path in the repository to PNG bytes, in the order of the chat."""
 
 
-def example(folder: Path) -> Example | None:
+def pick_example(folder: Path) -> Example | None:
     """The first row of `sft` with an observation image in it, else with any image; None where none has one."""
     best: dict[str, Any] | None = None
     for path in sorted((folder / "sft" / "train").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
             if len(row["images"]) > 1:
-                return _example(row)
+                return _make_example(row)
             best = best or (row if row["images"] else None)
-    return _example(best) if best else None
+    return _make_example(best) if best else None
 
 
-def _example(row: dict[str, Any]) -> Example:
+def _make_example(row: dict[str, Any]) -> Example:
     shown = row["images"][:SHOWN_IMAGES]
     return Example(
-        row, {EXAMPLES.replace("*", str(number)): _small(item["bytes"]) for number, item in enumerate(shown)}
+        row, {EXAMPLES.replace("*", str(number)): _shrink(item["bytes"]) for number, item in enumerate(shown)}
     )
 
 
-def _small(data: bytes) -> bytes:
+def _shrink(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as image:
         picture = image.convert("RGB")
         picture.thumbnail((SIDE, SIDE))
-    return _png(picture)
+    return _encode_png(picture)
 
 
-def bars(title: str, groups: Sequence[tuple[str, int, int]], legend: tuple[str, str] | None = None) -> bytes:
+def draw_bars(title: str, groups: Sequence[tuple[str, int, int]], legend: tuple[str, str] | None = None) -> bytes:
     """Horizontal bars as PNG: each group's name, a dark count and a light one on top of it."""
     head = 2 * ROW if legend else ROW + 8
     canvas = Image.new("RGB", (WIDTH, head + ROW * len(groups) + 12), PAPER)
     draw, font, bold = ImageDraw.Draw(canvas), ImageFont.load_default(14), ImageFont.load_default(16)
     draw.text((10, 6), title, INK, bold)
     if legend:
-        for place, (name, colour) in enumerate(zip(legend, (BAR, QUIET), strict=True)):
+        for place, (name, colour) in enumerate(zip(legend, (BAR, LIGHT), strict=True)):
             draw.rectangle((10 + 150 * place, ROW + 6, 22 + 150 * place, ROW + 18), colour)
             draw.text((28 + 150 * place, ROW + 3), name, INK, font)
     most = max((first + second for _, first, second in groups), default=1) or 1
@@ -67,12 +67,12 @@ def bars(title: str, groups: Sequence[tuple[str, int, int]], legend: tuple[str, 
         if first:
             draw.rectangle((LEFT, y + 3, middle, y + ROW - 6), BAR)
         if second:
-            draw.rectangle((middle, y + 3, end, y + ROW - 6), QUIET)
+            draw.rectangle((middle, y + 3, end, y + ROW - 6), LIGHT)
         draw.text((end + 8, y + 3), f"{first + second:,}", INK, font)
-    return _png(canvas)
+    return _encode_png(canvas)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _encode_png(picture: Image.Image) -> bytes:
     sink = io.BytesIO()
     picture.save(sink, "PNG")
     return sink.getvalue()

@@ -2,7 +2,7 @@
 
 from cot_builder.corpus.reading import list_shards
 from cot_builder.corpus.validated import check_up_to_date, check_validated, corpus_sha256, read_change_stamp
-from cot_builder.publishing.configs import combined
+from cot_builder.publishing.configs import combine_hashes
 from cot_builder.storage.workspace import Workspace, file_hash
 
 
@@ -22,7 +22,9 @@ def corpus_inputs(workspace: Workspace) -> dict[str, str]:
     """What the published files are made from: name to hash."""
     inputs = {"corpus": corpus_sha256(workspace.indus_cot)}
     # A changed shard has another time; hashing the images here would read everything twice.
-    inputs["shards"] = combined(f"{path.name} {read_change_stamp(path)}" for path in list_shards(workspace.indus_cot))
+    inputs["shards"] = combine_hashes(
+        f"{path.name} {read_change_stamp(path)}" for path in list_shards(workspace.indus_cot)
+    )
     for name, path in {
         "supervision": workspace.select / "supervision.parquet",
         "drafts": workspace.draft / "trajectory.parquet",

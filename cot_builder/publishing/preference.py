@@ -15,7 +15,7 @@ from cot_builder.corpus.drafts import ObservationImages
 from cot_builder.corpus.writing import row_id
 from cot_builder.inspection.rendering import prompt, render_messages
 from cot_builder.inspection.toolbox import Toolbox
-from cot_builder.publishing.rows import Context, check_without_path, observation_reference, prompt_text
+from cot_builder.publishing.rows import RowContext, check_without_path, make_observation_reference, render_prompt_json
 from cot_builder.storage.images import decode
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -61,14 +61,14 @@ def find_pairs(workspace: Workspace, reviews: Sequence[Review], counts: Counter[
     return found
 
 
-def observation_images(workspace: Workspace) -> ObservationImages | None:
+def open_observation_images(workspace: Workspace) -> ObservationImages | None:
     """The images that the tools returned while drafting; None where none were kept."""
     folder = workspace.draft
     return ObservationImages(folder) if (folder / "observation.parquet").is_file() else None
 
 
-def preference_row(
-    context: Context,
+def make_preference_row(
+    context: RowContext,
     observations: ObservationImages | None,
     row: Mapping[str, Any],
     pair: Pair,
@@ -94,7 +94,7 @@ def preference_row(
     """
     source = context.sources[row["source_set"]]
     chosen = images.as_py()
-    refused, again = _observed(observations, row, pair.trajectory, chosen[0]["bytes"])
+    refused, again = _collect_observations(observations, row, pair.trajectory, chosen[0]["bytes"])
     shown = (chosen[:1], chosen[1:], refused) if source.embedded else ([], [], [])
     chat = partial(render_messages, category=row["category"], view=row["view"])
     asked = len(prompt(row["category"], row["view"]))
@@ -103,7 +103,7 @@ def preference_row(
     return {
         "id": f"{row['id']}-{number}",
         "row": row["id"],
-        "prompt": prompt_text(row["category"], row["view"]),
+        "prompt": render_prompt_json(row["category"], row["view"]),
         "chosen": json.dumps(chat(taken)[asked:], ensure_ascii=False),
         "rejected": turned_down,
         "images": shown[0],
@@ -122,7 +122,7 @@ def preference_row(
     }
 
 
-def _observed(
+def _collect_observations(
     observations: ObservationImages | None, row: Mapping[str, Any], trajectory: Trajectory, inspected: bytes
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Observation images of a trajectory that is not in the corpus, and how to make them again."""
@@ -143,5 +143,5 @@ def _observed(
             )
         path = f"{digest[:16]}.png"
         shown.append({"bytes": png, "path": path})
-        references.append(observation_reference(digest, number, path, row["image_sha256"]))
+        references.append(make_observation_reference(digest, number, path, row["image_sha256"]))
     return shown, references

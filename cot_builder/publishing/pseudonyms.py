@@ -29,6 +29,6 @@ def read_salt(workspace: Workspace) -> bytes:
     return salt
 
 
-def pseudonym(salt: bytes, name: str, digits: int) -> str:
+def make_pseudonym(salt: bytes, name: str, digits: int) -> str:
     """Hexadecimal digits that stand for a name; the same name has the same ones."""
     return hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:digits]

@@ -18,20 +18,19 @@ from cot_builder.progress import track
 from cot_builder.publishing import card, changes, manifest, secrets
 from cot_builder.publishing.changes import Changes
 from cot_builder.publishing.configs import CONFIGS, Config, features, row_hash
-from cot_builder.publishing.croissant import FILE as CROISSANT
-from cot_builder.publishing.croissant import croissant
-from cot_builder.publishing.hub import Commit, Hub, Remote, differing, inspect_repo, size_of
+from cot_builder.publishing.croissant import CROISSANT_FILE, render_croissant
+from cot_builder.publishing.hub import Commit, Hub, Remote, find_changed_files, inspect_repo, size_of
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.manifest import FORMAT, MANIFEST
 from cot_builder.publishing.pictures import EXAMPLES
-from cot_builder.publishing.publishable import build, check
-from cot_builder.publishing.sources import Source, sources
+from cot_builder.publishing.publishable import build_shards, check_publishable
+from cot_builder.publishing.sources import Source, read_sources
 from cot_builder.storage.output import read_manifest, read_versions, write_bytes, write_text
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
 BATCH = 8
-TEXTS = (".md", ".json")
+TEXT_SUFFIXES = (".md", ".json")
 
 
 class Plan(NamedTuple):
@@ -39,7 +38,7 @@ class Plan(NamedTuple):
 
     repo: str
     version: str
-    shapes: Mapping[Config, Mapping[str, tuple[int, int, int]]]
+    sizes: Mapping[Config, Mapping[str, tuple[int, int, int]]]
     sources: Mapping[str, Source]
     licence: str
     left_out: list[str]
@@ -47,7 +46,7 @@ class Plan(NamedTuple):
     files: Mapping[str, Path | bytes]
     """Everything that is to be there."""
     changed: Mapping[str, Path | bytes]
-    gone: list[str]
+    deleted: list[str]
     changes: Changes | None
     """Of the rows; None where nothing is published yet."""
     remote: Remote | None
@@ -56,15 +55,15 @@ class Plan(NamedTuple):
     """Why it was not."""
 
     @property
-    def nothing(self) -> bool:
-        return not self.changed and not self.gone
+    def is_empty(self) -> bool:
+        return not self.changed and not self.deleted
 
     @property
     def upload_bytes(self) -> int:
         return sum(map(size_of, self.changed.values()))
 
 
-class Published(NamedTuple):
+class Publication(NamedTuple):
     """What became of it."""
 
     plan: Plan
@@ -102,45 +101,45 @@ def plan(
         IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's, or not
             as it is asked for.
     """
-    check(params, workspace)
+    check_publishable(params, workspace)
     hub, remote, before, note = inspect_repo(
         repo, "dataset", pull_request=pull_request, private=private, parent=parent, offline=offline
     )
-    folder = build(params, workspace, before["bits"] if before else None)
+    folder = build_shards(params, workspace, before["bits"] if before else None)
     index = pl.read_parquet(folder / INDEX)
-    differences = changes.compare(_index(hub, remote), index) if before else None
-    shown = sources(params, workspace.indus_cot)
-    data = {f"{path.relative_to(folder).as_posix()}": path for path in _data(folder)}
+    differences = changes.compare(_read_published_index(hub, remote), index) if before else None
+    shown = read_sources(params, workspace.indus_cot)
+    data = {f"{path.relative_to(folder).as_posix()}": path for path in _list_data_files(folder)}
     there = remote.files if remote else {}
-    moved = differing(data, there)
-    gone = sorted(
+    moved = find_changed_files(data, there)
+    deleted = sorted(
         path for path in there if path not in data and path.partition("/")[0] in CONFIGS
     )  # fmt: skip
     # As it is published: where nothing else differs, nothing is to do, and no version is to be made.
-    state = _manifest(params, workspace, shown, index, before, None)
-    texts = _texts(repo, params, workspace, shown, state, audit) if before else {}
-    if not before or moved or gone or differing(texts, there):
+    state = _make_manifest(params, workspace, shown, index, before, None)
+    texts = _render_texts(repo, params, workspace, shown, state, audit) if before else {}
+    if not before or moved or deleted or find_changed_files(texts, there):
         version = changes.next_version(before, differences)
         today = datetime.now(UTC).date().isoformat()
         same = "the same rows; card, making, or reviews of drafts that are no row changed"
-        note_of = "" if not before or (differences and differences.any) else same
-        entry = changes.entry(version, today, len(index), differences, note_of)
-        state = _manifest(params, workspace, shown, index, before, entry)
-        texts = _texts(repo, params, workspace, shown, state, audit)
-    gone += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
+        note_of = "" if not before or (differences and differences.has_changes) else same
+        entry = changes.make_changelog_entry(version, today, len(index), differences, note_of)
+        state = _make_manifest(params, workspace, shown, index, before, entry)
+        texts = _render_texts(repo, params, workspace, shown, state, audit)
+    deleted += sorted(path for path in there if fnmatch(path, EXAMPLES) and path not in texts)
     for path, content in texts.items():
         write_bytes(folder / path, content)
     files: dict[str, Path | bytes] = {**data, **texts}
     made = Plan(
         repo=repo,
         version=state["version"],
-        shapes=card.shapes(folder),
+        sizes=card.measure_splits(folder),
         sources=shown,
         licence=state["licence"],
-        left_out=card.left_out(folder),
+        left_out=card.list_left_out(folder),
         files=files,
-        changed={**moved, **differing(texts, there)},
-        gone=gone,
+        changed={**moved, **find_changed_files(texts, there)},
+        deleted=deleted,
         changes=differences,
         remote=remote,
         note=note,
@@ -158,7 +157,7 @@ def publish(
     tag: bool = False,
     parent: str = "",
     audit: AcceptedShare | None = None,
-) -> Published:
+) -> Publication:
     """Push what differs, as one commit on top of what was looked at; then load all of it back and compare.
 
     Args:
@@ -179,10 +178,10 @@ def publish(
     assert hub is not None and made.remote is not None
     remote, commit = made.remote, None
     name = f"v{made.version}" if tag else ""
-    if not made.nothing:
+    if not made.is_empty:
         title = f"Indus-CoT {made.version}" + (f": {made.changes}" if made.changes else "")
         commit = hub.commit(
-            made.files, made.changed, made.gone, remote, title, private=private, pull_request=pull_request, tag=name
+            made.files, made.changed, made.deleted, remote, title, private=private, pull_request=pull_request, tag=name
         )
     revision = commit.revision if commit else (remote.head or "main")
     # Whatever ended the comparison of an earlier run, it is made up for.
@@ -190,23 +189,23 @@ def publish(
     known: dict[str, str] = json.loads(compared.read_text()) if compared.is_file() else {}
     rows = 0
     if known.get(repo) != revision:
-        rows = _read_back(repo, revision, workspace.publish)
+        rows = _verify_published(repo, revision, workspace.publish)
         write_text(compared, json.dumps({**known, repo: revision}, indent=1) + "\n")
     if name:
         hub.tag(name, revision)
-    return Published(made, commit, rows, name)
+    return Publication(made, commit, rows, name)
 
 
-def _index(hub: Hub | None, remote: Remote | None) -> pl.DataFrame:
+def _read_published_index(hub: Hub | None, remote: Remote | None) -> pl.DataFrame:
     assert hub is not None and remote is not None and remote.head is not None
     return changes.read_published_index(hub.fetch(INDEX, remote.head), hub.repo)
 
 
-def _data(folder: Path) -> list[Path]:
+def _list_data_files(folder: Path) -> list[Path]:
     return [*(path for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))), folder / INDEX]
 
 
-def _manifest(
+def _make_manifest(
     params: Params,
     workspace: Workspace,
     shown: Mapping[str, Source],
@@ -227,9 +226,9 @@ def _manifest(
         "format": FORMAT,
         "kind": "dataset",
         "version": log[-1]["version"] if log else "",
-        "licence": card.licence_of(params, shown),
+        "licence": card.strictest_licence(params, shown),
         "rows": dict(index.group_by("split").len().sort("split").iter_rows()),
-        "corpus_sha256": changes.corpus_sha256(index),
+        "corpus_sha256": changes.hash_rows(index),
         "bits": built["counts"]["bits"],
         "sources": {
             name: {
@@ -250,7 +249,7 @@ def _manifest(
     }
 
 
-def _texts(
+def _render_texts(
     repo: str,
     params: Params,
     workspace: Workspace,
@@ -259,26 +258,26 @@ def _texts(
     audit: AcceptedShare | None,
 ) -> dict[str, bytes]:
     """Everything in the repository but the data, looked through for what must not leave."""
-    found = card.write(repo, params, workspace, shown, state, audit)
-    found[card.CHANGELOG] = changes.changelog(state["changelog"]).encode()
-    found[MANIFEST] = manifest.manifest_text(state).encode()
-    found[CROISSANT] = croissant(
+    found = card.render_card(repo, params, workspace, shown, state, audit)
+    found[card.CHANGELOG] = changes.render_changelog(state["changelog"]).encode()
+    found[MANIFEST] = manifest.render_manifest(state).encode()
+    found[CROISSANT_FILE] = render_croissant(
         repo,
         state["version"],
         state["changelog"][-1]["date"],
         state["licence"],
         card.SUMMARY,
         card.PAPER,
-        {config: features(config) for config in card.shapes(workspace.publish)},
+        {config: features(config) for config in card.measure_splits(workspace.publish)},
     ).encode()
-    expression = secrets.pattern(workspace.root, params)
+    expression = secrets.build_pattern(workspace.root, params)
     for path, content in found.items():
-        if path.endswith(TEXTS):
-            secrets.check(content.decode(), path, expression)
+        if path.endswith(TEXT_SUFFIXES):
+            secrets.check_text(content.decode(), path, expression)
     return found
 
 
-def _read_back(repo: str, revision: str, folder: Path) -> int:
+def _verify_published(repo: str, revision: str, folder: Path) -> int:
     """Load every configuration as a stranger would and compare each row with what was written.
 
     Raises:
@@ -288,14 +287,14 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    from cot_builder.publishing.hub import not_compared, short_revision
-    from cot_builder.publishing.retry import call_hub, connection_errors, quiet
+    from cot_builder.publishing.hub import not_compared_message, short_revision
+    from cot_builder.publishing.retry import call_hub, connection_error_types, hide_hub_progress
 
     compared = 0
     datasets.disable_progress_bars()
-    stands = not_compared(revision)
+    stands = not_compared_message(revision)
     try:
-        for config, splits in card.shapes(folder).items():
+        for config, splits in card.measure_splits(folder).items():
             for split, (rows, _, _) in splits.items():
 
                 def load(config: Config = config, split: str = split) -> Any:
@@ -303,13 +302,15 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                         repo, config, split=split, revision=revision, streaming=True, token=get_token()
                     )
 
-                with quiet():
+                with hide_hub_progress():
                     theirs = (
                         row
                         for table in call_hub(load, repo, stands).with_format("arrow").iter(BATCH)
                         for row in table.to_pylist()
                     )
-                    pairs = track(zip_longest(_local(folder, config, split), theirs), f"compare {config} {split}", rows)
+                    pairs = track(
+                        zip_longest(_read_local_rows(folder, config, split), theirs), f"compare {config} {split}", rows
+                    )
                     for ours, read in pairs:
                         if ours is None or read is None or row_hash(ours) != row_hash(read):
                             identity = (ours or read)["id"]
@@ -321,7 +322,7 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
                         compared += 1
     except (
         HfHubHTTPError,
-        *connection_errors(),
+        *connection_error_types(),
         OSError,
         ValueError,
         pa.ArrowException,
@@ -333,6 +334,6 @@ def _read_back(repo: str, revision: str, folder: Path) -> int:
     return compared
 
 
-def _local(folder: Path, config: Config, split: str) -> Iterator[dict[str, Any]]:
+def _read_local_rows(folder: Path, config: Config, split: str) -> Iterator[dict[str, Any]]:
     for path in sorted((folder / config / split).glob("*.parquet")):
         yield from pq.read_table(path).to_pylist()

@@ -22,16 +22,16 @@ from cot_builder.corpus.validated import check_bytes, read_change_stamp
 from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.publishing import secrets
-from cot_builder.publishing.configs import Config, combined, row_hash
-from cot_builder.publishing.index import BATCH, COMPARED, INDEX, INDEX_SCHEMA, index_row, read_split
+from cot_builder.publishing.configs import Config, combine_hashes, row_hash
+from cot_builder.publishing.index import BATCH, INDEX, INDEX_SCHEMA, INDEXED_COLUMNS, make_index_row, read_split
 from cot_builder.publishing.preconditions import check_corpus, corpus_inputs
-from cot_builder.publishing.preference import find_pairs, observation_images, preference_row
-from cot_builder.publishing.pseudonyms import pseudonym, read_salt
-from cot_builder.publishing.review_rows import current_reviews, review_row
-from cot_builder.publishing.rows import Context, check_row, learner_tables, make_context, make_references
-from cot_builder.publishing.scanning import scan_batch, scanned_table
-from cot_builder.publishing.shards import bucket_of, shard_bits, shard_name, write_shard
-from cot_builder.publishing.sources import sources
+from cot_builder.publishing.preference import find_pairs, make_preference_row, open_observation_images
+from cot_builder.publishing.pseudonyms import make_pseudonym, read_salt
+from cot_builder.publishing.review_rows import make_review_row, select_current_reviews
+from cot_builder.publishing.rows import RowContext, check_row, make_learner_tables, make_references, make_row_context
+from cot_builder.publishing.scanning import make_scanned_table, scan_batch
+from cot_builder.publishing.shards import bucket_of, choose_shard_bits, shard_name, write_shard
+from cot_builder.publishing.sources import read_sources
 from cot_builder.storage.code import compute_code_key
 from cot_builder.storage.output import Output, read_manifest, read_versions, stage_output
 from cot_builder.storage.workspace import Workspace
@@ -41,11 +41,11 @@ from schemas.selection import SPLIT
 from schemas.trajectory import Trajectory
 
 INDEX_BATCH = 4096
-WRITING = 12
+MAX_PENDING = 12
 """Shards that are left to the writers while the next batch is read: with fewer, they have nothing to do meanwhile."""
 
 
-def build(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
+def build_shards(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
     """Write ``data/publish``, unless it is there already and made from the same; returns the folder.
 
     Args:
@@ -58,17 +58,17 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
             ``publish.images`` asks for; a row holds something that must not leave.
     """
     counts = check_corpus(workspace)
-    shown = sources(params, workspace.indus_cot)
-    bits = shard_bits(counts, bits_before)
+    shown = read_sources(params, workspace.indus_cot)
+    bits = choose_shard_bits(counts, bits_before)
     reviews, salt = read_reviews(workspace), read_salt(workspace)
-    expression = secrets.pattern(workspace.root, params)
+    expression = secrets.build_pattern(workspace.root, params)
     request = {
         **params.publish.model_dump(include={"images", "require_review", "licence"}),
         "bits": bits,
         # A change of code alters the bytes even if no version changes.
         "code": compute_code_key(__name__),
         # What was looked for, which holds secrets, under a key that stays here.
-        "looked_for": pseudonym(salt, expression, 64),
+        "looked_for": make_pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
     }
     inputs = corpus_inputs(workspace)
@@ -76,26 +76,26 @@ def build(params: Params, workspace: Workspace, bits_before: int | None = None) 
         return workspace.publish
     check_bytes(workspace)
     with stage_output(workspace.publish, stage="publish", params=request, inputs=inputs) as output:
-        context = make_context(params, workspace, shown, expression, salt)
-        output.counts |= _Build(context, bits, output, reviews).run(counts)
-        output.counts["written"] = _written(output.path)
+        context = make_row_context(params, workspace, shown, expression, salt)
+        output.counts |= _ShardBuilder(context, bits, output, reviews).run(counts)
+        output.counts["written"] = _stamp_files(output.path)
     return workspace.publish
 
 
-def check(params: Params, workspace: Workspace) -> None:
+def check_publishable(params: Params, workspace: Workspace) -> None:
     """What can be told before anything is written.
 
     Raises:
         IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
     """
     check_corpus(workspace)
-    sources(params, workspace.indus_cot)
+    read_sources(params, workspace.indus_cot)
 
 
-def _written(folder: Path) -> str:
+def _stamp_files(folder: Path) -> str:
     """Of every file of rows in the folder: another one where one was changed since."""
     paths = sorted(folder.rglob("*.parquet"))
-    return combined(f"{path.relative_to(folder).as_posix()} {read_change_stamp(path)}" for path in paths)
+    return combine_hashes(f"{path.relative_to(folder).as_posix()} {read_change_stamp(path)}" for path in paths)
 
 
 def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
@@ -105,20 +105,20 @@ def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str
     same = json.loads(json.dumps([request, inputs, read_versions()], default=str))
     if [made.get("params"), made.get("inputs"), made.get("versions")] != same:
         return False
-    return bool(made["counts"].get("written") == _written(folder))
+    return bool(made["counts"].get("written") == _stamp_files(folder))
 
 
-class _Build:
+class _ShardBuilder:
     """Reads the corpus once, and writes shards, index and reviews as it goes."""
 
-    def __init__(self, context: Context, bits: int, output: Output, reviews: Sequence[Review]) -> None:
+    def __init__(self, context: RowContext, bits: int, output: Output, reviews: Sequence[Review]) -> None:
         self.context = context
         self.bits = bits
         self.output = output
         self.counts: Counter[str] = Counter()
         self._pairs = find_pairs(context.workspace, reviews, self.counts)
-        self.reviews = current_reviews(context.workspace, reviews, self.counts)
-        self._observations = observation_images(context.workspace)
+        self.reviews = select_current_reviews(context.workspace, reviews, self.counts)
+        self._observations = open_observation_images(context.workspace)
         self._reviewed: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._pending: deque[Future[None]] = deque()
         self._index: list[dict[str, Any]] = []
@@ -153,11 +153,11 @@ class _Build:
                         "corpus is of an older version: run `indus-cot repro assemble`"
                     )
             last = ids[-1]
-            ready = self._ready(batch, split)
+            ready = self._convert_batch(batch, split)
             start = 0
             for found, run in groupby(ids, lambda identity: bucket_of(identity, self.bits)):
                 if found != bucket:
-                    self._save(held, split, bucket)
+                    self._submit_shard(held, split, bucket)
                     held, bucket = {}, found
                 size = len(list(run))
                 for config, (table, starts) in ready.items():
@@ -165,12 +165,12 @@ class _Build:
                     if end > first:
                         held.setdefault(config, []).append(table.slice(first, end - first))
                 start += size
-        self._save(held, split, bucket)
+        self._submit_shard(held, split, bucket)
 
-    def _ready(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
+    def _convert_batch(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
         """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
         context, images = self.context, batch.column("images")
-        rows = batch.select([name.partition(".")[0] for name in COMPARED]).to_pylist()
+        rows = batch.select([name.partition(".")[0] for name in INDEXED_COLUMNS]).to_pylist()
         paths = iter(pc.struct_field(images.flatten(), "path").to_pylist())
         references: list[list[dict[str, Any]]] = []
         pairs: list[dict[str, Any]] = []
@@ -183,27 +183,29 @@ class _Build:
             due = self._pairs.get(row["id"], []) + self._pairs.get(row["sample_id"], [])
             for place, pair in enumerate(pair for pair in due if pair.trajectory != trajectory):
                 shown = (images[number], references[-1], place)
-                pairs.append(preference_row(context, self._observations, row, pair, trajectory, *shown))
-            self._describe(row, split, trajectory, pairs[starts[-1] :])
+                pairs.append(make_preference_row(context, self._observations, row, pair, trajectory, *shown))
+            self._add_to_index(row, split, trajectory, pairs[starts[-1] :])
             starts.append(len(pairs))
         self.counts["rows"] += len(rows)
         self.counts["embedded"] += sum(context.sources[row["source_set"]].embedded for row in rows)
         each = list(range(len(rows) + 1))
         ready: dict[Config, tuple[pa.Table, list[int]]] = {
-            config: (table, each) for config, table in learner_tables(context, batch, rows, references).items()
+            config: (table, each) for config, table in make_learner_tables(context, batch, rows, references).items()
         }
         if pairs:
-            ready["preference"] = (scanned_table("preference", pairs, context.expression), starts)
+            ready["preference"] = (make_scanned_table("preference", pairs, context.expression), starts)
         return ready
 
-    def _describe(
+    def _add_to_index(
         self, row: Mapping[str, Any], split: str, trajectory: Trajectory, pairs: Sequence[Mapping[str, Any]]
     ) -> None:
-        said = [review_row(self.context, review, row["sample_id"]) for review in self.reviews.by_row.pop(row["id"], [])]
-        line = index_row(row, split, trajectory)
+        said = [
+            make_review_row(self.context, review, row["sample_id"]) for review in self.reviews.by_row.pop(row["id"], [])
+        ]
+        line = make_index_row(row, split, trajectory)
         line |= {
-            "reviews_sha256": combined(sorted(map(row_hash, said))),
-            "pairs_sha256": combined(map(row_hash, pairs)),
+            "reviews_sha256": combine_hashes(sorted(map(row_hash, said))),
+            "pairs_sha256": combine_hashes(map(row_hash, pairs)),
         }
         self._index.append(line)
         if said:
@@ -215,9 +217,9 @@ class _Build:
         self._indexed.write_table(pa.Table.from_pylist(self._index, schema=INDEX_SCHEMA))
         self._index = []
 
-    def _save(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
+    def _submit_shard(self, held: Mapping[Config, Sequence[pa.Table]], split: str, bucket: int) -> None:
         for config, tables in held.items():
-            while len(self._pending) >= WRITING:
+            while len(self._pending) >= MAX_PENDING:
                 self._pending.popleft().result()
             name = shard_name(config, split, bucket, self.bits)
             table = pa.concat_tables(tables)
@@ -233,8 +235,12 @@ class _Build:
         for identity, reviews in self.reviews.by_row.items():
             sample = self.reviews.samples[identity]
             place = splits.get(sample, SPLITS[0]), bucket_of(identity, self.bits)
-            self._reviewed.setdefault(place, []).extend(review_row(self.context, review, sample) for review in reviews)
+            self._reviewed.setdefault(place, []).extend(
+                make_review_row(self.context, review, sample) for review in reviews
+            )
             self.counts["reviews of drafts that are no row"] += len(reviews)
         for (split, bucket), rows in sorted(self._reviewed.items()):
             ordered = sorted(rows, key=lambda row: (row["row"], row["id"]))
-            self._save({"review": [scanned_table("review", ordered, self.context.expression)]}, split, bucket)
+            self._submit_shard(
+                {"review": [make_scanned_table("review", ordered, self.context.expression)]}, split, bucket
+            )

@@ -19,10 +19,10 @@ from cot_builder.inspection.tools import TOOLBOX_VERSION
 from cot_builder.progress import track
 from cot_builder.publishing import card
 from cot_builder.publishing.configs import CONFIGS, IMAGES, Config, schema
-from cot_builder.publishing.croissant import FILE as CROISSANT
+from cot_builder.publishing.croissant import CROISSANT_FILE
 from cot_builder.publishing.index import INDEX
-from cot_builder.publishing.loading import explain_damage, obtain
-from cot_builder.publishing.manifest import MANIFEST, manifest_text, read_state, refuse_lfs_pointer
+from cot_builder.publishing.loading import explain_damage, open_or_download
+from cot_builder.publishing.manifest import MANIFEST, parse_manifest, refuse_lfs_pointer, render_manifest
 from cot_builder.publishing.shards import write_shard
 from cot_builder.storage.images import decode, encode_png
 from cot_builder.storage.output import read_manifest, stage_output
@@ -32,14 +32,14 @@ from schemas.errors import IndusCotError
 from schemas.trajectory import ToolCall
 
 STAGE = "rehydrate"
-_BY_REFERENCE = re.compile(
+_REFERENCE_NOTICE = re.compile(
     r"^The images of [^\n]* may not be passed on.*?^```bash\n.*?^```\n", re.DOTALL | re.MULTILINE
 )
 """What the card says of images that are not there."""
 SHOWN = 5
 
 
-class Made(NamedTuple):
+class RehydratedCorpus(NamedTuple):
     """What was made whole."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Made(NamedTuple):
     images: int
 
 
-def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
+def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> RehydratedCorpus:
     """Write ``target``: the published corpus with every image in its rows, as if they had been embedded.
 
     Args:
@@ -59,10 +59,10 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         IndusCotError: a set that is needed has no copy, a copy lacks an image, or an image made here has another
             hash than the published one.
     """
-    folder = obtain(place)
+    folder = open_or_download(place)
     if not any((folder / config).is_dir() for config in CONFIGS):
         raise IndusCotError(f"{place}: holds no configuration of a published corpus ({', '.join(CONFIGS)})")
-    needed = _needed(folder)
+    needed = _find_needed_files(folder)
     if missing := sorted(needed.keys() - copies.keys()):
         raise IndusCotError(
             f"{place}: the images of {', '.join(missing)} are published by reference; give your own copy of each: "
@@ -78,28 +78,30 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Made:
         ExitStack() as stack,
     ):
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=target.absolute().parent)))
-        files = {name: _Files(copies[name], wanted, scratch / name, name) for name, wanted in sorted(needed.items())}
+        files = {
+            name: _SourceCopy(copies[name], wanted, scratch / name, name) for name, wanted in sorted(needed.items())
+        }
         rows = images = 0
         shards = [(config, path) for config in CONFIGS for path in sorted((folder / config).rglob("*.parquet"))]
         for config, path in track(shards, "rehydrate (shards)", len(shards)):
             with explain_damage(path):
-                table, made = _whole(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
+                table, made = _fill_images(pq.read_table(path), config, files, f"{path.relative_to(folder)}")
             write_shard(output.path / path.relative_to(folder), table, config)
             rows, images = rows + len(table), images + made
-        for name in (INDEX, card.CHANGELOG, CROISSANT):
+        for name in (INDEX, card.CHANGELOG, CROISSANT_FILE):
             if (folder / name).is_file():
                 shutil.copyfile(refuse_lfs_pointer(folder / name), output.path / name)
         if (folder / "assets").is_dir():
             shutil.copytree(folder / "assets", output.path / "assets")
         if (folder / MANIFEST).is_file():
-            _tell_manifest(folder / MANIFEST, output.path / MANIFEST, needed)
+            _update_manifest(folder / MANIFEST, output.path / MANIFEST, needed)
         if (folder / card.README).is_file():
-            _tell_card(folder / card.README, output.path, sorted(needed))
+            _update_card(folder / card.README, output.path, sorted(needed))
         output.counts |= {"rows": rows, "images": images}
-    return Made(target, rows, read_manifest(target)["counts"]["images"])
+    return RehydratedCorpus(target, rows, read_manifest(target)["counts"]["images"])
 
 
-def _needed(folder: Path) -> dict[str, set[str]]:
+def _find_needed_files(folder: Path) -> dict[str, set[str]]:
     """Published files that rows without images need, by set and sha256."""
     found: dict[str, set[str]] = {}
     for config in CONFIGS:
@@ -122,19 +124,19 @@ def _needed(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def _tell_manifest(published: Path, target: Path, made: Collection[str]) -> None:
+def _update_manifest(published: Path, target: Path, made: Collection[str]) -> None:
     """The manifest, of which sets the images are within the rows by now."""
-    state = read_state(refuse_lfs_pointer(published).read_bytes(), str(published.parent))
+    state = parse_manifest(refuse_lfs_pointer(published).read_bytes(), str(published.parent))
     for name, source in state.get("sources", {}).items():
         source["images"] = "embedded" if name in made else source["images"]
-    target.write_text(manifest_text(state), encoding="utf-8")
+    target.write_text(render_manifest(state), encoding="utf-8")
 
 
-def _tell_card(published: Path, folder: Path, made: Sequence[str]) -> None:
+def _update_card(published: Path, folder: Path, made: Sequence[str]) -> None:
     """The card, which speaks of this copy and not of what was published: sizes, and where the images are."""
     from huggingface_hub import DatasetCard
 
-    card.resize(published, folder)
+    card.copy_card(published, folder)
     found = DatasetCard.load(folder / card.README)
     if made:
         note = (
@@ -142,22 +144,22 @@ def _tell_card(published: Path, folder: Path, made: Sequence[str]) -> None:
             "every sha256 as published; whether they may be passed on is told below, set by set. Load it by its path, "
             "not by the name.\n"
         )
-        found.text = _BY_REFERENCE.sub("", found.text).replace("| by reference |", "| within the rows |")
+        found.text = _REFERENCE_NOTICE.sub("", found.text).replace("| by reference |", "| within the rows |")
         found.text = re.sub(r"(?m)^(# .*\n)", lambda title: f"{title[1]}\n{note}", found.text, count=1)
-    for config, splits in card.shapes(folder).items():
+    for config, splits in card.measure_splits(folder).items():
         for split, (_, size, _) in splits.items():
             row = rf"(?m)^(\| `{config}` \| {split} \| [\d,]+ \| )[\d.]+ \|"
             found.text = re.sub(row, rf"\g<1>{size / 1e6:.1f} |", found.text)
     found.save(folder / card.README)
 
 
-class _Files:
+class _SourceCopy:
     """The published files of one set, found in a copy of it by their hash."""
 
     def __init__(self, copy: str, wanted: set[str], scratch: Path, name: str) -> None:
         self._places: dict[str, tuple[str, int]] = {}
         with ShardWriter(scratch) as writer:
-            for data in _images_of(copy, scratch / "downloads", f"search {name}"):
+            for data in _iter_images(copy, scratch / "downloads", f"search {name}"):
                 digest = hashlib.sha256(data).hexdigest()
                 if digest in wanted and digest not in self._places:
                     self._places[digest] = writer.add(digest, data)
@@ -173,7 +175,7 @@ class _Files:
         return self._reader.get(*self._places[digest])
 
 
-def _images_of(copy: str, downloads: Path, description: str) -> Iterator[bytes]:
+def _iter_images(copy: str, downloads: Path, description: str) -> Iterator[bytes]:
     """Every image file of a user's copy, which may be what `pull` has made of it; shows how far the search is."""
     folder = Path(copy)
     if (folder / "manifest.json").is_file() and read_manifest(folder).get("stage") == "pull":
@@ -188,7 +190,7 @@ def _images_of(copy: str, downloads: Path, description: str) -> Iterator[bytes]:
             yield bytes(member.read())
 
 
-def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: str) -> tuple[pa.Table, int]:
+def _fill_images(table: pa.Table, config: Config, files: Mapping[str, _SourceCopy], where: str) -> tuple[pa.Table, int]:
     """The shard with its images in place, and how many were made."""
     rows, made = table.to_pylist(), 0
     for row in rows:
@@ -196,14 +198,14 @@ def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: 
         for column, references in IMAGES[config].items():
             if row[column] or not row[references]:
                 continue
-            calls = _calls(row, column)
+            calls = _parse_calls(row, column)
             shown = []
             for item in row[references]:
                 file = files[row["source_set"]].get(item["file_sha256"])
                 if item["kind"] == "observation":
-                    box = box or _toolbox(row, files, f"{where}, row {row['id']}")
+                    box = box or _open_toolbox(row, files, f"{where}, row {row['id']}")
                 shown.append(
-                    {"bytes": _image(item, file, calls, box, f"{where}, row {row['id']}"), "path": item["path"]}
+                    {"bytes": _make_image(item, file, calls, box, f"{where}, row {row['id']}"), "path": item["path"]}
                 )
             made += len(shown)
             row[column] = shown[0] if column == "image" else shown
@@ -211,7 +213,7 @@ def _whole(table: pa.Table, config: Config, files: Mapping[str, _Files], where: 
     return (pa.Table.from_pylist(rows, schema=due) if made else table.cast(due)), made
 
 
-def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) -> Toolbox:
+def _open_toolbox(row: Mapping[str, Any], files: Mapping[str, _SourceCopy], where: str) -> Toolbox:
     if row.get("toolbox_version", TOOLBOX_VERSION) != TOOLBOX_VERSION:
         raise IndusCotError(
             f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; check out the "
@@ -222,7 +224,9 @@ def _toolbox(row: Mapping[str, Any], files: Mapping[str, _Files], where: str) ->
     return Toolbox(decode(files[row["source_set"]].get(first["file_sha256"]), region, where), {})
 
 
-def _image(item: Mapping[str, Any], file: bytes, calls: Sequence[ToolCall], box: Toolbox | None, where: str) -> bytes:
+def _make_image(
+    item: Mapping[str, Any], file: bytes, calls: Sequence[ToolCall], box: Toolbox | None, where: str
+) -> bytes:
     if item["kind"] == "file":
         data: bytes | None = file
     elif item["kind"] == "region":
@@ -238,7 +242,7 @@ def _image(item: Mapping[str, Any], file: bytes, calls: Sequence[ToolCall], box:
     return data
 
 
-def _calls(row: Mapping[str, Any], column: str) -> list[ToolCall]:
+def _parse_calls(row: Mapping[str, Any], column: str) -> list[ToolCall]:
     source = {"images": "messages", "chosen_images": "chosen", "rejected_images": "rejected"}.get(column, "")
     text = row.get(source)
     if not text:

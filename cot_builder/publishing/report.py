@@ -1,17 +1,17 @@
 """What a publication did or would do, in lines for a terminal."""
 
 from cot_builder.publishing.hub import Commit, Remote, size_of
-from cot_builder.publishing.model import ModelPlan, PublishedModel
-from cot_builder.publishing.publish import Plan, Published
+from cot_builder.publishing.model import ModelPlan, ModelPublication
+from cot_builder.publishing.publish import Plan, Publication
 
 MEGABYTE = 1e6
 SHOWN = 3
 
 
-def told(plan: Plan, done: Published | None = None) -> str:
+def describe_plan(plan: Plan, done: Publication | None = None) -> str:
     """A plan, or what became of it."""
     lines = [f"{plan.repo}: Indus-CoT {plan.version}, licence {plan.licence}"]
-    for config, splits in plan.shapes.items():
+    for config, splits in plan.sizes.items():
         for split, (rows, size, files) in splits.items():
             lines.append(f"  {config:<10} {split:<10} {rows:>7} rows {files:>6} files {size / MEGABYTE:>9.1f} MB")
     for name, source in plan.sources.items():
@@ -19,13 +19,13 @@ def told(plan: Plan, done: Published | None = None) -> str:
         facts = source.facts
         lines.append(f"  {name}: {facts.licence}; redistribution {facts.redistribution} ({facts.clause}): {how}")
     lines += [f"  {line}" for line in plan.left_out]
-    lines.append(_where(plan.remote, plan.note))
+    lines.append(_describe_remote(plan.remote, plan.note))
     if plan.changes:
         lines.append(f"  {plan.changes}")
     lines.append(
         f"  {len(plan.changed)} of {len(plan.files)} files differ, {plan.upload_bytes / MEGABYTE:.1f} MB; "
-        f"{len(plan.gone)} go"
-        + (f" ({', '.join(plan.gone[:SHOWN])}{' …' * (len(plan.gone) > SHOWN)})" if plan.gone else "")
+        f"{len(plan.deleted)} go"
+        + (f" ({', '.join(plan.deleted[:SHOWN])}{' …' * (len(plan.deleted) > SHOWN)})" if plan.deleted else "")
     )
     if done is None:
         lines.append("nothing was sent (dry run); the files are in data/publish")
@@ -36,14 +36,14 @@ def told(plan: Plan, done: Published | None = None) -> str:
         compared = f"{done.rows_compared} rows loaded back, every hash as written"
         # Proposed again, it is the pull request that an earlier run made and compared.
         lines.append(
-            f"{_what(done.commit)}: {done.commit.url}; {compared if done.rows_compared else 'compared before'}"
+            f"{_name_commit(done.commit)}: {done.commit.url}; {compared if done.rows_compared else 'compared before'}"
         )
     if done and done.tag:
         lines.append(f"tag: {done.tag}")
     return "\n".join(lines)
 
 
-def told_model(plan: ModelPlan, done: PublishedModel | None = None) -> str:
+def describe_model_plan(plan: ModelPlan, done: ModelPublication | None = None) -> str:
     """The same of a model."""
     sizes = {name: size_of(source) for name, source in plan.files.items()}
     lines = [
@@ -51,24 +51,24 @@ def told_model(plan: ModelPlan, done: PublishedModel | None = None) -> str:
         f"{plan.corpus}"
     ]
     lines += [f"  {name} {count / MEGABYTE:.2f} MB" for name, count in sorted(sizes.items())]
-    lines.append(_where(plan.remote, plan.note))
-    lines.append(f"  {len(plan.changed)} files differ, {len(plan.gone)} go")
+    lines.append(_describe_remote(plan.remote, plan.note))
+    lines.append(f"  {len(plan.changed)} files differ, {len(plan.deleted)} go")
     if done is None:
         lines.append("nothing was sent (dry run)")
     elif done.commit is None:
         lines.append("nothing changed: no commit")
     else:
-        lines.append(f"{_what(done.commit)}: {done.commit.url}; {len(sizes)} files there, every hash as written")
+        lines.append(f"{_name_commit(done.commit)}: {done.commit.url}; {len(sizes)} files there, every hash as written")
     if done and done.tag:
         lines.append(f"tag: {done.tag}")
     return "\n".join(lines)
 
 
-def _where(remote: Remote | None, note: str) -> str:
+def _describe_remote(remote: Remote | None, note: str) -> str:
     if remote is None:
         return f"  not compared with the Hub: {note}"
     return "  the repository is not there yet" if remote.head is None else f"  on top of commit {remote.head}"
 
 
-def _what(commit: Commit) -> str:
+def _name_commit(commit: Commit) -> str:
     return "pull request" if commit.pull_request else "commit"

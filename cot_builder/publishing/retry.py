@@ -38,7 +38,7 @@ def call_hub(action: Callable[[], T], repo: str, stands: str = "", unsure: str =
         try:
             return action()
         except Exception as error:
-            failure = _as_failure(error, repo, stands, left)
+            failure = _classify_failure(error, repo, stands, left)
             if failure is error:
                 raise
             raise failure from None
@@ -58,26 +58,26 @@ class _BrokenConnectionError(TransientError):
     """The connection broke."""
 
 
-def _as_failure(raised: Exception, repo: str, stands: str, left: str) -> BaseException:
+def _classify_failure(raised: Exception, repo: str, stands: str, left: str) -> BaseException:
     """What to raise for the failure of one attempt: a :class:`TransientError` where another one can help."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    error = _cause(raised)
+    error = _find_cause(raised)
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         if status in (404, 412):
             return error
         if status != 429 and status < 500:
-            return _refusal(status, repo, error, stands)
-        return TransientError(f"the Hub answers {status}", _asked_wait(error.response.headers))
-    if isinstance(error, connection_errors()):
+            return _make_refusal(status, repo, error, stands)
+        return TransientError(f"the Hub answers {status}", _read_wait(error.response.headers))
+    if isinstance(error, connection_error_types()):
         return _BrokenConnectionError(f"the connection broke ({type(error).__name__})")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _full(repo, left)
+        return _make_disk_full_error(repo, left)
     return raised
 
 
-def _asked_wait(headers: Mapping[str, str]) -> float | None:
+def _read_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds that an answer says to wait; None where it says nothing that can be read."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
@@ -89,7 +89,7 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
     return float(limit.reset_in_seconds) if limit and limit.remaining == 0 else None
 
 
-def _full(repo: str, left: str) -> IndusCotError:
+def _make_disk_full_error(repo: str, left: str) -> IndusCotError:
     from huggingface_hub.constants import HF_HOME
 
     return IndusCotError(
@@ -98,7 +98,7 @@ def _full(repo: str, left: str) -> IndusCotError:
     )
 
 
-def connection_errors() -> tuple[type[Exception], ...]:
+def connection_error_types() -> tuple[type[Exception], ...]:
     """What a connection that breaks raises."""
     import httpx
     import httpx2
@@ -106,18 +106,18 @@ def connection_errors() -> tuple[type[Exception], ...]:
     return (httpx2.TransportError, httpx.TransportError, ConnectionError)
 
 
-def _cause(error: BaseException) -> BaseException:
+def _find_cause(error: BaseException) -> BaseException:
     """What the Hub or the network said, where `huggingface_hub` wraps it: a failed upload, a file that is not there."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *connection_errors())
+    known: tuple[type[BaseException], ...] = (HfHubHTTPError, *connection_error_types())
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, known):
         inner = inner.__cause__ or inner.__context__
     return inner or error
 
 
-def _refusal(status: int, repo: str, error: Any, stands: str) -> IndusCotError:
+def _make_refusal(status: int, repo: str, error: Any, stands: str) -> IndusCotError:
     from huggingface_hub import get_token
 
     told = (error.server_message or "").splitlines()
@@ -140,7 +140,7 @@ def _refusal(status: int, repo: str, error: Any, stands: str) -> IndusCotError:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def hide_hub_progress() -> Iterator[None]:
     """Without the bars of `huggingface_hub`: progress is told here."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cot_builder.corpus.writing import row_id
-from cot_builder.publishing.pseudonyms import pseudonym
-from cot_builder.publishing.rows import Context
+from cot_builder.publishing.pseudonyms import make_pseudonym
+from cot_builder.publishing.rows import RowContext
 from cot_builder.storage.workspace import Workspace
 from schemas.review import Review
 from schemas.trajectory import DRAFT
@@ -21,7 +21,7 @@ class CurrentReviews(NamedTuple):
     """Sample of each draft, by the same id."""
 
 
-def current_reviews(workspace: Workspace, reviews: Sequence[Review], counts: Counter[str]) -> CurrentReviews:
+def select_current_reviews(workspace: Workspace, reviews: Sequence[Review], counts: Counter[str]) -> CurrentReviews:
     """The reviews of drafts as they are now; ``counts`` takes up how many others there are.
 
     A gold page shows another draft on purpose, with its mistake.
@@ -43,7 +43,7 @@ def current_reviews(workspace: Workspace, reviews: Sequence[Review], counts: Cou
     return CurrentReviews(found, samples)
 
 
-def review_row(context: Context, review: Review, sample: str) -> dict[str, Any]:
+def make_review_row(context: RowContext, review: Review, sample: str) -> dict[str, Any]:
     """A row of `review`."""
     said = review.model_dump(
         include={
@@ -51,10 +51,10 @@ def review_row(context: Context, review: Review, sample: str) -> dict[str, Any]:
         }
     )  # fmt: skip
     return {
-        "id": pseudonym(context.salt, review.review_id, 16),
+        "id": make_pseudonym(context.salt, review.review_id, 16),
         "row": row_id(review.draft_id),
         "sample_id": sample,
-        "reviewer": f"reviewer-{pseudonym(context.salt, review.reviewer.lower(), 8)}",
+        "reviewer": f"reviewer-{make_pseudonym(context.salt, review.reviewer.lower(), 8)}",
         "role": review.role,
         "day": review.reviewed_at[:10],
         **said,

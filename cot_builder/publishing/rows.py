@@ -14,7 +14,7 @@ from cot_builder.benchmarks.licences import combine_row_licences
 from cot_builder.inspection.rendering import prompt, render_messages
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.params import Params
-from cot_builder.publishing.configs import TRUTH, Config, schema
+from cot_builder.publishing.configs import SUPERVISION_COLUMNS, Config, schema
 from cot_builder.publishing.sources import Source
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
@@ -23,14 +23,14 @@ from schemas.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Context:
+class RowContext:
     """What every published row is made with."""
 
     params: Params
     workspace: Workspace
     sources: Mapping[str, Source]
     expression: str
-    """What must not leave, as :func:`cot_builder.publishing.secrets.pattern` has it."""
+    """What must not leave, as :func:`cot_builder.publishing.secrets.build_pattern` has it."""
     salt: bytes
     licences: Mapping[str, str]
     """Of the texts and images of each set together, as an identifier of the Hub."""
@@ -40,11 +40,11 @@ class Context:
     """Of each sample within its benchmark; says what is wrong with it, so no text may hold it."""
 
 
-def make_context(
+def make_row_context(
     params: Params, workspace: Workspace, sources: Mapping[str, Source], expression: str, salt: bytes
-) -> Context:
+) -> RowContext:
     """The context of a publication of the project as it is now."""
-    return Context(
+    return RowContext(
         params,
         workspace,
         sources,
@@ -52,11 +52,11 @@ def make_context(
         salt,
         {name: combine_row_licences(params.publish.licence, source.facts.licence) for name, source in sources.items()},
         json.dumps(tool_schemas()),
-        _source_paths(workspace),
+        _read_source_paths(workspace),
     )
 
 
-def check_row(context: Context, row: Mapping[str, Any], where: str) -> Trajectory:
+def check_row(context: RowContext, row: Mapping[str, Any], where: str) -> Trajectory:
     """The trajectory of a row, once its chat is what the trajectory renders to, and no more.
 
     Raises:
@@ -75,7 +75,9 @@ def check_row(context: Context, row: Mapping[str, Any], where: str) -> Trajector
     except (ValidationError, ValueError):
         raise IndusCotError(f"{where}: messages or trajectory hold no JSON of theirs; assemble again") from None
     if chat != render_messages(trajectory, row["category"], row["view"]):
-        raise IndusCotError(f"{where}, messages: {_stranger(chat)}; nothing was published. Run `indus-cot verify`")
+        raise IndusCotError(
+            f"{where}, messages: {_describe_mismatch(chat)}; nothing was published. Run `indus-cot verify`"
+        )
     verdict = trajectory.verdict
     if (row["answer"], [tuple(box) for box in row["boxes"]], row["defect_type"]) != (
         verdict.answer, [tuple(box) for box in verdict.boxes], verdict.defect_type
@@ -90,7 +92,7 @@ def check_row(context: Context, row: Mapping[str, Any], where: str) -> Trajector
     return trajectory
 
 
-def check_without_path(context: Context, row: Mapping[str, Any], text: str, where: str) -> None:
+def check_without_path(context: RowContext, row: Mapping[str, Any], text: str, where: str) -> None:
     """Refuse a text with the path of the benchmark's image, which says what is wrong with it.
 
     Raises:
@@ -125,17 +127,17 @@ def make_references(
         {"sha256": first, "kind": kind, "turn": None, "path": names[0], "file_sha256": file, "box": row["region"] or []}
     ]
     return made + [
-        observation_reference(sha, turn, name, file) for (sha, turn), name in zip(digests, names[1:], strict=True)
+        make_observation_reference(sha, turn, name, file) for (sha, turn), name in zip(digests, names[1:], strict=True)
     ]
 
 
-def observation_reference(digest: str, turn: int, path: str, file: str) -> dict[str, Any]:
+def make_observation_reference(digest: str, turn: int, path: str, file: str) -> dict[str, Any]:
     """How to make the image again that the call of a turn returned."""
     return {"sha256": digest, "kind": "observation", "turn": turn, "path": path, "file_sha256": file, "box": []}
 
 
-def learner_tables(
-    context: Context,
+def make_learner_tables(
+    context: RowContext,
     batch: pa.RecordBatch,
     rows: Sequence[Mapping[str, Any]],
     references: Sequence[list[dict[str, Any]]],
@@ -156,23 +158,23 @@ def learner_tables(
         "licence": [context.licences[row["source_set"]] for row in rows],
         "image_licence": batch.column("licence"),
     }
-    sft = {"images": _within(images, embedded), "references": references, "obtain": obtained}
+    sft = {"images": _select_embedded(images, embedded), "references": references, "obtain": obtained}
     rl = {
-        "prompt": [prompt_text(row["category"], row["view"]) for row in rows],
-        "image": _first(images, embedded),
+        "prompt": [render_prompt_json(row["category"], row["view"]) for row in rows],
+        "image": _take_first_images(images, embedded),
         "references": [found[:1] for found in references],
         "obtain": obtained,
     }
-    return {"sft": _table("sft", shared | sft), "rl": _table("rl", shared | rl)}
+    return {"sft": _make_table("sft", shared | sft), "rl": _make_table("rl", shared | rl)}
 
 
 @cache
-def prompt_text(category: str, view: str) -> str:
+def render_prompt_json(category: str, view: str) -> str:
     """JSON of the messages that ask for an inspection."""
     return json.dumps(prompt(category, view), ensure_ascii=False)
 
 
-def _within(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
+def _select_embedded(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
     """The lists of images, empty where a row's are published by reference."""
     if all(embedded):
         return images
@@ -182,7 +184,7 @@ def _within(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
     return pa.concat_arrays([images.slice(i, 1) if inside else none for i, inside in enumerate(embedded)])
 
 
-def _first(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
+def _take_first_images(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
     """The first image of each row, where it lies: one chunk a row, nothing is copied."""
     flat, starts = images.values, images.offsets.to_pylist()
     none = pa.nulls(1, flat.type)
@@ -190,12 +192,12 @@ def _first(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, flat.type)
 
 
-def _table(config: Config, columns: Mapping[str, Any]) -> pa.Table:
+def _make_table(config: Config, columns: Mapping[str, Any]) -> pa.Table:
     due = schema(config)
-    return pa.Table.from_arrays([_as(columns[item.name], item.type) for item in due], schema=due)
+    return pa.Table.from_arrays([_cast(columns[item.name], item.type) for item in due], schema=due)
 
 
-def _as(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+def _cast(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Values as an array of ``kind``; a list of texts may become JSON."""
     storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if isinstance(values, list):
@@ -207,18 +209,18 @@ def _as(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return values.cast(kind)
 
 
-def _stranger(chat: Any) -> str:
+def _describe_mismatch(chat: Any) -> str:
     """What in a chat is not of a trajectory's rendering, for a refusal."""
     for number, message in enumerate(chat if isinstance(chat, list) else []):
         fields = set(message) if isinstance(message, dict) else set()
-        if told := sorted(fields & TRUTH):
+        if told := sorted(fields & SUPERVISION_COLUMNS):
             return f"message {number} has the supervision field {', '.join(told)}, which students must not see"
         if other := sorted(fields - {"role", "content", "tool_calls", "name"}):
             return f"message {number} has the unknown field {', '.join(other)}"
     return "are not what the trajectory renders to"
 
 
-def _source_paths(workspace: Workspace) -> dict[str, str]:
+def _read_source_paths(workspace: Workspace) -> dict[str, str]:
     path = workspace.select / "supervision.parquet"
     if not path.is_file():
         return {}

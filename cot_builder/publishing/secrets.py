@@ -69,14 +69,14 @@ KINDS = {
     "machine": "a path of this machine or a source of params.yaml",
 }
 """What it is to the group of the expression that finds it."""
-VARIABLES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY", re.IGNORECASE)
-SHORTEST = 8
+SECRET_VARIABLES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY", re.IGNORECASE)
+MIN_VALUE_LENGTH = 8
 """Characters of a value of the environment that is looked for: a shorter one is found in any text."""
-SHORT_NAME = 3
+MAX_CASE_SENSITIVE = 3
 """Characters of a name that is looked for as it is written; a longer one in capitals or without."""
 
 
-def pattern(root: Path = Path(), params: Params | None = None) -> str:
+def build_pattern(root: Path = Path(), params: Params | None = None) -> str:
     """One expression for everything that must not leave, this machine's own values and names of reviewers among it.
 
     Args:
@@ -85,18 +85,18 @@ def pattern(root: Path = Path(), params: Params | None = None) -> str:
     """
     people = {row.reviewer for row in read_reviews(Workspace(root))}
     people |= {row.reviewer for row in read_prior_reviews(Workspace(root))}
-    variables = {name for name in os.environ if VARIABLES.search(name)}
+    variables = {name for name in os.environ if SECRET_VARIABLES.search(name)}
     places = {str(root.resolve()), str(root.absolute()), str(Path.home())}
     if params:
         people |= set(params.review.annotators)
         variables |= {params.teacher.api_key_env, params.evaluate.api_key_env}
-        places |= {place for item in params.pull.values() for place in _places(item.source, root)}
-    values = {value for name in variables if len(value := os.environ.get(name, "")) >= SHORTEST}
-    secrets = [_SECRET, *map(_literal, sorted(values | set(_saved_token())))]
+        places |= {place for item in params.pull.values() for place in _list_spellings(item.source, root)}
+    values = {value for name in variables if len(value := os.environ.get(name, "")) >= MIN_VALUE_LENGTH}
+    secrets = [_SECRET, *map(_escape, sorted(values | set(_read_saved_token())))]
     found = {"secret": "|".join(secrets), "path": _PATH, "email": _EMAIL}
     if people:
-        found["reviewer"] = "|".join(f"{_BEGIN}{_name(person)}{_END}" for person in sorted(people))
-    own = [rf"(?:^|[^A-Za-z0-9_./-]|{_ESCAPED}){_literal(place)}(?:$|[^A-Za-z0-9_-])" for place in sorted(places)
+        found["reviewer"] = "|".join(f"{_BEGIN}{_name_pattern(person)}{_END}" for person in sorted(people))
+    own = [rf"(?:^|[^A-Za-z0-9_./-]|{_ESCAPED}){_escape(place)}(?:$|[^A-Za-z0-9_-])" for place in sorted(places)
            if len(place) > 3]  # fmt: skip
     if own:
         found["machine"] = "|".join(own)
@@ -105,21 +105,21 @@ def pattern(root: Path = Path(), params: Params | None = None) -> str:
                     if kind in found)  # fmt: skip
 
 
-def matches(texts: pa.Array, expression: str) -> bool:
+def contains_match(texts: pa.Array, expression: str) -> bool:
     """Whether any of these texts, JSON each, holds any of it."""
     return bool(pc.any(pc.match_substring_regex(texts, expression)).as_py())
 
 
-def check(text: str, where: str, expression: str) -> None:
+def check_text(text: str, where: str, expression: str) -> None:
     """Refuse a text, JSON or any other, that holds any of it.
 
     Raises:
         IndusCotError: saying where and what kind of thing, never the thing itself.
     """
-    written = as_json(text)
-    if not matches(pa.array([written], pa.string()), expression):
+    written = to_json_text(text)
+    if not contains_match(pa.array([written], pa.string()), expression):
         return
-    found = _compiled(expression).search(written)
+    found = _compile(expression).search(written)
     kind = KINDS[found.lastgroup or ""] if found else "something of the kind"
     start = found.start() if found else 0
     at = 1 + written.count("\n", 0, start) + (0 if written is text else written.count("\\n", 0, start))
@@ -129,7 +129,7 @@ def check(text: str, where: str, expression: str) -> None:
     )
 
 
-def as_json(text: str) -> str:
+def to_json_text(text: str) -> str:
     """A text as JSON writes it, which one that is JSON is already."""
     try:
         json.loads(text)
@@ -138,7 +138,7 @@ def as_json(text: str) -> str:
     return text
 
 
-def _places(source: str | list[str], root: Path) -> set[str]:
+def _list_spellings(source: str | list[str], root: Path) -> set[str]:
     """How a source of a set may be written in a text; what is public, or a plain word, is none."""
     found = set()
     for place in [source] if isinstance(source, str) else source:
@@ -150,20 +150,20 @@ def _places(source: str | list[str], root: Path) -> set[str]:
     return found
 
 
-def _literal(value: str) -> str:
+def _escape(value: str) -> str:
     return re.escape(json.dumps(value, ensure_ascii=False)[1:-1])
 
 
-def _name(person: str) -> str:
-    return _literal(person) if len(person) <= SHORT_NAME else f"(?i:{_literal(person)})"
+def _name_pattern(person: str) -> str:
+    return _escape(person) if len(person) <= MAX_CASE_SENSITIVE else f"(?i:{_escape(person)})"
 
 
 @cache
-def _compiled(expression: str) -> re.Pattern[str]:
+def _compile(expression: str) -> re.Pattern[str]:
     return re.compile(expression)
 
 
-def _saved_token() -> list[str]:
+def _read_saved_token() -> list[str]:
     from huggingface_hub import get_token
 
     token = get_token()

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from cot_builder.publishing.configs import CONFIGS, Config, schema
 from cot_builder.storage.shards import image_parquet_options
 
-ROWS_A_SHARD = 4
+ROWS_PER_SHARD = 4
 """On average, at most: a change of 1 % of the rows, drawn at random, then touches less than 5 % of the bytes."""
 
 
-MOST_FILES = 24_000
+MAX_FILES = 24_000
 """Shards in all: the Hub takes 25,000 large files in a commit (`HfApi.create_commit`), and recommends fewer than 10,000
 in a folder (huggingface.co/docs/hub/repositories-recommendations), of which there are at least four."""
 
 
-MOST_ROW_GROUP = 128 * 2**20
+MAX_ROW_GROUP = 128 * 2**20
 """Bytes of images in a row group of several rows: the Hub's viewer scans 300 MB of one at most."""
 
 
@@ -28,7 +28,7 @@ WRITE_BUFFER = 2**16
 """Bytes: what is smaller, as pages of texts are, is gathered before it is written; images go to the file at once."""
 
 
-def shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
+def choose_shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
     """Leading bits of an id that name its shard: two to four rows a shard, more in a large corpus.
 
     Where something is published, its number stays as long as it keeps shards small: another one moves every row.
@@ -38,15 +38,15 @@ def shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
         before: The number of what is published.
     """
     count = sum(rows.values())
-    if before is not None and count <= ROWS_A_SHARD * 2**before and 2**before <= max(count, 1):
+    if before is not None and count <= ROWS_PER_SHARD * 2**before and 2**before <= max(count, 1):
         return before
     bits = 0
-    while ROWS_A_SHARD * 2**bits < count and _most_files(rows, bits + 1) <= MOST_FILES:
+    while ROWS_PER_SHARD * 2**bits < count and _count_max_files(rows, bits + 1) <= MAX_FILES:
         bits += 1
     return bits
 
 
-def _most_files(rows: Mapping[str, int], bits: int) -> int:
+def _count_max_files(rows: Mapping[str, int], bits: int) -> int:
     return len(CONFIGS) * sum(min(2**bits, count) for count in rows.values())
 
 
@@ -65,7 +65,7 @@ def write_shard(path: Path, table: pa.Table, config: Config) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         pa.output_stream(str(path), buffer_size=WRITE_BUFFER) as file,
-        pq.ParquetWriter(file, table.schema, **_options(config)) as writer,
+        pq.ParquetWriter(file, table.schema, **_parquet_options(config)) as writer,
     ):
         for group in _row_groups(table):
             writer.write_table(group, row_group_size=max(1, len(group)))
@@ -73,24 +73,24 @@ def write_shard(path: Path, table: pa.Table, config: Config) -> None:
 
 def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
     """The rows, cut where their images are more than the viewer scans at once."""
-    if len(table) < 2 or table.nbytes < MOST_ROW_GROUP // 2:
+    if len(table) < 2 or table.nbytes < MAX_ROW_GROUP // 2:
         yield table
         return
     start = size = 0
     for number, row in enumerate(table.to_pylist()):
-        held = sum(len(image["bytes"]) for value in row.values() for image in _images_in(value))
-        if size and size + held > MOST_ROW_GROUP:
+        held = sum(len(image["bytes"]) for value in row.values() for image in _list_images(value))
+        if size and size + held > MAX_ROW_GROUP:
             yield table.slice(start, number - start)
             start, size = number, 0
         size += held
     yield table.slice(start)
 
 
-def _images_in(value: Any) -> list[dict[str, Any]]:
+def _list_images(value: Any) -> list[dict[str, Any]]:
     images = value if isinstance(value, list) else [value]
     return [item for item in images if isinstance(item, dict) and isinstance(item.get("bytes"), bytes)]
 
 
 @cache
-def _options(config: Config) -> dict[str, Any]:
+def _parquet_options(config: Config) -> dict[str, Any]:
     return image_parquet_options(schema(config))

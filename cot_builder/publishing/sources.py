@@ -18,7 +18,7 @@ class Source(NamedTuple):
     obtain: str
 
 
-def sources(params: Params, corpus: Path) -> dict[str, Source]:
+def read_sources(params: Params, corpus: Path) -> dict[str, Source]:
     """Every set of the corpus, with what may be done with its images.
 
     Raises:
@@ -49,11 +49,11 @@ def sources(params: Params, corpus: Path) -> dict[str, Source]:
                 + ". Set publish.images to auto, which "
                 "publishes them by reference, or to reference"
             )
-        found[name] = Source(facts, allowed and params.publish.images != "reference", _obtain(name, facts))
+        found[name] = Source(facts, allowed and params.publish.images != "reference", _describe_obtaining(name, facts))
     return found
 
 
-def _obtain(name: str, facts: Benchmark) -> str:
+def _describe_obtaining(name: str, facts: Benchmark) -> str:
     if facts.licence == SYNTHETIC_LICENCE:
         return (
             f"rendered by `indus-cot pull {name}` (source: synthetic), with the parameters of the card; then "

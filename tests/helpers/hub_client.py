@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tests.helpers.paths import ROOT
 
 
-class Done(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command said."""
 
     code: int
@@ -31,7 +31,7 @@ class Client:
     """Runs commands in ``folder``; with the token ``token`` unless a command has another."""
 
     def __init__(self, folder: Path, endpoint: str, token: str) -> None:
-        self.folder, self.token, self.said = folder, token, ""
+        self.folder, self.token, self.output = folder, token, ""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
             "HF_ENDPOINT": endpoint,
             "HF_HUB_DISABLE_XET": "1",
@@ -51,7 +51,7 @@ class Client:
             env=environment,
         )
 
-    def run(self, *arguments: str, token: str | None = None, folder: Path | None = None) -> Done:
+    def run(self, *arguments: str, token: str | None = None, folder: Path | None = None) -> CommandResult:
         """`indus-cot` with these arguments; no token where it is empty."""
         return self._ask({"arguments": arguments}, token, folder)
 
@@ -61,13 +61,13 @@ class Client:
         assert done.code == 0, done.out
         return done.value
 
-    def _ask(self, what: dict[str, Any], token: str | None, folder: Path | None) -> Done:
+    def _ask(self, what: dict[str, Any], token: str | None, folder: Path | None) -> CommandResult:
         assert self._process.stdin and self._process.stdout
         given = self.token if token is None else token
         self._process.stdin.write(json.dumps({**what, "token": given, "folder": str(folder or self.folder)}) + "\n")
         self._process.stdin.flush()
-        done = Done(*json.loads(self._process.stdout.readline()))
-        self.said += done.out
+        done = CommandResult(*json.loads(self._process.stdout.readline()))
+        self.output += done.out
         return done
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.review import REVIEW, Change, Review
 from schemas.trajectory import DRAFT, Draft, Trajectory, Violation
 from tests.helpers import small_corpus, training_project
-from tests.helpers.hub_client import Done
+from tests.helpers.hub_client import CommandResult
 from tests.helpers.paths import ROOT
 
 REPO = "owner/indus-cot"
@@ -81,10 +81,10 @@ def change(project: Path, what: Callable[[Rows], object], split: str = "train") 
         rows = table.to_pylist()
         what(rows)
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    validated(project)
+    mark_validated(project)
 
 
-def validated(project: Path) -> None:
+def mark_validated(project: Path) -> None:
     """Make the manifest say what the shards are now, and that they were made from what lies there now."""
     corpus = project / "data/indus_cot"
     made_from = {
@@ -99,13 +99,13 @@ def validated(project: Path) -> None:
     )
 
 
-def reworded(row: dict[str, Any]) -> None:
+def reword(row: dict[str, Any]) -> None:
     """Change the last words of a row's trajectory."""
     for name in ("messages", "trajectory", "tagged"):
         row[name] = row[name].replace("it ends for", "it comes to its end for")
 
 
-def refused(done: Done, *words: str) -> None:
+def assert_refused(done: CommandResult, *words: str) -> None:
     """Check that a command failed with a message of these words."""
     assert done.code == 1, done.out
     assert "Traceback" not in done.out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub_client import Client, Done
+from tests.helpers.hub_client import Client, CommandResult
 from tests.helpers.publication import REPO, new_project
 from tests.servers.hub_server import OWNER, HubServer
 
@@ -34,7 +34,7 @@ def client(hub_server: HubServer, project: Path) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="package")
-def published(client: Client) -> Done:
+def published(client: Client) -> CommandResult:
     """The first publication, which most tests look at and none changes."""
     done = client.run("publish", "--repo", REPO, "--tag")
     assert done.code == 0, done.out

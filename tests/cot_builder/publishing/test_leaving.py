@@ -51,7 +51,7 @@ def expression(tmp_path_factory: pytest.TempPathFactory) -> str:
             comment="", result="[]", problems=[],
         )  # fmt: skip
         PRIOR_REVIEW.write(PRIOR_REVIEW.frame([of_a_prior]), output.path / workspace.prior_reviews.name)
-    return secrets.pattern(root, _params())
+    return secrets.build_pattern(root, _params())
 
 
 def _params() -> Params:
@@ -70,7 +70,7 @@ def _params() -> Params:
 def kind_of(text: str, expression: str) -> str:
     """What a refusal says it holds; empty where there is none."""
     try:
-        secrets.check(text, "here", expression)
+        secrets.check_text(text, "here", expression)
     except IndusCotError as error:
         assert text not in str(error) or len(text) < 12
         return str(error).partition("holds ")[2].partition(";")[0]
@@ -129,7 +129,7 @@ def test_values_of_this_machine_have_bounds(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("OUR_DOOR", 'open"sesame')
     monkeypatch.setattr(Path, "resolve", lambda self, strict=False: Path("/indus-cot") / self.name)
     monkeypatch.setattr(Path, "absolute", lambda self: Path("/indus-cot"))
-    expression = secrets.pattern(tmp_path / "nowhere", _params())
+    expression = secrets.build_pattern(tmp_path / "nowhere", _params())
     assert kind_of('it says open"sesame', expression) == "a secret"
     assert kind_of("in parts of ours/2026/1.png", expression) == "a path of this machine or a source of params.yaml"
     assert kind_of("clone it to /root, then go on", expression)
@@ -140,5 +140,5 @@ def test_values_of_this_machine_have_bounds(monkeypatch: pytest.MonkeyPatch, tmp
 def test_what_only_one_of_the_two_finds_is_refused(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import re
 
-    monkeypatch.setattr(secrets, "_compiled", lambda expression: re.compile("(?!)"))
+    monkeypatch.setattr(secrets, "_compile", lambda expression: re.compile("(?!)"))
     assert kind_of("see /home/bob/x.png", expression) == "something of the kind"

@@ -8,7 +8,7 @@ import pytest
 from cot_builder.corpus.reading import read_all
 from cot_builder.publishing.loading import load_corpus
 from schemas.errors import IndusCotError
-from tests.helpers.hub_client import Client, Done
+from tests.helpers.hub_client import Client, CommandResult
 from tests.helpers.publication import REPO
 
 CODE = """
@@ -18,14 +18,14 @@ value = [[row.id, row.split, row.trajectory.model_dump_json(), len(row.images)] 
 """
 
 
-def test_published_rows_equal_the_corpus(client: Client, project: Path, published: Done) -> None:
+def test_published_rows_equal_the_corpus(client: Client, project: Path, published: CommandResult) -> None:
     due = {row.id: [row.split, row.trajectory, len(row.images)] for row in read_all(project / "data/indus_cot")}
     for place in (REPO, f"{REPO}@main", f"hf://datasets/{REPO}", "data/publish"):
         found = client.python(CODE.format(place=place))
         assert {name: rest for name, *rest in found} == due, place
 
 
-def test_published_calls_are_replayed(project: Path, published: Done) -> None:
+def test_published_calls_are_replayed(project: Path, published: CommandResult) -> None:
     corpus = load_corpus(project / "data/publish")
     replayed = {
         calls: corpus.replay(row)
@@ -52,7 +52,7 @@ def test_unknown_repositories_are_named(client: Client) -> None:
     assert client.python(code).startswith("owner/nothing: neither a folder nor a dataset on the Hub")
 
 
-def test_damaged_shards_are_named(project: Path, published: Done, tmp_path: Path) -> None:
+def test_damaged_shards_are_named(project: Path, published: CommandResult, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(project / "data/publish", tmp_path / "copy"))
     shard = min((copy / "sft").rglob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-9])

@@ -11,12 +11,12 @@ import pytest
 
 from cot_builder.corpus.writing import row_id
 from cot_builder.publishing.configs import IMAGES, REFERENCE
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, REVIEWER, change, refused, reworded
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, REVIEWER, assert_refused, change, reword
 from tests.servers.hub_server import OWNER, HubServer
 
 
-def test_everything_arrives_and_is_compared(hub: HubServer, published: Done, project: Path) -> None:
+def test_everything_arrives_and_is_compared(hub: HubServer, published: CommandResult, project: Path) -> None:
     files = hub.files(REPO)
     assert {path.partition("/")[0] for path in files} == {
         "sft", "rl", "preference", "review", "assets", "index.parquet", "README.md", "CHANGELOG.md", "indus-cot.json",
@@ -41,15 +41,15 @@ def _rows_of_corpus(project: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in (project / "data/indus_cot/data").glob("*.parquet"))
 
 
-def test_nothing_changed_means_no_commit(hub: HubServer, client: Client, published: Done) -> None:
+def test_nothing_changed_means_no_commit(hub: HubServer, client: Client, published: CommandResult) -> None:
     before, sent = dict(hub.repository(REPO).commits), len(hub.uploads)
     again = client.run("publish", "--repo", REPO, "--tag")
     assert "nothing changed: no commit" in again.out
     assert hub.repository(REPO).commits == before and len(hub.uploads) == sent
 
 
-def test_a_dry_run_sends_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
-    change(copy, lambda rows: reworded(rows[2]))
+def test_a_dry_run_sends_nothing(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
+    change(copy, lambda rows: reword(rows[2]))
     seen = len(hub.seen)
     done = client.run("publish", "--repo", REPO, "--dry-run", folder=copy)
     assert done.code == 0, done.out
@@ -58,27 +58,29 @@ def test_a_dry_run_sends_nothing(hub: HubServer, client: Client, published: Done
         assert word in done.out
 
 
-def test_a_dry_run_needs_no_token(client: Client, published: Done) -> None:
+def test_a_dry_run_needs_no_token(client: Client, published: CommandResult) -> None:
     done = client.run("publish", "--repo", REPO, "--dry-run", token="")
     assert done.code == 0 and "not compared with the Hub" in done.out and "hf auth login" in done.out
 
 
-def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Client, published: Done) -> None:
+def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Client, published: CommandResult) -> None:
     dry = ("publish", "--dry-run", "--repo")
-    refused(client.run(*dry, REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)")
-    refused(client.run(*dry, "nameless", token=""), "no repository", "OWNER/NAME")
-    refused(client.run(*dry, "owner/missing", "--pr"), "is not there", "--pr")
-    refused(client.run(*dry, REPO, "--parent", "0" * 40), "somebody has committed since")
-    refused(client.run(*dry, "owner/missing", "--parent", "0" * 40), "is not there, so 00000000 cannot be its head")
+    assert_refused(client.run(*dry, REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)")
+    assert_refused(client.run(*dry, "nameless", token=""), "no repository", "OWNER/NAME")
+    assert_refused(client.run(*dry, "owner/missing", "--pr"), "is not there", "--pr")
+    assert_refused(client.run(*dry, REPO, "--parent", "0" * 40), "somebody has committed since")
+    assert_refused(
+        client.run(*dry, "owner/missing", "--parent", "0" * 40), "is not there, so 00000000 cannot be its head"
+    )
     hub.make("owner/a-model", "models")
-    refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
+    assert_refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
     hub.fail("whoami", 0, times=99)
     client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
     done = client.run(*dry, REPO)
     assert done.code == 0 and "not compared with the Hub" in done.out and "the connection broke" in done.out, done.out
 
 
-def test_every_configuration_loads_plain_and_streaming(client: Client, published: Done, project: Path) -> None:
+def test_every_configuration_loads_plain_and_streaming(client: Client, published: CommandResult, project: Path) -> None:
     code = f"""
 import datasets
 value = {{}}
@@ -101,7 +103,7 @@ assert row["tools"][0]["function"]["name"] == "crop"
     assert {"prompt", "image", "answer", "boxes", "defect_type"} <= set(found["rl"][1])
 
 
-def test_preferences_are_what_was_turned_down_beside_what_was_taken(client: Client, published: Done) -> None:
+def test_preferences_are_what_was_turned_down_beside_what_was_taken(client: Client, published: CommandResult) -> None:
     rows = client.python(
         f"""
 import datasets
@@ -118,7 +120,7 @@ for split in datasets.load_dataset({REPO!r}, "preference").values():
     assert review[0] == "review" and "In better words" in review[2] and "In better words" not in review[3]
 
 
-def test_reviewers_are_pseudonyms(hub: HubServer, client: Client, published: Done, project: Path) -> None:
+def test_reviewers_are_pseudonyms(hub: HubServer, client: Client, published: CommandResult, project: Path) -> None:
     row = client.python(f"import datasets; value = list(datasets.load_dataset({REPO!r}, 'review').values())[0][0]")
     assert (
         re.fullmatch(r"reviewer-[0-9a-f]{8}", row["reviewer"])
@@ -137,15 +139,15 @@ def _tables(files: dict[str, bytes]) -> dict[str, bytes]:
     return {f"{path} read": repr(table.to_pylist()).encode() for path, table in shards.items()}
 
 
-def test_the_token_appears_nowhere(hub: HubServer, client: Client, published: Done, project: Path) -> None:
-    assert OWNER not in client.said and not [line for line in hub.seen if OWNER in line]
+def test_the_token_appears_nowhere(hub: HubServer, client: Client, published: CommandResult, project: Path) -> None:
+    assert OWNER not in client.output and not [line for line in hub.seen if OWNER in line]
     for path, content in {**hub.files(REPO), **_tables(hub.files(REPO))}.items():
         assert OWNER.encode() not in content, path
     for file in filter(Path.is_file, (project / "data/publish").rglob("*")):
         assert OWNER.encode() not in file.read_bytes(), file
 
 
-def test_the_card_says_what_it_must(hub: HubServer, published: Done, tmp_path: Path) -> None:
+def test_the_card_says_what_it_must(hub: HubServer, published: CommandResult, tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
     files = hub.files(REPO)
@@ -168,7 +170,7 @@ def test_the_card_says_what_it_must(hub: HubServer, published: Done, tmp_path: P
     assert "<script" not in card.text
 
 
-def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Done, tmp_path: Path) -> None:
+def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: CommandResult, tmp_path: Path) -> None:
     croissant = pytest.importorskip("mlcroissant")
     for path, data in hub.files(REPO).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +188,7 @@ def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Done,
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_sft_trainer_trains_from_the_published_rows(client: Client, published: Done, hub: HubServer) -> None:
+def test_sft_trainer_trains_from_the_published_rows(client: Client, published: CommandResult, hub: HubServer) -> None:
     code = next(
         block
         for block in re.findall(r"```python\n(.*?)```", hub.files(REPO)["README.md"].decode(), re.DOTALL)

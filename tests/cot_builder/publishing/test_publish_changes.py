@@ -10,18 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.review import REVIEW
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, Rows, change, refused, reworded, validated
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, Rows, assert_refused, change, mark_validated, reword
 from tests.servers.hub_server import READER, HubServer
 
 
-def test_of_a_change_only_its_shards_travel(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+def test_of_a_change_only_its_shards_travel(
+    hub: HubServer, client: Client, published: CommandResult, copy: Path
+) -> None:
     name = "owner/changes"
     assert client.run("publish", "--repo", name, folder=copy).code == 0
     first = hub.repository(name).refs["main"]
     hub.put(name, "assets/logo.png", b"of a co-owner")
     before, sent = hub.files(name), len(hub.uploads)
-    change(copy, lambda rows: reworded(rows[2]))
+    change(copy, lambda rows: reword(rows[2]))
     done = client.run("publish", "--repo", name, folder=copy)
     assert done.code == 0, done.out
     after = hub.files(name)
@@ -37,7 +39,9 @@ def test_of_a_change_only_its_shards_travel(hub: HubServer, client: Client, publ
         assert said.code == 0 and "1 changed" in said.out and "mine/" in said.out, said.out
 
 
-def test_rows_that_go_take_their_shards_along(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+def test_rows_that_go_take_their_shards_along(
+    hub: HubServer, client: Client, published: CommandResult, copy: Path
+) -> None:
     shutil.rmtree(copy / "data/indus_cot/data")
     (copy / "data/indus_cot/data").mkdir()
     source = client.folder / "data/indus_cot/data"
@@ -53,8 +57,8 @@ def test_rows_that_go_take_their_shards_along(hub: HubServer, client: Client, pu
     assert not [path for path in hub.files(name) if "/validation/" in path]
 
 
-def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
-    change(copy, lambda rows: reworded(rows[3]))
+def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
+    change(copy, lambda rows: reword(rows[3]))
     main = hub.repository(REPO).refs["main"]
     hub.fail(f"POST /api/datasets/{REPO}/commit", 0, when="done")
     done = client.run("publish", "--repo", REPO, "--pr", folder=copy)
@@ -65,36 +69,36 @@ def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, publis
     again = client.run("publish", "--repo", REPO, "--pr", folder=copy).out
     assert f"{REPO}/discussions/1; compared before" in again, again
     assert len(hub.repository(REPO).proposals) == 1
-    refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "no version yet", "--tag")
+    assert_refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "no version yet", "--tag")
 
 
-def test_a_tag_stays_where_it_is(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+def test_a_tag_stays_where_it_is(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     name, words = "owner/tagged", ("publish", "--repo", "owner/tagged", "--tag")
     assert client.run(*words, folder=copy).code == 0
     repository = hub.repository(name)
     first, head = list(repository.commits)
     repository.tags |= {"v1.0.0": first, "v1.0.1": first}
-    refused(client.run(*words, folder=copy), f"another commit, {first[:8]}, has the tag v1.0.0")
-    change(copy, lambda rows: reworded(rows[2]))
+    assert_refused(client.run(*words, folder=copy), f"another commit, {first[:8]}, has the tag v1.0.0")
+    change(copy, lambda rows: reword(rows[2]))
     sent = len(hub.uploads)
-    refused(client.run(*words, folder=copy), "has the tag v1.0.1", "nothing was sent")
+    assert_refused(client.run(*words, folder=copy), "has the tag v1.0.1", "nothing was sent")
     assert repository.refs["main"] == head and len(hub.uploads) == sent
 
 
-def test_private_is_no_wish(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
-    change(copy, lambda rows: reworded(rows[2]))
+def test_private_is_no_wish(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
+    change(copy, lambda rows: reword(rows[2]))
     head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
     for words in ((), ("--dry-run",), ("--pr",)):
-        refused(
+        assert_refused(
             client.run("publish", "--repo", REPO, "--private", *words, folder=copy), "is there and public", "--private"
         )
     assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
 
 
-def test_who_may_only_read_writes_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
-    change(copy, lambda rows: reworded(rows[2]))
+def test_who_may_only_read_writes_nothing(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
+    change(copy, lambda rows: reword(rows[2]))
     head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
-    refused(client.run("publish", "--repo", REPO, token=READER, folder=copy), "no right to write there (403)")
+    assert_refused(client.run("publish", "--repo", REPO, token=READER, folder=copy), "no right to write there (403)")
     assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
 
 
@@ -111,26 +115,30 @@ def test_what_is_served_with_other_bytes_is_refused(hub: HubServer, client: Clie
 
     words = ("publish", "--repo", name)
     hub.after_commit = lambda: alter(lambda rows: [*rows[:-1], {**rows[-1], "category": "another"}])
-    refused(client.run(*words, folder=copy), "sft, train, row ", "what was loaded back differs")
+    assert_refused(client.run(*words, folder=copy), "sft, train, row ", "what was loaded back differs")
     hub.after_commit = lambda: alter(lambda rows: [])
-    refused(client.run(*words, folder=copy), "loaded back")
+    assert_refused(client.run(*words, folder=copy), "loaded back")
     hub.after_commit = lambda: None
     assert "every hash as written" in client.run(*words, folder=copy).out
 
 
-def test_somebody_elses_commit_is_not_overwritten(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+def test_somebody_elses_commit_is_not_overwritten(
+    hub: HubServer, client: Client, published: CommandResult, copy: Path
+) -> None:
     name = "owner/shared"
     assert client.run("publish", "--repo", name, "--private").code == 0
     assert hub.repository(name).private
-    change(copy, lambda rows: reworded(rows[4]))
+    change(copy, lambda rows: reword(rows[4]))
     hub.before_commit = lambda: hub.put(name, "notes.txt", b"mine")
-    refused(client.run("publish", "--repo", name, folder=copy), "somebody else has committed since")
+    assert_refused(client.run("publish", "--repo", name, folder=copy), "somebody else has committed since")
     assert hub.files(name)["notes.txt"] == b"mine" and "1.0.1" not in hub.files(name)["CHANGELOG.md"].decode()
-    refused(client.run("publish", "--repo", name, "--parent", "0" * 40, folder=copy), "somebody has committed since")
+    assert_refused(
+        client.run("publish", "--repo", name, "--parent", "0" * 40, folder=copy), "somebody has committed since"
+    )
 
 
 def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(
-    hub: HubServer, client: Client, published: Done
+    hub: HubServer, client: Client, published: CommandResult
 ) -> None:
     def made(path: str, data: bytes) -> None:
         if ("datasets", "owner/meanwhile") not in hub.repositories:
@@ -144,7 +152,7 @@ def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(
     ):
         hub.repositories.pop(("datasets", "owner/meanwhile"), None)
         hub.before_create = partial(made, path, data)
-        refused(client.run("publish", "--repo", "owner/meanwhile"), told)
+        assert_refused(client.run("publish", "--repo", "owner/meanwhile"), told)
         assert hub.files("owner/meanwhile") == {path: data}
 
 
@@ -166,7 +174,9 @@ def test_a_review_of_an_earlier_draft_is_no_decision_on_this_row(hub: HubServer,
     path.mkdir()
     earlier = [review.model_copy(update={"draft_sha256": "0" * 64}) for review in reviews]
     REVIEW.write(REVIEW.frame(earlier), path / "reviews.parquet")
-    refused(client.run("publish", "--repo", "owner/reviews", folder=copy), "another reviews.parquet", "repro assemble")
-    validated(copy)
+    assert_refused(
+        client.run("publish", "--repo", "owner/reviews", folder=copy), "another reviews.parquet", "repro assemble"
+    )
+    mark_validated(copy)
     assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0
     assert not [path for path in hub.files("owner/reviews") if path.startswith("review/")]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, Rows, change, refused, reworded
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, Rows, assert_refused, change, reword
 from tests.servers.hub_server import HubServer
 
 
@@ -19,7 +19,7 @@ def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: C
     change(copy, marked)
     start = len(hub.uploads)
     hub.fail("PUT /_lfs", 400, times=99, after=5)
-    refused(client.run("publish", "--repo", "owner/cut", folder=copy), "the Hub refuses")
+    assert_refused(client.run("publish", "--repo", "owner/cut", folder=copy), "the Hub refuses")
     arrived = len(hub.uploads) - start
     assert arrived and len(hub.repository("owner/cut").commits) == 1
     hub.faults.clear()
@@ -36,7 +36,7 @@ def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
 ) -> None:
     words = ("publish", "--repo", f"owner/unseen-{status}")
     hub.fail("/resolve/", status, times=999)
-    refused(client.run(*words, folder=copy), "is committed as", "run the same command again")
+    assert_refused(client.run(*words, folder=copy), "is committed as", "run the same command again")
     hub.faults.clear()
     done = client.run(*words, folder=copy)
     assert "nothing changed: no commit" in done.out and "rows loaded back, every hash as written" in done.out
@@ -46,14 +46,16 @@ def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
 def test_a_refused_commit_leaves_no_doubt(hub: HubServer, client: Client, copy: Path) -> None:
     hub.fail("POST /api/datasets/owner/forbidden/commit", 403)
     done = client.run("publish", "--repo", "owner/forbidden", folder=copy)
-    refused(done, "no right to write there (403)")
+    assert_refused(done, "no right to write there (403)")
     assert "not known" not in done.out and "is committed" not in done.out, done.out
 
 
 def test_a_commit_that_could_not_be_tagged_is_said_to_stand(hub: HubServer, client: Client, copy: Path) -> None:
     words = ("publish", "--repo", "owner/untagged", "--tag")
     hub.fail("POST /api/datasets/owner/untagged/tag", 403)
-    refused(client.run(*words, folder=copy), "no right to write there (403)", "is committed, without the tag v1.0.0")
+    assert_refused(
+        client.run(*words, folder=copy), "no right to write there (403)", "is committed, without the tag v1.0.0"
+    )
     assert not hub.repository("owner/untagged").tags
     assert client.run(*words, folder=copy).code == 0
     assert hub.repository("owner/untagged").tags == {"v1.0.0": hub.repository("owner/untagged").refs["main"]}
@@ -81,7 +83,7 @@ def test_bad_weather_passes(
     assert hub.faults[0].times == 0 and len(hub.repository(name).commits) == before + 1
 
 
-def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, published: Done) -> None:
+def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, published: CommandResult) -> None:
     """The client's clock is not waited for: it notes what it would have waited."""
     client.python(
         "import types; from cot_builder.storage import retry\n"
@@ -95,14 +97,16 @@ def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, pub
     number, date, _ = client.python("from cot_builder.storage import retry; value = retry.waits")
     assert done.code == 0 and number == 90 and 200 < date <= 300 and "retrying in 90 s" in done.out, done.out
     hub.fail("whoami", 429, retry_after="7200")
-    refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
+    assert_refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
     client.python("from cot_builder.storage import retry; retry.time = retry.kept")
 
 
 def test_a_hub_that_stays_down_is_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fail("whoami", 503, times=99)
     client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
-    refused(client.run("publish", "--repo", REPO), "the Hub answers 503, after 5 attempts", "nothing was committed")
+    assert_refused(
+        client.run("publish", "--repo", REPO), "the Hub answers 503, after 5 attempts", "nothing was committed"
+    )
 
 
 FULL = """
@@ -119,17 +123,17 @@ pyarrow.output_stream, Path.open = shard, incomplete
 """
 
 
-def test_a_full_disk_changes_nothing(hub: HubServer, client: Client, published: Done, copy: Path) -> None:
+def test_a_full_disk_changes_nothing(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     assert client.run("publish", "--repo", REPO, "--dry-run", folder=copy).code == 0
     before = {path: path.read_bytes() for path in (copy / "data/publish").rglob("*") if path.is_file()}
-    change(copy, lambda rows: reworded(rows[2]))
+    change(copy, lambda rows: reword(rows[2]))
     hub.make("owner/unread")
     hub.put("owner/unread", "sft/train/0.parquet", b"never read")
     client.python(FULL)
     try:
-        refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full", "data/publish")
+        assert_refused(client.run("publish", "--repo", "owner/full", folder=copy), "disk is full", "data/publish")
         assert client.run("rehydrate", str(copy / "data/publish"), "--to", "whole", folder=copy).code == 1
-        refused(client.run("rehydrate", "owner/unread", "--to", "whole", folder=copy), "disk is full", "HF_HOME")
+        assert_refused(client.run("rehydrate", "owner/unread", "--to", "whole", folder=copy), "disk is full", "HF_HOME")
     finally:
         client.python("import pyarrow; from pathlib import Path; pyarrow.output_stream, Path.open = pyarrow.full")
     assert ("datasets", "owner/full") not in hub.repositories and not (copy / "whole").exists()

@@ -10,7 +10,7 @@ from schemas.review import REVIEW
 from schemas.supervision import SUPERVISION
 from schemas.trajectory import DRAFT
 from tests.helpers.hub_client import Client
-from tests.helpers.publication import Rows, change, refused, validated
+from tests.helpers.publication import Rows, assert_refused, change, mark_validated
 
 
 def test_what_must_not_leave_is_found_in_a_chat_that_was_turned_down(client: Client, copy: Path) -> None:
@@ -28,7 +28,7 @@ def test_what_must_not_leave_is_found_in_a_chat_that_was_turned_down(client: Cli
     ]
     assert told != rejected
     DRAFT.write(DRAFT.frame(told), path / "rejected.parquet")
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "preference, row", "a local path")
+    assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "preference, row", "a local path")
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,15 @@ def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: s
 
     change(copy, write)
     done = client.run("publish", "--repo", "owner/never", folder=copy)
-    refused(done, kind, "column messages", "nothing was published")
+    assert_refused(done, kind, "column messages", "nothing was published")
     assert text not in done.out
 
 
 def test_a_verdict_that_was_changed_beside_its_trajectory_stops_it(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[2].update(boxes=[[1, 2, 3, 4]]))
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "are not those of its trajectory", "verify")
+    assert_refused(
+        client.run("publish", "--repo", "owner/never", folder=copy), "are not those of its trajectory", "verify"
+    )
 
 
 def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None:
@@ -67,8 +69,8 @@ def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None
     path.unlink()
     path.mkdir()
     REVIEW.write(REVIEW.frame([reviews[0].model_copy(update={"reviewer": "better words"})]), path / "reviews.parquet")
-    validated(copy)
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "holds a reviewer's name")
+    mark_validated(copy)
+    assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "holds a reviewer's name")
 
 
 def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
@@ -78,12 +80,14 @@ def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
         rows[1]["messages"] = json.dumps(chat)
 
     change(copy, tell)
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field defect_type", "row ")
+    assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field defect_type", "row ")
 
 
 def test_tools_of_another_version_stop_it(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[1].update(tools="[]"))
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "tools: are not the tools of this version")
+    assert_refused(
+        client.run("publish", "--repo", "owner/never", folder=copy), "tools: are not the tools of this version"
+    )
 
 
 @pytest.mark.parametrize("where", ["taken", "turned down"])
@@ -118,7 +122,7 @@ def test_the_path_of_an_image_in_a_chat_stops_it(client: Client, copy: Path, whe
             for item in DRAFT.records(DRAFT.read(path))
         ]
         DRAFT.write(DRAFT.frame(told), path)
-    refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field source_path", "row ")
+    assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field source_path", "row ")
 
 
 def test_a_column_of_supervision_is_no_column_of_a_students(monkeypatch: pytest.MonkeyPatch) -> None:

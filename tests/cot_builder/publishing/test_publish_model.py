@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from cot_builder.corpus.models import weights_sha256
 from eval.metrics import metrics, write_metrics
 from tests.helpers import predictions
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, REVIEWER, refused
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, REVIEWER, assert_refused
 from tests.servers.hub_server import HubServer
 
 MODEL = ("publish", "--repo", "owner/model", "--model", "models/sft")
@@ -43,7 +43,7 @@ def trained(copy: Path) -> Path:
 
 
 def test_a_model_links_its_corpus_and_evaluation(
-    hub: HubServer, client: Client, published: Done, copy: Path, trained: Path
+    hub: HubServer, client: Client, published: CommandResult, copy: Path, trained: Path
 ) -> None:
     hub.repositories.pop(("models", "owner/model"), None)
     done = client.run(*LINKED, *MODEL, "--tag", folder=copy)
@@ -58,7 +58,7 @@ def test_a_model_links_its_corpus_and_evaluation(
     state = json.loads(files["indus-cot.json"])
     assert state["kind"] == "model" and state["corpus"]["version"] == "1.0.0" and state["corpus"]["repo"] == REPO
     assert "nothing changed: no commit" in client.run(*LINKED, *MODEL, folder=copy).out
-    refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
+    assert_refused(client.run("publish", "--model", "mine", "--repo", "owner/other"), "no manifest.json")
     _evaluated(copy / "results" / "mpdd", weights_sha256(trained), "Yes")
     _evaluated(copy / "results" / "visa", "0" * 64, "No")
     # Reinforced on the same corpus: it is named by its manifest then.
@@ -78,7 +78,9 @@ def test_a_model_links_its_corpus_and_evaluation(
     assert "added.txt" not in hub.files("owner/model", "models")
 
 
-def test_a_dry_run_of_a_model(hub: HubServer, client: Client, published: Done, copy: Path, trained: Path) -> None:
+def test_a_dry_run_of_a_model(
+    hub: HubServer, client: Client, published: CommandResult, copy: Path, trained: Path
+) -> None:
     hub.repositories.pop(("models", "owner/model"), None)
     asked = ("--set", "publish.repo=owner/unsure", *MODEL, "--dry-run")
     done = client.run(*asked, folder=copy)
@@ -88,30 +90,30 @@ def test_a_dry_run_of_a_model(hub: HubServer, client: Client, published: Done, c
     assert ("models", "owner/model") not in hub.repositories
     done = client.run(*asked, token="", folder=copy)
     assert done.code == 0 and "not compared with the Hub" in done.out and "was not asked" in done.out, done.out
-    refused(client.run(*MODEL, "--dry-run", "--pr", folder=copy), "is not there", "--pr")
+    assert_refused(client.run(*MODEL, "--dry-run", "--pr", folder=copy), "is not there", "--pr")
     # What is not known is not said.
     hub.fail("owner/unsure", 403, times=99)
-    refused(client.run(*asked, folder=copy), "owner/unsure", "(403)")
+    assert_refused(client.run(*asked, folder=copy), "owner/unsure", "(403)")
     for damaged in ('{"stage": "sf', "[]"):
         (trained / "manifest.json").write_text(damaged)
-        refused(client.run(*asked, folder=copy), "models/sft/manifest.json: damaged")
+        assert_refused(client.run(*asked, folder=copy), "models/sft/manifest.json: damaged")
 
 
 def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Path, trained: Path) -> None:
     hub.repositories.pop(("models", "owner/model"), None)
     hub.after_commit = lambda: hub.alter("owner/model", "model.safetensors", b"others", "models")
-    refused(client.run(*MODEL, folder=copy), "differs from what was sent: model.safetensors")
+    assert_refused(client.run(*MODEL, folder=copy), "differs from what was sent: model.safetensors")
     hub.after_commit = lambda: None
     assert "every hash as written" in client.run(*MODEL, folder=copy).out
-    refused(client.run(*MODEL, "--private", folder=copy), "is there and public")
+    assert_refused(client.run(*MODEL, "--private", folder=copy), "is there and public")
     hub.put("owner/model", "notes.txt", b"mine", "models")
-    refused(client.run(*MODEL, folder=copy), "holds files that neither this model", "notes.txt")
+    assert_refused(client.run(*MODEL, folder=copy), "holds files that neither this model", "notes.txt")
     hub.make("owner/finetune", "models")
     for name in ("config.json", "model.safetensors", "README.md"):
         hub.put("owner/finetune", name, b"{}", "models")
     theirs = hub.files("owner/finetune", "models")
     done = client.run("publish", "--repo", "owner/finetune", "--model", "models/sft", folder=copy)
-    refused(done, "no model that indus-cot published", "config.json")
+    assert_refused(done, "no model that indus-cot published", "config.json")
     assert hub.files("owner/finetune", "models") == theirs
 
 

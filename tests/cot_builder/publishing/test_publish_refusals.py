@@ -7,45 +7,53 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.helpers import training_project
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, refused, validated
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, assert_refused, mark_validated
 from tests.servers.hub_server import READER, HubServer
 
 
 def test_what_is_not_there_for_somebody_who_is_not_logged_in(hub: HubServer, client: Client) -> None:
     """The Hub answers 401, and does not say whether it is missing or private."""
     hub.fail("owner/elsewhere", 401, times=99)
-    refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and nobody is logged in")
+    assert_refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and nobody is logged in")
 
 
 def test_tokens(client: Client) -> None:
-    refused(client.run("publish", "--repo", REPO, token=""), "hf auth login", "HF_TOKEN")
-    refused(client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)")
-    refused(client.run("publish", "--repo", "owner/new", token=READER), "no right to write", "(403)")
-    assert "hf_wrong" not in client.said and READER not in client.said
+    assert_refused(client.run("publish", "--repo", REPO, token=""), "hf auth login", "HF_TOKEN")
+    assert_refused(
+        client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)"
+    )
+    assert_refused(client.run("publish", "--repo", "owner/new", token=READER), "no right to write", "(403)")
+    assert "hf_wrong" not in client.output and READER not in client.output
 
 
 def test_names(hub: HubServer, client: Client) -> None:
-    refused(client.run("publish"), "--repo OWNER/NAME", "publish.repo")
-    refused(client.run("publish", "--repo", "nameless"), "no repository", "OWNER/NAME")
-    refused(client.run("publish", "--repo", "owner/missing", "--pr"), "is not there", "--pr")
+    assert_refused(client.run("publish"), "--repo OWNER/NAME", "publish.repo")
+    assert_refused(client.run("publish", "--repo", "nameless"), "no repository", "OWNER/NAME")
+    assert_refused(client.run("publish", "--repo", "owner/missing", "--pr"), "is not there", "--pr")
     hub.make("owner/taken", "models")
-    refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
+    assert_refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
     hub.make("owner/strange")
     hub.put("owner/strange", "data/train.csv", b"a,b\n")
-    refused(client.run("publish", "--repo", "owner/strange"), "no dataset that indus-cot published", "data/train.csv")
+    assert_refused(
+        client.run("publish", "--repo", "owner/strange"), "no dataset that indus-cot published", "data/train.csv"
+    )
     hub.make("owner/described")
     hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n")
     assert client.run("publish", "--repo", "owner/described", "--dry-run").code == 0
     hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n# My parts\n")
-    refused(client.run("publish", "--repo", "owner/described"), "no dataset that indus-cot published", "README.md")
+    assert_refused(
+        client.run("publish", "--repo", "owner/described"), "no dataset that indus-cot published", "README.md"
+    )
     hub.make("owner/broken")
     hub.put("owner/broken", "indus-cot.json", b'{"kind": "dataset"')
-    refused(client.run("publish", "--repo", "owner/broken"), "owner/broken: its indus-cot.json is damaged")
-    refused(client.run("diff", "owner/nowhere"), "neither a folder")
+    assert_refused(client.run("publish", "--repo", "owner/broken"), "owner/broken: its indus-cot.json is damaged")
+    assert_refused(client.run("diff", "owner/nowhere"), "neither a folder")
 
 
-def test_what_somebody_elses_folder_holds(hub: HubServer, client: Client, published: Done, tmp_path: Path) -> None:
+def test_what_somebody_elses_folder_holds(
+    hub: HubServer, client: Client, published: CommandResult, tmp_path: Path
+) -> None:
     clone, damaged, foreign = (tmp_path / name for name in ("clone", "damaged", "foreign"))
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n" % 0
     for path, data in hub.files(REPO).items():
@@ -61,21 +69,21 @@ def test_what_somebody_elses_folder_holds(hub: HubServer, client: Client, publis
     other = tmp_path / "other"
     (other / "data").mkdir(parents=True)
     pq.write_table(pa.table({"id": ["1"], "text": ["theirs"]}), other / "data/train-00000-of-00001.parquet")
-    refused(client.run("diff", str(other)), "has no column", "is", "a corpus?")
+    assert_refused(client.run("diff", str(other)), "has no column", "is", "a corpus?")
     for folder, index, shard in (
         (clone, "index.parquet: is a pointer of git-lfs", "is a pointer of git-lfs"),
         (damaged, "its index.parquet is damaged", ".parquet: damaged parquet file"),
         (foreign, "no column category", "no shard of sft that indus-cot published"),
     ):
-        refused(client.run("diff", str(folder)), index)
-        refused(client.run("rehydrate", str(folder), "--to", str(tmp_path / "whole")), shard)
+        assert_refused(client.run("diff", str(folder)), index)
+        assert_refused(client.run("rehydrate", str(folder), "--to", str(tmp_path / "whole")), shard)
     assert not (tmp_path / "whole").exists()
 
 
 def test_metadata_that_the_hub_refuses_make_no_repository(hub: HubServer, client: Client) -> None:
     hub.card_fault = '"tags" must be an array'
     done = client.run("publish", "--repo", "owner/faulty")
-    refused(done, "refuses the metadata of the card", '"tags" must be an array')
+    assert_refused(done, "refuses the metadata of the card", '"tags" must be an array')
     assert ("datasets", "owner/faulty") not in hub.repositories
 
 
@@ -83,23 +91,23 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
     shard = copy / "data/indus_cot/data/train-00000.parquet"
     table = pq.read_table(shard)
     pq.write_table(table.slice(1), shard)
-    refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated")
     pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), shard)
-    refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated", "sha256")
-    validated(copy)
-    refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated", "sha256")
+    mark_validated(copy)
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
     training_project.with_manifest(copy / "data/indus_cot", stage="draft")
-    refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
     shutil.rmtree(copy / "data/indus_cot")
-    refused(client.run("publish", "--repo", REPO, folder=copy), "no corpus is there")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "no corpus is there")
 
 
 def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) -> None:
     done = client.run("--set", "publish.require_review=true", "publish", "--repo", REPO, folder=copy)
-    refused(done, "no person has looked at it", "publish.require_review")
+    assert_refused(done, "no person has looked at it", "publish.require_review")
 
 
-def test_the_check_of_the_real_hub_runs(hub: HubServer, client: Client, published: Done) -> None:
+def test_the_check_of_the_real_hub_runs(hub: HubServer, client: Client, published: CommandResult) -> None:
     told = client.python(
         "import builtins, contextlib, io, sys\nfrom bench import real_hub\n"
         "sys.argv, builtins.input = ['real_hub', 'owner'], lambda *_: ''\nsaid = io.StringIO()\n"

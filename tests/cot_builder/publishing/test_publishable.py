@@ -21,10 +21,10 @@ from cot_builder.publishing import card, changes, shards
 from cot_builder.publishing.configs import CONFIGS, features, schema
 from cot_builder.publishing.index import INDEX
 from cot_builder.publishing.publish import plan
-from cot_builder.publishing.publishable import build
-from cot_builder.publishing.report import told
-from cot_builder.publishing.shards import shard_bits, write_shard
-from cot_builder.publishing.sources import sources
+from cot_builder.publishing.publishable import build_shards
+from cot_builder.publishing.report import describe_plan
+from cot_builder.publishing.shards import choose_shard_bits, write_shard
+from cot_builder.publishing.sources import read_sources
 from cot_builder.stages.assemble import assemble
 from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import read_manifest
@@ -35,14 +35,14 @@ from schemas.review import REVIEW, Review
 from schemas.trajectory import DRAFT, Draft
 from tests.helpers import small_corpus
 from tests.helpers.browser import CHROMIUM, chromium
-from tests.helpers.publication import STATED, change, validated, write_params
+from tests.helpers.publication import STATED, change, mark_validated, write_params
 
 STATE = {"version": "1.0.0", "changelog": [{"version": "1.0.0", "date": "2026-03-04", "rows": 22, "note": ""}]}
 
 
 def built(root: Path) -> dict[str, list[dict[str, Any]]]:
     """Rows of every configuration, as they are written now."""
-    folder = build(load_params(root=root), Workspace(root))
+    folder = build_shards(load_params(root=root), Workspace(root))
     return {
         config: [
             row for path in sorted((folder / config).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()
@@ -59,7 +59,7 @@ def with_reviews(root: Path, what: Callable[[list[Review]], list[Review]]) -> No
         path.unlink()
         path.mkdir()
     REVIEW.write(REVIEW.frame(what(reviews)), path / "reviews.parquet")
-    validated(root)
+    mark_validated(root)
 
 
 def own_drafts(root: Path) -> None:
@@ -71,8 +71,8 @@ def own_drafts(root: Path) -> None:
 
 def card_of(root: Path, params: Params | None = None) -> str:
     workspace, params = Workspace(root), params or load_params(root=root)
-    build(params, workspace)
-    return card.write("owner/name", params, workspace, sources(params, workspace.indus_cot), STATE)[
+    build_shards(params, workspace)
+    return card.render_card("owner/name", params, workspace, read_sources(params, workspace.indus_cot), STATE)[
         "README.md"
     ].decode()
 
@@ -190,7 +190,7 @@ def test_gold_pages_and_rejections_are_decisions_too(copy: Path, monkeypatch: py
         ]
 
     before = built(copy)
-    index = changes.read(str(copy / "data/publish"))
+    index = changes.load_index(str(copy / "data/publish"))
     with_reviews(copy, more)
     assemble(load_params(root=copy).model_copy(update={"pull": small_corpus.params().pull}), Workspace(copy))
     rows = {(row["row"], row["role"], row["verdict"]): row for row in built(copy)["review"]}
@@ -200,21 +200,21 @@ def test_gold_pages_and_rejections_are_decisions_too(copy: Path, monkeypatch: py
     counts = read_manifest(copy / "data/publish")["counts"]
     assert counts["reviews left out: of earlier drafts"] == counts["reviews left out: of drafts that are no more"] == 1
     assert counts["reviews of drafts that are no row"] == 1
-    found = changes.compare(index, changes.read(str(copy / "data/publish")))
+    found = changes.compare(index, changes.load_index(str(copy / "data/publish")))
     assert found.removed == [row_id(turned_down.draft_id)] and found.rereviewed == [row_id(planted.draft_id)]
     assert "reviews left out: of earlier drafts: 1" in card_of(copy)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     planned, _ = plan(load_params(root=copy), Workspace(copy), "owner/name", offline=True)
     for line in ("reviews left out: of earlier drafts: 1", "reviews of drafts that are no row: 1"):
-        assert f"\n  {line}\n" in told(planned)
+        assert f"\n  {line}\n" in describe_plan(planned)
 
 
 def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None:
     built(copy)
-    index = changes.read(str(copy / "data/publish"))
+    index = changes.load_index(str(copy / "data/publish"))
     with_reviews(copy, lambda reviews: [reviews[0].model_copy(update={"logic_rating": 1})])
     rated = built(copy)["review"][0]["row"]
-    again = changes.read(str(copy / "data/publish"))
+    again = changes.load_index(str(copy / "data/publish"))
     assert changes.compare(index, again)._replace(same=0) == changes.Changes([], [], [], [rated], 0, 0, 0)
     own_drafts(copy)
     path = copy / "data/draft/rejected.parquet"
@@ -226,24 +226,24 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
         row["row"] for row in (pq.read_table(copy / "data/publish/preference").to_pylist()) if row["origin"] == "gates"
     ]
     built(copy)
-    found = changes.compare(again, changes.read(str(copy / "data/publish")))
+    found = changes.compare(again, changes.load_index(str(copy / "data/publish")))
     assert found.rereviewed == [gone] and not found.changed
     # An index of version 1 of the format knows nothing of them, and a corpus on this machine neither.
     (copy / "old").mkdir()
     index.drop("reviews_sha256", "pairs_sha256").write_parquet(copy / "old" / INDEX)
     for other in (copy / "old", copy / "data/indus_cot"):
-        assert not changes.compare(changes.read(str(other)), again).any
+        assert not changes.compare(changes.load_index(str(other)), again).has_changes
 
 
 def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path) -> None:
     """A model that was trained on it must not be said to come from the corpus in which it was held out."""
     built(copy)
-    index = changes.read(str(copy / "data/publish"))
+    index = changes.load_index(str(copy / "data/publish"))
     one = index.filter(pl.col("split") == "validation")["id"][0]
     other = index.with_columns(split=pl.when(pl.col("id") == one).then(pl.lit("train")).otherwise("split"))
     found = changes.compare(index, other)
     assert (found.changed, found.texts, found.moved) == ([one], 0, 1)
-    assert changes.corpus_sha256(index) != changes.corpus_sha256(other)
+    assert changes.hash_rows(index) != changes.hash_rows(other)
     (copy / "other").mkdir()
     other.write_parquet(copy / "other" / INDEX)
     assert (
@@ -257,13 +257,13 @@ def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path)
 
 def test_shards_are_small_and_no_more_than_a_commit_takes() -> None:
     for rows in (1, 5, 300, 3_000, 12_000):
-        assert rows / 2 ** shard_bits({"train": rows}) <= 4
+        assert rows / 2 ** choose_shard_bits({"train": rows}) <= 4
     for rows, share in product((30_000, 100_000, 1_000_000), (0.01, 0.1, 0.5)):
         split = {"train": round(rows * (1 - share)), "validation": round(rows * share)}
-        bits = shard_bits(split)
+        bits = choose_shard_bits(split)
         assert len(CONFIGS) * sum(min(2**bits, count) for count in split.values()) <= 24_000
-        assert shard_bits(split, bits) == bits and shard_bits(split, 20) == bits
-    assert shard_bits({"train": 30_000}, 13) == 13, "another number would move every row"
+        assert choose_shard_bits(split, bits) == bits and choose_shard_bits(split, 20) == bits
+    assert choose_shard_bits({"train": 30_000}, 13) == 13, "another number would move every row"
 
 
 def test_row_groups_are_within_what_the_viewer_scans(
@@ -273,7 +273,7 @@ def test_row_groups_are_within_what_the_viewer_scans(
     table = pa.concat_tables(
         pq.read_table(path) for path in sorted((copy / "data/publish/sft/train").glob("*.parquet"))
     )
-    monkeypatch.setattr(shards, "MOST_ROW_GROUP", 2**20)
+    monkeypatch.setattr(shards, "MAX_ROW_GROUP", 2**20)
     write_shard(tmp_path / "cut.parquet", table, "sft")
     found = pq.ParquetFile(tmp_path / "cut.parquet")
     sizes = [found.metadata.row_group(number).total_byte_size for number in range(found.num_row_groups)]
@@ -317,8 +317,8 @@ def test_the_card_is_shown_with_its_pictures_and_tables(copy: Path) -> None:
     from markdown_it import MarkdownIt
 
     params, workspace = load_params(root=copy), Workspace(copy)
-    folder = build(params, workspace)
-    files = card.write("owner/name", params, workspace, sources(params, workspace.indus_cot), STATE)
+    folder = build_shards(params, workspace)
+    files = card.render_card("owner/name", params, workspace, read_sources(params, workspace.indus_cot), STATE)
     for path, content in files.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cot_builder.storage.images import decode, encode_png
-from tests.helpers.hub_client import Client, Done
-from tests.helpers.publication import REPO, STATED, Rows, change, refused, write_params
+from tests.helpers.hub_client import Client, CommandResult
+from tests.helpers.publication import REPO, STATED, Rows, assert_refused, change, write_params
 from tests.servers.hub_server import HubServer
 
 
@@ -43,9 +43,9 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     )
     assert {bool(images) for name, images in rows if name == "guarded"} == {False}
     assert {bool(images) for name, images in rows if name == "mine"} == {True}
-    refused(client.run("rehydrate", "owner/mixed", folder=guarded), "guarded", "--source guarded=PATH")
+    assert_refused(client.run("rehydrate", "owner/mixed", folder=guarded), "guarded", "--source guarded=PATH")
     twice = ("--source", "guarded=mine", "--source", "guarded=mine/parts.csv")
-    refused(client.run("rehydrate", "owner/mixed", *twice, folder=guarded), "guarded is mine already")
+    assert_refused(client.run("rehydrate", "owner/mixed", *twice, folder=guarded), "guarded is mine already")
     made = client.run("rehydrate", "owner/mixed", "--source", "guarded=mine/parts.csv", "--to", "whole", folder=guarded)
     assert made.code == 0 and "every sha256 as published" in made.out, made.out
     (guarded / "params.yaml").unlink()
@@ -79,7 +79,7 @@ def _without_licence(table: pa.Table) -> pa.Table:
 
 
 def test_all_by_reference_is_made_whole_to_the_byte(
-    hub: HubServer, client: Client, published: Done, copy: Path
+    hub: HubServer, client: Client, published: CommandResult, copy: Path
 ) -> None:
     name = "owner/referenced"
     done = client.run("--set", "publish.images=reference", "publish", "--repo", name, folder=copy)
@@ -93,7 +93,7 @@ def test_all_by_reference_is_made_whole_to_the_byte(
         assert made.code == 0, made.out
         for path in shards:
             assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
-    refused(
+    assert_refused(
         client.run("rehydrate", REPO, "--source", "mine=mine/parts.csv", "--to", "again", folder=copy),
         "has no image of mine to make; every image is in its rows",
     )
@@ -110,15 +110,17 @@ def test_all_by_reference_is_made_whole_to_the_byte(
         rows = table.to_pylist()
         spoil(next(row for row in rows if len(row["references"]) > 1))
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), altered)
-        refused(client.run("rehydrate", "altered", "--source", "mine=mine/parts.csv", folder=copy), looked, *words)
+        assert_refused(
+            client.run("rehydrate", "altered", "--source", "mine=mine/parts.csv", folder=copy), looked, *words
+        )
     (copy / "other").mkdir()
     mine = copy / "other" / "mine.txt"
     mine.write_text("of a person")
     given = ("rehydrate", name, "--source", "mine=mine/parts.csv", "--to", "other")
-    refused(client.run(*given, folder=copy), "contains files that no stage wrote")
+    assert_refused(client.run(*given, folder=copy), "contains files that no stage wrote")
     assert mine.read_text() == "of a person"
     (copy / "other" / "0.png").write_bytes(encode_png(decode((copy / "mine/widget/0.png").read_bytes())[::-1]))
-    refused(
+    assert_refused(
         client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are not there", "sha256"
     )
 
@@ -129,7 +131,9 @@ def _text(shard: Path) -> str:
 
 def test_a_refusal_names_set_and_clause(client: Client, guarded: Path) -> None:
     done = client.run("--set", "publish.images=embed", "publish", "--repo", "owner/refused", folder=guarded)
-    refused(done, "guarded", "redistribution is unknown", "the licence is the owner's to state", "publish.images")
+    assert_refused(
+        done, "guarded", "redistribution is unknown", "the licence is the owner's to state", "publish.images"
+    )
 
 
 def test_a_licence_without_changed_copies_takes_images_by_reference(client: Client, copy: Path) -> None:
@@ -139,7 +143,7 @@ def test_a_licence_without_changed_copies_takes_images_by_reference(client: Clie
     change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows])
     change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows], "validation")
     embedded = client.run("--set", "publish.images=embed", "publish", "--repo", "owner/nd", "--dry-run", folder=copy)
-    refused(embedded, "mine", "CC BY-ND 4.0", "allows no changed copies")
+    assert_refused(embedded, "mine", "CC BY-ND 4.0", "allows no changed copies")
     done = client.run("publish", "--repo", "owner/nd", "--dry-run", folder=copy)
     assert done.code == 0, done.out
     shards = [pq.read_table(path).to_pylist() for path in (copy / "data/publish/sft").rglob("*.parquet")]
@@ -148,4 +152,4 @@ def test_a_licence_without_changed_copies_takes_images_by_reference(client: Clie
 
 def test_a_licence_that_changed_since_is_refused(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[0].update(licence="CC BY-NC-SA 4.0"))
-    refused(client.run("publish", "--repo", "owner/refused", folder=copy), "'CC BY-NC-SA 4.0'", "'CC BY 4.0'")
+    assert_refused(client.run("publish", "--repo", "owner/refused", folder=copy), "'CC BY-NC-SA 4.0'", "'CC BY 4.0'")
