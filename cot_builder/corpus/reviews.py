@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
-from scipy.stats import binomtest
 
 from cot_builder.storage.output import stage_output
 from cot_builder.storage.workspace import Workspace
@@ -103,5 +102,8 @@ class AcceptedShare(NamedTuple):
         """95 % interval of the share of accepted and fixed (Wilson 1927); 0 to 1 where nothing is reviewed."""
         if not self.reviewed:
             return 0.0, 1.0
+        # Imported here: it takes half a second, and most readers of reviews need no interval.
+        from scipy.stats import binomtest
+
         found = binomtest(self.accepted + self.fixed, self.reviewed).proportion_ci(method="wilson")
         return float(found.low), float(found.high)

@@ -2,22 +2,30 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.review_project import Project, new_drafts
 from tests.servers.label_studio_server import Server, label_studio
 
+if TYPE_CHECKING:
+    from tests.helpers.review_project import Project
+
 __all__ = ["label_studio"]
+# Helpers are imported in the fixtures: tests of a page need no client of the server, which is slow to import.
 
 
 @pytest.fixture(scope="session")
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with drafts, to be copied."""
+    from tests.helpers.review_project import new_drafts
+
     return new_drafts(tmp_path_factory.mktemp("review"))
 
 
 @pytest.fixture
-def project(drafted: Path, tmp_path: Path, label_studio: Server) -> Project:
+def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
     """A copy of the project with drafts, and its own project on the server."""
+    from tests.helpers.review_project import Project
+
     return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)

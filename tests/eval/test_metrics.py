@@ -135,6 +135,7 @@ def test_resample_figures_match_drawn_images(data: st.DataObject) -> None:
         assert (estimate.low, estimate.high) == pytest.approx((wanted, wanted))
 
 
+@pytest.mark.slow
 def test_interval_coverage() -> None:
     """Each part has three images that are right or wrong together; an interval over images would cover far less."""
     rng = np.random.default_rng(0)

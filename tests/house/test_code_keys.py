@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cot_builder.storage import code
 from cot_builder.storage.code import EXCLUDED_MODULES, PACKAGES, compute_code_key, list_hashed_files
-from indus_cot.stages import STAGES
+from indus_cot.stages import STAGES, code_keys
 from tests.helpers.paths import ROOT
 from tests.house.product_copy import copy_with, run_command
 
@@ -22,9 +23,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def keys(tree: Path) -> dict[str, str]:
-    """The code key of each stage, as `indus-cot params` writes it."""
-    run_command(tree, "params")
-    found: dict[str, str] = json.loads((tree / "data/params.json").read_text())["code"]
+    """The code key of each stage of the product in ``tree``."""
+    # In this process: a command imports for seconds what it does not need here.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "BASE", tree)
+        code.clear_caches()
+        found = code_keys()
+    code.clear_caches()
     return found
 
 
@@ -96,6 +101,12 @@ def test_a_change_makes_its_dependents_stale(case: str, tree: Path, before: dict
     assert stale(tree, before, name, old, new) == due
 
 
+@pytest.mark.slow
+def test_params_writes_the_keys(tree: Path, before: dict[str, str]) -> None:
+    run_command(tree, "params")
+    assert json.loads((tree / "data/params.json").read_text())["code"] == before
+
+
 # A teacher's backend is one file, which both words priors and drafts: `prior` depends on its gates too.
 @pytest.mark.parametrize(
     ("name", "due"),
@@ -113,6 +124,7 @@ def test_a_file_in_a_tables_folder_makes_stale(name: str, due: set[str], tree: P
     assert stale(tree, before, name, "", '"""Nothing yet."""\n') == due
 
 
+@pytest.mark.slow
 def test_dvc_runs_a_stage_again_whose_key_changed(tree: Path) -> None:
     """Through DVC, with the stage that has no dependency: a change of its code, and none of another's."""
 

@@ -10,6 +10,8 @@ import yaml
 from tests.helpers import small_corpus
 from tests.house.product_copy import copy_with, run_python
 
+pytestmark = pytest.mark.slow
+
 PARROT = '''"""A teacher that repeats the offline one in its own name."""
 
 from cot_builder.teacher.backends import offline

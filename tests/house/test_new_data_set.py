@@ -8,6 +8,8 @@ import pytest
 
 from tests.house.product_copy import copy_with, run_python
 
+pytestmark = pytest.mark.slow
+
 TILES = '''"""Tiles: photographs of ceramic tiles with a mask beside each.
 
 Layout: ``<kind>/Imgs/<name>.jpg`` and, of the same name, ``<name>.png``; ``MT_Free`` is free of defects.

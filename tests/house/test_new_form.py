@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.house.product_copy import copy_with, run_python
 
+pytestmark = pytest.mark.slow
+
 LINES = '''"""A text file with a line an image: path, category, and the defect with its box in pixels, or good."""
 
 from cot_builder.benchmarks.benchmark import ClassifiedPath, Entry, Layout, path_within

@@ -6,6 +6,8 @@ import pytest
 
 from tests.house.product_copy import copy_with, run_module
 
+pytestmark = pytest.mark.slow
+
 GATE = '''"""Gates on the view: front_view."""
 
 from cot_builder.teacher.gates.gate import Case, gate

@@ -13,6 +13,8 @@ from tests.helpers.pipeline import new_project
 from tests.helpers.predictions import NOTHING_SEEN, listing, mpdd, run
 from tests.house.product_copy import run_copy
 
+pytestmark = pytest.mark.slow
+
 METRIC = '''
 """The figure of alarms."""
 

@@ -9,6 +9,8 @@ import pytest
 from tests.helpers.pipeline import new_project
 from tests.house.product_copy import run_copy
 
+pytestmark = pytest.mark.slow
+
 TERM = '''
 """R_brevity: fewer words."""
 

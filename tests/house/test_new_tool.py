@@ -8,6 +8,8 @@ import pytest
 
 from tests.house.product_copy import copy_with, run_module
 
+pytestmark = pytest.mark.slow
+
 HISTOGRAM = '''"""histogram: how often each range of grey levels occurs."""
 
 import cv2

@@ -23,6 +23,7 @@ def repro(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_dvc_runs_without_git(downloaded: Path) -> None:
     (downloaded / ".dvc/config.local").write_text("[cache]\n    type = copy\n")
     assert "not a git repository" in repro(downloaded).stderr

@@ -102,6 +102,7 @@ def test_init_finds_its_files_in_a_target_folder(installer: str, wheel: Path, tm
     assert (project / "profiles/default.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_wheel_makes_a_project_that_runs(installed: Path, tmp_path: Path) -> None:
     """Outside the checkout, beside folders of the user's named as packages of this project, without git."""
     command = installed / "bin/indus-cot"
