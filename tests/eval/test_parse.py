@@ -227,6 +227,7 @@ def test_agent_reading() -> None:
     assert parse_agent([]).parse == "unparsed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

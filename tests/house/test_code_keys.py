@@ -92,6 +92,7 @@ CASES = {
 """File, text, the text in its place (none: a line is added), stages that become stale."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_change_makes_its_dependents_stale(case: str, tree: Path, before: dict[str, str]) -> None:
     name, old, new, due = CASES[case]
@@ -108,6 +109,7 @@ def test_params_writes_the_keys(tree: Path, before: dict[str, str]) -> None:
 
 
 # A teacher's backend is one file, which both words priors and drafts: `prior` depends on its gates too.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "due"),
     [
@@ -175,6 +177,7 @@ def test_every_data_file_of_the_packages_is_in_some_key() -> None:
     assert set(names) - apart - known == {f"{name.replace('.', '/')}.py" for name in EXCLUDED_MODULES}
 
 
+@pytest.mark.slow
 def test_comments_and_blank_lines_do_not_count(tree: Path, before: dict[str, str]) -> None:
     name = "cot_builder/corpus/priors.py"
     first = (tree / name).read_text().splitlines()[0]

@@ -29,6 +29,7 @@ def test_library_that_does_not_load_is_a_fault(
     assert "✗  dependencies" in shown and "`make demo` installs what fits" in shown
 
 
+@pytest.mark.slow
 def test_version_out_of_bounds_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_version_out_of_bounds_is_a_fault(
     assert "opencv-python-headless 4.12.0.88 is installed, and >=4.13 is needed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "sound"), [((3, 10, 13), False), ((3, 11, 7), True), ((3, 14, 0), False)])
 def test_python_versions(
     version: tuple[int, int, int], sound: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -49,6 +51,7 @@ def test_python_versions(
     assert ("use Python 3.11, 3.12 or 3.13" in capsys.readouterr().out) != sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "advice"),
     [

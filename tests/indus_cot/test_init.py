@@ -46,6 +46,7 @@ def installed(wheel: Path) -> Path:
     return environment
 
 
+@pytest.mark.slow
 def test_wheel_has_licence_and_type_markers(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
@@ -87,6 +88,7 @@ def test_init_refuses_what_it_would_overwrite(tmp_path: Path, name: str, told: s
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["dvc.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 def test_init_finds_its_files_in_a_target_folder(installer: str, wheel: Path, tmp_path: Path) -> None:
     """`pip install --target` records other paths than it writes to."""

@@ -36,6 +36,7 @@ def _rows(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+@pytest.mark.slow
 def test_the_stage_leaves_a_card_with_data_parameters_figures_and_how_to_load(
     workspace: Workspace, trainable: Workspace
 ) -> None:

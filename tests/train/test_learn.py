@@ -88,6 +88,7 @@ def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(proce
     assert told(lambda pixels: crop(pixels).image) > 0.95
 
 
+@pytest.mark.slow
 def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
     for surface in drawn("large", 20):
         grey = policy_sees(processor, surface.pixels).mean(0)
@@ -96,6 +97,7 @@ def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
         assert abs(grey[inside].mean() - grey[around].mean()) > 12
 
 
+@pytest.mark.slow
 def test_the_backbone_is_shown_what_the_policy_sees(processor):
     surface = drawn("small", 1)[0]
     for pixels in (surface.pixels, crop(surface.pixels).image):
@@ -105,6 +107,7 @@ def test_the_backbone_is_shown_what_the_policy_sees(processor):
         assert np.array_equal(again, shown), "scaled once"
 
 
+@pytest.mark.slow
 def test_the_tower_is_not_taught_to_overlook_a_small_defect(processor):
     looks = list(pretrain.views(processor, CATEGORIES, 12, np.random.default_rng(3)))
     small = [look for look in looks if look.whole is None and look.word in SMALL]
@@ -146,6 +149,7 @@ def test_lessons_are_a_corpus_that_training_reads(tmp_path):
         assert len(row["images"]) == 1 + looked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told_of_tools", [True, False])
 def test_a_system_turn_and_phrases_are_a_token_each(processor, told_of_tools):
     said, schemas = system_prompt(told_of_tools), tool_schemas() if told_of_tools else None

@@ -81,6 +81,7 @@ def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> N
     assert "compute" not in written
 
 
+@pytest.mark.slow
 def test_the_doctor_knows_a_home_folder(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def text(trajectory: Trajectory) -> str:
     return " ".join(turn.thought for turn in trajectory.turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", leaves())
 def test_every_defect_type_passes_gates(kind):
     tools = set()
