@@ -71,3 +71,16 @@ def test_hooks_call_what_make_check_calls() -> None:
     for hook in source["hooks"]:
         command = hook["entry"].removeprefix(".venv/bin/").removesuffix(" --fix")
         assert f"$(BIN)/{command}" in recipe, hook["id"]
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named = set(re.findall(r"(?<![\w/])(?:[\w.]+/)+[\w.]+\.\w+", text))
+    examples = {name for name in named if "NAME" in name}
+    assert len(named) > 12 and not [name for name in named - examples if not (ROOT / name).exists()]
+    assert all((ROOT / name).parent.is_dir() for name in examples)
+    targets = set(re.findall(r"\bmake (\w+)", text)) - {"bench"}
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert {"check", "test"} <= targets and all(f"\n{name}: " in makefile for name in targets)
+    markers = re.findall(r'^  "(\w+): ', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert all(f"`{marker}`" in text for marker in markers)
