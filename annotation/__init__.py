@@ -1,1 +1,1 @@
-"""Expert review in Label Studio: the server, the page, the way there and back."""
+"""Expert review in Label Studio: the server, the page, pushing drafts and pulling reviews."""

@@ -1,4 +1,4 @@
-"""Drafts that experts disagree on: which they are, and what the one who settles it is told."""
+"""Finds drafts that experts disagree on, and describes the reviews to the adjudicator."""
 
 from collections.abc import Sequence
 
@@ -7,48 +7,48 @@ from schemas.geometry import union_iou
 from schemas.review import Review
 from schemas.trajectory import Trajectory, Verdict
 
-SAME_PLACE = 0.5
-"""IoU of the regions from which two experts mean the same place."""
-SAYS = {"accepted": "accepts it", "fixed": "fixed it", "rejected": "rejects it"}
+MIN_REGION_IOU = 0.5
+"""Two experts mark the same place if the IoU of their regions is at least this."""
+VERDICT_PHRASES = {"accepted": "accepts it", "fixed": "fixed it", "rejected": "rejects it"}
 
 
-def disagreements(reviews: Sequence[Review]) -> dict[str, list[Review]]:
-    """What was said of the drafts that experts disagree on and that nobody has settled, by ``draft_sha256``.
+def find_disagreements(reviews: Sequence[Review]) -> dict[str, list[Review]]:
+    """Return the reviews of each draft that experts disagree on and nobody has adjudicated, by ``draft_sha256``.
 
-    They disagree where one rejects what another takes, or where the verdicts they leave differ in answer, type or
-    place. Two wordings of one verdict are no disagreement.
+    Experts disagree if one rejects a draft that another accepts or fixes, or if their final verdicts differ in answer,
+    type or place. Different wording is no disagreement.
     """
     settled = select_latest_reviews(reviews, "adjudication")
-    said = select_latest_reviews(reviews, "review")
-    return {digest: words for digest, words in said.items() if digest not in settled and _differ(words)}
+    by_draft = select_latest_reviews(reviews, "review")
+    return {digest: rows for digest, rows in by_draft.items() if digest not in settled and _verdicts_differ(rows)}
 
 
-def told(words: Sequence[Review]) -> list[str]:
-    """What each expert said, without names: who settles it judges the draft, not the people."""
-    # By what they said, so that no order of people shows through.
-    ordered = sorted(words, key=lambda row: (row.verdict, row.trajectory, row.comment))
-    return [f"expert {number} {_said(row)}" for number, row in enumerate(ordered, 1)]
+def describe_reviews(reviews: Sequence[Review]) -> list[str]:
+    """Return one line for each expert's review, without names: the adjudicator judges the draft, not the people."""
+    # Sort by content, so that the order does not reveal who wrote which review.
+    ordered = sorted(reviews, key=lambda row: (row.verdict, row.trajectory, row.comment))
+    return [f"expert {number} {_describe_review(row)}" for number, row in enumerate(ordered, 1)]
 
 
-def verdict(review: Review) -> Verdict:
-    """The verdict a review leaves."""
+def parse_verdict(review: Review) -> Verdict:
+    """Return the verdict of the trajectory as the expert left it."""
     return Trajectory.model_validate_json(review.trajectory).verdict
 
 
-def _differ(words: Sequence[Review]) -> bool:
-    if len({row.verdict == "rejected" for row in words}) > 1:
+def _verdicts_differ(reviews: Sequence[Review]) -> bool:
+    if len({row.verdict == "rejected" for row in reviews}) > 1:
         return True
-    if words[0].verdict == "rejected":
+    if reviews[0].verdict == "rejected":
         return False
-    first, *others = [verdict(row) for row in words]
+    first, *others = [parse_verdict(row) for row in reviews]
     return any(
         (other.answer, other.defect_type) != (first.answer, first.defect_type)
-        or union_iou(first.boxes, other.boxes) < SAME_PLACE
+        or union_iou(first.boxes, other.boxes) < MIN_REGION_IOU
         for other in others
     )
 
 
-def _said(row: Review) -> str:
-    parts = [f"{change.field} {change.before} → {change.after}" for change in row.changes]
-    why = "; ".join([*row.reasons, *parts, *([f"“{row.comment}”"] if row.comment else [])])
-    return SAYS[row.verdict] + (f": {why}" if why else "")
+def _describe_review(row: Review) -> str:
+    changes = [f"{change.field} {change.before} → {change.after}" for change in row.changes]
+    details = "; ".join([*row.reasons, *changes, *([f"“{row.comment}”"] if row.comment else [])])
+    return VERDICT_PHRASES[row.verdict] + (f": {details}" if details else "")

@@ -1,4 +1,4 @@
-"""How far several experts agree, how much each has done, whether they still read: from the reviews pulled so far."""
+"""Measures agreement between experts, their progress and their attention, from the reviews pulled so far."""
 
 import json
 import warnings
@@ -14,8 +14,8 @@ from scipy.stats import binomtest, bootstrap, fisher_exact
 from sklearn.metrics import cohen_kappa_score
 
 from annotation import page
-from annotation.adjudication import disagreements, verdict
-from annotation.assignment import assign
+from annotation.adjudication import find_disagreements, parse_verdict
+from annotation.assignment import assign_drafts
 from cot_builder.corpus.reviews import read_reviews, select_latest_reviews
 from cot_builder.params import Params
 from cot_builder.storage.output import write_text
@@ -26,131 +26,147 @@ from schemas.review import Review
 from schemas.trajectory import DRAFT
 
 RESAMPLES = 1000
-NORMAL = "normal"
-"""Stands for the type where the answer is No."""
-FILE = "agreement.json"
+NO_DEFECT = "normal"
+"""Label in place of the defect type if the answer is No."""
+AGREEMENT_FILE = "agreement.json"
 
 
-class Figure(NamedTuple):
-    """A figure with its 95 % interval; None where it is not defined."""
+class IntervalEstimate(NamedTuple):
+    """A figure with its 95 % interval; None if it is not defined."""
 
     value: float | None
     low: float | None
     high: float | None
     units: int
-    """What it was computed from: drafts, or pages with a planted mistake."""
+    """Number of units it was computed from: drafts, or pages with a planted mistake."""
 
 
-class Agreement(NamedTuple):
-    """How two experts, or all of them, judge the same drafts."""
+class GroupAgreement(NamedTuple):
+    """Agreement of two experts, or of all, on the drafts they share."""
 
     who: str
-    verdict: Figure
-    """Cohen's κ (1960) of two, Krippendorff's α (2011) of all: accepted, fixed or rejected."""
-    type: Figure
-    """Likewise of the type that each leaves, or that there is no defect; drafts one of them rejects do not count."""
-    box_iou: Figure
-    """Mean IoU of the regions that the boxes of each pair cover, where both see a defect."""
-    mask_dice: Figure
-    """Mean Dice coefficient of what each pair has painted, likewise."""
+    verdict: IntervalEstimate
+    """Agreement on accepted, fixed or rejected: Cohen's κ (1960) of two experts, Krippendorff's α (2011) of all."""
+    type: IntervalEstimate
+    """The same coefficient for the final type, with "no defect" as one more type; rejected drafts do not count."""
+    box_iou: IntervalEstimate
+    """Mean IoU, over pairs of experts who both see a defect, of the regions that their boxes cover."""
+    mask_dice: IntervalEstimate
+    """Mean Dice coefficient of the painted masks, over the same pairs."""
 
 
-class Expert(NamedTuple):
-    """What one expert has done."""
+class ExpertSummary(NamedTuple):
+    """Progress and attention of one expert."""
 
     who: str
     assigned: int
-    """Pages they were given, those with a planted mistake among them; 0 where ``annotators`` does not name them."""
+    """Assigned pages, with those that have a planted mistake; 0 if ``annotators`` does not name the expert."""
     reviews: int
     verdicts: dict[str, int]
     hours: float
     seconds: float
-    """Median on a page."""
-    caught: Figure
-    """Share of planted mistakes that were rejected or put right (Wilson 1927)."""
-    caught_first: Figure
-    """Of the earlier half of these pages."""
-    caught_last: Figure
+    """Median time spent on a page."""
+    caught: IntervalEstimate
+    """Share of planted mistakes that were rejected or corrected, with Wilson's interval (1927)."""
+    caught_first: IntervalEstimate
+    """The same share in the earlier half of these pages."""
+    caught_last: IntervalEstimate
+    """The same share in the later half."""
     drift: float | None
-    """p-value of the difference between the halves (Fisher's exact test); None below two pages."""
+    """p-value of the difference between the halves (Fisher's exact test); None if there are fewer than two pages."""
 
 
-class Agreed(NamedTuple):
-    """All of it."""
+class AgreementReport(NamedTuple):
+    """Everything that `indus-cot review agree` reports."""
 
-    groups: list[Agreement]
-    """All experts together first where there are more than two, then each pair."""
-    experts: list[Expert]
+    groups: list[GroupAgreement]
+    """All experts together if there are more than two, then each pair."""
+    experts: list[ExpertSummary]
     shared: int
-    """Drafts that at least two have reviewed."""
+    """Drafts that at least two experts have reviewed."""
     disagreements: int
-    """Of these, how many wait to be settled."""
+    """How many of the shared drafts wait for adjudication."""
     settled: int
+    """How many drafts were adjudicated."""
 
 
-def agree(params: Params, workspace: Workspace) -> Agreed:
-    """Hold the experts' last words against each other; writes ``reports/agreement.json`` too.
+def measure_agreement(params: Params, workspace: Workspace) -> AgreementReport:
+    """Compare the experts' latest reviews of each shared draft; writes ``reports/agreement.json`` too.
 
-    Intervals are percentiles of 1,000 bootstrap samples of the drafts (Efron 1979); samples in which a coefficient
-    is not defined, because everybody says the same of everything, are left out.
+    Intervals are percentiles of 1,000 bootstrap samples of the drafts (Efron 1979). Samples in which a coefficient is
+    not defined, because all experts give all drafts the same label, are left out.
 
     Raises:
-        IndusCotError: nothing is reviewed yet; there are no drafts.
+        IndusCotError: there are no reviews yet, or no drafts.
     """
     reviews = read_reviews(workspace)
     if not reviews:
-        raise IndusCotError(f"{workspace.review}: no reviews yet; review, then run `indus-cot review pull`")
-    said = {digest: words for digest, words in select_latest_reviews(reviews, "review").items() if len(words) > 1}
-    people = sorted({row.reviewer for words in said.values() for row in words})
+        raise IndusCotError(
+            f"{workspace.review}: no reviews yet; review some drafts in Label Studio, then run `indus-cot review pull`"
+        )
+    shared = {digest: rows for digest, rows in select_latest_reviews(reviews, "review").items() if len(rows) > 1}
+    people = sorted({row.reviewer for rows in shared.values() for row in rows})
     groups = [people] if len(people) > 2 else []
     groups += [list(pair) for pair in combinations(people, 2)]
     assigned: Counter[str] = Counter()
     if params.review.annotators:
         drafts = DRAFT.records(DRAFT.read(workspace.draft / "trajectory.parquet"))
-        given = assign(drafts, params.review, params.run.seed)
+        given = assign_drafts(drafts, params.review, params.run.seed)
         assigned |= {
             name.lower(): len(given[title])
             for name, title in zip(params.review.annotators, params.review.titles, strict=True)
         }
-    found = Agreed(
-        groups=[_agreement(group, list(said.values())) for group in groups],
+    report = AgreementReport(
+        groups=[_measure_group(group, list(shared.values())) for group in groups],
         experts=[
-            _expert(name, [row for row in reviews if row.reviewer == name and not row.problems], assigned[name.lower()])
+            _summarize_expert(
+                name, [row for row in reviews if row.reviewer == name and not row.problems], assigned[name.lower()]
+            )
             for name in sorted({row.reviewer for row in reviews})
         ],
-        shared=len(said),
-        disagreements=len(disagreements(reviews)),
+        shared=len(shared),
+        disagreements=len(find_disagreements(reviews)),
         settled=len(select_latest_reviews(reviews, "adjudication")),
     )
-    write_text(workspace.reports / FILE, json.dumps(_plain(found), indent=1, ensure_ascii=False) + "\n")
-    return found
+    write_text(
+        workspace.reports / AGREEMENT_FILE, json.dumps(_to_plain_data(report), indent=1, ensure_ascii=False) + "\n"
+    )
+    return report
 
 
-def _agreement(people: Sequence[str], said: Sequence[Sequence[Review]]) -> Agreement:
-    rows = [[row for row in words if row.reviewer in people] for words in said]
-    rows = [words for words in rows if len(words) > 1]
-    types = [[row for row in words if row.verdict != "rejected"] for words in rows]
-    types = [words for words in types if len(words) > 1]
-    seen = [[row for row in words if verdict(row).answer == "Yes"] for words in types]
-    seen = [words for words in seen if len(words) > 1]
-    dice = [score for score in (_pairwise(words, _dice) for words in seen) if score is not None]
-    iou = [score for score in (_pairwise(words, _iou) for words in seen) if score is not None]
-    return Agreement(
+def _measure_group(people: Sequence[str], shared: Sequence[Sequence[Review]]) -> GroupAgreement:
+    drafts = [[row for row in rows if row.reviewer in people] for rows in shared]
+    drafts = [rows for rows in drafts if len(rows) > 1]
+    kept = [[row for row in rows if row.verdict != "rejected"] for rows in drafts]
+    kept = [rows for rows in kept if len(rows) > 1]
+    defective = [[row for row in rows if parse_verdict(row).answer == "Yes"] for rows in kept]
+    defective = [rows for rows in defective if len(rows) > 1]
+    dice = [score for score in (_mean_over_pairs(rows, _mask_dice) for rows in defective) if score is not None]
+    iou = [score for score in (_mean_over_pairs(rows, _box_iou) for rows in defective) if score is not None]
+    return GroupAgreement(
         who=" and ".join(people) if len(people) == 2 else "all",
-        verdict=_coefficient(people, rows, lambda row: row.verdict),
-        type=_coefficient(people, types, lambda row: verdict(row).defect_type or NORMAL),
-        box_iou=_mean(iou),
-        mask_dice=_mean(dice),
+        verdict=_estimate_coefficient(people, drafts, lambda row: row.verdict),
+        type=_estimate_coefficient(people, kept, lambda row: parse_verdict(row).defect_type or NO_DEFECT),
+        box_iou=_estimate_mean(iou),
+        mask_dice=_estimate_mean(dice),
     )
 
 
-def _coefficient(people: Sequence[str], rows: Sequence[Sequence[Review]], label: Callable[[Review], str]) -> Figure:
-    """κ of two, α of more."""
-    names: dict[str, int] = {}
-    codes = np.full((len(people), len(rows)), np.nan)
-    for unit, words in enumerate(rows):
-        for row in words:
-            codes[people.index(row.reviewer), unit] = names.setdefault(label(row), len(names))
+def _estimate_coefficient(
+    people: Sequence[str], drafts: Sequence[Sequence[Review]], label: Callable[[Review], str]
+) -> IntervalEstimate:
+    """Return Cohen's κ of two experts or Krippendorff's α of more, with its interval.
+
+    Args:
+        people: The experts.
+        drafts: The reviews of each draft.
+        label: What a review says of its draft.
+    """
+    label_codes: dict[str, int] = {}
+    codes = np.full((len(people), len(drafts)), np.nan)
+    for unit, rows in enumerate(drafts):
+        for row in rows:
+            codes[people.index(row.reviewer), unit] = label_codes.setdefault(label(row), len(label_codes))
 
     def coefficient(units: np.ndarray) -> float:
         drawn = codes[:, units.astype(int)]
@@ -160,46 +176,47 @@ def _coefficient(people: Sequence[str], rows: Sequence[Sequence[Review]], label:
             return float(cohen_kappa_score(drawn[0], drawn[1]))
         return float(krippendorff.alpha(reliability_data=drawn, level_of_measurement="nominal"))
 
-    return _figure(len(rows), coefficient)
+    return _bootstrap(len(drafts), coefficient)
 
 
-def _mean(values: Sequence[float]) -> Figure:
+def _estimate_mean(values: Sequence[float]) -> IntervalEstimate:
     scores = np.asarray(values)
-    return _figure(len(scores), lambda units: float(scores[units.astype(int)].mean()))
+    return _bootstrap(len(scores), lambda units: float(scores[units.astype(int)].mean()))
 
 
-def _figure(units: int, statistic: Callable[[np.ndarray], float]) -> Figure:
+def _bootstrap(units: int, statistic: Callable[[np.ndarray], float]) -> IntervalEstimate:
+    """Return ``statistic`` of the indices of all units, with its bootstrap interval."""
     if not units:
-        return Figure(None, None, None, 0)
+        return IntervalEstimate(None, None, None, 0)
     value = statistic(np.arange(units))
     if units == 1 or np.isnan(value):
-        return Figure(_defined(value), None, None, units)
+        return IntervalEstimate(_none_if_nan(value), None, None, units)
     with warnings.catch_warnings():
-        # Said of a coefficient that is not defined in some resample: these are left out below.
+        # SciPy warns if the coefficient is not defined in a resample; such resamples are left out below.
         warnings.simplefilter("ignore")
         drawn = bootstrap(
             (np.arange(units),), statistic, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=0
         ).bootstrap_distribution
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Figure(value, float(low), float(high), units)
+    return IntervalEstimate(value, float(low), float(high), units)
 
 
-def _defined(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _pairwise(words: Sequence[Review], score: Callable[[Review, Review], float | None]) -> float | None:
-    scores = [found for first, second in combinations(words, 2) if (found := score(first, second)) is not None]
+def _mean_over_pairs(reviews: Sequence[Review], score: Callable[[Review, Review], float | None]) -> float | None:
+    scores = [value for first, second in combinations(reviews, 2) if (value := score(first, second)) is not None]
     return mean(scores) if scores else None
 
 
-def _iou(first: Review, second: Review) -> float:
-    return union_iou(verdict(first).boxes, verdict(second).boxes)
+def _box_iou(first: Review, second: Review) -> float:
+    return union_iou(parse_verdict(first).boxes, parse_verdict(second).boxes)
 
 
-def _dice(first: Review, second: Review) -> float | None:
-    """None where neither has painted anything, or the pages had images of different sizes."""
-    masks = [page.mask(json.loads(row.result)) for row in (first, second)]
+def _mask_dice(first: Review, second: Review) -> float | None:
+    """Return None if neither expert has painted anything, or if the images of the two pages differ in size."""
+    masks = [page.decode_mask(json.loads(row.result)) for row in (first, second)]
     shapes = {mask.shape for mask in masks if mask is not None}
     if len(shapes) != 1:
         return None
@@ -207,43 +224,43 @@ def _dice(first: Review, second: Review) -> float | None:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def _expert(name: str, rows: Sequence[Review], assigned: int) -> Expert:
-    pages = [row for words in _by_page(rows).values() for row in words[-1:]]
+def _summarize_expert(name: str, rows: Sequence[Review], assigned: int) -> ExpertSummary:
+    pages = [row for reviews in _group_by_page(rows).values() for row in reviews[-1:]]
     golds = sorted((row for row in pages if row.role == "gold"), key=lambda row: row.reviewed_at)
     first, last = golds[: len(golds) // 2], golds[len(golds) // 2 :]
     counts = [(sum(bool(row.caught) for row in half), len(half)) for half in (first, last)]
     table = [[caught, count - caught] for caught, count in counts]
-    return Expert(
+    return ExpertSummary(
         who=name,
         assigned=assigned,
         reviews=len(pages),
         verdicts=dict(Counter(row.verdict for row in pages if row.role != "gold").most_common()),
         hours=sum(row.seconds for row in pages) / 3600,
         seconds=median([row.seconds for row in pages] or [0.0]),
-        caught=_share(golds),
-        caught_first=_share(first),
-        caught_last=_share(last),
+        caught=_estimate_caught_share(golds),
+        caught_first=_estimate_caught_share(first),
+        caught_last=_estimate_caught_share(last),
         drift=float(fisher_exact(table).pvalue) if len(golds) > 1 else None,
     )
 
 
-def _by_page(rows: Iterable[Review]) -> dict[tuple[str, str], list[Review]]:
-    found: dict[tuple[str, str], list[Review]] = defaultdict(list)
+def _group_by_page(rows: Iterable[Review]) -> dict[tuple[str, str], list[Review]]:
+    by_page: dict[tuple[str, str], list[Review]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.reviewed_at):
-        found[row.draft_sha256, row.role].append(row)
-    return found
+        by_page[row.draft_sha256, row.role].append(row)
+    return by_page
 
 
-def _share(golds: Sequence[Review]) -> Figure:
+def _estimate_caught_share(golds: Sequence[Review]) -> IntervalEstimate:
     if not golds:
-        return Figure(None, None, None, 0)
+        return IntervalEstimate(None, None, None, 0)
     caught = sum(bool(row.caught) for row in golds)
     interval = binomtest(caught, len(golds)).proportion_ci(method="wilson")
-    return Figure(caught / len(golds), float(interval.low), float(interval.high), len(golds))
+    return IntervalEstimate(caught / len(golds), float(interval.low), float(interval.high), len(golds))
 
 
-def _plain(value: object) -> object:
-    """Named tuples as objects, for JSON."""
+def _to_plain_data(value: object) -> object:
+    """Convert named tuples to dictionaries, for JSON."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _plain(item) for name, item in value._asdict().items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {name: _to_plain_data(item) for name, item in value._asdict().items()}
+    return [_to_plain_data(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Pages with a planted mistake, hidden among the others: they tell whether an expert still reads.
+"""Gold pages: pages with a planted mistake, hidden among the others, that show whether an expert still pays attention.
 
-The benchmark's truth passed the gates, so what is wrong with such a page is known. It measures attention, not skill:
-the steps above a planted verdict still say what was there.
+The original drafts passed the gates, so the planted mistake is the only known error of such a page. It measures
+attention, not skill: the steps above the planted verdict still describe the true finding.
 """
 
 import hashlib
@@ -13,40 +13,46 @@ from schemas.review import ReviewVerdict
 from schemas.taxonomy import family, leaves
 from schemas.trajectory import Draft, Verdict
 
-PUT_RIGHT = 0.5
-"""IoU of the regions from which a box counts as put right."""
-SIDES = (60, 200)
-"""Sides of an invented box, in 0-1000."""
+MIN_FIX_IOU = 0.5
+"""A planted box counts as corrected if the IoU of the regions is at least this."""
+BOX_SIDES = (60, 200)
+"""Shortest and longest side of an invented box, in 0-1000."""
 
 
-def plant(draft: Draft, seed: int) -> Draft:
-    """``draft`` with one mistake in its verdict: the answer, the type, or the place of its boxes.
+def plant_mistake(draft: Draft, seed: int) -> Draft:
+    """Return ``draft`` with one mistake in its verdict: in the answer, the type, or the place of its boxes.
 
-    Depends on the draft and the seed alone.
+    The result depends only on the draft and the seed.
     """
-    dice = random.Random(hashlib.sha256(f"{seed}/plant/{draft.draft_sha256}".encode()).digest())
+    generator = random.Random(hashlib.sha256(f"{seed}/plant/{draft.draft_sha256}".encode()).digest())
     trajectory = read_trajectory(draft)
     right = trajectory.verdict
     if right.answer == "No":
-        wrong = Verdict(answer="Yes", boxes=[_invented(dice)], defect_type=dice.choice(leaves()))
+        wrong = Verdict(answer="Yes", boxes=[_draw_box(generator)], defect_type=generator.choice(leaves()))
     else:
         assert right.defect_type is not None
-        others = [leaf for leaf in leaves() if family(leaf) != family(right.defect_type)]
-        tried = [_invented(dice) for _ in range(64)]
-        away = [box for box in tried if all(intersection(box, other) is None for other in right.boxes)]
-        mistakes = [Verdict(answer="No"), right.model_copy(update={"defect_type": dice.choice(others)})]
-        mistakes += [right.model_copy(update={"boxes": away[:1]})] if away else []
-        wrong = dice.choice(mistakes)
+        other_types = [leaf for leaf in leaves() if family(leaf) != family(right.defect_type)]
+        candidates = [_draw_box(generator) for _ in range(64)]
+        disjoint = [box for box in candidates if all(intersection(box, other) is None for other in right.boxes)]
+        mistakes = [Verdict(answer="No"), right.model_copy(update={"defect_type": generator.choice(other_types)})]
+        mistakes += [right.model_copy(update={"boxes": disjoint[:1]})] if disjoint else []
+        wrong = generator.choice(mistakes)
     return draft.model_copy(update=derive_columns(trajectory.model_copy(update={"verdict": wrong})))
 
 
-def caught(said: ReviewVerdict, after: Verdict, right: Verdict) -> bool:
-    """Whether the expert rejected a planted mistake or put it right."""
+def is_caught(decision: ReviewVerdict, after: Verdict, right: Verdict) -> bool:
+    """Return whether the expert rejected a page with a planted mistake, or corrected the mistake.
+
+    Args:
+        decision: The expert's decision.
+        after: The verdict as the expert left it.
+        right: The verdict of the original draft.
+    """
     same = (after.answer, after.defect_type) == (right.answer, right.defect_type)
-    return said == "rejected" or (same and union_iou(after.boxes, right.boxes) >= PUT_RIGHT)
+    return decision == "rejected" or (same and union_iou(after.boxes, right.boxes) >= MIN_FIX_IOU)
 
 
-def _invented(dice: random.Random) -> Box:
-    width, height = dice.randint(*SIDES), dice.randint(*SIDES)
-    left, top = dice.randint(0, SCALE - width), dice.randint(0, SCALE - height)
+def _draw_box(generator: random.Random) -> Box:
+    width, height = generator.randint(*BOX_SIDES), generator.randint(*BOX_SIDES)
+    left, top = generator.randint(0, SCALE - width), generator.randint(0, SCALE - height)
     return left, top, left + width, top + height

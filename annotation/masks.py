@@ -1,4 +1,4 @@
-"""The benchmarks' masks, as an expert can paint on them."""
+"""Reads the benchmarks' defect masks, in the form in which an expert can paint on them."""
 
 import numpy as np
 
@@ -9,27 +9,27 @@ from schemas.sample import Sample
 from schemas.supervision import SUPERVISION, Supervision
 
 
-class Masks:
-    """Masks of samples; their files stay open."""
+class MaskReader:
+    """Reads the masks of samples; keeps their files open."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        truth: list[Supervision] = SUPERVISION.records(SUPERVISION.read(workspace.select / "supervision.parquet"))
-        self._truth = {row.sample_id: row for row in truth}
+        rows: list[Supervision] = SUPERVISION.records(SUPERVISION.read(workspace.select / "supervision.parquet"))
+        self._supervision = {row.sample_id: row for row in rows}
         self._readers: dict[str, ShardReader] = {}
 
     @property
-    def any(self) -> bool:
-        """Whether any sample has one."""
-        return any(row.mask_shard is not None for row in self._truth.values())
+    def has_masks(self) -> bool:
+        """True if at least one sample has a mask."""
+        return any(row.mask_shard is not None for row in self._supervision.values())
 
-    def of(self, sample: Sample) -> np.ndarray | None:
-        """bool (height, width) of the sample as it is inspected; None where none is published.
+    def read(self, sample: Sample) -> np.ndarray | None:
+        """Return the mask of the inspected image, bool (height, width); None if the benchmark publishes none.
 
         Raises:
-            IndusCotError: its shard is missing.
+            IndusCotError: the mask's shard is missing.
         """
-        row = self._truth.get(sample.sample_id)
+        row = self._supervision.get(sample.sample_id)
         if row is None or row.mask_shard is None or row.mask_row is None:
             return None
         reader = self._readers.setdefault(sample.source_set, ShardReader(self._workspace.pull(sample.source_set)))

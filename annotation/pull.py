@@ -1,4 +1,4 @@
-"""Brings reviews back from Label Studio: what each expert said, and exactly what they changed."""
+"""Pulls reviews from Label Studio: each expert's verdict, and exactly the fields they changed."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from label_studio_sdk.core.request_options import RequestOptions
 from pydantic import ValidationError
 
 from annotation import page
-from annotation.assignment import assign, golds
+from annotation.assignment import assign_drafts, find_gold_originals
 from annotation.connect import connect
-from annotation.gold import caught
+from annotation.gold import is_caught
 from annotation.project import (
-    changed_since,
-    filter_time,
     find_project,
-    is_as_exported,
-    last_touched,
+    find_unnamed_projects,
+    format_filter_time,
+    get_last_update,
+    is_unchanged_since_export,
+    list_changed_tasks,
     replace_prediction,
-    unnamed,
 )
 from cot_builder.corpus.drafts import read_trajectory
 from cot_builder.corpus.priors import read_priors
@@ -43,33 +43,34 @@ from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 from schemas.trajectory import DRAFT, Draft, ToolCall, Trajectory, Turn, Verdict
 
-STATE = "state.json"
-"""Up to when each project has been read."""
-AT_ONCE = 500
-"""Tasks a request of the export."""
+STATE_FILE = "state.json"
+"""File that records up to when each project was read."""
+EXPORT_BATCH = 500
+"""Number of tasks in one export request."""
 CHANGED_MEANWHILE = "the draft was replaced while it was on the page"
-NOT_SELECTED = "its image is no longer among the selected ones, so that a correction cannot be checked nor used"
-VERDICTS: dict[str | None, ReviewVerdict] = {"accept": "accepted", "fixed": "fixed", "reject": "rejected"}
-"""What a choice on the page means."""
+NOT_SELECTED = "its image is no longer among the selected ones, so the correction can be neither checked nor used"
+VERDICT_BY_CHOICE: dict[str | None, ReviewVerdict] = {"accept": "accepted", "fixed": "fixed", "reject": "rejected"}
+"""The review's verdict for each choice on the page."""
 
 
-class Pulled(NamedTuple):
-    """What a pull brought."""
+class PullSummary(NamedTuple):
+    """Counts of what a pull did."""
 
     new: int
+    """New or changed reviews."""
     returned: int
-    """Reviews that cannot be applied and went back to the reviewer with the reason."""
+    """Reviews that cannot be applied and were sent back to the expert with the reason."""
     skipped: int
-    """Annotations that were skipped or cancelled: nobody said anything."""
+    """Skipped or cancelled annotations; they are no reviews."""
     total: int
-    """Reviews in the table now."""
+    """Reviews in the table after the pull."""
     unread: tuple[str, ...] = ()
-    """Projects with annotations that were changed since they were read last, in which nobody works who is named."""
+    """Projects that were not read, although they changed: ``review.annotators`` names nobody who works there."""
 
 
 @contextmanager
-def one_at_a_time(workspace: Workspace) -> Iterator[None]:
-    """Hold the project's lock of the review; a pull within a push holds it twice.
+def hold_review_lock(workspace: Workspace) -> Iterator[None]:
+    """Hold the review lock of the project. It is reentrant: a push may call a pull.
 
     Raises:
         IndusCotError: another push or pull of this project is running.
@@ -86,89 +87,92 @@ def one_at_a_time(workspace: Workspace) -> Iterator[None]:
         ) from None
 
 
-def pull(params: Params, workspace: Workspace, client: LabelStudio | None = None) -> Pulled:
-    """Read what was said since the last pull into ``data/review/reviews.parquet``.
+def pull(params: Params, workspace: Workspace, client: LabelStudio | None = None) -> PullSummary:
+    """Write reviews submitted since the last pull to ``data/review/reviews.parquet``.
 
-    Edited calls are run again and the edited trajectories pass the gates; a review that fails goes back to the
-    reviewer: its page shows the reason, prefilled with what they wrote.
+    Edited calls are executed again, and edited trajectories must pass the gates. A review that fails goes back to the
+    expert: its page shows the reason and is prefilled with the expert's edits.
 
     Raises:
-        IndusCotError: nothing was pushed yet; the server fails. The table is then as it was.
+        IndusCotError: nothing was pushed yet, or the server fails. The table is then unchanged.
     """
-    with one_at_a_time(workspace):
+    with hold_review_lock(workspace):
         if client is None:
-            with connect(params.review, workspace) as own:
-                return _pull(params, workspace, own)
+            with connect(params.review, workspace) as new_client:
+                return _pull(params, workspace, new_client)
         return _pull(params, workspace, client)
 
 
-class _Round:
-    """One pull in the making."""
+class _PullProgress:
+    """The reviews read so far by a running pull."""
 
     def __init__(self, known: Mapping[str, Review]) -> None:
         self.known = known
-        self.fresh: dict[str, Review] = {}
-        self.refused: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.new: dict[str, Review] = {}
+        self.rejected: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        """Task and annotation of each review that cannot be applied, by review id."""
         self.skipped = 0
 
 
-def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> Pulled:
+def _pull(params: Params, workspace: Workspace, client: LabelStudio) -> PullSummary:
     numbers = {title: find_project(client, params.review, title) for title in params.review.projects}
     projects = {title: number for title, number in numbers.items() if number is not None}
     if not projects:
         raise IndusCotError(
             f"{params.review.url}: there is no project {params.review.projects[0]!r}; run `indus-cot review push` first"
         )
-    since = _since(workspace)
+    since = _load_read_until(workspace)
     people = {user.id: user.email for user in client.users.list()}
-    reader = _Reader(params, workspace)
-    done = _Round({row.review_id: row for row in read_reviews(workspace)})
+    reader = _AnnotationReader(params, workspace)
+    progress = _PullProgress({row.review_id: row for row in read_reviews(workspace)})
     until = {
-        number: _read(client, number, since.get(number, ""), title == params.review.adjudication, people, reader, done)
+        number: _read_project(
+            client, number, since.get(number, ""), title == params.review.adjudication, people, reader, progress
+        )
         for title, number in projects.items()
     }
-    table = {**done.known, **done.fresh}
-    # Projects of annotators who are named no more keep their place.
-    _write(params, workspace, since | until, table.values())
-    returned = [_return(client, *item, table[name]) for name, item in done.refused.items()]
-    others = unnamed(client, params.review)
-    unread = tuple(title for title, number in others if last_touched(client, number) > since.get(number, ""))
-    return Pulled(len(done.fresh), sum(returned), done.skipped, len(table), unread)
+    table = {**progress.known, **progress.new}
+    # Keep the times of projects whose annotators are no longer named.
+    _write_reviews(params, workspace, since | until, table.values())
+    returned = [_return_to_expert(client, *item, table[name]) for name, item in progress.rejected.items()]
+    others = find_unnamed_projects(client, params.review)
+    unread = tuple(title for title, number in others if get_last_update(client, number) > since.get(number, ""))
+    return PullSummary(len(progress.new), sum(returned), progress.skipped, len(table), unread)
 
 
-def _read(
+def _read_project(
     client: LabelStudio,
     project: int,
     since: str,
     adjudicates: bool,
     people: Mapping[int, str],
-    reader: "_Reader",
-    done: _Round,
+    reader: "_AnnotationReader",
+    progress: _PullProgress,
 ) -> str:
-    """Read what was said in one project since then; up to when the next pull need not look again."""
-    before = last_touched(client, project)
-    # The first time everything is new: a listing beforehand would take as long as the export.
-    numbers = changed_since(client, project, since) if since else None
-    until, unread = since, ""
-    for task in exported(client, project, numbers):
-        touched = filter_time(datetime.fromisoformat(task["updated_at"]))
-        # What was touched after the export began may have been exported before: the next pull looks there again.
-        until = max(until, min(touched, before))
+    """Read the reviews of one project submitted after ``since``; return the time from which the next pull must read."""
+    last_update = get_last_update(client, project)
+    # On the first pull everything is new: listing the tasks would take as long as exporting them all.
+    numbers = list_changed_tasks(client, project, since) if since else None
+    until, unreturned = since, ""
+    for task in export_tasks(client, project, numbers):
+        updated = format_filter_time(datetime.fromisoformat(task["updated_at"]))
+        # A task updated after the export began may have been exported before the update: read it again next time.
+        until = max(until, min(updated, last_update))
         for annotation in task["annotations"]:
             if annotation["was_cancelled"]:
-                done.skipped += 1
+                progress.skipped += 1
                 continue
             review = reader.read(project, adjudicates, task, annotation, people)
-            if done.known.get(review.review_id) != review:
-                done.fresh[review.review_id] = review
+            if progress.known.get(review.review_id) != review:
+                progress.new[review.review_id] = review
             if review.problems:
-                done.refused[review.review_id] = (task, annotation)
-                # Should this run end before they are sent back, the next one reads them again.
-                unread = min(unread or touched, touched)
-    return unread or until
+                progress.rejected[review.review_id] = (task, annotation)
+                # If this run ends before the review is sent back, the next pull must read it again.
+                unreturned = min(unreturned or updated, updated)
+    return unreturned or until
 
 
-def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[Review]) -> None:
+def _write_reviews(params: Params, workspace: Workspace, until: Mapping[int, str], rows: Iterable[Review]) -> None:
     ordered = sorted(rows, key=lambda row: (row.reviewed_at, row.review_id))
     with stage_output(
         workspace.review,
@@ -177,26 +181,26 @@ def _write(params: Params, workspace: Workspace, until: Mapping[int, str], rows:
         inputs={"trajectory": file_hash(workspace.draft / "trajectory.parquet")},
     ) as output:
         REVIEW.write(REVIEW.frame(ordered), output.path / workspace.reviews.name)
-        write_text(output.path / STATE, json.dumps({"until": until}) + "\n")
+        write_text(output.path / STATE_FILE, json.dumps({"until": until}) + "\n")
         output.counts |= {"reviews": len(ordered)} | {
-            name: sum(row.verdict == name for row in ordered) for name in VERDICTS.values()
+            name: sum(row.verdict == name for row in ordered) for name in VERDICT_BY_CHOICE.values()
         }
 
 
-def _since(workspace: Workspace) -> dict[int, str]:
-    """Up to when each project has been read, by its number: another one of the same title is another project."""
-    path: Path = workspace.review / STATE
+def _load_read_until(workspace: Workspace) -> dict[int, str]:
+    """Return up to when each project was read, by number: a new project may have the title of a deleted one."""
+    path: Path = workspace.review / STATE_FILE
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))["until"]
-    return {int(number): str(time) for number, time in found.items()}
+    until = json.loads(path.read_text(encoding="utf-8"))["until"]
+    return {int(number): str(time) for number, time in until.items()}
 
 
-def exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
-    """Tasks with annotations: those of ``numbers``, or all."""
+def export_tasks(client: LabelStudio, project: int, numbers: Sequence[int] | None) -> Iterator[dict[str, Any]]:
+    """Yield annotated tasks with their annotations: those with the ids ``numbers``, or all if it is None."""
 
     def export(ids: Sequence[int]) -> list[dict[str, Any]]:
-        # The SDK's own `ids` goes out under a name that the server does not read: it would send every task.
+        # The SDK sends its own `ids` under a name that the server ignores; the server would then export every task.
         options = RequestOptions(additional_query_parameters={"ids[]": list(ids)})
         chunks = client.projects.exports.download_sync(id=project, export_type="JSON", request_options=options)
         return json.loads(b"".join(chunks))
@@ -204,30 +208,32 @@ def exported(client: LabelStudio, project: int, numbers: Sequence[int] | None) -
     if numbers is None:
         yield from track(export([]), "review pull")
         return
-    starts = range(0, len(numbers), AT_ONCE)
+    starts = range(0, len(numbers), EXPORT_BATCH)
     for start in track(starts, "review pull", len(starts)):
-        yield from export(numbers[start : start + AT_ONCE])
+        yield from export(numbers[start : start + EXPORT_BATCH])
 
 
-def _return(client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review) -> bool:
-    """Open the task again: the page shows why, and is prefilled with what the expert wrote, less the verdict.
+def _return_to_expert(
+    client: LabelStudio, task: Mapping[str, Any], annotation: Mapping[str, Any], review: Review
+) -> bool:
+    """Reopen the task: the page shows the problems and is prefilled with the expert's edits, without the verdict.
 
-    What was written about a draft that is no longer on the page, or on another page, stays in the table. What the
-    expert has changed meanwhile stays on the page, and False is returned: the next pull reads it.
+    A review of a draft that is no longer on the page, or of another page, is not prefilled; it stays in the table.
+    If the expert has changed the annotation since the export, leave it and return False: the next pull reads it.
     """
-    if not is_as_exported(client, annotation):
+    if not is_unchanged_since_export(client, annotation):
         return False
-    kept = [item for item in annotation["result"] if item.get("from_name") not in page.JUDGEMENT]
-    ours = any(item.get("from_name") == "draft" for item in kept)
-    if ours and review.draft_sha256 == task["data"].get("draft_sha256"):
+    kept = [item for item in annotation["result"] if item.get("from_name") not in page.JUDGEMENT_CONTROLS]
+    matches_page = any(item.get("from_name") == "draft" for item in kept)
+    if matches_page and review.draft_sha256 == task["data"].get("draft_sha256"):
         replace_prediction(client, task["id"], kept, task["data"].get("priority", 0.0))
-    client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.came_back(review.problems)})
+    client.tasks.update(id=str(task["id"]), data=task["data"] | {"returned": page.describe_return(review.problems)})
     client.annotations.delete(id=annotation["id"])
     return True
 
 
-class _Reader:
-    """Reads annotations; holds what that takes."""
+class _AnnotationReader:
+    """Converts annotations to reviews; executes edited calls and runs the gates."""
 
     def __init__(self, params: Params, workspace: Workspace) -> None:
         self._params = params
@@ -235,14 +241,14 @@ class _Reader:
         self._samples: dict[str, Sample] = {
             row.sample_id: row for row in SAMPLE.records(SAMPLE.read(workspace.select / "sample.parquet"))
         }
-        truth = SUPERVISION.records(SUPERVISION.read(workspace.select / "supervision.parquet"))
-        self._supervision: dict[str, Supervision] = {row.sample_id: row for row in truth}
+        supervision = SUPERVISION.records(SUPERVISION.read(workspace.select / "supervision.parquet"))
+        self._supervision: dict[str, Supervision] = {row.sample_id: row for row in supervision}
         sets = [name for name, source in params.pull.items() if source.role == "train"]
         self._priors = read_priors(workspace, sets)
-        self._golds: dict[str, Draft] = {}
+        self._gold_originals: dict[str, Draft] = {}
         if params.review.annotators:
             drafts: list[Draft] = DRAFT.records(DRAFT.read(workspace.draft / "trajectory.parquet"))
-            self._golds = golds(assign(drafts, params.review, params.run.seed))
+            self._gold_originals = find_gold_originals(assign_drafts(drafts, params.review, params.run.seed))
 
     def read(
         self,
@@ -252,35 +258,37 @@ class _Reader:
         annotation: Mapping[str, Any],
         people: Mapping[int, str],
     ) -> Review:
-        """One annotation as a review; what is wrong with it is among its problems."""
+        """Convert one annotation to a review; reasons why it cannot be applied are in its ``problems``."""
         data = task["data"]
         text = str(data.get("trajectory", ""))
         digest = str(data.get("draft_sha256", ""))
-        who = annotation["completed_by"]
-        gold = self._golds.get(digest)
+        user = annotation["completed_by"]
+        original = self._gold_originals.get(digest)
         base: dict[str, Any] = {
             "review_id": f"{project}/{annotation['id']}",
             "draft_id": str(data.get("uid")),
-            "role": "gold" if gold else "adjudication" if adjudicates else "review",
-            "reviewer": people.get(who, f"user {who}"),
-            "reviewed_at": utc(annotation["updated_at"]),
+            "role": "gold" if original else "adjudication" if adjudicates else "review",
+            "reviewer": people.get(user, f"user {user}"),
+            "reviewed_at": to_utc(annotation["updated_at"]),
             "seconds": float(annotation["lead_time"] or 0.0),
             "result": json.dumps(annotation["result"], ensure_ascii=False),
         }
-        nothing: dict[str, Any] = {
+        rejection: dict[str, Any] = {
             "verdict": "rejected", "reasons": [], "evidence_rating": None, "logic_rating": None, "comment": "",
             "changes": [], "trajectory": "", "caught": None,
         }  # fmt: skip
         if hashlib.sha256(text.encode()).hexdigest() != digest:
-            reason = "the task's data was changed by hand; run `indus-cot review push`, which mends it"
-            return Review(**base, **nothing, draft_sha256=digest if len(digest) == 64 else "0" * 64, problems=[reason])
+            reason = "the task's data was changed by hand; run `indus-cot review push` to repair it"
+            return Review(
+                **base, **rejection, draft_sha256=digest if len(digest) == 64 else "0" * 64, problems=[reason]
+            )
         before = Trajectory.model_validate_json(text)
-        reading = page.read(annotation["result"], before)
+        reading = page.read_annotation(annotation["result"], before)
         if reading.draft_sha256 not in (None, digest):
-            return Review(**base, **nothing, draft_sha256=reading.draft_sha256, problems=[CHANGED_MEANWHILE])
-        after, problems = self._after(str(data.get("sample_id")), before, reading, gated=gold is None)
-        changes = _changes(before, after)
-        verdict = VERDICTS.get(reading.verdict)
+            return Review(**base, **rejection, draft_sha256=reading.draft_sha256, problems=[CHANGED_MEANWHILE])
+        after, problems = self._apply_edits(str(data.get("sample_id")), before, reading, gated=original is None)
+        changes = _list_changes(before, after)
+        verdict = VERDICT_BY_CHOICE.get(reading.verdict)
         if verdict is None:
             problems.append("no verdict was given")
         elif verdict != "rejected":
@@ -288,12 +296,12 @@ class _Reader:
         elif not reading.reasons:
             problems.append("a rejection needs a reason")
         else:
-            # What cannot be right need not be: it is not going to be used.
+            # A rejected trajectory is discarded, so it may be invalid.
             problems = []
-        mask: Mapping[str, str] = data.get("mask", {})
-        if page.is_mask_changed(annotation["result"], mask):
-            now = page.mask_digests(annotation["result"])["pixels"]
-            changes.append(Change(field="mask", before=mask.get("pixels", ""), after=now))
+        mask_digests: Mapping[str, str] = data.get("mask", {})
+        if page.is_mask_changed(annotation["result"], mask_digests):
+            pixels = page.hash_mask(annotation["result"])["pixels"]
+            changes.append(Change(field="mask", before=mask_digests.get("pixels", ""), after=pixels))
         return Review(
             **base,
             draft_sha256=digest,
@@ -304,40 +312,44 @@ class _Reader:
             comment=reading.comment,
             changes=changes,
             trajectory=text if after == before else after.model_dump_json(),
-            caught=caught(verdict or "rejected", after.verdict, read_trajectory(gold).verdict)
-            if gold and not problems
+            caught=is_caught(verdict or "rejected", after.verdict, read_trajectory(original).verdict)
+            if original and not problems
             else None,
             problems=problems,
         )
 
-    def _after(
+    def _apply_edits(
         self, sample_id: str, before: Trajectory, reading: page.Reading, *, gated: bool
     ) -> tuple[Trajectory, list[str]]:
-        """The trajectory as the expert left it, and why it cannot be used; as it was where it is no trajectory.
+        """Return the trajectory as the expert left it, and the problems with it; ``before`` if it is invalid.
 
-        Without ``gated`` an edited one need not pass the gates: they would give away a planted mistake.
+        Without ``gated`` an edited trajectory need not pass the gates: their messages would reveal a planted mistake.
         """
         problems: list[str] = []
         turns: list[Turn] = []
-        box: Toolbox | None = None
+        toolbox: Toolbox | None = None
         for number, (turn, thought, call) in enumerate(
             zip(before.turns, reading.thoughts, reading.calls, strict=True), 1
         ):
             if isinstance(call, str):
-                problems.append(f"step {number}: the call is not JSON with a tool's name and arguments: {call[:80]!r}")
+                problems.append(
+                    f"step {number}: the call is not JSON with a known tool and its arguments: {call[:80]!r}"
+                )
             elif turn.call is not None and call is None:
                 if thought.strip():
-                    problems.append(f"step {number}: its call is gone; empty its thought too to take the step out")
+                    problems.append(f"step {number}: the call is empty; to remove the step, empty its thought too")
             elif turn.call is None and call is not None:
-                problems.append(f"step {number}: the last step concludes; it can have no call")
+                problems.append(
+                    f"step {number}: the last step is the conclusion and cannot have a call; empty the call"
+                )
             elif call == turn.call:
                 turns.append(turn.model_copy(update={"thought": thought}))
             elif sample_id not in self._samples:
                 return before, [NOT_SELECTED]
             else:
                 assert call is not None
-                box = box or self._toolbox(sample_id)
-                observation, _ = box.observe(call)
+                toolbox = toolbox or self._build_toolbox(sample_id)
+                observation, _ = toolbox.observe(call)
                 turns.append(Turn(thought=thought, call=call, observation=observation))
         try:
             after = Trajectory(
@@ -347,7 +359,10 @@ class _Reader:
                 ),
             )
         except ValidationError as error:
-            return before, [*problems, *(f"{_place(item['loc'])}{_plain(item['msg'])}" for item in error.errors())]
+            return before, [
+                *problems,
+                *(f"{_format_location(item['loc'])}{_strip_prefix(item['msg'])}" for item in error.errors()),
+            ]
         if problems:
             return before, problems
         if after == before or not gated:
@@ -357,35 +372,35 @@ class _Reader:
         case = Case(after, self._samples[sample_id], self._supervision[sample_id], self._params.draft)
         return after, [f"{violation.gate}: {violation.reason}" for violation in run_gates(case)]
 
-    def _toolbox(self, sample_id: str) -> Toolbox:
+    def _build_toolbox(self, sample_id: str) -> Toolbox:
         image: np.ndarray = self._images.pixels(self._samples[sample_id])
         return Toolbox(image, self._priors)
 
 
-def _changes(before: Trajectory, after: Trajectory) -> list[Change]:
-    """Every field that differs; a step that was taken out is told as such."""
-    found: list[Change] = []
+def _list_changes(before: Trajectory, after: Trajectory) -> list[Change]:
+    """Return every changed field; if steps were removed, one change of all ``turns``."""
+    changes: list[Change] = []
 
-    def note(field: str, old: Any, new: Any) -> None:
+    def compare(field: str, old: Any, new: Any) -> None:
         if old != new:
-            found.append(Change(field=field, before=_told(old), after=_told(new)))
+            changes.append(Change(field=field, before=_format_value(old), after=_format_value(new)))
 
     if len(after.turns) == len(before.turns):
         for number, (old, new) in enumerate(zip(before.turns, after.turns, strict=True)):
-            note(f"turns.{number}.thought", old.thought, new.thought)
-            note(f"turns.{number}.call", old.call, new.call)
+            compare(f"turns.{number}.thought", old.thought, new.thought)
+            compare(f"turns.{number}.call", old.call, new.call)
     else:
-        note("turns", [_brief(turn) for turn in before.turns], [_brief(turn) for turn in after.turns])
+        compare("turns", [_dump_turn(turn) for turn in before.turns], [_dump_turn(turn) for turn in after.turns])
     for name in Verdict.model_fields:
-        note(f"verdict.{name}", getattr(before.verdict, name), getattr(after.verdict, name))
-    return found
+        compare(f"verdict.{name}", getattr(before.verdict, name), getattr(after.verdict, name))
+    return changes
 
 
-def _brief(turn: Turn) -> dict[str, Any]:
+def _dump_turn(turn: Turn) -> dict[str, Any]:
     return turn.model_dump(exclude={"observation"})
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, ToolCall):
@@ -393,14 +408,14 @@ def _told(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _place(loc: Sequence[int | str]) -> str:
+def _format_location(loc: Sequence[int | str]) -> str:
     return f"{'.'.join(map(str, loc))}: " if loc else ""
 
 
-def _plain(message: str) -> str:
+def _strip_prefix(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def utc(text: str) -> str:
-    """A time of the server, ISO 8601 in UTC."""
+def to_utc(text: str) -> str:
+    """Convert a time of the server to ISO 8601 in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="microseconds")

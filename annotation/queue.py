@@ -1,52 +1,52 @@
-"""What review is worth: which drafts an expert should see first, and why."""
+"""Ranks drafts by how much a review is worth, with the reasons: experts see the highest priority first."""
 
 from typing import NamedTuple
 
-from annotation.assignment import chance
+from annotation.assignment import hash_to_unit
 from cot_builder.params import Review
 from schemas.trajectory import Draft
 
-DISAGREEMENT = 0.2
-"""Readings of the judge that differ by more than this are a reason to look."""
-LOW_SCORE = 0.7
-"""A mean score of the judge below this is one too."""
+MAX_JUDGE_DIFFERENCE = 0.2
+"""If two readings of the judge differ by more than this, the draft needs a look."""
+MIN_JUDGE_SCORE = 0.7
+"""If the judge's mean score is below this, the draft needs a look."""
 
 
-class Place(NamedTuple):
-    """A draft's place in the queue."""
+class QueuePosition(NamedTuple):
+    """A draft's position in the queue."""
 
     priority: float
-    """0 to 2; the highest comes first. Above 1: there is a reason to look."""
-    why: dict[str, str]
-    """Reasons by name, in words; empty where there is none."""
+    """0 to 2, the highest first. Above 1 if the draft needs a look."""
+    reasons: dict[str, str]
+    """Why the draft needs a look: a text by reason. Empty if there is no reason."""
     audit: bool
-    """Drawn at random, so that what nobody looks at can be judged by it."""
+    """True if the draft was drawn at random; these drafts estimate the quality of those that nobody reviews."""
 
 
-def place(draft: Draft, params: Review, seed: int) -> Place:
-    """The place of ``draft``; depends on the draft alone, so that a new draft moves no other.
+def rank_draft(draft: Draft, params: Review, seed: int) -> QueuePosition:
+    """Return the position of ``draft``. It depends only on the draft, so a new draft does not move other drafts.
 
-    The random audit takes its share of all drafts, whether or not there is a reason to look, and stands among
-    those with a reason: whoever stops early has seen some of both.
+    The random audit draws its share from all drafts, with or without a reason to look. Drafts drawn without a reason
+    are ranked among those with one, so an expert who stops early has seen some of both.
     """
-    why: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     worth = 0.0
     if draft.blind_answer and draft.blind_answer != draft.answer:
-        why["blind mistake"] = f"without the truth the teacher answered {draft.blind_answer}"
+        reasons["blind mistake"] = f"without the truth the teacher answered {draft.blind_answer}"
         worth += 0.4
-    if draft.judge_disagreement is not None and draft.judge_disagreement > DISAGREEMENT:
-        why["judge disagreement"] = f"two readings of the judge differ by {draft.judge_disagreement:.2f}"
+    if draft.judge_disagreement is not None and draft.judge_disagreement > MAX_JUDGE_DIFFERENCE:
+        reasons["judge disagreement"] = f"two readings of the judge differ by {draft.judge_disagreement:.2f}"
         worth += draft.judge_disagreement
     score = sum(draft.judge_scores) / len(draft.judge_scores) if draft.judge_scores else None
-    if score is not None and score < LOW_SCORE:
-        why["low score"] = f"the judge gave {score:.2f}"
+    if score is not None and score < MIN_JUDGE_SCORE:
+        reasons["low score"] = f"the judge gave {score:.2f}"
         worth += 1 - score
     if draft.corrections:
-        why["corrected"] = f"{' and '.join(draft.sent_back_by)} sent it back {draft.corrections} times"
+        reasons["corrected"] = f"{' and '.join(draft.sent_back_by)} sent it back {draft.corrections} times"
         worth += 0.2 * draft.corrections
-    drawn = chance(f"{seed}/{draft.sample_id}")
+    drawn = hash_to_unit(f"{seed}/{draft.sample_id}")
     audit = drawn < params.audit_share
-    if why:
-        return Place(round(1 + min(worth, 1.0), 4), why, audit)
-    # Spread over all who have a reason: the share alone says how many there are.
-    return Place(round(1 + drawn / params.audit_share if audit else drawn, 4), why, audit)
+    if reasons:
+        return QueuePosition(round(1 + min(worth, 1.0), 4), reasons, audit)
+    # Spread audited drafts evenly over priorities 1 to 2: `drawn` is uniform below the share.
+    return QueuePosition(round(1 + drawn / params.audit_share if audit else drawn, 4), reasons, audit)

@@ -1,4 +1,4 @@
-"""Runs the open-source Label Studio on loopback, in an environment of its own: its pins clash with ours."""
+"""Runs the open-source Label Studio on loopback, in its own environment: its pinned packages conflict with ours."""
 
 import hashlib
 import json
@@ -27,21 +27,22 @@ from schemas.errors import IndusCotError
 LOCK = Path(__file__).with_name("label-studio.lock")
 HOST = "127.0.0.1"
 EMAIL = "admin@localhost"
-START_S = 600.0
-"""Longest wait for a start: on a slow disk the first one, which creates the database, takes minutes."""
-END_S = 10.0
-TICK_S = 0.2
-TAIL = 5
-"""Lines of the server's log quoted when it ends by itself."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-START = (
+START_TIMEOUT_S = 600.0
+"""Timeout of a start: the first one creates the database, which takes minutes on a slow disk."""
+STOP_TIMEOUT_S = 10.0
+POLL_SECONDS = 0.2
+LOG_TAIL_LINES = 5
+"""Number of log lines in the error message if the server ends by itself."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+START_CODE = (
     "import gc; gc.set_threshold(200_000, 20, 100); "
     "import sys; sys.argv[0] = 'label-studio'; from label_studio.server import main; sys.exit(main())"
 )
-"""Looking for cycles of garbage less often takes a fifth off the first start, whose objects mostly stay, and
-a tenth off the others."""
-FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE")
-"""Variables of our environment that would lead the server's Python astray."""
+"""Python code that starts the server with less frequent garbage collection.
+
+Most objects of a start are never freed: the first start is a fifth faster this way, later ones a tenth."""
+REMOVED_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE")
+"""Environment variables that would make the server's Python use wrong packages or settings."""
 
 
 class Admin(NamedTuple):
@@ -53,37 +54,37 @@ class Admin(NamedTuple):
 
 
 def serve(folder: Path, port: int, *, database: str | None = None) -> None:
-    """Run Label Studio on 127.0.0.1 until Ctrl-C or SIGTERM; returns when none of its processes is left.
+    """Run Label Studio on 127.0.0.1 until Ctrl-C, SIGTERM or SIGHUP; return when all its processes have ended.
 
-    ``folder`` holds ``env/`` (made when missing), ``admin.json``, ``data/`` (SQLite, uploads), ``images/`` (served
-    as local files) and ``server.log``. A second start goes on with all of it.
+    ``folder`` holds ``env/`` (created if missing), ``admin.json``, ``data/`` (SQLite, uploads), ``images/`` (served
+    as local files) and ``server.log``. A later start uses all of it again.
 
     Args:
-        folder: Made when missing; one server at a time.
+        folder: Folder of the server, created if missing. Only one server at a time can run in it.
         port: 1–65535.
-        database: ``postgresql://user:password@host:port/name`` in place of SQLite.
+        database: ``postgresql://user:password@host:port/name`` instead of SQLite.
 
     Raises:
-        IndusCotError: the port is taken, another server runs in the folder, the database's address or
-            ``admin.json`` cannot be read, the environment cannot be made, the server ended by itself.
+        IndusCotError: the port is in use, another server runs in the folder, the database's address or
+            ``admin.json`` is invalid, the environment cannot be created, or the server ended by itself.
     """
     _check_port(port)
     folder = folder.absolute()
-    variables = _database(folder, database)
+    variables = _parse_database_url(folder, database)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_server(folder), _asked_to_stop() as asked:
-        install(folder / "env", asked)
-        if not asked():
-            variables |= _variables(folder, _admin_of_this_start(folder, database))
-            _run(folder, port, variables, asked, own_database=database is None)
+    with _hold_server_lock(folder), _catch_stop_signals() as is_stop_requested:
+        install(folder / "env", is_stop_requested)
+        if not is_stop_requested():
+            variables |= _build_variables(folder, _load_or_create_admin(folder, database))
+            _run_server(folder, port, variables, is_stop_requested, own_database=database is None)
     console.print("Label Studio has stopped", highlight=False)
 
 
-def admin(folder: Path) -> Admin:
-    """The administrator of the server whose data are in ``folder``.
+def read_admin(folder: Path) -> Admin:
+    """Read the administrator account of the server in ``folder``.
 
     Raises:
-        IndusCotError: no server was started there; the file is damaged.
+        IndusCotError: no server was started there, or the file is damaged.
     """
     path = folder / "admin.json"
     try:
@@ -91,40 +92,44 @@ def admin(folder: Path) -> Admin:
         account = Admin(**{name: str(found[name]) for name in Admin._fields})
     except FileNotFoundError:
         raise IndusCotError(
-            f"{path}: not there; no Label Studio was started in {folder}. Run `indus-cot review serve`"
+            f"{path}: does not exist; no Label Studio was started in {folder}. Run `indus-cot review serve`"
         ) from None
     except (OSError, ValueError, TypeError, KeyError):
         account = Admin("", "", "")
     if not (account.email and account.password and re.fullmatch("[0-9a-f]{40}", account.token)):
         raise IndusCotError(
             f"{path}: cannot be read as the administrator's e-mail, password and token (40 hexadecimal digits). "
-            "Put the file back from a copy; where no review is in the server yet, delete the folder and start again"
+            "Restore the file from a backup; if the server holds no reviews yet, delete the folder and start again"
         )
     return account
 
 
-def wait_until_ready(url: str, timeout_s: float, alive: Callable[[], bool] = lambda: True) -> bool:
-    """Wait until a Label Studio answers at ``url``; False as soon as ``alive`` says that it never will.
+def wait_until_ready(url: str, timeout_s: float, is_alive: Callable[[], bool] = lambda: True) -> bool:
+    """Wait until Label Studio answers at ``url``; return False as soon as ``is_alive`` returns False.
 
     Raises:
         IndusCotError: it does not answer within ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
-    while alive():
-        # A proxy of the environment has no way to this machine's loopback.
+    while is_alive():
+        # Ignore proxy variables: a proxy cannot reach this machine's loopback.
         with suppress(httpx.HTTPError, ValueError, AttributeError):
             if httpx.get(f"{url}/health/", timeout=2, trust_env=False).json().get("status") == "UP":
                 return True
         if time.monotonic() > deadline:
-            raise IndusCotError(f"{url}: no Label Studio answers there after {timeout_s:.0f} s")
-        time.sleep(TICK_S)
+            raise IndusCotError(f"{url}: no Label Studio answers there after {timeout_s:.0f} s; see the server's log")
+        time.sleep(POLL_SECONDS)
     return False
 
 
-def install(environment: Path, asked_to_stop: Callable[[], bool] = lambda: False) -> Path:
-    """Make the server's virtual environment, unless it is whole and made from the present lock; its Python.
+def install(environment: Path, is_stop_requested: Callable[[], bool] = lambda: False) -> Path:
+    """Create the server's virtual environment and return its Python.
 
-    One that is half-made, because the work was interrupted, is made anew.
+    A complete environment made from the current lock file is reused; an incomplete or outdated one is replaced.
+
+    Args:
+        environment: Folder of the environment.
+        is_stop_requested: Checked during the installation, which ends early if it returns True.
 
     Raises:
         IndusCotError: the packages cannot be installed.
@@ -137,13 +142,13 @@ def install(environment: Path, asked_to_stop: Callable[[], bool] = lambda: False
     console.print(f"installing Label Studio in {environment}: once, about 1 GB, a minute or two", highlight=False)
     shutil.rmtree(environment, ignore_errors=True)
     started = time.monotonic()
-    # uv does not read pip's settings: hand on where pip finds extra wheels.
+    # uv does not read pip's settings: pass on where pip finds extra wheels.
     variables = {"UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", ""))}
     for command in _install_commands(environment, python):
-        with _group(command, variables, None) as process:
-            while process.poll() is None and not asked_to_stop():
-                time.sleep(TICK_S)
-            if asked_to_stop():
+        with _run_process_group(command, variables, None) as process:
+            while process.poll() is None and not is_stop_requested():
+                time.sleep(POLL_SECONDS)
+            if is_stop_requested():
                 return python
         if process.returncode:
             raise IndusCotError(
@@ -173,7 +178,7 @@ def _install_commands(environment: Path, python: Path) -> list[list[str]]:
 def _check_port(port: int) -> None:
     if not 1 <= port <= 65535:
         raise IndusCotError(f"port {port}: not between 1 and 65535")
-    # Label Studio itself would move on to the next free port, and nobody would find it there.
+    # Label Studio itself would silently use the next free port, where nobody would find it.
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -181,24 +186,26 @@ def _check_port(port: int) -> None:
         except OSError as error:
             raise IndusCotError(
                 f"port {port} of {HOST} cannot be used: {error.strerror}. "
-                "Stop what listens there (a Label Studio started before?) or give another port"
+                "Stop the program that uses it (perhaps an earlier Label Studio), or choose another port with --port"
             ) from None
 
 
-def _database(folder: Path, url: str | None) -> dict[str, str]:
+def _parse_database_url(folder: Path, url: str | None) -> dict[str, str]:
     if url is None:
-        return {"DJANGO_DB": "sqlite", "DATABASE_NAME": str(_sqlite(folder))}
-    # The address holds a password: no message repeats it.
-    wrong = IndusCotError("the database must be given as postgresql://user:password@host:port/name, and nothing else")
+        return {"DJANGO_DB": "sqlite", "DATABASE_NAME": str(_get_sqlite_path(folder))}
+    # The address holds a password, so the message must not repeat it.
+    invalid = IndusCotError(
+        "--database: the address of the database must have the form postgresql://user:password@host:port/name"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port or 5432
     except ValueError:
-        raise wrong from None
+        raise invalid from None
     name = parts.path.removeprefix("/")
-    fitting = parts.scheme in ("postgresql", "postgres") and not parts.query and not parts.fragment
-    if not (fitting and parts.hostname and parts.username and name and "/" not in name):
-        raise wrong
+    is_valid = parts.scheme in ("postgresql", "postgres") and not parts.query and not parts.fragment
+    if not (is_valid and parts.hostname and parts.username and name and "/" not in name):
+        raise invalid
     return {
         "DJANGO_DB": "postgresql",
         "POSTGRE_USER": unquote(parts.username),
@@ -209,16 +216,16 @@ def _database(folder: Path, url: str | None) -> dict[str, str]:
     }
 
 
-def _sqlite(folder: Path) -> Path:
+def _get_sqlite_path(folder: Path) -> Path:
     return folder / "data" / "label_studio.sqlite3"
 
 
-def _ready_marker(folder: Path) -> Path:
+def _get_ready_marker(folder: Path) -> Path:
     return folder / "data" / ".sqlite-ready"
 
 
 @contextmanager
-def _only_server(folder: Path) -> Iterator[None]:
+def _hold_server_lock(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".server.lock")
     try:
         lock.acquire(timeout=0)
@@ -231,10 +238,13 @@ def _only_server(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Signals are noted and looked at between two steps, so that none can fall between a start and its record."""
+def _catch_stop_signals() -> Iterator[Callable[[], bool]]:
+    """Record stop signals instead of ending at once; yield a function that returns whether one was received.
+
+    The caller checks between two steps, so that no signal can interrupt it between starting a process and recording it.
+    """
     received: list[int] = []
-    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
+    previous = {number: signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS}
     try:
         yield lambda: bool(received)
     finally:
@@ -242,33 +252,34 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _admin_of_this_start(folder: Path, database: str | None) -> Admin:
-    """The account of earlier starts, or a new one, written down before the server can know it."""
+def _load_or_create_admin(folder: Path, database: str | None) -> Admin:
+    """Return the account of earlier starts, or a new one; it is saved before the server first uses it."""
     data = folder / "data"
-    for place in (data, folder / "images"):
-        place.mkdir(mode=0o700, exist_ok=True)
+    for subfolder in (data, folder / "images"):
+        subfolder.mkdir(mode=0o700, exist_ok=True)
     path = folder / "admin.json"
-    sqlite = _sqlite(folder)
-    if database is None and sqlite.exists() and not _ready_marker(folder).exists():
-        # The first start was interrupted: the account may be there without its token, which only a first start sets.
+    sqlite = _get_sqlite_path(folder)
+    if database is None and sqlite.exists() and not _get_ready_marker(folder).exists():
+        # The first start was interrupted. The account may exist without its token, which only a first start sets, so
+        # move the database away and start with a new one.
         for part in data.glob(f"{sqlite.name}*"):
             os.replace(part, part.with_name(f"unfinished-{part.name}"))
     if path.exists():
-        return admin(folder)
+        return read_admin(folder)
     if database is None and sqlite.exists():
         raise IndusCotError(
-            f"{path}: missing, although {sqlite} holds a server's data. Put the file back from a copy, "
-            "or move the folder away to begin with an empty server"
+            f"{path}: missing, although {sqlite} holds a server's data. Restore the file from a backup, "
+            "or move the folder away to start with an empty server"
         )
     account = Admin(EMAIL, secrets.token_urlsafe(18), secrets.token_hex(20))
     write_text(path, json.dumps(account._asdict(), indent=1) + "\n", private=True)
     return account
 
 
-def _variables(folder: Path, account: Admin) -> dict[str, str]:
+def _build_variables(folder: Path, account: Admin) -> dict[str, str]:
     return {
         "BASE_DATA_DIR": str(folder / "data"),
-        # Addresses stay relative: the page also works through a tunnel or a proxy.
+        # Keep addresses relative, so that the page also works through a tunnel or a proxy.
         "HOST": "",
         "USERNAME": account.email,
         "PASSWORD": account.password,
@@ -284,56 +295,56 @@ def _variables(folder: Path, account: Admin) -> dict[str, str]:
     }
 
 
-def _run(
-    folder: Path, port: int, variables: Mapping[str, str], asked: Callable[[], bool], *, own_database: bool
+def _run_server(
+    folder: Path, port: int, variables: Mapping[str, str], is_stop_requested: Callable[[], bool], *, own_database: bool
 ) -> None:
     environment, log, url = folder / "env", folder / "server.log", f"http://{HOST}:{port}"
-    command = [str(environment / "bin" / "python"), "-c", START]
+    command = [str(environment / "bin" / "python"), "-c", START_CODE]
     command += ["start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
-    # A prefixed variable wins over a plain one of the same name that somebody may have set.
+    # Label Studio prefers the prefixed variable over a plain one that the user may have set.
     prefixed = {f"LABEL_STUDIO_{name}": value for name, value in variables.items()}
-    first = own_database and not _sqlite(folder).exists()
-    console.print(f"starting Label Studio{' for the first time: a minute, two on a busy machine' if first else ''}")
-    with log.open("wb") as output, _group(command, prefixed, output, folder / "data") as process:
-        if wait_until_ready(url, START_S, lambda: process.poll() is None and not asked()):
+    first = own_database and not _get_sqlite_path(folder).exists()
+    console.print(f"starting Label Studio{' for the first time: takes one or two minutes' if first else ''}")
+    with log.open("wb") as output, _run_process_group(command, prefixed, output, folder / "data") as process:
+        if wait_until_ready(url, START_TIMEOUT_S, lambda: process.poll() is None and not is_stop_requested()):
             if own_database:
-                _ready_marker(folder).touch()
-            _welcome(folder, url)
-            while process.poll() is None and not asked():
-                time.sleep(TICK_S)
-        if not asked():
+                _get_ready_marker(folder).touch()
+            _print_welcome(folder, url)
+            while process.poll() is None and not is_stop_requested():
+                time.sleep(POLL_SECONDS)
+        if not is_stop_requested():
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            said = "\n".join(f"  {line}" for line in lines[-TAIL:])
-            raise IndusCotError(f"Label Studio ended by itself. The end of {log}:\n{said}")
+            tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL_LINES:])
+            raise IndusCotError(f"Label Studio ended by itself. The last lines of {log}:\n{tail}")
 
 
-def _welcome(folder: Path, url: str) -> None:
-    account = admin(folder)
+def _print_welcome(folder: Path, url: str) -> None:
+    account = read_admin(folder)
     console.print(
         f"Label Studio runs at {url}\n"
         f"  log in as {account.email}, with the password in {folder / 'admin.json'}\n"
-        f"  its log is {folder / 'server.log'}; Ctrl-C stops it",
+        f"  log: {folder / 'server.log'}; Ctrl-C stops the server",
         highlight=False,
     )
-    own = {"Authorization": f"Token {account.token}"}
+    headers = {"Authorization": f"Token {account.token}"}
     with suppress(httpx.HTTPError):
-        known = httpx.get(f"{url}/api/current-user/whoami", headers=own, timeout=30, trust_env=False)
-        if known.status_code != httpx.codes.UNAUTHORIZED:
+        response = httpx.get(f"{url}/api/current-user/whoami", headers=headers, timeout=30, trust_env=False)
+        if response.status_code != httpx.codes.UNAUTHORIZED:
             return
         console.print(
             f"[yellow]warning[/yellow]: the server does not accept the token in {folder / 'admin.json'}: the database "
-            "was set up with another one, or it was renewed. Write the valid token there: "
-            f"{url}/user/account shows it",
+            "was created with another token, or the token was renewed. Write the valid token, shown at "
+            f"{url}/user/account, to that file",
             highlight=False,
         )
 
 
 @contextmanager
-def _group(
+def _run_process_group(
     command: Sequence[str], variables: dict[str, str], output: IO[bytes] | None, folder: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` in a process group of its own; the whole group has ended when the block is left."""
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    """Run ``command`` in its own process group; end the whole group when the block is left."""
+    kept = {name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES}
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -349,7 +360,7 @@ def _group(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(END_S)
+                process.wait(STOP_TIMEOUT_S)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -15,10 +15,10 @@ from typing import Any
 from label_studio_sdk import LabelStudio
 
 from annotation import page
-from annotation.masks import Masks
+from annotation.masks import MaskReader
 from annotation.project import PAGE_SIZE, SETTINGS
 from annotation.pull import pull
-from annotation.push import AT_ONCE, Pages, push
+from annotation.push import IMPORT_BATCH, DraftPages, push
 from bench.paired import Row, paired, seconds
 from cot_builder.params import Params, load_params
 from cot_builder.storage.workspace import Workspace
@@ -64,15 +64,15 @@ class _Bench:
     def payload(self) -> list[dict[str, Any]]:
         """What a push to a new project sends."""
         drafts = DRAFT.records(DRAFT.read(self.workspace.draft / "trajectory.parquet"))
-        pages = Pages(self.params("payload"), self.workspace)
-        return [pages.new(pages.due(draft, draft)) for draft in drafts]
+        pages = DraftPages(self.params("payload"), self.workspace)
+        return [pages.build_import(pages.plan_page(draft, draft)) for draft in drafts]
 
     def bare_import(self, payload: list[Any], name: str) -> int:
         """A project with these tasks, by the SDK alone."""
-        config = page.config(Masks(self.workspace).any)
+        config = page.build_config(MaskReader(self.workspace).has_masks)
         made: Any = self.client.projects.create(title=name, label_config=config, **SETTINGS)
-        for start in range(0, len(payload), AT_ONCE):
-            self.client.projects.import_tasks(id=made.id, request=payload[start : start + AT_ONCE])
+        for start in range(0, len(payload), IMPORT_BATCH):
+            self.client.projects.import_tasks(id=made.id, request=payload[start : start + IMPORT_BATCH])
         return int(made.id)
 
 

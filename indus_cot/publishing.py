@@ -14,41 +14,43 @@ if TYPE_CHECKING:
 
 def publish(
     context: typer.Context,
-    repo: Annotated[str, typer.Option(help="OWNER/NAME on the Hub; publish.repo without.", metavar="OWNER/NAME")] = "",
+    repo: Annotated[
+        str, typer.Option(help="OWNER/NAME on the Hub; publish.repo by default.", metavar="OWNER/NAME")
+    ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write data/publish and say what would be sent; send nothing.")
+        bool, typer.Option("--dry-run", help="Write data/publish and print what would be uploaded; upload nothing.")
     ] = False,
-    pr: Annotated[bool, typer.Option("--pr", help="As a pull request to a repository that is there.")] = False,
+    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request in an existing repository.")] = False,
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private; refuse one that is there and public.")
+        bool, typer.Option("--private", help="Create a private repository; refuse an existing public one.")
     ] = False,
     tag: Annotated[bool, typer.Option("--tag", help="Tag the commit with its version, such as v1.2.0.")] = False,
     parent: Annotated[
-        str, typer.Option(help="Refuse unless this is still the repository's last commit.", metavar="COMMIT")
+        str, typer.Option(help="Refuse unless this is still the repository's latest commit.", metavar="COMMIT")
     ] = "",
     model: Annotated[
-        Path | None, typer.Option(help="Publish this trained model instead: models/sft or models/grpo.")
+        Path | None, typer.Option(help="Publish this trained model instead of the corpus: models/sft or models/grpo.")
     ] = None,
 ) -> None:
-    """Publish the corpus: shards, card, changelog and Croissant, as one commit; then load it back and compare.
+    """Publish shards, card, changelog and Croissant metadata of the corpus as one commit; then download and compare.
 
-    Licences decide what leaves: images whose set does not allow it go by reference (`publish.images`). Only what
-    changed is uploaded; where nothing did, nothing is committed. An interrupted upload goes on where it stopped.
-    The token is that of `hf auth login`, or $HF_TOKEN.
+    Images whose licence does not allow publishing are included by reference only (`publish.images`). Only changes are
+    uploaded; without changes there is no commit. An interrupted upload continues where it stopped. The token comes
+    from `hf auth login` or $HF_TOKEN.
     """
     from cot_builder.publishing.report import describe_model_plan, describe_plan
 
     params, workspace = load(context)
     if tag and pr:
         raise IndusCotError(
-            "publish: what is proposed with --pr is no version yet; leave --tag out, and run `indus-cot publish --tag` "
-            "when it is merged"
+            "publish: a pull request (--pr) cannot be tagged; leave --tag out, and run `indus-cot publish --tag` "
+            "after it is merged"
         )
     if model is not None:
         from cot_builder.publishing.model import plan_model, publish_model
 
         if not repo:
-            raise IndusCotError("publish --model: say where with --repo OWNER/NAME")
+            raise IndusCotError("publish --model: name the repository with --repo OWNER/NAME")
         if dry_run:
             planned, _ = plan_model(
                 params, workspace, model, repo, pull_request=pr, private=private, parent=parent, offline=True
@@ -58,15 +60,15 @@ def publish(
         sent = publish_model(params, workspace, model, repo, pull_request=pr, private=private, tag=tag, parent=parent)
         typer.echo(describe_model_plan(sent.plan, sent))
         return
-    from annotation.status import audit_share
+    from annotation.status import get_audit_share
     from cot_builder.publishing.publish import plan as stage_plan
     from cot_builder.publishing.publish import publish as stage
 
     name = repo or params.publish.repo
     if not name:
-        raise IndusCotError("publish: say where with --repo OWNER/NAME, or in publish.repo of params.yaml")
-    # Reviews are read here, since publishing stands beside annotation, not above it.
-    audit = audit_share(params, workspace)
+        raise IndusCotError("publish: name the repository with --repo OWNER/NAME, or in publish.repo of params.yaml")
+    # Read the reviews here: the package `publishing` must not import `annotation`.
+    audit = get_audit_share(params, workspace)
     if dry_run:
         made, _ = stage_plan(
             params, workspace, name, pull_request=pr, private=private, parent=parent, offline=True, audit=audit
@@ -78,18 +80,18 @@ def publish(
 
 
 def rehydrate(
-    corpus: Annotated[str, typer.Argument(help="A published folder, or OWNER/NAME[@REVISION] on the Hub.")],
+    corpus: Annotated[str, typer.Argument(help="A published corpus: a folder, or OWNER/NAME[@REVISION] on the Hub.")],
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Your own copy of a set, as often as needed: a folder, an archive, or `data/pull/SET`.",
+            help="Your own copy of a set: a folder, an archive, or `data/pull/SET`. May be repeated.",
             metavar="SET=PATH",
         ),
     ] = None,
-    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/rehydrated"),
+    to: Annotated[Path, typer.Option(help="Output folder.")] = Path("data/rehydrated"),
 ) -> None:
-    """Make a corpus whole whose images were published by reference, from your own copies; every hash is checked."""
-    from cot_builder.publishing.rehydrate import rehydrate as make
+    """Restore images that were published by reference from your own copies of the data sets, checking every hash."""
+    from cot_builder.publishing.rehydrate import rehydrate as rehydrate_corpus
 
     copies: dict[str, str] = {}
     for item in source or []:
@@ -97,17 +99,22 @@ def rehydrate(
         if not (name and equals and path):
             raise IndusCotError(f"--source {item}: write SET=PATH, such as --source real_iad=downloads/real_iad")
         if name in copies:
-            raise IndusCotError(f"--source {item}: {name} is {copies[name]} already; name one folder that holds both")
+            raise IndusCotError(
+                f"--source {item}: {name} was already given as {copies[name]}; name one folder that holds both"
+            )
         copies[name] = path
-    made = make(corpus, copies, to)
-    typer.echo(f"rehydrate: {made.images} images made in {made.rows} rows, every sha256 as published → {made.folder}")
+    restored = rehydrate_corpus(corpus, copies, to)
+    typer.echo(
+        f"rehydrate: {restored.images} images restored in {restored.rows} rows, every sha256 as published → "
+        f"{restored.folder}"
+    )
 
 
 def diff(
     before: Annotated[str, typer.Argument(help="A corpus: a folder, or OWNER/NAME[@REVISION] on the Hub.")],
-    after: Annotated[str, typer.Argument(help="Another one.")] = "data/indus_cot",
+    after: Annotated[str, typer.Argument(help="The corpus to compare it with.")] = "data/indus_cot",
 ) -> None:
-    """Say what changed between two corpora: rows added, removed, changed, reviewed again."""
+    """Print the changes between two corpora: rows added, removed, changed, and reviewed again."""
     from cot_builder.publishing.changes import diff as compare
 
     typer.echo(compare(before, after)[1])

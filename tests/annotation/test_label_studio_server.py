@@ -20,7 +20,7 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
 from annotation import server as product
-from annotation.server import admin, install, serve, wait_until_ready
+from annotation.server import install, read_admin, serve, wait_until_ready
 from schemas.errors import IndusCotError
 from tests.servers.label_studio_server import (
     DATABASE,
@@ -185,7 +185,7 @@ def test_another_database_is_refused_and_its_password_not_repeated(tmp_path, url
 
 def test_the_administrator_of_a_folder_without_a_server_is_an_error(tmp_path):
     with pytest.raises(IndusCotError, match="indus-cot review serve"):
-        admin(tmp_path)
+        read_admin(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_the_administrator_of_a_folder_without_a_server_is_an_error(tmp_path):
 def test_a_damaged_account_is_one_message(tmp_path, text):
     (tmp_path / "admin.json").write_text(text)
     with pytest.raises(IndusCotError, match=r"admin\.json: cannot be read as"):
-        admin(tmp_path)
+        read_admin(tmp_path)
 
 
 def test_a_start_with_a_damaged_or_a_lost_account_stops_before_the_server(tmp_path):

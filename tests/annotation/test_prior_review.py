@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation import prior_page
-from annotation.priors import text_problems
+from annotation.priors import find_text_problems
 from cot_builder.corpus.prior_reviews import read_prior_reviews, text_sha256
 from cot_builder.corpus.priors import MACHINE_FILE
 from cot_builder.inspection.normalcy import NORMALCY_VERSION, measure_normalcy
@@ -114,12 +114,12 @@ def test_push_twice_changes_nothing_and_training_priors_come_first(project: Proj
     order = [task["data"]["uid"].startswith("real_iad/") for task in sorted(before.values(), key=lambda t: t["id"])]
     assert order == sorted(order, reverse=True) and True in order and False in order
     there = project.client.projects.get(id=number(project))
-    assert there.label_config == prior_page.config() and there.show_collab_predictions
+    assert there.label_config == prior_page.build_config() and there.show_collab_predictions
     for uid, task in before.items():
         row = expected[uid]
         assert task["data"]["prior_sha256"] == text_sha256(row.text)
         pictures = re.findall('<img src="([^"]+)"', task["data"]["images"])
-        assert len(pictures) == min(row.image_count, prior_page.SHOWN_IMAGES), uid
+        assert len(pictures) == min(row.image_count, prior_page.MAX_SHOWN_IMAGES), uid
     answer = httpx.get(
         project.server.url + pictures[0].replace("&amp;", "&"),
         headers={"Authorization": f"Token {project.server.token}"},
@@ -247,7 +247,7 @@ def test_an_expert_edits_a_prior_on_its_page(project: Project) -> None:
         words = f"{shown.text} An expert adds: “matt”."
         page = expert.page
         images = page.locator(".prior-images img")
-        assert images.count() == min(shown.image_count, prior_page.SHOWN_IMAGES)
+        assert images.count() == min(shown.image_count, prior_page.MAX_SHOWN_IMAGES)
         assert expert.text("text").inner_text().strip() == shown.text, "HTML is shown as text"
         assert page.title() != "owned" and not expert.complaints
         told = page.locator(".prior-provenance").inner_text()
@@ -335,13 +335,13 @@ def test_a_rejected_text_of_a_model_gives_way_to_the_measured_one_as_the_experts
     ],
 )
 def test_what_a_prior_may_say(text: str, problem: str) -> None:
-    found = text_problems(text, "flange")
+    found = find_text_problems(text, "flange")
     assert problem in found[0] if problem else found == []
 
 
 def test_a_prior_may_name_its_own_object() -> None:
     text = f"{row().text} As the mask shows, it lies flat."
-    assert text_problems(text, "mask") == [] and "'the mask shows'" in text_problems(text, "flange")[0]
+    assert find_text_problems(text, "mask") == [] and "'the mask shows'" in find_text_problems(text, "flange")[0]
 
 
 # The page
@@ -350,25 +350,25 @@ def test_a_prior_may_name_its_own_object() -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=TEXT, comment=TEXT)
 def test_what_is_written_comes_back_as_it_was(text: str, comment: str) -> None:
-    result = [*prior_page.prefill(SHA, text), *judged("fixed", comment=comment)]
-    prior_page.check(result)
-    found = prior_page.read(json.loads(json.dumps(result)))
+    result = [*prior_page.build_prefill(SHA, text), *judged("fixed", comment=comment)]
+    prior_page.check_prefill(result)
+    found = prior_page.read_annotation(json.loads(json.dumps(result)))
     assert found == prior_page.Reading(SHA, text, "fixed", "", comment)
 
 
 def test_emptied_fields_are_empty() -> None:
-    assert prior_page.read([]) == prior_page.Reading(None, "", None, "", "")
+    assert prior_page.read_annotation([]) == prior_page.Reading(None, "", None, "", "")
 
 
 def test_text_of_models_is_escaped() -> None:
-    shown = [prior_page.Shown('/a.png?a="&b=1', 640, 480)] * 3
+    shown = [prior_page.PageImage('/a.png?a="&b=1', 640, 480)] * 3
     measured = measure_normalcy([np.full((64, 64, 3), 90, np.uint8)] * 2)
     facts = json.dumps(measured | {HOSTILE: HOSTILE, "colours": {HOSTILE: 1.0}})
-    data = prior_page.task(row(author=HOSTILE, view=HOSTILE), SHA, HOSTILE, shown)
+    data = prior_page.build_task(row(author=HOSTILE, view=HOSTILE), SHA, HOSTILE, shown)
     for html in (
         data["provenance"],
         data["images"],
-        prior_page._provenance(row(facts=facts, text=f"{HOSTILE} {HOSTILE}"), ""),
+        prior_page._render_provenance(row(facts=facts, text=f"{HOSTILE} {HOSTILE}"), ""),
     ):
         root = ElementTree.fromstring(f"<div>{html}</div>".replace('alt="">', 'alt=""/>'))
         assert {tag.tag for tag in root.iter()} <= {

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.converter import brush
 
-from annotation.adjudication import disagreements, told
-from annotation.agreement import agree
-from annotation.assignment import assign, golds
-from annotation.gold import caught, plant
+from annotation.adjudication import describe_reviews, find_disagreements
+from annotation.agreement import measure_agreement
+from annotation.assignment import assign_drafts, find_gold_originals
+from annotation.gold import is_caught, plant_mistake
 from cot_builder.corpus.drafts import derive_columns
 from cot_builder.corpus.reviews import decide_drafts, read_reviews
 from cot_builder.params import Params, load_params
@@ -62,8 +62,8 @@ def said(number: int, who: str, left: Verdict, unit: int = 0, **changes: Any) ->
 
 def test_one_project_has_everything_without_annotators() -> None:
     rows = drafts(20)
-    (only,) = assign(rows, params().review, 0).values()
-    assert [item.shown for item in only] == rows and not golds({"": only})
+    (only,) = assign_drafts(rows, params().review, 0).values()
+    assert [item.shown for item in only] == rows and not find_gold_originals({"": only})
 
 
 @pytest.mark.slow
@@ -72,18 +72,18 @@ def test_one_project_has_everything_without_annotators() -> None:
 def test_every_draft_has_one_true_page_or_all(count: int, overlap: float, gold: float, seed: int) -> None:
     names = [f"expert{number}@example.org" for number in range(count)]
     rows = drafts(60)
-    given = assign(rows, params(*names, overlap_share=overlap, gold_share=gold).review, seed)
+    given = assign_drafts(rows, params(*names, overlap_share=overlap, gold_share=gold).review, seed)
     true = Counter(item.draft.draft_id for items in given.values() for item in items if item.shown is item.draft)
     shared = {item.draft.draft_id for items in given.values() for item in items if item.shared}
     assert {uid: true[uid] for uid in true} == {row.draft_id: count if row.draft_id in shared else 1 for row in rows}
     for items in given.values():
         assert len({item.draft.draft_id for item in items}) == len(items), "a project has a draft twice"
-    assert not golds(given) or gold
+    assert not find_gold_originals(given) or gold
 
 
 def test_shares_are_what_they_say() -> None:
     rows = drafts(4000)
-    given = assign(rows, params(*EXPERTS, overlap_share=0.2, gold_share=0.05).review, 0)
+    given = assign_drafts(rows, params(*EXPERTS, overlap_share=0.2, gold_share=0.05).review, 0)
     for items in given.values():
         true = [item for item in items if item.shown is item.draft]
         assert 0.17 < sum(item.shared for item in true) / len(rows) < 0.23
@@ -93,8 +93,8 @@ def test_shares_are_what_they_say() -> None:
 
 def test_a_new_expert_only_takes() -> None:
     rows = drafts(300)
-    before = assign(rows, params(*EXPERTS[:2], gold_share=0.0).review, 0)
-    after = assign(rows, params(*EXPERTS, gold_share=0.0).review, 0)
+    before = assign_drafts(rows, params(*EXPERTS[:2], gold_share=0.0).review, 0)
+    after = assign_drafts(rows, params(*EXPERTS, gold_share=0.0).review, 0)
     for name, items in before.items():
         assert {item.draft.draft_id for item in after[name]} < {item.draft.draft_id for item in items}
 
@@ -124,14 +124,14 @@ def test_a_planted_mistake_is_one_and_in_the_verdict_alone(
 ) -> None:
     right = Verdict(answer="No") if normal else Verdict(answer="Yes", boxes=boxes, defect_type=kind)
     row = drafted_as(right)
-    planted = plant(row, seed)
-    assert planted == plant(row, seed)
+    planted = plant_mistake(row, seed)
+    assert planted == plant_mistake(row, seed)
     before, after = (Trajectory.model_validate_json(item.trajectory) for item in (row, planted))
     assert after.turns == before.turns
     assert planted.draft_sha256 != row.draft_sha256 and planted.draft_id == row.draft_id
-    assert not caught("accepted", after.verdict, right)
-    assert caught("rejected", after.verdict, right)
-    assert caught("fixed", right, right)
+    assert not is_caught("accepted", after.verdict, right)
+    assert is_caught("rejected", after.verdict, right)
+    assert is_caught("fixed", right, right)
 
 
 # --- what several said --------------------------------------------------------------------------------
@@ -149,10 +149,10 @@ def test_rejection_type_place_and_answer_are_disagreements_and_wording_is_none()
     ]  # fmt: skip
     for verdict, more, differ in cases:
         rows = [said(1, EXPERTS[0], YES), said(2, EXPERTS[1], verdict, **more)]
-        assert bool(disagreements(rows)) is differ, (verdict, more)
-        assert not disagreements([*rows, said(3, EXPERTS[2], YES, role="adjudication")])
+        assert bool(find_disagreements(rows)) is differ, (verdict, more)
+        assert not find_disagreements([*rows, said(3, EXPERTS[2], YES, role="adjudication")])
     both = [said(1, EXPERTS[0], YES, **reject), said(2, EXPERTS[1], YES, **reject)]
-    assert not disagreements(both)
+    assert not find_disagreements(both)
 
 
 def test_who_settles_it_is_told_no_names() -> None:
@@ -160,9 +160,9 @@ def test_who_settles_it_is_told_no_names() -> None:
         said(1, EXPERTS[0], YES, comment="fine by me"),
         said(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong location"]),
     ]
-    lines = told(rows)
+    lines = describe_reviews(rows)
     assert lines == ["expert 1 accepts it: “fine by me”", "expert 2 rejects it: wrong location"]
-    assert lines == told(rows[::-1])
+    assert lines == describe_reviews(rows[::-1])
 
 
 def test_an_adjudication_wins_and_a_planted_page_decides_nothing() -> None:
@@ -184,7 +184,7 @@ def agreement(folder: Path, rows: Sequence[Review]) -> Any:
     workspace = Workspace(folder)
     workspace.review.mkdir(parents=True)
     REVIEW.write(REVIEW.frame(list(rows)), workspace.reviews)
-    found = agree(params(), workspace)
+    found = measure_agreement(params(), workspace)
     assert json.loads((workspace.reports / "agreement.json").read_text())["shared"] == found.shared
     return found
 
@@ -232,9 +232,9 @@ def test_alpha_of_four_is_that_of_krippendorff(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_boxes_and_masks_are_compared_where_both_see_a_defect(tmp_path: Path) -> None:
-    def painted(columns: int) -> str:
+    def painted(derive_columns: int) -> str:
         mask = np.zeros((20, 40), np.uint8)
-        mask[:10, :columns] = 255
+        mask[:10, :derive_columns] = 255
         value = {"format": "rle", "rle": brush.mask2rle(mask), "brushlabels": ["defect mask"]}
         return json.dumps([{"type": "brushlabels", "original_width": 40, "original_height": 20, "value": value}])
 
@@ -300,7 +300,7 @@ def addresses(project: Project, *names: str) -> list[str]:
         chosen = load_params(
             settings=[*project.settings, f"review.annotators={json.dumps(emails)}"], root=project.folder
         )
-        given = assign(rows, chosen.review, chosen.run.seed)
+        given = assign_drafts(rows, chosen.review, chosen.run.seed)
         if min(sum(item.shown is not item.draft for item in items) for items in given.values()) >= 2:
             return emails
 

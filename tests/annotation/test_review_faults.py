@@ -21,7 +21,7 @@ import pytest
 
 import annotation.pull
 import annotation.push
-from annotation.project import MODEL_VERSION, QUEUE
+from annotation.project import MODEL_VERSION, QUEUE_TAB
 from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from indus_cot.app import main
@@ -84,7 +84,7 @@ def whole(project: Project) -> None:
     assert sorted(prediction.task for prediction in predictions) == sorted(task["id"] for task in tasks.values())
     assert {prediction.model_version for prediction in predictions} == {MODEL_VERSION}
     views = project.client.views.list(project=project.number)
-    assert [dict(view.data)["title"] for view in views] == [QUEUE]
+    assert [dict(view.data)["title"] for view in views] == [QUEUE_TAB]
     assert len(project.client.import_storage.local.list(project=project.number)) == 1
     drafts = project.drafts().height
     assert f"0 tasks new, 0 updated, 0 repaired, {drafts} unchanged, 0 withdrawn" in works(project, "review", "push")
@@ -94,7 +94,7 @@ def test_what_was_perhaps_done_is_not_sent_again_and_not_done_twice(
     project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One at a time: every push leaves enough of them for the next.
-    monkeypatch.setattr(annotation.push, "AT_ONCE", 1)
+    monkeypatch.setattr(annotation.push, "IMPORT_BATCH", 1)
     requests = (("/projects/$", 0), ("/views", 0), ("/localfiles", 0), ("/import", 0), ("/import", 1))
     # What is lost was done: it comes last.
     faults: tuple[Fault, ...] = ("cut", 502, "lost")
@@ -191,7 +191,7 @@ def test_what_is_said_while_an_export_goes_on_is_read_by_the_next(
             project.client.annotations.update(id=said[task], result=reworded)
 
     # One task an export.
-    monkeypatch.setattr(annotation.pull, "AT_ONCE", 1)
+    monkeypatch.setattr(annotation.pull, "EXPORT_BATCH", 1)
     plan = weather.at("GET", r"/export.*=\d+$", think_again, after=1)
     works(project, "review", "pull")
     assert plan.hits == 1 and sum(bool(project.reviews()[uid].changes) for uid in both) == 1, weather.seen
@@ -249,7 +249,7 @@ def kill(server: Server) -> None:
 def test_a_server_that_crashes_during_an_import_gets_the_rest_from_the_next_push(
     project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotation.push, "AT_ONCE", BATCH)
+    monkeypatch.setattr(annotation.push, "IMPORT_BATCH", BATCH)
     weather.at("POST", "/import", lambda: kill(project.server), after=1)
     fails(project, "review", "push")
     assert "cannot be reached" in fails(project, "review", "push", url=project.server.url)
@@ -278,7 +278,7 @@ def test_a_pull_waits_for_a_server_that_restarts(project: Project, weather: Prox
     whole(project)
 
 
-KILLED = "import annotation.push as p; p.AT_ONCE = {batch}; from indus_cot.app import main; main()"
+KILLED = "import annotation.push as p; p.IMPORT_BATCH = {batch}; from indus_cot.app import main; main()"
 
 
 def killed(project: Project, weather: Proxy, verb: str, after: int) -> None:

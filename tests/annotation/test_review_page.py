@@ -93,19 +93,19 @@ def example() -> Trajectory:
 
 
 def prefilled() -> dict[str, dict[str, Any]]:
-    return {item["id"]: item for item in page.prefill(SHA, example(), *SIZE)}
+    return {item["id"]: item for item in page.build_prefill(SHA, example(), *SIZE)}
 
 
 def reading(results: dict[str, dict[str, Any]]) -> page.Reading:
-    return page.read(list(results.values()), example())
+    return page.read_annotation(list(results.values()), example())
 
 
 @settings(max_examples=80, deadline=None)
 @given(trajectories())
 def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> None:
-    results = page.prefill(SHA, trajectory, *SIZE)
-    page.check(results, trajectory)
-    found = page.read(served(results), trajectory)
+    results = page.build_prefill(SHA, trajectory, *SIZE)
+    page.check_prefill(results, trajectory)
+    found = page.read_annotation(served(results), trajectory)
     assert found.draft_sha256 == SHA
     assert found.thoughts == [turn.thought for turn in trajectory.turns]
     assert found.calls == [turn.call for turn in trajectory.turns]
@@ -121,13 +121,13 @@ def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> Non
 @given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
 def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -> None:
     mask = np.array([[random.random() < 0.4 for _ in range(width)] for _ in range(height)])
-    results = page.prefill(SHA, example(), width, height, mask)
-    page.check(results, example(), masks=True)
-    found = page.mask(served(results))
+    results = page.build_prefill(SHA, example(), width, height, mask)
+    page.check_prefill(results, example(), masks=True)
+    found = page.decode_mask(served(results))
     assert np.array_equal(mask, np.zeros_like(mask) if found is None else found)
-    before = page.mask_digests(results)
+    before = page.hash_mask(results)
     assert not page.is_mask_changed(served(results), before)
-    more = page.prefill(SHA, example(), width, height, ~mask)
+    more = page.build_prefill(SHA, example(), width, height, ~mask)
     assert page.is_mask_changed(more, before)
     # Encoded another way, it is the same mask.
     again = [
@@ -140,8 +140,8 @@ def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
-    with pytest.raises(IndusCotError, match="mask of 3 x 2 for an image of 640 x 480"):
-        page.prefill(SHA, example(), *SIZE, np.ones((2, 3), dtype=bool))
+    with pytest.raises(IndusCotError, match="mask of 3 x 2 pixels for an image of 640 x 480"):
+        page.build_prefill(SHA, example(), *SIZE, np.ones((2, 3), dtype=bool))
 
 
 def test_a_moved_rectangle_moves_the_call() -> None:
@@ -178,7 +178,7 @@ def test_emptied_fields_are_empty() -> None:
     assert found.calls[0] is None
     assert found.thoughts == ["A close-up will tell.", ""]
     assert (found.draft_sha256, found.defect_type) == (None, None)
-    nothing = page.read([], example())
+    nothing = page.read_annotation([], example())
     assert (nothing.answer, nothing.boxes, nothing.thoughts) == (None, [], ["", ""])
 
 
@@ -187,7 +187,7 @@ def test_boxes_keep_the_order_of_the_draft_and_new_ones_follow() -> None:
     new = results["box_0"] | {"id": "drawn", "value": results["box_0"]["value"] | {"x": -3.0, "width": 200.0}}
     del results["call_0"]
     shuffled = [new, results["box_1"], results["box_0"]]
-    assert page.read(shuffled, example()).boxes == [*example().verdict.boxes, (0, 220, 1000, 260)]
+    assert page.read_annotation(shuffled, example()).boxes == [*example().verdict.boxes, (0, 220, 1000, 260)]
 
 
 def test_verdict_reasons_ratings_and_comment() -> None:
@@ -197,8 +197,8 @@ def test_verdict_reasons_ratings_and_comment() -> None:
         {"from_name": "evidence", "to_name": "image", "type": "rating", "value": {"rating": 4}},
         {"from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": ["not there"]}},
     ]
-    page.check(results, example())
-    found = page.read(results, example())
+    page.check_prefill(results, example())
+    found = page.read_annotation(results, example())
     assert (found.verdict, found.reasons) == ("reject", list(REASONS[:2]))
     assert (found.evidence_rating, found.logic_rating, found.comment) == (4, None, "not there")
 
@@ -213,7 +213,7 @@ def test_verdict_reasons_ratings_and_comment() -> None:
 )
 def test_what_does_not_fit_the_page_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(IndusCotError, match="does not fit"):
-        page.check([wrong], example())
+        page.check_prefill([wrong], example())
 
 
 def test_text_of_tools_and_teachers_is_escaped() -> None:
@@ -228,7 +228,7 @@ def test_text_of_tools_and_teachers_is_escaped() -> None:
         }
     )
     draft = Draft.model_construct(draft_id="a#0", draft_sha256=SHA)
-    data = page.task(
+    data = page.build_task(
         draft, trajectory, "bolt", "default", "/image.png", {"b" * 64: '/a.png?a="&b=1'}, ["few boxes"], ["y"]
     )
     html = ElementTree.fromstring(f"<div>{data['steps'][0]['observation']}</div>".replace('alt="">', 'alt=""/>'))
@@ -240,7 +240,7 @@ def test_text_of_tools_and_teachers_is_escaped() -> None:
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_no_answer_has_a_key_that_somebody_types(masks: bool) -> None:
-    root = ElementTree.fromstring(page.config(masks))
+    root = ElementTree.fromstring(page.build_config(masks))
     keys = [tag.get("hotkey") for tag in root.iter() if tag.tag in {"Choice", "Label", "Rating"}]
     assert all(key and (key.startswith("ctrl+shift+") or ord(key) >= 0xE000) for key in keys)
     assert len(set(keys)) == len(keys)

@@ -23,7 +23,7 @@ def test_push_twice_changes_nothing(project: Project) -> None:
     assert sorted(before) == drafts
     assert f"0 tasks new, 0 updated, 0 repaired, {len(drafts)} unchanged" in project.ok("review", "push")
     assert project.tasks() == before
-    assert project.client.projects.get(id=project.number).label_config == page.config(masks=True)
+    assert project.client.projects.get(id=project.number).label_config == page.build_config(masks=True)
 
 
 def test_an_untouched_acceptance_is_accepted_and_changes_nothing(project: Project) -> None:
@@ -272,7 +272,7 @@ def test_a_painted_mask_comes_back_and_changes_nothing_else(project: Project) ->
     project.ok("review", "push")
     uid = uids(project)[0]
     (before,) = [item for item in project.prefilled(project.tasks()[uid]["id"]) if item["type"] == "brushlabels"]
-    painted = page.mask([before])
+    painted = page.decode_mask([before])
     assert painted is not None and painted.any()
     more = painted | np.roll(painted, 5, axis=1)
     project.review(uid, put("mask_0", rle=brush.mask2rle(more.astype(np.uint8) * 255)))
@@ -280,6 +280,6 @@ def test_a_painted_mask_comes_back_and_changes_nothing_else(project: Project) ->
     row = project.reviews()[uid]
     assert [change.field for change in row.changes] == ["mask"]
     assert (row.verdict, row.problems) == ("accepted", [])
-    again = page.mask(json.loads(row.result))
+    again = page.decode_mask(json.loads(row.result))
     assert again is not None and (again == more).all()
     assert set(project.corpus()["review_status"]) == {"auto", "accepted"}

@@ -25,7 +25,7 @@ import pytest
 from filelock import FileLock
 
 from annotation import server as product
-from annotation.server import LOCK, Admin, admin, install
+from annotation.server import LOCK, Admin, install, read_admin
 from tests.helpers.paths import ROOT
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Server:
     @property
     def account(self) -> Admin:
         """E-mail, password and token of the administrator."""
-        return admin(self.folder)
+        return read_admin(self.folder)
 
     @property
     def email(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.queue import place
+from annotation.queue import rank_draft
 from cot_builder.corpus.reviews import decide_drafts, ensure_review_table, read_reviews
 from cot_builder.params import load_params
 from cot_builder.storage.workspace import Workspace
@@ -83,22 +83,24 @@ def test_reasons_to_look_come_first_and_are_named() -> None:
         draft(corrections=2, sent_back_by=["location"]),
     ]
     for suspect in suspects:
-        found = place(suspect, audited, seed=0)
-        assert found.priority > 1 > place(plain, audited, seed=0).priority
-        assert found.why
-    assert place(plain, audited, seed=0).why == {}
+        found = rank_draft(suspect, audited, seed=0)
+        assert found.priority > 1 > rank_draft(plain, audited, seed=0).priority
+        assert found.reasons
+    assert rank_draft(plain, audited, seed=0).reasons == {}
     worst = draft(judge_scores=[0.1, 0.9], judge_disagreement=0.8, blind_answer="Yes")
-    assert place(worst, audited, seed=0).priority > max(place(one, audited, seed=0).priority for one in suspects)
+    assert rank_draft(worst, audited, seed=0).priority > max(
+        rank_draft(one, audited, seed=0).priority for one in suspects
+    )
 
 
 @given(share=st.sampled_from([0.05, 0.1, 0.5]), seed=st.integers(0, 1000))
 def test_the_audit_takes_its_share_and_does_not_know_the_suspects(share: float, seed: int) -> None:
     params = PARAMS.model_copy(update={"audit_share": share})
     names = [f"real_iad/nut/{number:016x}" for number in range(1000)]
-    drawn = [place(draft(name), params, seed).audit for name in names]
+    drawn = [rank_draft(draft(name), params, seed).audit for name in names]
     # Five standard deviations of the binomial distribution.
     assert abs(sum(drawn) - 1000 * share) < 5 * (1000 * share * (1 - share)) ** 0.5
-    assert drawn == [place(draft(name, corrections=1), params, seed).audit for name in names]
+    assert drawn == [rank_draft(draft(name, corrections=1), params, seed).audit for name in names]
 
 
 def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_path: Path) -> None:
