@@ -82,8 +82,8 @@ def push_priors(client: LabelStudio, params: Params, workspace: Workspace, image
     rows: list[NormalcyPrior] = PRIOR.records(PRIOR.read(workspace.prior / MACHINE_FILE))
     if unknown := sorted({row.source_set for row in rows} - params.pull.keys()):
         raise IndusCotError(
-            f"{workspace.prior / MACHINE_FILE}: holds priors of the set {unknown[0]}, which `pull` in params.yaml no longer "
-            "names; run `indus-cot repro prior`"
+            f"{workspace.prior / MACHINE_FILE}: holds priors of the set {unknown[0]}, which `pull` in params.yaml no "
+            "longer names; run `indus-cot repro prior`"
         )
     project = ensure_project(
         client, params.review, params.review.priors, images,

@@ -1,4 +1,4 @@
-"""`python -m indus_cot` is `indus-cot`."""
+"""Runs the `indus-cot` command as `python -m indus_cot`."""
 
 from indus_cot.app import main
 

@@ -1,6 +1,6 @@
-"""The `indus-cot` command: one verb a stage, and a few to look and to check.
+"""The `indus-cot` command: one verb for each stage, and verbs to view and check the results.
 
-Everything heavy is imported inside the verb, so that `--help` appears at once.
+Each verb imports heavy modules itself, so that `--help` appears at once.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell gives it."""
+"""Exit code after Ctrl-C, the same as a shell's."""
 
 app = typer.Typer(
     name="indus-cot",
@@ -39,33 +39,33 @@ def options(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Set one parameter, as often as needed: `--set select.samples=40`.", metavar="KEY=VALUE"
+            "--set", help="Set one parameter; may be repeated: `--set select.samples=40`.", metavar="KEY=VALUE"
         ),
     ] = None,
 ) -> None:
-    """**Indus-CoT**: benchmark archives in, a reviewed and validated corpus of tool-integrated inspections out.
+    """**Indus-CoT** turns benchmark archives into a reviewed and validated corpus of tool-integrated inspections.
 
-    `indus-cot repro` runs everything that is out of date, as DVC stages. Each stage is a verb of its own too,
-    writes to `data/<verb>`, and leaves a `manifest.json` there that says what it was made from.
+    `indus-cot repro` runs all DVC stages that are out of date. Each stage is also a verb of its own. It writes to
+    `data/<verb>` and records its inputs in a `manifest.json` there.
 
-    Start with `indus-cot repro`, then open `reports/index.html`, or `indus-cot show`.
+    Start with `indus-cot repro`, then open `reports/index.html` or run `indus-cot show`.
     """
     inherited = [line for line in os.environ.get(SETTINGS_VARIABLE, "").split("\n") if line]
     context.obj = (profile, inherited + (settings or []))
 
 
 PANELS: "dict[str, tuple[Callable[..., None], ...]]" = {
-    "Pipeline: one verb a stage of dvc.yaml, in this order": (
+    "Pipeline: the stages of dvc.yaml, in this order": (
         pipeline.init, pipeline.params, pipeline.pull, pipeline.select, pipeline.patch, pipeline.prior, pipeline.draft,
         pipeline.assemble, training.sft, training.grpo, evaluation.evaluate, evaluation.report, pipeline.repro,
     ),
-    "Publish: on the Hugging Face Hub, and back": (publishing.publish, publishing.rehydrate),
-    "Look and check": (
+    "Publish on the Hugging Face Hub, and restore from it": (publishing.publish, publishing.rehydrate),
+    "View and check": (
         evaluation.show, evaluation.rescore, evaluation.compare, publishing.diff, checks.verify, checks.cache,
         checks.doctor,
     ),
 }  # fmt: skip
-"""The verbs, by the panel of `--help` that lists them."""
+"""The verbs by panel of `--help`."""
 for _panel, _verbs in PANELS.items():
     for _verb in _verbs:
         app.command(rich_help_panel=_panel)(_verb)
@@ -73,11 +73,11 @@ for _panel, _verbs in PANELS.items():
             app.add_typer(review.review, name="review", rich_help_panel=_panel)
 
 TRAINING = ("accelerate", "peft", "torch", "torchvision", "transformers", "trl")
-"""What the extra `train` adds."""
+"""Packages that the extra `train` installs."""
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: a user's mistake is one message and exit code 1, never a traceback."""
+    """Run the command; a user's mistake gives one message and exit code 1, never a traceback."""
     try:
         return app(arguments)
     except IndusCotError as error:
@@ -85,13 +85,13 @@ def main(arguments: list[str] | None = None) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAINING:
             raise
-        message = f"error: {error.name} is not installed; training and models in this process need the extra train: "
+        message = f"error: {error.name} is not installed; training and models in this process need the extra `train`: "
         typer.secho(message + "`pip install -e '.[train]'`", fg="red", err=True)
     except OSError as error:
         typer.secho(f"error: {error.strerror or error}: {error.filename or 'no file named'}", fg="red", err=True)
     except SystemExit as end:
-        # Typer's own answer to Ctrl-C says nothing.
+        # Typer prints nothing after Ctrl-C.
         if end.code == INTERRUPTED:
-            typer.echo("interrupted; nothing half-written was left behind", err=True)
+            typer.echo("interrupted; no incomplete output was left behind", err=True)
         raise
     sys.exit(1)

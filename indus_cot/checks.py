@@ -1,4 +1,4 @@
-"""Verbs that check: `verify`, `cache`, `doctor`."""
+"""Verbs that check results and environment: `verify`, `cache`, `doctor`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 def verify(
-    corpus: Annotated[Path, typer.Argument(help="Folder of a corpus.")] = Path("data/indus_cot"),
+    corpus: Annotated[Path, typer.Argument(help="Folder of the corpus.")] = Path("data/indus_cot"),
 ) -> None:
-    """Re-run every tool call of a corpus and compare; exits with 1 at the first difference and names it."""
-    from cot_builder.stages.verify import verify as check
+    """Re-run every tool call of a corpus and compare the results; name the first difference and exit with 1."""
+    from cot_builder.stages.verify import verify as verify_corpus
 
-    rows, calls = check(corpus)
+    rows, calls = verify_corpus(corpus)
     typer.echo(f"{corpus}: {rows} trajectories, {calls} tool calls replayed, all equal")
 
 
 def cache(
     context: typer.Context,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete answers; say which with --older-than or --model.")
+        bool, typer.Option("--prune", help="Delete cached answers, selected with --older-than, --model or both.")
     ] = False,
     older_than: Annotated[
-        float | None, typer.Option(help="Of --prune: answers older than so many days.", min=0)
+        float | None, typer.Option(help="With --prune: delete answers older than this many days.", min=0)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Of --prune: answers of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --prune: delete answers of this model.")] = None,
     salvage: Annotated[
-        bool, typer.Option("--salvage", help="Move what can still be read of a damaged store into a new one.")
+        bool, typer.Option("--salvage", help="Move the readable answers of a damaged cache into a new one.")
     ] = False,
 ) -> None:
-    """Show the kept answers of the endpoint: how many, how large, what was spent on which model."""
+    """Show the cached answers of the endpoint: their number and size, and the cost by model."""
     from rich.table import Table
 
     from cot_builder.endpoint import store
@@ -44,23 +44,23 @@ def cache(
     _, workspace = load(context)
     path = store.answer_store_path(workspace.root)
     if not prune and (older_than is not None or model is not None):
-        raise IndusCotError("cache: --older-than and --model say which answers --prune deletes; add --prune")
+        raise IndusCotError("cache: --older-than and --model select the answers that --prune deletes; add --prune")
     if salvage:
         if path.is_file() and store.is_intact(path):
-            typer.echo(f"{path}: the store is sound; nothing to salvage")
+            typer.echo(f"{path}: the cache is not damaged; nothing to salvage")
             return
         kept, damaged = store.salvage(path)
-        typer.echo(f"{kept} answers moved to {path}; what was there before is {damaged}")
+        typer.echo(f"{kept} answers moved to {path}; the damaged file was renamed to {damaged}")
         return
     if not path.exists():
-        typer.echo(f"{path}: no endpoint has been asked yet")
+        typer.echo(f"{path}: no answers yet; no endpoint was queried")
         return
     answers = store.AnswerStore(path)
     try:
         if prune:
             if older_than is None and model is None:
-                raise IndusCotError("cache --prune: say which answers with --older-than DAYS, --model NAME or both")
-            typer.echo(f"{answers.prune(older_than, model)} answers deleted; the record of what was spent stays")
+                raise IndusCotError("cache --prune: select answers with --older-than DAYS, --model NAME or both")
+            typer.echo(f"{answers.prune(older_than, model)} answers deleted; the record of their cost stays")
             return
         table = Table(
             "model", "answers paid for", "input tokens", "output tokens", "USD", box=None, header_style="bold"
@@ -78,8 +78,8 @@ def cache(
 
 
 def doctor(context: typer.Context) -> None:
-    """Check the environment, the parameters and the data, and say what to do about each fault."""
-    from indus_cot.doctor import doctor as examine
+    """Check the environment, the parameters and the data; print advice for each fault."""
+    from indus_cot.doctor import run_checks
 
-    if not examine(*context.obj):
+    if not run_checks(*context.obj):
         raise typer.Exit(1)

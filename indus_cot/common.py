@@ -1,4 +1,4 @@
-"""What the verbs share: the parameters and folder of a run, and the line that says what a stage made."""
+"""Shared by the verbs: loads the parameters and folder of a run, and prints the summary of a stage."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,15 +15,17 @@ SETTINGS_VARIABLE = "INDUS_COT_SET"
 PROFILE_VARIABLE = "INDUS_COT_PROFILE"
 AllowUnpriced = Annotated[
     bool,
-    typer.Option("--allow-unpriced", help="Ask a model that prices.yaml does not know: no estimate, no cap in USD."),
+    typer.Option(
+        "--allow-unpriced", help="Allow models without a price in prices.yaml: no cost estimate, no cap in USD."
+    ),
 ]
 
 
 def load(context: typer.Context) -> tuple["Params", "Workspace"]:
-    """The parameters and the folder of this run.
+    """Return the parameters and the folder of this run.
 
     Raises:
-        IndusCotError: the parameters do not fit.
+        IndusCotError: the parameters are invalid.
     """
     from cot_builder.params import load_params
     from cot_builder.storage.workspace import Workspace
@@ -34,7 +36,7 @@ def load(context: typer.Context) -> tuple["Params", "Workspace"]:
 
 
 def print_done(folder: Path) -> None:
-    """Print what a stage made, by its manifest."""
+    """Print a summary of a stage's output from its manifest."""
     from cot_builder.progress import console
     from cot_builder.storage.output import read_manifest
 
@@ -45,10 +47,10 @@ def print_done(folder: Path) -> None:
         if isinstance(value, int | float) and name != "usd"
     )
     if usd := manifest["counts"].get("usd"):
-        counts += f"; cost of these answers, whenever paid: {usd:.{2 if usd >= 1 else 4}f} USD"
+        counts += f"; cost of these answers, including earlier runs: {usd:.{2 if usd >= 1 else 4}f} USD"
     left_out = sum(manifest["left_out"].values())
     console.print(
         f"[bold]{manifest['stage']}[/bold]: {counts} → {folder} ({manifest['seconds']:.1f} s)"
-        + (f"; [yellow]{left_out} left out, named in {folder / 'left_out.csv'}[/yellow]" if left_out else ""),
+        + (f"; [yellow]{left_out} left out, listed in {folder / 'left_out.csv'}[/yellow]" if left_out else ""),
         highlight=False,
     )

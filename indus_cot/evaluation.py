@@ -15,25 +15,30 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="A set of the `pull` section with role evaluate; all of them without.", metavar="SET")
+        str, typer.Argument(help="A set of the `pull` section with role evaluate; all by default.", metavar="SET")
     ] = "",
     limit: Annotated[
-        int | None, typer.Option(help="So many images, half of each label; instead of evaluate.limit.", min=1)
+        int | None, typer.Option(help="Number of images, half of each label; overrides evaluate.limit.", min=1)
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Folder of the results; another run beside them: `results-no-tools`.")
+        Path | None,
+        typer.Option(help="Folder of the results; choose another one for another run, such as `results-no-tools`."),
     ] = None,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask anew what is kept: for a model that has changed under its name.")
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Query the model again instead of using cached answers: for a model that changed under its name.",
+        ),
     ] = False,
     allow_unpriced: AllowUnpriced = False,
 ) -> None:
-    """Let a policy inspect the test images of benchmarks; writes results/SET. A killed run goes on when started again.
+    """Let a policy inspect the test images of benchmarks; writes results/SET. A killed run resumes when started again.
 
-    `indus-cot --set evaluate.mode=agent-no-tools evaluate --results results-no-tools`, then
+    To compare two runs: `indus-cot --set evaluate.mode=agent-no-tools evaluate --results results-no-tools`, then
     `indus-cot compare results results-no-tools`.
     """
-    # As for training: read once, when torch is loaded.
+    # Set before torch is imported, which reads it once; see `training.py`.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from eval.evaluate import evaluate as stage
     from eval.evaluate import evaluated_sets
@@ -49,7 +54,7 @@ def evaluate(
         print_done(folder / item)
         _print_figures(item, found)
     if not names:
-        typer.echo("evaluate: nothing was evaluated: no set of `pull` in params.yaml has the role evaluate")
+        typer.echo("evaluate: nothing was evaluated, because no set of `pull` in params.yaml has the role evaluate")
     write_overview(folder)
     if folder == workspace.results:
         write_headline(folder, workspace.reports / "evaluate.json")
@@ -74,13 +79,16 @@ SHOWN_CHANGES = 30
 def rescore(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of results, of one set or of several: `results`, `results/mpdd`."),
+        typer.Argument(help="Folders of results, of one set or of several, such as `results` or `results/mpdd`."),
     ] = None,
     counts: Annotated[
-        str, typer.Option(help="Somebody's published counts instead: `tp=45,fn=9,tn=270,fp=16`.", metavar="COUNTS")
+        str,
+        typer.Option(
+            help="Compute the figures from published counts instead: `tp=45,fn=9,tn=270,fp=16`.", metavar="COUNTS"
+        ),
     ] = "",
 ) -> None:
-    """Compute every figure again from predictions.parquet alone, write metrics.json, and say what changed."""
+    """Recompute every figure from predictions.parquet alone, write metrics.json, and print the changes."""
     from rich.table import Table
 
     from cot_builder.progress import console
@@ -88,13 +96,13 @@ def rescore(
     from eval.macro import write_overview
     from eval.metrics import describe, headline
     from eval.rescore import figures_of_counts
-    from eval.rescore import rescore as again
+    from eval.rescore import rescore as rescore_folders
 
     if counts:
         typer.echo("\n".join(f"{name}: {100 * value:.2f}" for name, value in figures_of_counts(counts).items()))
     if not counts and not results:
         results = [Path("results")]
-    for item in again(results or []):
+    for item in rescore_folders(results or []):
         scores = item.found.overall
         changed = f"{len(item.changes)} figures changed" if item.changes else "nothing changed"
         typer.echo(
@@ -104,7 +112,7 @@ def rescore(
         for flag in item.found.flags:
             typer.secho(f"  {flag}", fg="yellow")
         if item.changes:
-            table = Table("figure", "was", "is", box=None, header_style="bold")
+            table = Table("figure", "before", "after", box=None, header_style="bold")
             for path, before, after in item.changes[:SHOWN_CHANGES]:
                 table.add_row(
                     path, *(f"{value:.6g}" if isinstance(value, float) else str(value) for value in (before, after))
@@ -124,21 +132,23 @@ def rescore(
 def compare(
     first: Annotated[Path, typer.Argument(help="Results of one run.")],
     second: Annotated[Path, typer.Argument(help="Results of the other.")],
-    file: Annotated[Path | None, typer.Option("--json", help="Write the comparison there too.", metavar="FILE")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the comparison to this file.", metavar="FILE")
+    ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap resamples.", min=100)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of resamples and permutations.", min=0)] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of resamples and permutations.", min=0)] = 7,
 ) -> None:
-    """Say how far two runs are apart on the images that both answered, and how surely: the second minus the first."""
+    """Compare two runs on the images that both answered: differences (second minus first), intervals and p-values."""
     import json
 
     from rich.table import Table
 
     from cot_builder.progress import console
     from cot_builder.storage.output import write_text
-    from eval.compare import compare as hold
+    from eval.compare import compare as compare_runs
     from eval.compare import list_names, to_json
 
-    found = hold(first, second, draws=draws, seed=seed)
+    found = compare_runs(first, second, draws=draws, seed=seed)
     table = Table(
         "set", "images", "parts", "first", "second", "difference", "95 % interval", "only first right",
         "only second right", "McNemar p", "permutation p", box=None, header_style="bold",
@@ -160,7 +170,7 @@ def compare(
 
 
 def report(context: typer.Context) -> None:
-    """Write one HTML page that shows the corpus: counts, gates, leakage and a gallery of trajectories."""
+    """Write one HTML page about the corpus: counts, gates, leakage and a gallery of trajectories."""
     from eval.report.report import report as stage
 
     params, workspace = load(context)
@@ -170,12 +180,12 @@ def report(context: typer.Context) -> None:
 
 def show(
     sample: Annotated[
-        str, typer.Argument(help="Id of a row or of a sample, or a part of one; a random row without.")
+        str, typer.Argument(help="Id of a row or of a sample, or part of an id; a random row by default.")
     ] = "",
-    corpus: Annotated[Path, typer.Option(help="Folder of a corpus.")] = Path("data/indus_cot"),
-    browser: Annotated[bool, typer.Option("--open", help="Open it as a page, with its images.")] = False,
+    corpus: Annotated[Path, typer.Option(help="Folder of the corpus.")] = Path("data/indus_cot"),
+    browser: Annotated[bool, typer.Option("--open", help="Open it as an HTML page with its images.")] = False,
 ) -> None:
-    """Print one trajectory as an inspector would follow it, or open it as a page."""
+    """Print one trajectory step by step, or open it as an HTML page."""
     from eval.report.show import show as display
 
     display(corpus, sample, browser)

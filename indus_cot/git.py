@@ -1,4 +1,4 @@
-"""A project that no git repository holds, such as one downloaded as a ZIP file."""
+"""Lets DVC run in a project without a git repository, such as one downloaded as a ZIP file."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ CONFIG = Path(".dvc/config.local")
 
 
 def allow_missing_git(root: Path) -> None:
-    """Tell DVC to do without git where there is none; it refuses to run otherwise.
+    """Configure DVC to work without git if ``root`` is in no repository; otherwise DVC would refuse to run.
 
     Raises:
         IndusCotError: DVC cannot write its settings.
@@ -26,7 +26,7 @@ def allow_missing_git(root: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise IndusCotError(
-            f"{root}: no git repository, and DVC could not be told to do without one "
+            f"{root}: no git repository, and DVC could not be configured to work without one "
             f"({' '.join(done.stderr.split())[:200]}); run `git init` here"
         )
     console.print(f"no git repository here: DVC works without one ({CONFIG}: core.no_scm)", highlight=False)

@@ -1,4 +1,4 @@
-"""`indus-cot init`: a project of one's own, from the files that lie in a checkout or came with the wheel."""
+"""`indus-cot init`: creates a project from the files of a checkout or of the installed wheel."""
 
 import importlib.metadata
 import shutil
@@ -16,31 +16,31 @@ README = "README.md"
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 
-def init(folder: Path) -> list[str]:
-    """Write the files of a project into ``folder``; what lies there already stays.
+def create_project(folder: Path) -> list[str]:
+    """Write the files of a project into ``folder``; existing files stay.
 
     Args:
-        folder: Made where it is not there. It may hold files of one's own, such as photographs.
+        folder: Created if missing. It may hold the user's files, such as photographs.
 
     Returns:
         Paths of the files written, relative to ``folder``.
 
     Raises:
-        IndusCotError: the folder is a project already, or a file lies where one is to be written.
+        IndusCotError: the folder is a project already, or a file to be written exists already.
     """
-    source = _source()
+    source = _find_source()
     wanted = {name: source / name for name in FILES}
     wanted |= {f"{PROFILES}/{path.name}": path for path in sorted((source / PROFILES).glob("*.yaml"))}
     if folder.exists() and not folder.is_dir():
-        raise IndusCotError(f"init {folder}: is a file; name a folder")
+        raise IndusCotError(f"init {folder}: this is a file; name a folder")
     if (folder / "params.yaml").exists():
-        raise IndusCotError(f"init {folder}: holds params.yaml: it is a project already; name another folder")
-    # The user's own README, .gitignore or .dvcignore say what they want.
+        raise IndusCotError(f"init {folder}: holds params.yaml, so it is a project already; name another folder")
+    # Keep the user's own README, .gitignore and .dvcignore.
     kept = {".gitignore", ".dvcignore"}
-    taken = [name for name in wanted if (folder / name).exists() and name not in kept]
-    if taken:
+    conflicts = [name for name in wanted if (folder / name).exists() and name not in kept]
+    if conflicts:
         raise IndusCotError(
-            f"init {folder}: {', '.join(taken)} lies there already; move it away or name another folder"
+            f"init {folder}: {', '.join(conflicts)} already exists there; move it away or name another folder"
         )
     written = []
     for name, path in wanted.items():
@@ -58,13 +58,15 @@ def init(folder: Path) -> list[str]:
     return written
 
 
-def _source() -> Path:
-    """The folder that holds the project's files: the checkout, or where an installer put those of the wheel."""
-    # `pip install --target` records other paths than it writes to: there they lie beside the packages.
+def _find_source() -> Path:
+    """Return the folder with the project's files: the checkout, or the installation folder of the wheel."""
+    # `pip install --target` puts the files beside the packages, not where its records say.
     folders = [BASE, BASE / SHARED, Path(sysconfig.get_path("data")) / SHARED]
     installed = importlib.metadata.files("indus-cot") or []
     folders += [Path(str(file.locate())).resolve().parent for file in installed if file.name == "params.yaml"]
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
             return folder
-    raise IndusCotError("init: this installation holds no params.yaml; install the wheel again")
+    raise IndusCotError(
+        f"init: this installation lacks the files of a project ({', '.join(FILES)}); install the wheel again"
+    )

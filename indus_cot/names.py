@@ -1,4 +1,4 @@
-"""Checks that what a parameter names exists. The tables that know lie above `params`, so it cannot ask itself."""
+"""Checks that names in the parameters exist. `params` cannot check them: it must not import the tables of names."""
 
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def check_names(params: "Params") -> None:
-    """Raise for the first parameter that names a thing which no table knows.
+    """Check the names of data sets, backends, tools and rewards in the parameters.
 
     Raises:
-        IndusCotError: a name is unknown; the message lists the known ones and the closest.
+        IndusCotError: a name is unknown; the message lists the known names and the closest match.
     """
-    # Imported here: `--help` needs no table.
+    # Import here: `--help` does not need these modules.
     from cot_builder.benchmarks.table import check_pull_set
     from cot_builder.teacher.backends import list_backends
     from train.rewards import check_parameters

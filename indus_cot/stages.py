@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml: which module each of them runs, and the code key that makes it stale."""
+"""The stages of dvc.yaml: the module that each runs, and the code key that tells whether it is out of date."""
 
 from cot_builder.storage.code import compute_code_key
 
@@ -9,9 +9,9 @@ STAGES = {
     "evaluate": "eval.evaluate",
     "report": "eval.report.report",
 }
-"""Module by stage. `params` always runs; `review` and `prior_review` are frozen, since people decide when to pull."""
+"""Module by stage. `params` always runs; `review` and `prior_review` are frozen, because people decide when to pull."""
 
 
 def code_keys() -> dict[str, str]:
-    """The code key of each stage."""
+    """Return the code key of each stage."""
     return {stage: compute_code_key(module) for stage, module in STAGES.items()}

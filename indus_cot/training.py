@@ -1,4 +1,4 @@
-"""Verbs that train: `sft` and `grpo`."""
+"""Verbs that train models: `sft` and `grpo`."""
 
 import os
 from functools import partial
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 PrintPlan = Annotated[
-    bool, typer.Option("--print-plan", help="Say what it would take: devices, batch, tokens, memory, steps; no more.")
+    bool, typer.Option("--print-plan", help="Only print the plan: devices, batch size, tokens, memory and steps.")
 ]
 
 
 def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
-    """Fine-tune a model on Indus-CoT; writes models/sft. A killed run goes on when started again."""
+    """Fine-tune a model on Indus-CoT; writes models/sft. A killed run resumes when started again."""
     from train import sft as stage
 
     _train(context, "sft", stage.print_plan if print_plan else stage.sft)
 
 
 def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
-    """Reinforce the model with the real tools in the loop; writes models/grpo, and reports/grpo/rollouts.html.
+    """Train the model by reinforcement learning with the real tools; writes models/grpo and reports/grpo/rollouts.html.
 
-    A killed run goes on when started again.
+    A killed run resumes when started again.
     """
     from eval.report.rollouts import write_rollouts
     from train import grpo as stage
@@ -40,15 +40,15 @@ def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
 
 
 def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
-    # Read once, when torch is loaded. Threads that spin while they wait make a training many times slower as soon as
-    # anything else runs on the machine.
+    # Set before torch is imported, which reads it once. Threads that spin while they wait slow a training down many
+    # times if anything else runs on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from train import processes
 
     params, workspace = load(context)
     plan, state = run(params, workspace), processes.state()
-    # Of several processes one speaks, once its output is in place. They part together: a thread of gloo that is still
-    # at work when the interpreter ends would abort it.
+    # Only the main process prints, after its output is written. All processes wait for each other: a gloo thread that
+    # still runs when the interpreter exits would abort it.
     if state.is_main_process:
         if plan:
             typer.echo(str(plan))

@@ -83,6 +83,6 @@ def read_failures(project: Path) -> dict[str, str]:
 
 def parse_request_count(result: subprocess.CompletedProcess[str]) -> int:
     """Parse the number of requests to be sent from the output of `--dry-run`."""
-    found = re.search(r"to ask: (\d+) requests", result.stdout)
+    found = re.search(r"to send: (\d+) requests", result.stdout)
     assert found, result.stdout + result.stderr
     return int(found.group(1))

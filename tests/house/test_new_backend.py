@@ -67,7 +67,7 @@ def test_new_backend_drafts_and_words_priors(tree: Path) -> None:
 
 def test_new_backend_asks_nobody(tree: Path) -> None:
     printed = command(tree, "draft", "--dry-run")
-    assert "draft --dry-run: teacher.backend is parrot, which asks nobody and costs nothing" in printed
+    assert "draft --dry-run: teacher.backend is parrot, which queries no server" in printed
 
 
 def test_new_backend_stands_in_messages(tree: Path) -> None:

@@ -23,10 +23,10 @@ def test_library_that_does_not_load_is_a_fault(
     (tmp_path / "krippendorff.py").write_text("raise ImportError('libx.so.1: cannot open shared object file')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "krippendorff", raising=False)
-    assert not doctor.doctor("default", [])
+    assert not doctor.run_checks("default", [])
     shown = capsys.readouterr().out
     assert "cannot be imported: ImportError: libx.so.1: cannot open shared object file" in shown
-    assert "✗  dependencies" in shown and "`make demo` installs what fits" in shown
+    assert "✗  dependencies" in shown and "`make demo` installs compatible versions" in shown
 
 
 @pytest.mark.slow
@@ -37,8 +37,8 @@ def test_version_out_of_bounds_is_a_fault(
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: opencv-python-headless\nVersion: 4.12.0.88\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not doctor.doctor("default", [])
-    assert "opencv-python-headless 4.12.0.88 is installed, and >=4.13 is needed" in capsys.readouterr().out
+    assert not doctor.run_checks("default", [])
+    assert "opencv-python-headless 4.12.0.88 is installed, but >=4.13 is required" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_python_versions(
     version: tuple[int, int, int], sound: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=version))
-    assert doctor.doctor("default", []) == sound
+    assert doctor.run_checks("default", []) == sound
     assert ("use Python 3.11, 3.12 or 3.13" in capsys.readouterr().out) != sound
 
 
@@ -60,6 +60,6 @@ def test_python_versions(
     ],
 )
 def test_unknown_names_are_faults(setting: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not doctor.doctor("default", [setting])
+    assert not doctor.run_checks("default", [setting])
     shown = capsys.readouterr().out
     assert advice in shown and "correct params.yaml" in shown

@@ -77,7 +77,7 @@ def test_init_writes_a_project_and_spares_files(tmp_path: Path) -> None:
     assert again.returncode == 1 and "it is a project already" in again.stderr
 
 
-@pytest.mark.parametrize(("name", "told"), [("file", "is a file"), ("taken", "dvc.yaml lies there already")])
+@pytest.mark.parametrize(("name", "told"), [("file", "this is a file"), ("taken", "dvc.yaml already exists there")])
 def test_init_refuses_what_it_would_overwrite(tmp_path: Path, name: str, told: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "taken").mkdir()

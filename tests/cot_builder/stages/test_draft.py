@@ -51,7 +51,7 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
         assert len(server.requests) == parse_request_count(before)
         after = run_draft(project, server, "--dry-run", more=("draft.candidates=2",))
         assert parse_request_count(after) == 0
-        assert "100 % of them kept" in after.stdout
+        assert "100 % of them cached" in after.stdout
         kept = read_drafts(project)
         again = run_draft(project, server, more=("draft.candidates=2",))
         assert again.returncode == 0, again.stderr
@@ -61,7 +61,7 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
         anew = run_draft(project, server, "--dry-run", "--refresh", more=("draft.candidates=2",))
         assert (parse_request_count(anew), server.requests) == (parse_request_count(before), [])
     assert "24 trajectories, 0 rejected, 24 not the best candidate" in ran.stderr
-    assert re.search(r"cost of these answers, whenever paid: 0\.\d{4} USD", ran.stderr)
+    assert re.search(r"cost of these answers, including earlier runs: 0\.\d{4} USD", ran.stderr)
     assert "have no trajectory" not in ran.stderr + after.stdout
     assert (kept["judge_scores"].list.len() == 2).all()
     rejected = pl.read_parquet(project / "data/draft/rejected.parquet")
@@ -177,8 +177,7 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
         assert len(failed) == 3
         assert all("3 drafts had no valid form: 9 thoughts" in why for why in failed.values())
         told = (
-            "3 of 24 samples have no trajectory: reports/failures.csv says why; "
-            "`indus-cot draft --only-failed` asks about them again"
+            "3 of 24 samples have no trajectory; see reports/failures.csv; `indus-cot draft --only-failed` retries them"
         )
         assert ran.stderr.splitlines()[-1] == told
         examined = run(project, "doctor", settings=endpoint_settings(server), OPENAI_API_KEY=KEY).stdout
@@ -189,7 +188,7 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
         assert run_draft(project, server).returncode == 0
         plain = run_draft(project, server, "--dry-run")
         assert parse_request_count(plain) == 0
-        assert "3 samples of the last run have no trajectory; only --only-failed asks" in plain.stdout
+        assert "3 samples of the last run have no trajectory; only --only-failed retries" in plain.stdout
         estimate = run_draft(project, server, "--dry-run", "--only-failed")
         assert len(server.requests) == sent
         again = run_draft(project, server, "--only-failed")
@@ -210,7 +209,7 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
         (("teacher.base_url=http://127.0.0.1:9/v1", "compute.endpoint.attempts=2"), (), KEY, "check that the server runs"),
         (("teacher.base_url=http://127.0.0.1:9/v1", "compute.endpoint.attempts=2"), (), KEY, "retrying: no connection"),
         (("teacher.base_url=127.0.0.1:9",), (), KEY, "teacher.base_url: must begin with http:// or https://"),
-        (("teacher.backend=offline",), ("--dry-run",), KEY, "draft --dry-run: teacher.backend is offline, which asks nobody"),
+        (("teacher.backend=offline",), ("--dry-run",), KEY, "draft --dry-run: teacher.backend is offline, which queries no server"),
         (("teacher.backend=offline",), ("--refresh",), KEY, "draft --refresh: teacher.backend is offline"),
         (("teacher.backend=offline",), ("--only-failed",), KEY, "draft --only-failed: teacher.backend is offline"),
         ((), ("--only-failed",), KEY, "names none of the selected samples"),
@@ -282,7 +281,7 @@ def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> 
     assert set(table["author"]) == {"gpt-4.1"}
     assert table.height == len(server.requests)
     refused = run(project, "prior", "--dry-run")
-    assert "prior --dry-run: teacher.backend is offline, which asks nobody and costs nothing" in refused.stderr
+    assert "prior --dry-run: teacher.backend is offline, which queries no server" in refused.stderr
 
 
 def test_its_drafts_become_a_corpus_that_verifies(project: Path) -> None:

@@ -103,7 +103,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         assert "stopping" in told
         assert told.splitlines()[-2:] == [
             "stopped; all answers are stored: run the same command to continue",
-            "interrupted; nothing half-written was left behind",
+            "interrupted; no incomplete output was left behind",
         ]
         assert "Traceback" not in told
         stored = kept_keys(project, server.requests)

@@ -30,7 +30,7 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
         data = file.read_bytes()
         page = len(data) // 4096 // 2 * 4096
         sound = run(project, "cache", "--salvage")
-        assert "the store is sound; nothing to salvage" in sound.stdout
+        assert "the cache is not damaged; nothing to salvage" in sound.stdout
         assert file.read_bytes() == data
         file.write_bytes(data[:page] + b"\xff" * 4096 + data[page + 4096 :])
         result = run_draft(project, server)

@@ -9,7 +9,7 @@ import pytest
 from cot_builder.params import load_params
 from cot_builder.stages.params import fingerprint_source, write_params
 from cot_builder.storage.workspace import Workspace
-from indus_cot.doctor import doctor
+from indus_cot.doctor import run_checks
 from tests.helpers.layouts import settings, write_folder
 from tests.helpers.paths import ROOT
 
@@ -88,7 +88,7 @@ def test_the_doctor_knows_a_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(ROOT)
-    doctor("default", settings("folder", f"~{os.sep}photos"))
+    run_checks("default", settings("folder", f"~{os.sep}photos"))
     shown = capsys.readouterr().out
     assert "~/photos" in shown
     assert "~/photos does not exist" not in shown
