@@ -4,6 +4,7 @@
 # make label-studio      the review server on loopback, in an environment of its own; says where to log in
 # make learn             proof that training teaches: a tiny model on unseen categories; reports/learn.html
 # make bench [ONLY=…]    side-by-side speed, printed and written to bench/results.json
+# make docs              the documentation site, into site/; docs-serve: the same, built again at each change
 
 PYTHONS := 3.11 3.12 3.13
 PROFILE ?= default
@@ -32,7 +33,7 @@ endif
 # Named after the version: with another Python, the environment is made anew.
 UV_READY := $(VENV)/.uv-$(VERSION)
 
-.PHONY: demo check test label-studio learn bench lock
+.PHONY: demo check test label-studio learn bench docs docs-serve lock
 
 demo: $(VENV)/.installed
 	$(BIN)/indus-cot --profile $(PROFILE) repro
@@ -71,6 +72,15 @@ learn: $(VENV)/.installed
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench $(ONLY)
+
+# The variable silences a notice about mkdocs 2.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The documentation is in site/: open site/index.html"
+
+docs-serve: $(VENV)/.installed-dev
+	$(BIN)/python -m mkdocs serve --strict
 
 # The locks hold every package, with hashes, for every Python above, and are installed without looking for dependencies.
 # torch and the CUDA libraries it asks for have a lock of their own, because a machine may have another build of torch.

@@ -1,7 +1,7 @@
 """A simulated Hub on loopback: repositories, large files, commits, pull requests, tags, permissions, and faults.
 
 It serves from memory the requests that `huggingface_hub` and `datasets` send when a corpus is published and loaded. It
-does not prove that the real Hub behaves the same: README, "Publishing", lists the differences.
+does not prove that the real Hub behaves the same: docs/explanation/publishing.md lists the differences.
 """
 
 import base64
