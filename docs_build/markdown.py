@@ -35,11 +35,13 @@ def code(value: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital first letter and a full stop, on one line."""
+    """The text on one line with a full stop, and with a capital first letter unless it begins with a name or value."""
     text = " ".join(text.split())
     if not text:
         return ""
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?:" else ".")
+    if re.match(r"[a-z]+(,| |$)", text):
+        text = text[0].upper() + text[1:]
+    return text + ("" if text[-1] in ".!?:" else ".")
 
 
 def first_paragraph(text: str | None) -> str:

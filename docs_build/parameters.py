@@ -55,7 +55,9 @@ def parameter_names(root: Path) -> set[str]:
         walk(name, info.annotation)
     found |= {f"grpo.reward.{name}" for name in reward_parameters()}
     sets = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))["pull"]
-    found |= {f"pull.{name}{key}" for name in [*sets, "NAME"] for key in ("", *(f".{key}" for key in PullSet.model_fields))}
+    found |= {
+        f"pull.{name}{key}" for name in [*sets, "NAME"] for key in ("", *(f".{key}" for key in PullSet.model_fields))
+    }
     return found
 
 
@@ -128,7 +130,8 @@ def _pull(sets: Mapping[str, Any]) -> str:
         for key, info in PullSet.model_fields.items()
     ]
     given = [
-        (code(name), *(code(_as_yaml(item[key])) for key in ("benchmark", "source", "role"))) for name, item in sets.items()
+        (code(name), *(code(_as_yaml(item[key])) for key in ("benchmark", "source", "role")))
+        for name, item in sets.items()
     ]
     return (
         f"{table(['parameter', 'type', 'default', 'description'], rows)}\n\nThe sets of `params.yaml`:\n\n"
@@ -179,7 +182,7 @@ def _type_name(bare: Any) -> str:
     if origin is dict:
         return f"map of {describe_type(arguments[1])}"
     names = {int: "integer", float: "number", str: "text", bool: "true or false", bytes: "bytes"}
-    return names.get(bare) or getattr(bare, "__name__", str(bare))
+    return names[bare] if bare in names else str(getattr(bare, "__name__", bare))
 
 
 def _bounds(metadata: list[Any]) -> Iterator[str]:

@@ -49,6 +49,7 @@ def generated_pages(root: Path) -> dict[str, str]:
         "numbers/scoreboard.md": scoreboard_page(),
         "numbers/bench.md": bench_page(root),
         "data-sets.md": data_sets_page(root),
+        "how-to/examples.md": examples_page(root),
     }
 
 
@@ -72,8 +73,8 @@ def tools_page() -> str:
             f"## {tool.name}",
             schema["description"],
             table(["argument", "type", "required", "description"], rows),
-            f"Returns {'a text and an image' if tool.returns_image else 'a text'}. Last changed in version {tool.version} "
-            "of the toolbox.",
+            f"Returns {'a text and an image' if tool.returns_image else 'a text'}. Last changed in version "
+            f"{tool.version} of the toolbox.",
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -84,9 +85,9 @@ def gates_page() -> str:
     rows += [(code(name), first_paragraph(duplicates.__doc__)) for name in CORPUS_GATES]
     rows += [(code(name), words) for name, words in ENDPOINT_GATES.items()]
     return (
-        "# Gates\n\nGenerated from `cot_builder/teacher/gates/`. A draft enters the corpus only if it passes every gate. "
-        "`reports/gates.md` counts what each gate refused. [Gates and leakage](../numbers/gates.md) explains them.\n\n"
-        + table(["gate", "a draft passes if"], rows)
+        "# Gates\n\nGenerated from `cot_builder/teacher/gates/`. A draft enters the corpus only if it passes every "
+        "gate. `reports/gates.md` counts what each gate refused. "
+        "[Gates and leakage](../numbers/gates.md) explains them.\n\n" + table(["gate", "a draft passes if"], rows)
     )
 
 
@@ -134,7 +135,9 @@ def taxonomy_page() -> str:
     ]
     for name in families():
         rows = [
-            (code(leaf), describe(leaf), iso8785(leaf) or "", _labels_of(leaf)) for leaf in leaves() if family(leaf) == name
+            (code(leaf), describe(leaf), iso8785(leaf) or "", _labels_of(leaf))
+            for leaf in leaves()
+            if family(leaf) == name
         ]
         parts += [f"## {name}", table(["type", "description", "ISO 8785", "labels of data sets"], rows)]
     return "\n\n".join(parts) + "\n"
@@ -152,8 +155,8 @@ def files_page(root: Path) -> str:
     described = yaml.safe_load((root / "docs_build/files.yaml").read_text(encoding="utf-8"))
     parts = [
         "# Files",
-        "Stages, commands, inputs and outputs are generated from `dvc.yaml`; a test compares the list of files with the "
-        "files of a finished project. A stage's output appears as a whole or not at all.",
+        "Stages, commands, inputs and outputs are generated from `dvc.yaml`; a test compares the list of files with "
+        "the files of a finished project. A stage's output appears as a whole or not at all.",
     ]
     for name, stage in stages.items():
         body = stage.get("do", stage)
@@ -162,7 +165,9 @@ def files_page(root: Path) -> str:
         facts = [f"- Command: `{body['cmd'].replace('${key}', 'SET')}`"]
         facts += [f"- Reads: {', '.join(inputs)}"] if inputs else []
         facts.append(f"- Writes: {', '.join(code(item) for item in outputs)}")
-        facts += ["- Frozen: `indus-cot repro` never runs it; people decide when to pull."] if body.get("frozen") else []
+        facts += (
+            ["- Frozen: `indus-cot repro` never runs it; people decide when to pull."] if body.get("frozen") else []
+        )
         parts += [f"## {name}", "\n".join(facts)]
         rows = [
             (code(path), words)
@@ -191,9 +196,9 @@ def scoreboard_page() -> str:
         "# Scoreboard",
         "Generated from `eval/scoreboard.yaml`: figures that others report, in per cent, as their sources print them. "
         "None was measured by this project. `indus-cot report` puts the figures of your own runs above these lines.",
-        "The unrounded figures that IAD-R1's repository publishes for Qwen-VL-Max on MPDD and SDD fit exactly one set of "
-        "whole counts on the official lists each; `indus-cot rescore --counts` computes the figures from the counts. "
-        "In the paper's own table, F1 does not follow from recall and balanced accuracy on those lists.",
+        "The unrounded figures that IAD-R1's repository publishes for Qwen-VL-Max on MPDD and SDD fit exactly one set "
+        "of whole counts on the official lists each; `indus-cot rescore --counts` computes the figures from the "
+        "counts. In the paper's own table, F1 does not follow from recall and balanced accuracy on those lists.",
         table(["line", "measure", *titles, "mean"], rows),
         "## Sources and limits",
     ]
@@ -236,11 +241,13 @@ def data_sets_page(root: Path) -> str:
 
 def python_page(root: Path) -> str:
     """The public names of ``indus_cot``; mkdocstrings fills in signatures and docstrings."""
-    doc = ast.get_docstring(ast.parse((root / "indus_cot/__init__.py").read_text(encoding="utf-8"))) or ""
-    parts = ["# Python API", convert_docstring(doc)]
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3"
+    parts = ["# Python API", f"::: indus_cot\n{options}\n      members: false"]
     for name, place in public_names(root).items():
         parts += [f"## {name}", f"```python\nfrom indus_cot import {name}\n```"]
-        options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3"
+        options = (
+            "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 3"
+        )
         parts.append(f"::: {place}\n{options}")
     return "\n\n".join(parts) + "\n"
 
@@ -257,19 +264,38 @@ def public_names(root: Path) -> dict[str, str]:
     return {name: names[name] for name in public if name in names}
 
 
+def examples_page(root: Path) -> str:
+    """The programs of ``examples/``, with their text."""
+    parts = [
+        "# Example programs",
+        "Small programs to copy from. Each is one file, runs as it stands, and is run by `make test`. Run them in a "
+        "checkout once `make demo` has made the environment.",
+    ]
+    for path in sorted((root / "examples").glob("*.py")):
+        text = path.read_text(encoding="utf-8").strip()
+        parts += [f"## {path.name}", f"```python\n{text}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
 def prices_page(root: Path) -> str:
     """prices.yaml as it is."""
     text = (root / "prices.yaml").read_text(encoding="utf-8").strip()
     return (
-        "# Prices\n\n`prices.yaml` says what each model costs. [Budget and cache](../how-to/budget-and-cache.md) says how "
-        f"it is used. Add a line for a model of yours.\n\n```yaml\n{text}\n```\n"
+        "# Prices\n\n`prices.yaml` says what each model costs. [Budget and cache](../how-to/budget-and-cache.md) says "
+        f"how it is used. Add a line for a model of yours.\n\n```yaml\n{text}\n```\n"
     )
 
 
 def gpu_configurations_page(root: Path) -> str:
     """The text beside the configurations of accelerate."""
-    return (root / "train/configs/README.md").read_text(encoding="utf-8").replace(
-        "# Launching on GPUs", "# Launch configurations\n\nFrom `train/configs/README.md`; the files lie beside it.", 1
+    return (
+        (root / "train/configs/README.md")
+        .read_text(encoding="utf-8")
+        .replace(
+            "# Launching on GPUs",
+            "# Launch configurations\n\nFrom `train/configs/README.md`; the files lie beside it.",
+            1,
+        )
     )
 
 
@@ -292,10 +318,10 @@ def _data_set(name: str, facts: Benchmark, text: str) -> Iterator[str]:
     yield convert_docstring(text)
     if facts.published_test:
         tests = [(category, *counts) for category, counts in facts.published_test.items()]
-        yield "??? note \"Test images by category\"\n\n" + _indent(table(["category", "normal", "anomalous"], tests))
+        yield '??? note "Test images by category"\n\n' + _indent(table(["category", "normal", "anomalous"], tests))
     labels = [(code(kind), ", ".join(map(code, names))) for kind, names in facts.labels.items()]
     if labels:
-        yield "??? note \"Labels by defect type\"\n\n" + _indent(table(["type", "labels of the data set"], labels))
+        yield '??? note "Labels by defect type"\n\n' + _indent(table(["type", "labels of the data set"], labels))
 
 
 def _bench_functions(root: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -315,8 +341,8 @@ def _target(function: ast.FunctionDef) -> tuple[str, str]:
     against = target = ""
     for call in ast.walk(function):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Row" and len(call.args) == 6:
-            texts = [item.value if isinstance(item, ast.Constant) else "" for item in call.args]
-            against, target = str(texts[2]), f"{'≥' if texts[5] == 'higher' else '≤'} {texts[4]}"
+            texts = [str(item.value) if isinstance(item, ast.Constant) else "" for item in call.args]
+            against, target = texts[2], f"{'≥' if texts[5] == 'higher' else '≤'} {texts[4]}"
     return against, target
 
 
@@ -361,4 +387,3 @@ def _yes_no(value: bool | None) -> str:
 
 def _indent(text: str) -> str:
     return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
-

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -69,7 +70,7 @@ def _nested(records: list[type[BaseModel]], known: set[type[BaseModel]]) -> Iter
         yield from _nested(list(dict.fromkeys(inner)), known)
 
 
-def _parts(annotation: object) -> Iterator[object]:
+def _parts(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in getattr(annotation, "__args__", ()):
         yield from _parts(part)
