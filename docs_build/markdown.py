@@ -18,6 +18,7 @@ def convert_docstring(text: str) -> str:
     """
     text = _ROLE.sub(lambda found: f"`{(found[1] or found[2] or found[3]).rpartition('.')[2]}`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
     return re.sub(r"::(\n\s*\n(?= {4}))", r":\1", text)
 
 
@@ -26,6 +27,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def described_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table whose last column holds sentences; the style sheet keeps that column wide."""
+    return f'<div class="described" markdown>\n\n{table(header, rows)}\n</div>'
 
 
 def code(value: object) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cot_builder.params import Params, PullSet
-from docs_build.markdown import attribute_docs, code, sentence, table
+from docs_build.markdown import attribute_docs, code, described_table, sentence, table
 from train.rewards import declared_terms, reward_parameters
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")
@@ -36,7 +36,7 @@ def parameters_page(root: Path) -> str:
             parts.append(_pull(values[name]))
             continue
         rows = list(_rows((name,), info.annotation, values[name], comments))
-        parts.append(table(["parameter", "type", "default", "description"], rows))
+        parts.append(described_table(["parameter", "type", "default", "description"], rows))
     parts += ["## Profiles", _profiles(root)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -134,7 +134,7 @@ def _pull(sets: Mapping[str, Any]) -> str:
         for name, item in sets.items()
     ]
     return (
-        f"{table(['parameter', 'type', 'default', 'description'], rows)}\n\nThe sets of `params.yaml`:\n\n"
+        f"{described_table(['parameter', 'type', 'default', 'description'], rows)}\n\nThe sets of `params.yaml`:\n\n"
         f"{table(['NAME', 'benchmark', 'source', 'role'], given)}"
     )
 

@@ -14,7 +14,7 @@ from cot_builder.benchmarks.benchmark import Benchmark
 from cot_builder.benchmarks.table import load_benchmarks
 from cot_builder.inspection.tools import TOOLS
 from cot_builder.teacher.gates import CORPUS_GATES, GATES, duplicates
-from docs_build.markdown import code, convert_docstring, first_paragraph, table
+from docs_build.markdown import code, convert_docstring, described_table, first_paragraph, table
 from docs_build.parameters import parameters_page
 from docs_build.tables import tables_page
 from docs_build.verbs import verbs_page
@@ -72,7 +72,7 @@ def tools_page() -> str:
         parts += [
             f"## {tool.name}",
             schema["description"],
-            table(["argument", "type", "required", "description"], rows),
+            described_table(["argument", "type", "required", "description"], rows),
             f"Returns {'a text and an image' if tool.returns_image else 'a text'}. Last changed in version "
             f"{tool.version} of the toolbox.",
         ]
@@ -87,7 +87,8 @@ def gates_page() -> str:
     return (
         "# Gates\n\nGenerated from `cot_builder/teacher/gates/`. A draft enters the corpus only if it passes every "
         "gate. `reports/gates.md` counts what each gate refused. "
-        "[Gates and leakage](../numbers/gates.md) explains them.\n\n" + table(["gate", "a draft passes if"], rows)
+        "[Gates and leakage](../numbers/gates.md) explains them.\n\n"
+        + described_table(["gate", "a draft passes if"], rows)
     )
 
 
@@ -122,7 +123,7 @@ def metrics_page() -> str:
         "# Metrics\n\nGenerated from `eval/metrics/`. Each is computed for all images of a set and for every category, "
         "type, family, view and size. Each has a bootstrap interval where there are enough parts. "
         "[Metrics and intervals](../numbers/metrics.md) explains them.\n\n"
-        + table(["key in metrics.json", "name on pages", "needs images that are", "definition"], rows)
+        + described_table(["key in metrics.json", "name on pages", "needs images that are", "definition"], rows)
     )
 
 
@@ -175,11 +176,11 @@ def files_page(root: Path) -> str:
             if any(path == item or path.startswith(f"{item}/") for item in outputs)
         ]
         if rows:
-            parts.append(table(["file", "content"], rows))
+            parts.append(described_table(["file", "content"], rows))
     common = [(code(path), words) for path, words in described["in every folder of a stage"].items()]
     others = [(code(path), words) for path, words in described["other"].items()]
-    parts += ["## In the folder of every stage", table(["file", "content"], common)]
-    parts += ["## Other files", table(["file", "content"], others)]
+    parts += ["## In the folder of every stage", described_table(["file", "content"], common)]
+    parts += ["## Other files", described_table(["file", "content"], others)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import schemas
-from docs_build.markdown import attribute_docs, code, first_paragraph, table
+from docs_build.markdown import attribute_docs, code, described_table, first_paragraph
 from docs_build.parameters import describe_field, is_section
 from schemas.metrics import Metrics, Overview
 from schemas.table import Table
@@ -53,7 +53,7 @@ def find_tables() -> Iterator[Table]:
 def _columns(record: type[BaseModel]) -> str:
     docs = attribute_docs(record)
     rows = [(code(name), describe_field(info), docs.get(name, "")) for name, info in record.model_fields.items()]
-    return table(["column", "type", "description"], rows)
+    return described_table(["column", "type", "description"], rows)
 
 
 def _nested(records: list[type[BaseModel]], known: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:

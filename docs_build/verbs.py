@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from docs_build.markdown import code, sentence, table
+from docs_build.markdown import code, described_table, sentence
 from indus_cot.app import app
 
 _TYPES = {"int": "INTEGER", "float": "NUMBER", "str": "TEXT", "Path": "PATH"}
@@ -76,7 +76,7 @@ def _options(command: Any) -> str:
         if parameter.envvar:
             words += f" Environment variable: `{parameter.envvar}`."
         rows.append((name, _default(parameter), words))
-    return table(["argument or option", "default", "description"], rows)
+    return described_table(["argument or option", "default", "description"], rows)
 
 
 def _value(parameter: Any) -> str:
