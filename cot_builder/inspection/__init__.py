@@ -1,1 +1,1 @@
-"""What an inspector does: the tools, the toolbox, the episode, the chat rendering."""
+"""Inspection: the tools, the toolbox, the agent loop, and the rendering and parsing of chats."""

@@ -1,4 +1,4 @@
-"""Reads what an inspector wrote, as text or as chat messages, into thoughts, calls and verdict."""
+"""Parses the completion of an inspector, given as text or chat messages, into thoughts, calls and verdict."""
 
 import json
 import re
@@ -25,7 +25,7 @@ _TAGGED_STEP = re.compile(
 
 @dataclass(frozen=True)
 class Completion:
-    """What an inspector wrote after the prompt."""
+    """Parsed text that an inspector wrote after the prompt."""
 
     thoughts: tuple[str, ...]
     """Texts between ``<think>`` and ``</think>``, in order."""
@@ -59,8 +59,8 @@ def read_completion(written: str | Sequence[Message]) -> Completion:
     messages = _split_turns(written) if isinstance(written, str) else list(written)
     reading = parse_completion(messages)
     own = [message for message in messages if message.get("role") == "assistant"]
-    thoughts = [thought for message in own for thought in _THOUGHT.findall(_text(message))]
-    calls = [_call(call) for message in own for call in message.get("tool_calls") or ()]
+    thoughts = [thought for message in own for thought in _THOUGHT.findall(_get_text(message))]
+    calls = [_parse_call(call) for message in own for call in message.get("tool_calls") or ()]
     return Completion(tuple(thoughts), tuple(call for call in calls if call), reading.verdict, reading.faults)
 
 
@@ -84,26 +84,26 @@ def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) 
         for said, returned in zip(steps[::2], steps[1::2], strict=True):
             (call,) = said["tool_calls"]
             shown = any(part["type"] == "image" for part in returned["content"])
-            observation = Observation(text=_text(returned), image_sha256=next(hashes) if shown else None)
+            observation = Observation(text=_get_text(returned), image_sha256=next(hashes) if shown else None)
             tool_call = ToolCall(tool=call["function"]["name"], arguments=call["function"]["arguments"])
             turns.append(Turn(thought=_split_thought(said)[0], call=tool_call, observation=observation))
         thought, verdict = _split_thought(last)
-        # The thought is read apart, because the grammar of verdicts allows no tag in it.
+        # Parse the thought separately, because the verdict grammar allows no tag within it.
         return Trajectory(turns=[*turns, Turn(thought=thought)], verdict=read_verdict(f"<think>.</think>{verdict}")[0])
     except (GrammarError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise IndusCotError(f"{where}: messages are not an inspection ({error!r}); load an Indus-CoT corpus") from None
 
 
 def _split_thought(message: Message) -> tuple[str, str]:
-    """The thought of a turn, and what follows it."""
-    found = _THOUGHT_THEN_REST.fullmatch(_text(message))
+    """Split a turn into its thought and the text after it."""
+    found = _THOUGHT_THEN_REST.fullmatch(_get_text(message))
     if not found:
-        raise GrammarError("a turn begins without a thought")
+        raise GrammarError("a turn does not begin with a thought")
     return found[1], found[2]
 
 
 def _split_turns(text: str) -> list[Message]:
-    """The turns of a text; a text with ``<observation>`` holds several, any other is one turn."""
+    """Split a text into turns. A text with ``<observation>`` has several turns, any other text is one turn."""
     messages: list[Message] = []
     end = 0
     while step := _TAGGED_STEP.match(text, end):
@@ -123,7 +123,7 @@ def _parse_json(text: str) -> Any:
         return None
 
 
-def _call(call: Any) -> ToolCall | None:
+def _parse_call(call: Any) -> ToolCall | None:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         return None
@@ -133,6 +133,6 @@ def _call(call: Any) -> ToolCall | None:
         return None
 
 
-def _text(message: Message) -> str:
+def _get_text(message: Message) -> str:
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,9 +1,8 @@
-"""One inspection from its prompt to its end: the policy writes, the tools answer. Evaluation's agent loop.
+"""The agent loop of evaluation: a policy writes turns and the tools answer, until the inspection ends.
 
-It follows the rollouts of GRPO: every call of a turn is run, at most ``rounds`` turns with calls are answered, and the
-turn after them is the last one whatever it holds. Nobody asks a policy that calls a tool there for its verdict: it has
-had its say, and has none. What the policy wrote goes back to it
-to the letter, but for control tokens that it spelled out.
+The loop follows the rollouts of GRPO. All calls of a turn are run, and at most ``rounds`` turns with calls are
+answered. The next turn is the last one: if it is a tool call, the episode ends without a verdict. The policy reads its
+own turns verbatim, except that control tokens in them are made harmless.
 """
 
 import io
@@ -20,11 +19,11 @@ from cot_builder.inspection.toolbox import Toolbox, make_chat_safe, tool_schemas
 from schemas.trajectory import Observation, ToolCall
 
 MALFORMED = "malformed"
-"""Stands for the name of a tool in a call that could not be read."""
+"""Tool name that is recorded for a call that cannot be parsed."""
 MAX_CALLS = 8
-"""Calls of one turn that are run; a turn that repeats itself may hold hundreds."""
+"""Maximum number of calls of one turn that are run. A turn in a loop may contain hundreds."""
 CUT_MARK = "…"
-"""Follows a turn that reached its limit of tokens, so that it cannot be taken for a whole one."""
+"""Appended to a turn that reached the token limit, so that it cannot be parsed as a complete turn."""
 _CALL = re.compile(r"(```\w*\s*)?<tool_call>(.*?)</tool_call>\s*(```\s*)?", re.DOTALL)
 _FENCES = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 _XML_CALL = re.compile(r"\s*<function=(\w+)>(.*)</function>\s*", re.DOTALL)
@@ -38,81 +37,82 @@ class GeneratedTurn(NamedTuple):
     input_tokens: int = 0
     output_tokens: int = 0
     cut: bool = False
-    """It reached the limit of tokens."""
+    """Whether the turn reached the token limit."""
     usd: float = 0.0
 
 
 TurnGenerator = Callable[[Sequence[Sequence[Message]]], Sequence[GeneratedTurn]]
-"""The next turn of each chat. Images stand in place, as PIL, in tool turns too."""
+"""Generates the next turn of each chat. The chats contain PIL images, in tool turns too."""
 
 
 class Step(NamedTuple):
-    """One turn, and what came back of its calls."""
+    """One turn with the observations of its calls."""
 
     text: str
     observations: tuple[tuple[Observation, bytes | None], ...]
+    """Each observation with the PNG bytes of its image or None."""
 
 
 @dataclass
 class Episode:
-    """An inspection under way."""
+    """State of a running inspection."""
 
     prompt: list[Message]
-    """Images in place."""
+    """Messages with PIL images in them."""
     toolbox: Toolbox
     tools: Collection[str]
-    """Names of the tools the policy is told of; a call of any other is refused."""
+    """Names of the offered tools. Calls of other tools are refused."""
     rounds: int
-    """Turns with calls that are answered, at most."""
+    """Maximum number of turns with calls that are answered."""
     chat: list[Message] = field(init=False)
-    """What the policy reads: the prompt, its own turns to the letter, the observations."""
+    """Messages that the policy reads: the prompt, its own turns verbatim, the observations."""
     completion: list[Message] = field(default_factory=list)
-    """What followed the prompt, calls apart from the text, as parsers and rewards take it."""
+    """Messages after the prompt, with calls separated from the text, for parsers and rewards."""
     steps: list[Step] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    """Names of the calls in order, refused ones too."""
+    """Names of the called tools in order, including refused calls."""
     observed: int = 0
-    """Calls that returned something other than an error."""
+    """Number of calls that returned no error."""
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float = 0.0
     cut: bool = False
-    """The last turn reached the limit of tokens."""
+    """Whether the last turn reached the token limit."""
     done: bool = False
 
     def __post_init__(self) -> None:
         self.chat = list(self.prompt)
 
     def add_turn(self, written: GeneratedTurn) -> None:
-        """Add a turn; run its calls, or end."""
-        # Half a character, as a server may escape it, can be written nowhere.
-        said = written.text.encode(errors="replace").decode()
-        text = said + CUT_MARK if written.cut else said
+        """Add a turn of the policy and run its calls. Without a call to run, the episode is done."""
+        # Replace lone surrogates, which a server may send in JSON escapes: they cannot be encoded.
+        encodable = written.text.encode(errors="replace").decode()
+        text = encodable + CUT_MARK if written.cut else encodable
         self.input_tokens += written.input_tokens
         self.output_tokens += written.output_tokens
         self.usd += written.usd
         self.cut = written.cut
         message = read_turn(text)
-        self.chat.append({"role": "assistant", "content": [_text(make_chat_safe(text))]})
+        self.chat.append({"role": "assistant", "content": [_text_part(make_chat_safe(text))]})
         self.completion.append(message)
         answered = sum(bool(step.observations) for step in self.steps)
         calls = message.get("tool_calls", ())
         observations = []
         if answered < self.rounds:
             for number, call in enumerate(calls):
-                name, observation, png = self._run(call, number)
+                name, observation, png = self._run_call(call, number)
                 observations.append((observation, png))
-                shown = [{"type": "image", "image": _picture(png)}] if png else []
-                turn = {"role": "tool", "name": name, "content": [*shown, _text(observation.text)]}
+                shown = [{"type": "image", "image": _open_png(png)}] if png else []
+                turn = {"role": "tool", "name": name, "content": [*shown, _text_part(observation.text)]}
                 self.chat.append(turn)
                 self.completion.append(turn)
         else:
-            self.calls += [_name(call) for call in calls]
+            self.calls += [_get_tool_name(call) for call in calls]
         self.steps.append(Step(text, tuple(observations)))
         self.done = not observations
 
-    def _run(self, call: Any, number: int) -> tuple[str, Observation, bytes | None]:
-        name = _name(call)
+    def _run_call(self, call: Any, number: int) -> tuple[str, Observation, bytes | None]:
+        name = _get_tool_name(call)
         self.calls.append(name)
         if number >= MAX_CALLS:
             return name, Observation(text=f"error: more than {MAX_CALLS} calls in one turn"), None
@@ -128,22 +128,22 @@ class Episode:
 
 
 def run_episodes(episodes: Iterable[Episode], write: TurnGenerator, at_once: int) -> Iterator[Episode]:
-    """Carry inspections to their end, ``at_once`` of them at a time; who is done makes room for the next one.
+    """Run episodes to their end, ``at_once`` of them in parallel. When one is done, the next one starts.
 
     Args:
-        episodes: Drawn only as far ahead as needed.
+        episodes: Episodes to run. The iterator is advanced only when there is room for the next one.
         write: The policy.
-        at_once: Chats in a batch.
+        at_once: Number of chats in a batch.
 
     Yields:
-        Each one when it is done.
+        Each episode when it is done.
     """
     for done in run_episodes_by_round(episodes, write, at_once):
         yield from done
 
 
 def run_episodes_by_round(episodes: Iterable[Episode], write: TurnGenerator, at_once: int) -> Iterator[list[Episode]]:
-    """As :func:`inspect`; yields together those that ended with the same call of the policy."""
+    """Like :func:`run_episodes`, but yield the episodes that end in the same batch together."""
     left = iter(episodes)
     live: list[Episode] = []
     while True:
@@ -166,11 +166,11 @@ def read_turn(text: str) -> Message:
     """
     bodies = _CALL.findall(text)
     if not bodies:
-        return {"role": "assistant", "content": [_text(text)]}
-    functions = [_function(body) for _, body, _ in bodies]
+        return {"role": "assistant", "content": [_text_part(text)]}
+    functions = [_parse_function(body) for _, body, _ in bodies]
     message: Message = {
         "role": "assistant",
-        "content": [_text(_CALL.sub("", text).rstrip("\n"))],
+        "content": [_text_part(_CALL.sub("", text).rstrip("\n"))],
         "tool_calls": [{"type": "function", "function": function} for function, _ in functions],
     }
     if any(before or after for before, _, after in bodies) or not all(exact for _, exact in functions):
@@ -179,49 +179,54 @@ def read_turn(text: str) -> Message:
 
 
 def select_schemas(tools: Collection[str]) -> list[dict[str, Any]] | None:
-    """What a policy is told of these tools, in the toolbox's order; None of none."""
+    """Return the schemas of the given tools in the order of the toolbox; None if there are no tools."""
     return [schema for schema in tool_schemas() if schema["function"]["name"] in tools] or None
 
 
-def _function(body: str) -> tuple[dict[str, Any] | None, bool]:
-    """Function of a call, None if it cannot be read; and whether it is written in the exact form."""
-    function = _json_object(body)
+def _parse_function(body: str) -> tuple[dict[str, Any] | None, bool]:
+    """Parse the function of a call, None if impossible; and return whether it is written in the exact form."""
+    function = _parse_json_object(body)
     if function is not None and isinstance(function.get("arguments"), dict):
         return function, True
-    tolerated = function if function is not None else _json_object(_FENCES.sub("", body)) or _xml_function(body)
+    tolerated = (
+        function if function is not None else _parse_json_object(_FENCES.sub("", body)) or _parse_xml_function(body)
+    )
     if tolerated is None:
         return None, True
     if isinstance(tolerated.get("arguments"), str):
-        tolerated |= {"arguments": _json_object(tolerated["arguments"]) or tolerated["arguments"]}
+        tolerated |= {"arguments": _parse_json_object(tolerated["arguments"]) or tolerated["arguments"]}
     return tolerated, not isinstance(tolerated.get("arguments"), dict)
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def _parse_json_object(text: str) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
-        # Half a surrogate pair cannot be written anywhere.
+        # Reject lone surrogates: they cannot be encoded.
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _xml_function(body: str) -> dict[str, Any] | None:
-    """A call as Qwen-Coder's template has it: ``<function=NAME><parameter=NAME>value</parameter></function>``."""
+def _parse_xml_function(body: str) -> dict[str, Any] | None:
+    """Parse a call in Qwen-Coder's form: ``<function=NAME><parameter=NAME>value</parameter></function>``."""
     match = _XML_CALL.fullmatch(_FENCES.sub("", body))
     if match is None or _XML_PARAMETER.sub("", match[2]).strip():
         return None
-    return {"name": match[1], "arguments": {name: _xml_value(text) for name, text in _XML_PARAMETER.findall(match[2])}}
+    return {
+        "name": match[1],
+        "arguments": {name: _parse_xml_value(text) for name, text in _XML_PARAMETER.findall(match[2])},
+    }
 
 
-def _xml_value(text: str) -> Any:
+def _parse_xml_value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text.strip()
 
 
-def _name(call: Any) -> str:
+def _get_tool_name(call: Any) -> str:
     function = call["function"]
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
         return MALFORMED
@@ -229,9 +234,9 @@ def _name(call: Any) -> str:
     return name if isinstance(name, str) and name else MALFORMED
 
 
-def _picture(png: bytes) -> Image.Image:
+def _open_png(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png))
 
 
-def _text(text: str) -> Message:
+def _text_part(text: str) -> Message:
     return {"type": "text", "text": text}

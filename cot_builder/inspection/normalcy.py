@@ -1,4 +1,4 @@
-"""What defect-free parts have in common, measured, and a text that says it."""
+"""Measures what defect-free parts have in common, and describes it in a text."""
 
 import math
 from collections import Counter
@@ -13,22 +13,25 @@ from cot_builder.inspection.names import category_name, choose_article
 
 NORMALCY_VERSION = "2"
 SYMMETRIC = 0.8
-"""Correlation with the mirror image from which a part counts as symmetric."""
+"""Minimum correlation with the mirror image of a symmetric part."""
 DIRECTED = 0.35
-"""Coherence of the structure tensor from which a texture counts as directed, in [0, 1]."""
+"""Minimum coherence of the structure tensor of a directed texture, in [0, 1]."""
 PERIODIC = 0.55
-"""Height of the second peak of the autocorrelation from which a texture counts as repeating."""
+"""Minimum height of the second peak of the autocorrelation of a repeating texture."""
 
 
 def measure_normalcy(images: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Facts on normal images of one category and view, each uint8 (height, width, 3) BGR.
+    """Measure normal images of one category and view.
+
+    Args:
+        images: Each uint8 (height, width, 3) BGR.
 
     Returns:
-        ``images``, and by fact the median with the least and greatest value, or the share of images for
-        which it holds; ``colours`` and ``backgrounds`` by name with their share.
+        ``images``: their number. For each measured fact: median, least and greatest value, and the number of images
+        that have it. ``colours`` and ``backgrounds``: the share of images by colour name.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: ``images`` is empty.
     """
     found = [_measure(image) for image in images]
     if not found:
@@ -51,21 +54,21 @@ def measure_normalcy(images: Iterable[np.ndarray]) -> dict[str, Any]:
 
 
 def describe_normalcy(category: str, view: str, facts: dict[str, Any]) -> str:
-    """The facts in sentences an expert can edit; nothing is said that was not measured.
+    """Describe the facts in sentences that an expert can edit. Every sentence states a measured fact.
 
     Args:
-        category: As the benchmark writes it.
-        view: As the benchmark writes it.
+        category: Category as the benchmark writes it.
+        view: View as the benchmark writes it.
         facts: From :func:`measure_normalcy`.
     """
     name = category_name(category)
     sentences = [
-        _place(name, facts),
-        _colour(facts),
-        _symmetry(facts),
-        _texture(facts),
-        _repeats(facts),
-        _spread(facts),
+        _describe_place(name, facts),
+        _describe_colour(facts),
+        _describe_symmetry(facts),
+        _describe_texture(facts),
+        _describe_repeats(facts),
+        _describe_spread(facts),
     ]
     seen = f" from view {view}" if view != "default" else ""
     count = facts["images"]
@@ -80,13 +83,13 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
     part, inside, levels = grey, np.ones(grey.shape, np.uint8), grey
     share = aspect = centre_x = centre_y = None
     if mask is not None:
-        largest = _largest(mask)
+        largest = _keep_largest(mask)
         ys, xs = np.nonzero(largest)
         x1, x2, y1, y2 = int(xs.min()), int(xs.max()) + 1, int(ys.min()), int(ys.max()) + 1
         share, aspect = len(xs) / mask.size, (x2 - x1) / (y2 - y1)
         centre_x, centre_y = (x1 + x2) / 2 / mask.shape[1], (y1 + y2) / 2 / mask.shape[0]
-        part, inside, levels = grey[y1:y2, x1:x2], _without_holes(largest[y1:y2, x1:x2]), grey[largest]
-    coherence, direction = _direction(part)
+        part, inside, levels = grey[y1:y2, x1:x2], _fill_holes(largest[y1:y2, x1:x2]), grey[largest]
+    coherence, direction = _find_direction(part)
     return {
         "share": share,
         "aspect": aspect,
@@ -99,20 +102,20 @@ def _measure(image: np.ndarray) -> dict[str, Any]:
         "detail": scene.detail,
         "coherence": coherence,
         "direction": direction if coherence > DIRECTED else None,
-        "period": _period(part),
-        "repeats": _repeated(part, inside),
+        "period": _find_period(part),
+        "repeats": _count_repeats(part, inside),
         "colour": scene.colour,
         "background": scene.background if scene.on_background else None,
     }
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
+def _keep_largest(mask: np.ndarray) -> np.ndarray:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
 
 
-def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """The region within the mask's outline, uint8 0 or 1."""
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill the holes of the mask; uint8 0 or 1."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return cv2.drawContours(np.zeros(mask.shape, np.uint8), outlines, -1, 1, cv2.FILLED)
 
@@ -122,17 +125,17 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / (math.sqrt(float((a * a).sum() * (b * b).sum())) + 1e-6))
 
 
-def _direction(grey: np.ndarray) -> tuple[float, float]:
-    """Coherence in [0, 1] and course in degrees to the horizontal, in [0, 180), of the structure tensor."""
+def _find_direction(grey: np.ndarray) -> tuple[float, float]:
+    """Coherence of the structure tensor in [0, 1], and its direction in degrees to the horizontal, in [0, 180)."""
     gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     xx, yy, xy = float((gx * gx).mean()), float((gy * gy).mean()), float((gx * gy).mean())
     coherence = math.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-6)
-    # The texture runs across its gradient; image rows grow downwards.
+    # The texture runs perpendicular to its gradient. Image rows grow downwards.
     return coherence, (90 - math.degrees(math.atan2(2 * xy, xx - yy)) / 2) % 180
 
 
-def _period(grey: np.ndarray) -> float | None:
-    """Distance in pixels, at first glance, after which the pattern repeats along a row or a column."""
+def _find_period(grey: np.ndarray) -> float | None:
+    """Distance in pixels of the downscaled image after which the pattern repeats along rows or columns."""
     best: tuple[float, float] | None = None
     for profile in (grey.mean(axis=0), grey.mean(axis=1)):
         line = profile - np.convolve(np.pad(profile, 20, mode="edge"), np.ones(41) / 41, "valid")
@@ -147,12 +150,12 @@ def _period(grey: np.ndarray) -> float | None:
     return best[1] if best else None
 
 
-def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
-    """Number of alike small regions that stand out in a part, or None where they are fewer than three or unlike.
+def _count_repeats(grey: np.ndarray, inside: np.ndarray) -> float | None:
+    """Count small regions of similar size that stand out in a part. None if fewer than three or of different sizes.
 
     Args:
-        grey: float32 (height, width), the part's bounding box.
-        inside: uint8 (height, width), 1 within the part's outline: corners of the box are no features of the part.
+        grey: float32 (height, width), the bounding box of the part.
+        inside: uint8 (height, width), 1 within the outline of the part, to exclude the corners of the bounding box.
     """
     grey = np.where(inside > 0, grey, np.median(grey[inside > 0])).astype(np.float32)
     local = cv2.absdiff(grey, cv2.GaussianBlur(grey, (0, 0), max(4.0, min(grey.shape) / 12)))
@@ -167,7 +170,7 @@ def _repeated(grey: np.ndarray, inside: np.ndarray) -> float | None:
     return float(len(alike)) if len(alike) >= 3 and len(alike) >= 0.7 * len(areas) else None
 
 
-def _place(name: str, facts: dict[str, Any]) -> str:
+def _describe_place(name: str, facts: dict[str, Any]) -> str:
     named = f"{choose_article(name).capitalize()} {name}"
     framed = facts.get("share", {}).get("images", 0) / facts["images"]
     if framed < 0.6:
@@ -187,17 +190,17 @@ def _place(name: str, facts: dict[str, Any]) -> str:
     return f"{named} takes {much} of the image, lies {place} and is {form}{ratio}."
 
 
-def _colour(facts: dict[str, Any]) -> str:
+def _describe_colour(facts: dict[str, Any]) -> str:
     colours, backgrounds = list(facts["colours"]), [k for k, share in facts["backgrounds"].items() if share > 0.6]
     tones = colours[0] if len(colours) == 1 or facts["colours"][colours[0]] > 0.8 else " or ".join(colours[:2])
     level = facts["brightness"]["median"]
     light = "dark" if level < 70 else "bright" if level > 175 else "of middle brightness"
-    told = light == "dark" and ("dark" in tones or "black" in tones)
+    is_redundant = light == "dark" and ("dark" in tones or "black" in tones)
     ground = f" on a background that is {backgrounds[0]}" if backgrounds else ""
-    return f"Its colour is {tones}{'' if told else f', {light}'} (mean grey {level:.0f}){ground}."
+    return f"Its colour is {tones}{'' if is_redundant else f', {light}'} (mean grey {level:.0f}){ground}."
 
 
-def _symmetry(facts: dict[str, Any]) -> str:
+def _describe_symmetry(facts: dict[str, Any]) -> str:
     across, down = facts["symmetry_x"]["median"], facts["symmetry_y"]["median"]
     if across > SYMMETRIC and down > SYMMETRIC:
         return "Left and right mirror each other, and so do top and bottom."
@@ -208,7 +211,7 @@ def _symmetry(facts: dict[str, Any]) -> str:
     return ""
 
 
-def _texture(facts: dict[str, Any]) -> str:
+def _describe_texture(facts: dict[str, Any]) -> str:
     detail = facts["detail"]["median"]
     amount = (
         "smooth, with hardly an edge"
@@ -230,7 +233,7 @@ def _texture(facts: dict[str, Any]) -> str:
     return text + "."
 
 
-def _repeats(facts: dict[str, Any]) -> str:
+def _describe_repeats(facts: dict[str, Any]) -> str:
     repeats = facts.get("repeats")
     if not repeats or repeats["images"] < 0.6 * facts["images"]:
         return ""
@@ -241,7 +244,7 @@ def _repeats(facts: dict[str, Any]) -> str:
     return f"It shows {number} features of like size."
 
 
-def _spread(facts: dict[str, Any]) -> str:
+def _describe_spread(facts: dict[str, Any]) -> str:
     if facts["images"] < 3:
         return ""
     low, high = facts["brightness"]["least"], facts["brightness"]["greatest"]

@@ -35,12 +35,12 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     },
 }
-"""How `transformers` takes a generated turn apart; to be set as ``tokenizer.response_template``.
+"""Template by which `transformers` parses a generated turn; set ``tokenizer.response_template`` to it.
 
-TRL's own for Qwen3-VL moves thoughts to ``reasoning_content`` and keeps the last piece of the text only: of
-``<think>…</think><answer>No</answer><think>…</think><answer>Yes</answer>`` the Yes would be left, and a second
-guess would cost nothing. Here a turn without calls stays whole. Of a turn with calls the last piece of the text is
-left; it holds no verdict, whatever it says.
+TRL's own template for Qwen3-VL moves thoughts to ``reasoning_content`` and keeps only the last piece of the text. From
+``<think>…</think><answer>No</answer><think>…</think><answer>Yes</answer>`` it would keep the Yes, so that a second
+guess would cost nothing. With this template, a turn without calls is kept complete. Of a turn with calls, only the last
+piece of the text is kept; such a turn never counts as a verdict.
 """
 _EXACT_THOUGHT = re.compile(r"<think>[^<>]+</think>")
 _TAG = r"</?\s*(?:think(?:ing)?|answer|location|type|tool_call|call_tool|tool_response|observation)\b|<\|"
@@ -50,21 +50,24 @@ _VERDICT = re.compile(
     r"<answer>\s*yes\s*</answer>|<answer>\s*no\s*</answer>)\s*",
     re.DOTALL | re.IGNORECASE,
 )
-"""Tolerant grammar of the last turn. A thought holds no tag of the grammar, closed or not, whatever its case."""
+"""Tolerant grammar of the last turn. A thought must contain no tag of the grammar, open or closed, in any case."""
 _COORDINATE = re.compile(r"\d{1,4}(?:\.0+)?", re.ASCII)
-_UNSAID = "<think>…</think>"
+_PLACEHOLDER_THOUGHT = "<think>…</think>"
 _FAILED = ("error:", "{'error':")
-"""How the observation of a failed call begins: refused by the toolbox, or raised and caught by TRL."""
+"""Beginnings of the observation of a failed call: refused by the toolbox, or an exception caught by TRL."""
 
 
 def add_placeholder_thought(completion: Sequence[Message]) -> list[Message]:
-    """A verdict that was learned without thoughts, as the control arm of SFT learns it, in the form that is read."""
+    """Put a placeholder thought before a verdict without thoughts, so that it can be parsed.
+
+    The control arm of SFT learns verdicts without thoughts.
+    """
     *before, last = completion
-    return [*before, {**last, "content": [{"type": "text", "text": _UNSAID + last["content"][0]["text"]}]}]
+    return [*before, {**last, "content": [{"type": "text", "text": _PLACEHOLDER_THOUGHT + last["content"][0]["text"]}]}]
 
 
 class GrammarError(ValueError):
-    """A text that does not follow the grammar; says where."""
+    """A text that does not follow the grammar. The message says where."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ParsedCompletion:
     verdict: Verdict | None
     """None if the last turn holds no unambiguous, complete verdict."""
     calls: int
-    """Number of calls of a known tool with valid argument names, whatever they returned."""
+    """Number of calls of a known tool with valid argument names, including those that returned an error."""
     observed: int
     """Number of these calls that returned something other than an error."""
     faults: tuple[str, ...]
@@ -104,25 +107,27 @@ def read_verdict(text: str) -> tuple[Verdict, str]:
     if name not in leaves():
         raise GrammarError(f"no type {kind[:80]!r} in the taxonomy")
     try:
-        return Verdict(answer="Yes", boxes=_boxes(match["location"]), defect_type=name), fault
+        return Verdict(answer="Yes", boxes=_parse_boxes(match["location"]), defect_type=name), fault
     except (ValueError, RecursionError):
         raise GrammarError(f"no boxes in 0-1000: {match['location'][:80]}") from None
 
 
-def _boxes(text: str) -> list[Any]:
-    """Boxes of a location: a JSON list of boxes, or one box.
+def _parse_boxes(text: str) -> list[Any]:
+    """Parse the boxes of a location: a JSON list of boxes, or one box.
 
     Raises:
         ValueError: the text is something else.
     """
-    value = json.loads(text, parse_float=_whole, parse_int=_whole, parse_constant=_whole)
+    value = json.loads(
+        text, parse_float=_parse_coordinate, parse_int=_parse_coordinate, parse_constant=_parse_coordinate
+    )
     boxes = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
     if not isinstance(boxes, list) or not all(isinstance(box, list) and {*map(type, box)} == {int} for box in boxes):
         raise ValueError("no list of boxes")
     return boxes
 
 
-def _whole(number: str) -> int:
+def _parse_coordinate(number: str) -> int:
     if not _COORDINATE.fullmatch(number):
         raise ValueError(f"{number[:20]} is no coordinate")
     return int(number.partition(".")[0])
@@ -137,52 +142,52 @@ def parse_completion(completion: Sequence[Message]) -> ParsedCompletion:
             tools and are never the inspector's own words.
 
     Raises:
-        IndusCotError: thoughts were moved out of the text, so that what was written where is lost.
+        IndusCotError: thoughts were moved out of the text, so that their positions are lost.
     """
     if any("reasoning_content" in message for message in completion):
         raise IndusCotError(
-            "completions were parsed with thoughts taken out of their place, which hides second answers; set "
+            "thoughts were moved out of the completions by the parser, which hides second answers; set "
             "tokenizer.response_template to cot_builder.inspection.parsing.RESPONSE_TEMPLATE"
         )
     faults: list[str] = []
     calls = observed = 0
-    # TRL runs the calls of a turn in order and appends their observations; a turn that did not fit has none.
+    # TRL runs the calls of a turn in order and appends their observations. A turn without room for them has none.
     pending: list[bool] = []
     for message in completion:
         if message.get("role") == "tool":
             valid = pending.pop(0) if pending else False
-            observed += valid and not _text(message).startswith(_FAILED)
+            observed += valid and not _get_text(message).startswith(_FAILED)
             continue
         pending = [_is_valid(call) for call in message.get("tool_calls") or ()]
         calls += sum(pending)
         if pending:
-            faults += _faults_of_a_step(message, pending)
+            faults += _find_step_faults(message, pending)
         faults += message.get("form_faults", ())
     verdict = None
     try:
-        verdict, fault = read_verdict(_last_words(completion))
+        verdict, fault = read_verdict(_get_last_turn(completion))
     except GrammarError as error:
         fault = str(error)
     faults += [fault] if fault else []
     return ParsedCompletion(verdict, calls, observed, tuple(faults), verdict is not None and not fault)
 
 
-def _faults_of_a_step(message: Message, valid: list[bool]) -> list[str]:
+def _find_step_faults(message: Message, valid: list[bool]) -> list[str]:
     faults = []
-    if not _EXACT_THOUGHT.fullmatch(_text(message)):
+    if not _EXACT_THOUGHT.fullmatch(_get_text(message)):
         faults.append("a turn with a call is not one thought and the call")
     if len(valid) > 1:
         faults.append("several calls in one turn")
     if not all(valid):
-        faults.append("a call of no tool there is, or without the arguments it takes")
+        faults.append("a call of an unknown tool, or with missing or unknown arguments")
     return faults
 
 
-def _last_words(completion: Sequence[Message]) -> str:
+def _get_last_turn(completion: Sequence[Message]) -> str:
     last = completion[-1] if completion else {}
     if last.get("role") != "assistant" or last.get("tool_calls"):
-        raise GrammarError("it ends without a verdict")
-    return _text(last)
+        raise GrammarError("the completion ends without a verdict")
+    return _get_text(last)
 
 
 def _is_valid(call: Any) -> bool:
@@ -190,7 +195,7 @@ def _is_valid(call: Any) -> bool:
     if not isinstance(function, dict) or set(function) != {"name", "arguments"}:
         return False
     name, arguments = function["name"], function["arguments"]
-    tools = _arguments(tuple(TOOLS))
+    tools = _list_arguments(tuple(TOOLS))
     if not isinstance(name, str) or name not in tools or not isinstance(arguments, dict):
         return False
     required, known = tools[name]
@@ -198,8 +203,11 @@ def _is_valid(call: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _arguments(names: tuple[str, ...]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
-    """The arguments each of these tools needs, and those it knows; another program may add tools while it runs."""
+def _list_arguments(names: tuple[str, ...]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+    """Return the required and the known arguments of each tool.
+
+    The names are an argument, so that the cache is renewed when a program registers another tool.
+    """
     functions = [TOOLS[name].schema["function"] for name in names]
     return {
         function["name"]: (
@@ -210,6 +218,6 @@ def _arguments(names: tuple[str, ...]) -> dict[str, tuple[frozenset[str], frozen
     }
 
 
-def _text(message: Message) -> str:
+def _get_text(message: Message) -> str:
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,5 +1,6 @@
-"""A trajectory as text: chat messages with native tool calls, and the paper's tags. One function each, for
-training, rollouts and serving alike."""
+"""Renders a trajectory as chat messages with native tool calls, or as text in the tags of the paper.
+
+Training, rollouts and serving use the same functions."""
 
 import json
 import re
@@ -24,7 +25,7 @@ ANSWER_GRAMMAR = re.compile(
 
 @lru_cache(maxsize=2)
 def system_prompt(tools: bool = True) -> str:
-    """What the inspector is told before every image; without tools, no word of them."""
+    """System prompt of the inspector; with ``tools=False`` it does not mention tools."""
     looking = (
         "When something is in doubt, call one tool a turn and look at what it returns; when the image is clear, "
         "answer at once. "
@@ -41,13 +42,16 @@ def system_prompt(tools: bool = True) -> str:
 
 
 def render_question(category: str, view: str) -> str:
-    """The user's request for one image."""
+    """Question of the user about one image."""
     shown = f"{category_name(category)}, view {view}" if view != "default" else category_name(category)
     return f"Object: {shown}. Is there a defect in this image? If so, where is it and of which type?"
 
 
 def render_messages(trajectory: Trajectory, category: str, view: str) -> list[Message]:
-    """Chat messages; each ``{"type": "image"}`` stands for the next image: the inspected one, then the observations."""
+    """Render a trajectory as chat messages. Each ``{"type": "image"}`` stands for the next image.
+
+    The inspected image is the first one; the observations follow in order.
+    """
     chat = prompt(category, view)
     for turn in trajectory.turns[:-1]:
         assert turn.call is not None and turn.observation is not None
@@ -55,41 +59,42 @@ def render_messages(trajectory: Trajectory, category: str, view: str) -> list[Me
         chat.append(
             {
                 "role": "assistant",
-                "content": [_text(f"<think>{turn.thought}</think>")],
+                "content": [_text_part(f"<think>{turn.thought}</think>")],
                 "tool_calls": [{"type": "function", "function": function}],
             }
         )
         shown: list[Message] = [{"type": "image"}] if turn.observation.image_sha256 else []
-        chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, _text(turn.observation.text)]})
-    chat.append({"role": "assistant", "content": [_text(render_final_turn(trajectory))]})
+        chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, _text_part(turn.observation.text)]})
+    chat.append({"role": "assistant", "content": [_text_part(render_final_turn(trajectory))]})
     return chat
 
 
 def flatten_for_endpoint(chat: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[Message]:
-    """The same chat for servers that refuse images in a tool turn or text beside a call: both written out as text.
+    """Rewrite tool turns and calls of a chat as plain text.
 
-    It is rendered to the same tokens, since Qwen's template writes a tool turn as one of the user's.
+    Some servers reject images in a tool turn, or text next to a call. The result is rendered to the same tokens,
+    because Qwen's template writes a tool turn as a user turn.
 
     Args:
         chat: Messages.
-        tools: Schemas to be written into the system's turn, for a server that is not told of tools otherwise: one that
-            is may take a turn apart, and what it leaves out would be lost.
+        tools: Schemas to write into the system turn. Do not pass them to the server as well: a server that knows of
+            tools may parse calls out of a turn and drop the rest of the text.
     """
-    found: list[Message] = []
-    for place, message in enumerate(chat):
-        written = _written_out(message)
-        if place and message["role"] == chat[place - 1]["role"] == "tool":
-            # The template joins the tool turns that follow one another.
-            found[-1]["content"] += [_text("\n"), *written["content"]]
+    flat: list[Message] = []
+    for index, message in enumerate(chat):
+        rewritten = _flatten_message(message)
+        if index and message["role"] == chat[index - 1]["role"] == "tool":
+            # The template joins consecutive tool turns.
+            flat[-1]["content"] += [_text_part("\n"), *rewritten["content"]]
         else:
-            found.append(written)
-    if tools and found and found[0]["role"] == "system":
-        found[0] = {**found[0], "content": [*found[0]["content"], _text(_tools_in_words(tools))]}
-    return found
+            flat.append(rewritten)
+    if tools and flat and flat[0]["role"] == "system":
+        flat[0] = {**flat[0], "content": [*flat[0]["content"], _text_part(_render_tool_list(tools))]}
+    return flat
 
 
-def _tools_in_words(tools: Sequence[dict[str, Any]]) -> str:
-    """What Qwen3-VL's template adds to the system's turn, to the letter."""
+def _render_tool_list(tools: Sequence[dict[str, Any]]) -> str:
+    """Text that the template of Qwen3-VL adds to the system turn, character by character."""
     listed = "".join(f"\n{json.dumps(tool, ensure_ascii=False)}" for tool in tools)
     return (
         "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -99,27 +104,30 @@ def _tools_in_words(tools: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _written_out(message: Message) -> Message:
+def _flatten_message(message: Message) -> Message:
     content = message["content"]
     if message["role"] == "tool":
-        return {"role": "user", "content": [_text("<tool_response>\n"), *content, _text("\n</tool_response>")]}
+        return {
+            "role": "user",
+            "content": [_text_part("<tool_response>\n"), *content, _text_part("\n</tool_response>")],
+        }
     calls = [
         f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
         for call in message.get("tool_calls", [])
     ]
-    return {"role": message["role"], "content": [*content, *map(_text, calls)]}
+    return {"role": message["role"], "content": [*content, *map(_text_part, calls)]}
 
 
 def prompt(category: str, view: str, *, tools: bool = True) -> list[Message]:
-    """The messages before the first word of the inspector, who may have no tools."""
+    """Messages before the first turn of the inspector: system prompt, image and question."""
     return [
-        {"role": "system", "content": [_text(system_prompt(tools))]},
-        {"role": "user", "content": [{"type": "image"}, _text(render_question(category, view))]},
+        {"role": "system", "content": [_text_part(system_prompt(tools))]},
+        {"role": "user", "content": [{"type": "image"}, _text_part(render_question(category, view))]},
     ]
 
 
 def render_tags(trajectory: Trajectory) -> str:
-    """The trajectory in the tags of arXiv 2605.20682, images as ``<image sha256="…">``."""
+    """Render a trajectory in the tags of arXiv 2605.20682, with images as ``<image sha256="…">``."""
     parts = []
     for turn in trajectory.turns[:-1]:
         assert turn.call is not None and turn.observation is not None
@@ -131,20 +139,20 @@ def render_tags(trajectory: Trajectory) -> str:
 
 
 def render_final_turn(trajectory: Trajectory) -> str:
-    """The last assistant turn: thought, then location and type with Yes, then the answer."""
+    """Render the last assistant turn: the thought, location and type for a Yes, and the answer."""
     return f"<think>{trajectory.turns[-1].thought}</think>{render_verdict(trajectory.verdict)}"
 
 
 def render_verdict(verdict: Verdict) -> str:
-    """The verdict's tags."""
+    """Render a verdict in tags."""
     if verdict.answer == "No":
         return "<answer>No</answer>"
-    return f"<location>{_boxes(verdict.boxes)}</location><type>{verdict.defect_type}</type><answer>Yes</answer>"
+    return f"<location>{_render_boxes(verdict.boxes)}</location><type>{verdict.defect_type}</type><answer>Yes</answer>"
 
 
-def _boxes(boxes: list[Box]) -> str:
+def _render_boxes(boxes: list[Box]) -> str:
     return json.dumps([list(box) for box in boxes])
 
 
-def _text(text: str) -> Message:
+def _text_part(text: str) -> Message:
     return {"type": "text", "text": text}

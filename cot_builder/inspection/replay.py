@@ -1,4 +1,4 @@
-"""Replays the tool calls of a trajectory and compares what they return with what was recorded."""
+"""Replays the tool calls of a trajectory and compares the results with the recorded observations."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from schemas.trajectory import Trajectory, Turn
 
 
 def replay(trajectory: Trajectory, toolbox: Toolbox, images: Sequence[bytes], where: str = "trajectory") -> int:
-    """Run every tool call of a trajectory again and compare.
+    """Run every tool call of a trajectory again and compare the results with the recorded ones.
 
-    Texts must be equal, and images equal pixel by pixel. The stored image must have the recorded sha256; the replayed
-    one need not, because another libpng may compress the same pixels differently.
+    Texts must be equal, and images must be equal pixel by pixel. The stored image must have the recorded sha256. The
+    replayed image may have another one, because another libpng may compress the same pixels differently.
 
     Args:
         trajectory: The recorded inspection.
@@ -28,7 +28,8 @@ def replay(trajectory: Trajectory, toolbox: Toolbox, images: Sequence[bytes], wh
         Number of calls replayed.
 
     Raises:
-        IndusCotError: the first difference, by turn and tool; or more images are stored than the calls returned.
+        IndusCotError: a result differs (the message names the turn and tool), or more images are stored than the calls
+            returned.
     """
     stored = iter(images)
     for number, turn in enumerate(trajectory.turns[:-1], 1):
@@ -36,25 +37,25 @@ def replay(trajectory: Trajectory, toolbox: Toolbox, images: Sequence[bytes], wh
         call = f"{turn.call.tool}({json.dumps(turn.call.arguments)})"
         _replay_turn(turn, toolbox, stored, f"{where}, turn {number}, {call}")
     if next(stored, None) is not None:
-        raise IndusCotError(f"{where}: holds more images than its calls returned")
+        raise IndusCotError(f"{where}: has more stored images than its calls returned")
     return len(trajectory.calls)
 
 
 def _replay_turn(turn: Turn, toolbox: Toolbox, stored: Iterator[bytes], where: str) -> None:
     assert turn.call is not None and turn.observation is not None
     recorded = turn.observation
-    again, png = toolbox.observe(turn.call)
-    if again.text != recorded.text:
-        raise IndusCotError(f"{where}: returned {again.text!r}, recorded is {recorded.text!r}")
+    replayed, png = toolbox.observe(turn.call)
+    if replayed.text != recorded.text:
+        raise IndusCotError(f"{where}: the tool returns {replayed.text!r}, but {recorded.text!r} is recorded")
     if (png is None) != (recorded.image_sha256 is None):
-        kind = "an image" if png is None else "no image"
-        raise IndusCotError(f"{where}: {kind} is recorded, the tool returns otherwise")
+        kind, other = ("an image", "none") if png is None else ("no image", "one")
+        raise IndusCotError(f"{where}: {kind} is recorded, but the tool returns {other}")
     if png is None:
         return
     kept = next(stored, None)
     if kept is None:
-        raise IndusCotError(f"{where}: its image is missing")
+        raise IndusCotError(f"{where}: the stored image is missing")
     if hashlib.sha256(kept).hexdigest() != recorded.image_sha256:
-        raise IndusCotError(f"{where}: the stored image differs from its sha256")
+        raise IndusCotError(f"{where}: the stored image does not have the recorded sha256")
     if not np.array_equal(decode(kept, name=where), decode(png, name=where)):
-        raise IndusCotError(f"{where}: the tool returns other pixels than the stored image")
+        raise IndusCotError(f"{where}: the image that the tool returns differs from the stored image")

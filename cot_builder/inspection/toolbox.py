@@ -1,4 +1,4 @@
-"""The tools bound to one image: what the teacher, the rollouts and the evaluation all call."""
+"""The tools bound to one image. The teacher, the rollouts and the evaluation call them through the same toolbox."""
 
 import re
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ _CONTROL = re.compile(r"<\|(\w+)\|>")
 
 
 class Toolbox:
-    """Every tool of the table, on one image.
+    """All registered tools, bound to one image.
 
     Args:
         image: The inspected image, uint8 (height, width, 3) BGR.
-        priors: Normalcy texts by (category, view), which the tool `prior` looks up; none by default.
+        priors: Normalcy texts by (category, view) for the tool `prior`; none by default.
 
     Example:
         >>> box = Toolbox.open("part.png", {("bolt", "default"): "A sound bolt has an even thread."})
@@ -38,18 +38,18 @@ class Toolbox:
     def open(
         cls, image: "np.ndarray | bytes | str | Path | Image", priors: Mapping[tuple[str, str], str] | None = None
     ) -> "Toolbox":
-        """A toolbox on an image file, its bytes, an image of PIL, or pixels in BGR.
+        """Create a toolbox for an image file, the bytes of one, a PIL image, or BGR pixels.
 
         Raises:
-            IndusCotError: there is no such file, or it is no image.
+            IndusCotError: the file does not exist or is no image.
         """
         return cls(read_pixels(image), priors)
 
     def call(self, tool: str, **arguments: Any) -> ToolResult:
-        """Run a tool by its name; boxes and points are integers 0-1000 of the original image.
+        """Run a tool by its name. Boxes and points are integers 0-1000 relative to the original image.
 
         Returns:
-            The text that an inspector reads and, for some tools, an image, uint8 (h, w, 3) BGR or (h, w).
+            The text for the inspector and, for some tools, an image, uint8 (h, w, 3) BGR or (h, w).
 
         Raises:
             ToolError: the tool is unknown, an argument is missing, unknown or out of range.
@@ -73,9 +73,9 @@ class Toolbox:
         return tool.function(**{name: context[name] for name in tool.context}, **call.arguments)
 
     def observe(self, call: ToolCall) -> tuple[Observation, bytes | None]:
-        """Run one call and record what came back: the observation and, where it shows an image, its PNG bytes.
+        """Run one call and return its observation, with the PNG bytes of the returned image or None.
 
-        A refused call is an observation too: its text begins with ``error:``.
+        A refused call returns an observation too: its text begins with ``error:``.
         """
         try:
             result = self.run(call)
@@ -89,14 +89,14 @@ class Toolbox:
 
 
 def tool_schemas() -> list[dict[str, Any]]:
-    """The tools as JSON schemas, in the form of OpenAI function tools and of chat templates."""
+    """Return the JSON schemas of all tools, in the form of OpenAI function tools and of chat templates."""
     return [tool.schema for tool in TOOLS.values()]
 
 
 def make_chat_safe(text: str) -> str:
-    """The text without what a chat cannot hold: halves of characters, and control tokens in plain letters.
+    """Replace lone surrogates, and separate the letters of control tokens from their brackets.
 
-    JSON's escapes may hold half a character, which no file or tokenizer takes; ``<|image_pad|>`` would be read as an
-    image that is not there, or as a turn's end.
+    JSON escapes can contain half of a surrogate pair, which neither files nor tokenizers accept. A control token such
+    as ``<|image_pad|>`` would be tokenized as an image that does not exist, or as the end of the turn.
     """
     return _CONTROL.sub(r"<| \1 |>", text.encode(errors="replace").decode())

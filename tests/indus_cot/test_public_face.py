@@ -106,9 +106,9 @@ def test_corpus_replays_its_calls(corpus: Corpus, workspace: Workspace) -> None:
     # The drafts of the small corpus have other priors than the corpus lists.
     row = next(row for row in corpus if len(row.trajectory.calls) == 1 and len(row.images) == 2)
     assert corpus.replay(row) == 1
-    with pytest.raises(IndusCotError, match=r"turn 1, crop\(.*its image is missing"):
+    with pytest.raises(IndusCotError, match=r"turn 1, crop\(.*the stored image is missing"):
         replay(row.trajectory, corpus.toolbox(row), [])
-    with pytest.raises(IndusCotError, match="returned"):
+    with pytest.raises(IndusCotError, match="the tool returns"):
         replay(row.trajectory, Toolbox(np.zeros((9, 9, 3), np.uint8)), row.images[1:])
     with pytest.raises(IndusCotError, match="turn"):
         verify_corpus(workspace.indus_cot)
@@ -155,8 +155,8 @@ def test_completions_are_read_from_every_form(corpus: Corpus) -> None:
     [
         ("It is fine.", "not a thought and one verdict"),
         (f"{NO}{YES}", "not a thought and one verdict"),
-        ("<think>Closer.</think><tool_call>{}</tool_call>", "a call of no tool there is"),
-        ("<think>Closer.</think><call_tool>crop</call_tool><observation>x</observation>", "a call of no tool there is"),
+        ("<think>Closer.</think><tool_call>{}</tool_call>", "a call of an unknown tool"),
+        ("<think>Closer.</think><call_tool>crop</call_tool><observation>x</observation>", "a call of an unknown tool"),
         (YES.replace("scratch", "sadness"), "no type 'sadness'"),
         ("", "not a thought and one verdict"),
     ],

@@ -1,7 +1,8 @@
-"""The inspector's tools: one file each, with one function that :func:`~cot_builder.inspection.tools.tool.tool` marks.
+"""The tools of the inspector, one per file, each a function decorated with
+:func:`~cot_builder.inspection.tools.tool.tool`.
 
 The tools are those of IndusAgent (arXiv 2605.20682): crop, enhance, measure, prior. They are deterministic and never
-given ground truth. Every module of this package is imported, in the order of their names: adding a file adds a tool.
+receive ground truth. All modules of this package are imported in alphabetical order: adding a file adds a tool.
 """
 
 import pkgutil
@@ -16,17 +17,17 @@ for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 TOOLBOX_VERSION = str(max(tool.version for tool in TOOLS.values()))
-"""Version of the tools as a whole, which recorded observations name: that of the tool that changed last."""
+"""Version of all tools together, stored with recorded observations. It is the version of the latest changed tool."""
 
 
 def offered_tools(mode: str) -> tuple[str, ...]:
-    """Names of the tools that a policy is offered in a mode of ``evaluate.mode``, in the table's order.
+    """Return the names of the tools that a policy may call in a mode of ``evaluate.mode``, in the order of the table.
 
     Raises:
-        IndusCotError: there is no such mode; the message lists all modes and the closest.
+        IndusCotError: the mode is unknown; the message lists all modes and the closest one.
     """
-    without = {f"agent-without-{name}": name for name in TOOLS}
-    check_name("evaluate.mode", mode, ["agent", "agent-no-tools", *without, "direct"])
+    left_out = {f"agent-without-{name}": name for name in TOOLS}
+    check_name("evaluate.mode", mode, ["agent", "agent-no-tools", *left_out, "direct"])
     if mode in ("agent-no-tools", "direct"):
         return ()
-    return tuple(name for name in TOOLS if name != without.get(mode))
+    return tuple(name for name in TOOLS if name != left_out.get(mode))

@@ -1,4 +1,4 @@
-"""crop: an enlarged view of a region, by default of the most conspicuous one."""
+"""The tool crop: an enlarged view of a region, by default the most conspicuous one."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""enhance: a texture map of a region that brings out what plain pixels hide."""
+"""The tool enhance: a texture map of a region that makes faint structures visible."""
 
 from typing import Literal, get_args
 

@@ -1,4 +1,4 @@
-"""measure: distances, angles, relative position and grey levels at reference points."""
+"""The tool measure: distances, angles, relative position and grey levels at reference points."""
 
 import math
 from collections.abc import Sequence

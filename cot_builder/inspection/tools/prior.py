@@ -1,7 +1,7 @@
-"""prior: the normalcy text of a category and view, or of the nearest there is.
+"""The tool prior: the normalcy text of a category and view, or of the nearest match.
 
-A category is looked up as it is written, then by the name people say, then by the nearest name. The text names the
-entry that was used, and says where it is of another category or view than asked.
+A category is looked up by its exact name, then in words, then without its trailing number, then by the most similar
+name. The returned text names the entry that was used, and says so if it is of another category or view than requested.
 """
 
 import difflib
@@ -36,21 +36,21 @@ def prior(priors: Mapping[tuple[str, str], str], category: str, view: str = "def
 
 
 def _nearest_prior(priors: Mapping[tuple[str, str], str], category: str, view: str) -> tuple[tuple[str, str], str]:
-    """The entry to use, and what of it is not as asked."""
-    asked, said = spell_out(category), category_name(category)
-    # A person says "pcb" of pcb1 and pcb2 alike, and the question to a student does; who writes pcb3 means that one.
-    other = "" if asked == said else f"none for {category}, of the same name"
+    """Return the key of the best entry, and a note on how it differs from the request."""
+    in_words, base_name = spell_out(category), category_name(category)
+    # The question to a student calls both pcb1 and pcb2 "pcb": no note then. "pcb3" asks for that one variant.
+    other = "" if in_words == base_name else f"none for {category}, of the same name"
     for matches, note in (
         (lambda name: name == category, ""),
-        (lambda name: spell_out(name) == asked, ""),
-        (lambda name: category_name(name) == said, other),
+        (lambda name: spell_out(name) == in_words, ""),
+        (lambda name: category_name(name) == base_name, other),
     ):
-        if same := [key for key in sorted(priors) if matches(key[0])]:
-            at_view = [key for key in same if key[1] == view]
-            notes = "; ".join(filter(None, (note, "" if at_view else f"none for view {view}")))
-            return (at_view or same)[0], f" ({notes})" if notes else ""
+        if matching := [key for key in sorted(priors) if matches(key[0])]:
+            in_view = [key for key in matching if key[1] == view]
+            notes = "; ".join(filter(None, (note, "" if in_view else f"none for view {view}")))
+            return (in_view or matching)[0], f" ({notes})" if notes else ""
     best = max(
         sorted(priors),
-        key=lambda key: (difflib.SequenceMatcher(None, said, category_name(key[0])).ratio(), key[1] == view),
+        key=lambda key: (difflib.SequenceMatcher(None, base_name, category_name(key[0])).ratio(), key[1] == view),
     )
     return best, f" (none for {category}; the nearest category by name)"

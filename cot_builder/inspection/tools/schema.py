@@ -1,4 +1,4 @@
-"""JSON schema of a function, from its signature and its docstring."""
+"""Builds the JSON schema of a function from its signature and docstring."""
 
 import inspect
 import re
@@ -7,15 +7,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 
 def function_schema(name: str, docstring: str, signature: inspect.Signature) -> dict[str, Any]:
-    """The schema of a function, in the form of OpenAI function tools.
+    """Build the schema of a function, in the form of OpenAI function tools.
 
     Args:
         name: Name of the function.
-        docstring: As :func:`inspect.getdoc` returns it, with ``Args:`` in Google's style.
-        signature: The parameters, with their types.
+        docstring: Text from :func:`inspect.getdoc`, with ``Args:`` in Google style.
+        signature: The parameters with their types.
 
     Raises:
-        TypeError: a parameter has no description, or a type that JSON lacks.
+        TypeError: a parameter has no description, or a type that JSON does not have.
     """
     summary, _, rest = docstring.partition("\n\nArgs:\n")
     arguments = rest.split("\n\n")[0]

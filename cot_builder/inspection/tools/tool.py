@@ -1,4 +1,4 @@
-"""A tool: its function, the words that speak of it, and the table of all tools."""
+"""The decorator that registers a tool, and the table of all tools."""
 
 import inspect
 from collections.abc import Callable
@@ -11,22 +11,22 @@ import numpy as np
 from cot_builder.inspection.tools.schema import function_schema
 
 CONTEXT = ("image", "priors")
-"""Parameters that the toolbox fills in and no model sees: ``image``, the inspected image, uint8 (height, width, 3) BGR
-as OpenCV reads it; ``priors``, the normalcy texts by (category, view)."""
+"""Parameters that the toolbox passes and no model sees: ``image``, the inspected image, uint8 (height, width, 3) BGR as
+OpenCV reads it, and ``priors``, the normalcy texts by (category, view)."""
 CLAIM = (
     r"(?<!should )(?<!would )(?<!will )(?<!may )"
     r"(?:shows?|reveals?|confirms?|resolves?|draws?|peaks?|is strongest|stays|says|describes)"
 )
-"""Verbs with which a thought reports a result; for the ``results`` of a tool."""
+"""Pattern of verbs with which a thought reports a result, for use in the ``results`` of a tool."""
 
 
 class ToolError(ValueError):
-    """The caller's arguments do not fit; the text tells the caller what to change."""
+    """Invalid arguments of a call. The text tells the caller what to change."""
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool returns: a text, and where it shows something an image, uint8 (h, w, 3) BGR or (h, w)."""
+    """Result of a tool: a text and, for some tools, an image, uint8 (h, w, 3) BGR or (h, w)."""
 
     text: str
     image: np.ndarray | None = None
@@ -34,15 +34,15 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool: a function, and what its signature cannot say."""
+    """A registered tool: its function, and properties that the signature does not express."""
 
     function: Callable[..., ToolResult]
     version: int
-    """Version of the toolbox in which its observations or its schema last changed."""
+    """Version of the toolbox in which the observations or the schema of the tool last changed."""
     mentions: str
-    """Pattern of the words with which a thought speaks of it, which needs a call by then."""
+    """Pattern of words that mention the tool. A thought with such words needs a call of it by then."""
     results: str
-    """Pattern of the words that report what it returned, which needs an earlier call."""
+    """Pattern of words that report a result of the tool. A thought with such words needs an earlier call of it."""
     returns_image: bool
 
     @property
@@ -51,12 +51,12 @@ class Tool:
 
     @cached_property
     def context(self) -> list[str]:
-        """Names of the parameters that the toolbox fills in."""
+        """Names of the parameters that the toolbox passes."""
         return [name for name in inspect.signature(self.function).parameters if name in CONTEXT]
 
     @cached_property
     def signature(self) -> inspect.Signature:
-        """Of the parameters that the model fills in, with resolved types."""
+        """Signature with only the parameters that the model fills in, and with resolved types."""
         hints = get_type_hints(self.function)
         own = [
             parameter.replace(annotation=hints[name])
@@ -67,38 +67,39 @@ class Tool:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON schema in the form of OpenAI function tools and of chat templates."""
+        """JSON schema of the tool, in the form of OpenAI function tools and of chat templates."""
         return function_schema(self.name, inspect.getdoc(self.function) or "", self.signature)
 
 
 TOOLS: dict[str, Tool] = {}
-"""Every tool by its name, in the order of the files' names."""
+"""All tools by name, in the order of their file names."""
 Function = TypeVar("Function", bound=Callable[..., ToolResult])
 
 
 def tool(*, version: int, mentions: str, results: str, returns_image: bool = False) -> Callable[[Function], Function]:
-    """Make a function a tool: it is offered under its own name, signature and docstring, which a model reads.
+    """Register a function as a tool. Models read its name, its parameters and its docstring.
 
-    The docstring's first part describes the tool, its ``Args:`` every parameter; ``Raises:`` is not shown. Parameters
-    named as in :data:`CONTEXT` are filled in by the toolbox.
+    The first part of the docstring describes the tool, and ``Args:`` describes every parameter. ``Raises:`` is not
+    shown to models. The toolbox passes the parameters named in :data:`CONTEXT`.
 
     Args:
-        version: One more than ``TOOLBOX_VERSION``, for a new tool and for each change of observations or schema.
-        mentions: Regular expression of the words with which a thought speaks of the tool.
-        results: Regular expression of the words with which a thought reports what it returned.
-        returns_image: Whether every call that succeeds returns an image.
+        version: ``TOOLBOX_VERSION`` plus one, for a new tool and for each change of observations or schema.
+        mentions: Regular expression of the words with which a thought mentions the tool.
+        results: Regular expression of the words with which a thought reports a result of the tool.
+        returns_image: Whether every successful call returns an image.
 
     Raises:
-        TypeError: another tool has that name; a parameter has no description or a type that JSON lacks.
+        TypeError: another tool has the same name, or a parameter has no description or a type that JSON does not have.
     """
 
     def register(function: Function) -> Function:
-        made = Tool(function, version, mentions, results, returns_image)
-        if made.name in TOOLS:
-            raise TypeError(f"tool {made.name}: {TOOLS[made.name].function.__module__} has one of that name already")
-        # Checked here, so that a missing description is found when the file is imported.
-        assert made.schema
-        TOOLS[made.name] = made
+        new_tool = Tool(function, version, mentions, results, returns_image)
+        if new_tool.name in TOOLS:
+            other = TOOLS[new_tool.name].function.__module__
+            raise TypeError(f"tool {new_tool.name}: {other} already defines a tool of this name")
+        # Build the schema now, so that a missing description raises when the file is imported.
+        assert new_tool.schema
+        TOOLS[new_tool.name] = new_tool
         return function
 
     return register

@@ -1,4 +1,4 @@
-"""An inspection by a model, turn by turn: its calls, their observations, its end."""
+"""Tests of the agent loop: calls, observations, and the end of an episode."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def pixels() -> Any:
     return np.full((64, 64, 3), 128, np.uint8)
 
 
-def test_who_is_done_makes_room_for_the_next(pixels: Any) -> None:
+def test_finished_episode_frees_its_slot(pixels: Any) -> None:
     batches: list[int] = []
 
     def write(chats: Any) -> list[GeneratedTurn]:
@@ -37,7 +37,7 @@ def test_who_is_done_makes_room_for_the_next(pixels: Any) -> None:
     assert batches[0] == 3 and max(batches) == 3 and sum(batches) == sum(len(item.steps) for item in done)
 
 
-def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
+def test_number_of_calls_per_turn_is_limited(pixels: Any) -> None:
     one = episode(pixels)
     one.add_turn(GeneratedTurn(CALL + CALL.partition("</think>")[2] * 20))
     assert len(one.calls) == 21 and one.observed == MAX_CALLS
@@ -46,7 +46,7 @@ def test_a_turn_may_hold_several_calls_but_not_hundreds(pixels: Any) -> None:
     assert one.done and "several calls" in parse_agent(one.completion).fault
 
 
-def test_a_cut_turn_is_no_verdict_and_a_control_token_is_not_sent_back(pixels: Any) -> None:
+def test_truncated_turns_and_control_tokens(pixels: Any) -> None:
     one = episode(pixels)
     one.add_turn(GeneratedTurn(NO, cut=True))
     assert one.done and parse_agent(one.completion).answer is None and one.steps[0].text.endswith(CUT_MARK)
@@ -99,7 +99,7 @@ def test_calls_without_meaning_are_malformed(pixels: Any, call: str) -> None:
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
-"""Halves of characters too, as JSON escapes them."""
+"""Includes lone surrogates, which JSON escapes can contain."""
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -118,7 +118,7 @@ ARGUMENTS = st.dictionaries(
     st.text(max_size=30)
     | st.builds(lambda name, given: json.dumps({"name": name, "arguments": given}), NAMES, ARGUMENTS | JSON)
 )
-def test_whatever_a_call_holds_it_is_an_observation(pixels: Any, body: str) -> None:
+def test_every_call_gets_an_observation(pixels: Any, body: str) -> None:
     one = episode(pixels, rounds=1)
     one.add_turn(GeneratedTurn(f"<think>x</think><tool_call>{body}</tool_call>"))
     assert json.dumps(one.completion[1:], default=str, ensure_ascii=False).encode()

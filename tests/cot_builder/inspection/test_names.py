@@ -1,4 +1,4 @@
-"""How a category is said: in words, and with the article it takes."""
+"""Tests of category names in words, and of their articles."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from cot_builder.teacher import phrasing
 
 
 @pytest.mark.parametrize(
-    "category, words, said",
+    "category, with_number, without_number",
     [
         ("ball_screw", "ball screw", "ball screw"),
         ("Woven_001", "woven 001", "woven"),
@@ -22,8 +22,8 @@ from cot_builder.teacher import phrasing
         ("7", "7", "7"),
     ],
 )
-def test_a_category_is_said_without_the_number_of_its_kind(category: str, words: str, said: str) -> None:
-    assert (spell_out(category), category_name(category)) == (words, said)
+def test_category_in_words_with_and_without_number(category: str, with_number: str, without_number: str) -> None:
+    assert (spell_out(category), category_name(category)) == (with_number, without_number)
 
 
 AN = {
@@ -39,7 +39,7 @@ A = {
 
 
 @pytest.mark.parametrize("name", sorted(AN | A | set(BENCHMARK.categories)))
-def test_the_article_follows_the_sound(name: str) -> None:
+def test_article_follows_the_sound(name: str) -> None:
     said = category_name(name)
     right = "an" if name in AN else "a"
     assert choose_article(said) == right

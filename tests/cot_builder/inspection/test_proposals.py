@@ -1,4 +1,4 @@
-"""Conspicuous places are found without the truth, ranked and apart."""
+"""Tests of region proposals: ranking, overlap, and what they find."""
 
 import cv2
 import numpy as np
@@ -29,9 +29,7 @@ def images(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=120, deadline=None)
 @given(images(), st.integers(1, 6))
-def test_proposals_are_boxes_apart_ranked_and_a_longer_list_goes_on_where_a_shorter_one_ends(
-    image: np.ndarray, count: int
-) -> None:
+def test_proposals_are_disjoint_ranked_and_prefix_stable(image: np.ndarray, count: int) -> None:
     found = propose(image, count)
     assert 1 <= len(found) <= count
     for item in found:
@@ -55,7 +53,7 @@ def test_proposals_are_boxes_apart_ranked_and_a_longer_list_goes_on_where_a_shor
     st.floats(0.04, 0.12),
     st.booleans(),
 )
-def test_a_blob_on_a_plain_background_is_found(
+def test_blob_on_plain_background_is_found(
     width: int, height: int, x: float, y: float, size: float, dark: bool
 ) -> None:
     image = np.full((height, width, 3), 200 if dark else 40, np.uint8)
@@ -65,7 +63,7 @@ def test_a_blob_on_a_plain_background_is_found(
     first = propose(image, 3)[0]
     x1, y1, x2, y2 = to_pixels(first.box, width, height)
     assert x1 <= centre[0] < x2 and y1 <= centre[1] < y2
-    # Nearly all of it, in a place that is not the whole image.
+    # The box covers nearly the whole blob, but not the whole image.
     slack = 1 + max(width, height) // 200
     assert x1 <= centre[0] - radius + slack and x2 >= centre[0] + radius - slack
     assert y1 <= centre[1] - radius + slack and y2 >= centre[1] + radius - slack
@@ -74,12 +72,12 @@ def test_a_blob_on_a_plain_background_is_found(
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (80, 60, 3), (400, 700, 3), (50, 50)])
-def test_a_flat_image_gives_its_centre(shape: tuple[int, ...]) -> None:
+def test_flat_image_gives_its_centre(shape: tuple[int, ...]) -> None:
     found = propose(np.full(shape, 90, np.uint8), 4)
     assert [(item.box, item.score, item.method) for item in found] == [((250, 250, 750, 750), 0.0, "centre")]
 
 
-def test_a_scratch_within_a_part_is_found_and_not_the_part() -> None:
+def test_scratch_within_a_part_is_found() -> None:
     image = np.full((400, 500, 3), 240, np.uint8)
     image[40:360, 50:450] = 120
     cv2.line(image, (180, 150), (260, 190), (60, 60, 60), 4)

@@ -1,4 +1,4 @@
-"""Toolbox, chat messages and tags: one structure, several renderings."""
+"""Tests of the toolbox, and of trajectories rendered as chat messages and tags."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
 IMAGE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 
 
-def trajectory() -> Trajectory:
+def make_trajectory() -> Trajectory:
     toolbox = Toolbox(IMAGE, {("nut", "C1"): "A nut is round."})
     calls = [
         ToolCall(tool="crop", arguments={"region": [0, 0, 300, 300]}),
@@ -31,8 +31,8 @@ def trajectory() -> Trajectory:
     )
 
 
-def test_messages_place_one_image_for_the_query_and_one_an_observation():
-    chat = rendering.render_messages(trajectory(), "nut", "C1")
+def test_messages_contain_query_and_observation_images():
+    chat = rendering.render_messages(make_trajectory(), "nut", "C1")
     assert [m["role"] for m in chat] == ["system", "user", "assistant", "tool", "assistant", "tool", "assistant"]
     images = [[part["type"] for part in m["content"]].count("image") for m in chat]
     assert images == [0, 1, 0, 1, 0, 0, 0]
@@ -40,8 +40,8 @@ def test_messages_place_one_image_for_the_query_and_one_an_observation():
     assert chat[3]["name"] == "crop" and chat[5]["content"][0]["text"].endswith("A nut is round.")
 
 
-def test_the_last_turn_parses_back_to_the_verdict():
-    text = rendering.render_final_turn(trajectory())
+def test_last_turn_follows_the_grammar():
+    text = rendering.render_final_turn(make_trajectory())
     assert rendering.ANSWER_GRAMMAR.fullmatch(text)
     assert json.loads(re.search(r"<location>(.*)</location>", text).group(1)) == [[1, 2, 30, 40], [5, 5, 9, 9]]
     sound = Trajectory(turns=[Turn(thought="All is well.")], verdict=Verdict(answer="No"))
@@ -49,19 +49,19 @@ def test_the_last_turn_parses_back_to_the_verdict():
 
 
 def test_tags_follow_the_order_of_the_paper():
-    tags = re.findall(r"<(/?\w+)", rendering.render_tags(trajectory()))
+    tags = re.findall(r"<(/?\w+)", rendering.render_tags(make_trajectory()))
     step = ["think", "/think", "call_tool", "/call_tool", "observation"]
     end = ["think", "/think", "location", "/location", "type", "/type", "answer", "/answer"]
     assert tags == [*step, "image", "/observation", *step, "/observation", *end]
 
 
-def test_the_prompt_is_the_start_of_every_chat_and_names_every_type():
-    chat = rendering.render_messages(trajectory(), "nut", "C1")
+def test_chats_begin_with_the_prompt():
+    chat = rendering.render_messages(make_trajectory(), "nut", "C1")
     assert chat[:2] == rendering.prompt("nut", "C1")
     assert all(name in chat[0]["content"][0]["text"] for name in leaves())
 
 
-def test_schemas_describe_every_argument_and_nothing_else():
+def test_schemas_describe_every_argument():
     schemas = {item["function"]["name"]: item["function"] for item in tool_schemas()}
     assert list(schemas) == ["crop", "enhance", "measure", "prior"]
     for function in schemas.values():
@@ -73,7 +73,7 @@ def test_schemas_describe_every_argument_and_nothing_else():
     assert schemas["measure"]["parameters"]["properties"]["points"]["items"]["items"] == {"type": "integer"}
 
 
-def test_every_described_call_runs():
+def test_calls_of_every_tool_run():
     toolbox = Toolbox(IMAGE, {("nut", "C1"): "text"})
     for tool, arguments in (
         ("crop", {}),
@@ -92,7 +92,7 @@ def test_every_described_call_runs():
         ("enhance", {"operator": "blur"}, "operator must be one of"),
     ],
 )
-def test_a_refused_call_tells_the_caller_what_to_change(tool, arguments, message):
+def test_refused_call_explains_the_mistake(tool, arguments, message):
     call = ToolCall(tool=tool, arguments=arguments)
     toolbox = Toolbox(IMAGE, {})
     with pytest.raises(ToolError, match=message):
@@ -101,7 +101,7 @@ def test_a_refused_call_tells_the_caller_what_to_change(tool, arguments, message
     assert observation.text.startswith("error: ") and message in observation.text and png is None
 
 
-def test_an_observation_is_named_by_the_hash_of_its_bytes():
+def test_observation_hash_is_of_png_bytes():
     import hashlib
 
     observation, png = Toolbox(IMAGE, {}).observe(ToolCall(tool="crop", arguments={"region": [0, 0, 500, 500]}))
@@ -119,12 +119,12 @@ def test_an_observation_is_named_by_the_hash_of_its_bytes():
         {"answer": "Yes", "boxes": [(0, 0, 1001, 2)], "defect_type": "scratch"},
     ],
 )
-def test_a_verdict_that_contradicts_itself_is_no_verdict(verdict):
+def test_inconsistent_verdict_is_rejected(verdict):
     with pytest.raises(ValidationError):
         Verdict(**verdict)
 
 
-def test_a_trajectory_ends_without_a_call():
+def test_trajectory_must_end_without_a_call():
     call = ToolCall(tool="crop", arguments={})
     turn = Turn(thought="x", call=call, observation=Toolbox(IMAGE, {}).observe(call)[0])
     with pytest.raises(ValidationError):

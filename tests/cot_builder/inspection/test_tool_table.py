@@ -1,4 +1,4 @@
-"""The table of tools, and what derives from it."""
+"""Tests of the table of tools, and of everything derived from it."""
 
 import json
 from hashlib import sha256
@@ -15,17 +15,17 @@ from schemas.errors import IndusCotError
 
 
 def digest(value: object) -> str:
-    """Hash of the bytes that a request holds."""
+    """Hash of the bytes that a request contains."""
     return sha256(json.dumps(value).encode()).hexdigest()
 
 
-def test_schemas_are_those_that_answers_are_kept_by():
-    """Teacher answers paid for are found by these bytes, and the corpora that were published hold them."""
+def test_tool_schemas_are_unchanged():
+    """Cached answers of the teacher are found by these bytes, and published corpora contain them."""
     assert digest(tool_schemas()) == "1b2b26b5252eed8197d404feebe15b788bd365ce93595e0f9dba14631169df01"
     assert TOOLBOX_VERSION == "5"
 
 
-def test_plan_form_is_that_answers_are_kept_by():
+def test_description_form_is_unchanged():
     form = response_format(Description, "schema")
     assert digest(form) == "380779c18f12c69f3215e1eb6d53c0772fcc1286efa8b05cf4dd694d7ff1cf1a"
     words = sha256(describe_schema(Description).encode()).hexdigest()
@@ -41,7 +41,7 @@ def test_plan_form_is_that_answers_are_kept_by():
         ("direct", ()),
     ],
 )
-def test_mode_offers_its_tools(mode, offered):
+def test_tools_offered_in_a_mode(mode, offered):
     assert offered_tools(mode) == offered
 
 
@@ -51,14 +51,14 @@ def test_every_tool_can_be_left_out(name):
     assert set(TOOLS) - set(offered_tools(f"agent-without-{name}")) == {name}
 
 
-def test_unknown_tool_in_a_mode_is_refused():
+def test_unknown_tool_in_a_mode_is_rejected():
     params = load_params(settings=["evaluate.mode=agent-without-corp"])
     with pytest.raises(IndusCotError, match=r"evaluate\.mode: no 'agent-without-corp'.*mean agent-without-crop\?"):
         check_names(params)
 
 
 @pytest.mark.parametrize("mode", ["agents", "agent-without-", "agent-without-Crop", "agent-without-crop ", "plain"])
-def test_mode_of_no_known_form_is_refused(mode):
+def test_malformed_mode_is_rejected(mode):
     with pytest.raises(IndusCotError, match=r"evaluate\.mode: must be agent, agent-no-tools, agent-without-TOOL"):
         load_params(settings=[f"evaluate.mode={json.dumps(mode)}"])
 
@@ -91,10 +91,10 @@ def crop(bins: int) -> ToolResult:
     [
         (undescribed, "tool undescribed: describe bins under Args:"),
         (untyped, "a tool's parameter cannot be <class 'bytes'>"),
-        (crop, "tool crop: cot_builder.inspection.tools.crop has one of that name"),
+        (crop, "tool crop: cot_builder.inspection.tools.crop already defines a tool of this name"),
     ],
 )
-def test_unusable_function_is_no_tool(function, message):
+def test_invalid_function_is_not_registered(function, message):
     before = dict(TOOLS)
     with pytest.raises(TypeError, match=message):
         tool(version=6, mentions="x", results="y")(function)

@@ -1,4 +1,4 @@
-"""The four tools: geometry, limits, determinism, refusals."""
+"""Tests of the four tools: geometry, limits, determinism, invalid arguments."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, sizes, spans, spans)
-def test_crop_never_returns_fewer_than_28_px_and_says_what_it_shows(width, height, xs, ys):
+def test_crop_size_limits_and_text(width, height, xs, ys):
     image = picture(width, height)
     result = crop(image, [xs[0], ys[0], xs[1], ys[1]])
     assert min(result.image.shape[:2]) >= MIN_SIDE
@@ -38,28 +38,28 @@ def test_crop_never_returns_fewer_than_28_px_and_says_what_it_shows(width, heigh
         TARGET_SIDE + 1, width, height, MIN_SIDE * max(width, height) / min(width, height) + 1
     )
     shown = tuple(int(v) for v in re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", result.text).groups())
-    pixel = 1000 / min(width, 1000) + 1  # a box is rounded inwards to whole pixels
+    pixel = 1000 / min(width, 1000) + 1  # tolerance: a box is rounded inwards to whole pixels
     assert shown[0] <= xs[0] + pixel and shown[2] >= xs[1] - pixel
     x1, y1, x2, y2 = to_pixels(shown, width, height)
     assert f"{x2 - x1} x {y2 - y1} px" in result.text
 
 
-def test_crop_shows_the_original_pixels_where_it_does_not_enlarge():
+def test_large_crop_has_original_pixels():
     image = picture(1000, 1000)
     result = crop(image, [100, 200, 700, 900])
     assert np.array_equal(result.image, image[200:900, 100:700])
     result.image[:] = 0
-    assert image[200:900, 100:700].any(), "a tool must not hand out the inspected image itself"
+    assert image[200:900, 100:700].any(), "a tool must return a copy, not a view of the inspected image"
 
 
-def test_a_region_that_was_widened_has_as_many_pixels_as_it_says():
-    """Above 1000 px a side the box that is named is wider than the pixels that are shown."""
+def test_widened_crop_states_its_pixel_size():
+    """Above 1000 px a side, the stated box is wider than the pixels that are shown."""
     result = crop(picture(3648, 5472), [233, 428, 235, 429])
     found = re.fullmatch(r"Crop of \[.*\]: (\d+) x (\d+) px shown at 8\.0x\.", result.text)
     assert (int(found[1]) * 8, int(found[2]) * 8) == result.image.shape[1::-1]
 
 
-def test_crop_enlarges_small_regions_up_to_8x():
+def test_crop_enlarges_small_regions():
     image = picture(1000, 1000)
     assert crop(image, [0, 0, 224, 112]).image.shape[:2] == (224, 448)
     assert crop(image, [0, 0, 20, 20]).image.shape[:2] == (160, 160)
@@ -67,13 +67,13 @@ def test_crop_enlarges_small_regions_up_to_8x():
 
 
 @pytest.mark.parametrize("call", [lambda image: crop(image, [0, 0, 900, 1000]), lambda image: enhance(image, "canny")])
-def test_a_view_of_a_large_photograph_is_scaled_down_and_says_so(call):
+def test_large_view_is_scaled_down(call):
     result = call(picture(2400, 1600))
     assert max(result.image.shape[:2]) == 1024 and min(result.image.shape[:2]) > 600
     assert re.search(r"shown at 0\.[45]x", result.text)
 
 
-def test_crop_without_a_region_finds_the_foreground_and_says_how():
+def test_crop_without_region_shows_foreground():
     image = np.full((300, 400, 3), 200, np.uint8)
     cv2.rectangle(image, (240, 60), (300, 120), (20, 20, 160), -1)
     result = crop(image)
@@ -98,17 +98,17 @@ def test_crop_without_a_region_finds_the_foreground_and_says_how():
     ],
 )
 @pytest.mark.parametrize("call", [crop, lambda image, region: enhance(image, "clahe", region)])
-def test_a_region_that_is_no_box_is_refused_with_the_rule(call, region):
+def test_invalid_region_is_rejected(call, region):
     with pytest.raises(ToolError, match=r"\[x1, y1, x2, y2\], integers 0-1000.*got"):
         call(picture(50, 50), region)
 
 
-def test_enhance_refuses_an_unknown_operator_by_name():
+def test_unknown_operator_is_rejected():
     with pytest.raises(ToolError, match=r"clahe, canny, residual; got 'sobel'"):
         enhance(picture(50, 50), "sobel")
 
 
-def test_residual_points_at_the_mark_in_original_coordinates():
+def test_residual_peak_in_original_coordinates():
     image = np.full((500, 800, 3), 120, np.uint8)
     cv2.circle(image, (600, 100), 3, (30, 30, 30), -1)
     text = enhance(image, "residual", [600, 0, 1000, 400]).text
@@ -116,7 +116,7 @@ def test_residual_points_at_the_mark_in_original_coordinates():
     assert abs(x - 750) <= 8 and abs(y - 200) <= 8
 
 
-def test_canny_draws_an_edge_and_clahe_widens_a_narrow_range():
+def test_canny_and_clahe_results():
     image = np.full((400, 400, 3), 100, np.uint8)
     image[:, 200:] = 160
     edges = enhance(image, "canny")
@@ -129,7 +129,7 @@ def test_canny_draws_an_edge_and_clahe_widens_a_narrow_range():
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=6))
 @settings(max_examples=40, deadline=None)
-def test_measured_distances_are_euclidean_in_pixels(points):
+def test_measured_distances_in_pixels(points):
     width, height = 641, 481
     text = measure(picture(width, height), [list(p) for p in points]).text
     stated = [float(v) for v in re.findall(r"P\d-P\d: ([\d.]+) px", text)]
@@ -138,7 +138,7 @@ def test_measured_distances_are_euclidean_in_pixels(points):
     assert stated == pytest.approx(true, abs=0.051)
 
 
-def test_measure_gives_angle_relation_grey_and_millimetres():
+def test_measure_text():
     image = np.zeros((1001, 1001, 3), np.uint8)
     image[:, 500:] = 200
     text = measure(image, [[100, 100], [100, 500], [900, 500]], mm_per_px=0.05).text
@@ -152,13 +152,13 @@ def test_measure_gives_angle_relation_grey_and_millimetres():
 @pytest.mark.parametrize(
     "points", [[[1, 1]], [[1, 1]] * 7, [[1, 1], [1001, 0]], [[1, 1], [1.5, 0]], "ab", [[1, 1], [2]], None]
 )
-def test_measure_refuses_points_that_are_none(points):
+def test_invalid_points_are_rejected(points):
     with pytest.raises(ToolError, match=r"two to six \[x, y\] pairs"):
         measure(picture(20, 20), points)
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("inf"), "1", float("nan")])
-def test_measure_refuses_a_scale_that_is_not_positive(scale):
+def test_invalid_scale_is_rejected(scale):
     with pytest.raises(ToolError, match="mm_per_px"):
         measure(picture(20, 20), [[0, 0], [5, 5]], scale)
 
@@ -166,7 +166,7 @@ def test_measure_refuses_a_scale_that_is_not_positive(scale):
 PRIORS = {("ball_screw", "C1"): "first", ("ball_screw", "C2"): "second", ("plastic_nut", "C1"): "third"}
 
 
-def test_prior_says_which_entry_it_used():
+def test_prior_names_the_entry_used():
     assert prior(PRIORS, "ball_screw", "C2").text == "Normalcy prior for ball screw, view C2: second"
     assert prior(PRIORS, "Ball screw", "C9").text.startswith(
         "Normalcy prior for ball screw, view C1 (none for view C9): first"
@@ -181,7 +181,7 @@ NUMBERED = {("part_1", "C1"): "A", ("part_2", "C1"): "B", ("part_2", "C2"): "C",
 
 
 @pytest.mark.parametrize(
-    "category, view, said",
+    "category, view, text",
     [
         ("part_2", "C1", "part 2, view C1: B"),
         ("part_2", "C2", "part 2, view C2: C"),
@@ -194,8 +194,8 @@ NUMBERED = {("part_1", "C1"): "A", ("part_2", "C1"): "B", ("part_2", "C2"): "C",
         ("pcb", "C1", "pcb1, view C1: D"),
     ],
 )
-def test_prior_takes_the_category_that_is_asked_and_names_the_entry(category, view, said):
-    assert prior(NUMBERED, category, view).text == f"Normalcy prior for {said}"
+def test_prior_of_numbered_categories(category, view, text):
+    assert prior(NUMBERED, category, view).text == f"Normalcy prior for {text}"
 
 
 @pytest.mark.parametrize(
@@ -211,12 +211,12 @@ def test_prior_takes_the_category_that_is_asked_and_names_the_entry(category, vi
         {"tool": "<|image_pad|>", "arguments": {}},
     ],
 )
-def test_no_observation_holds_a_control_token(call):
+def test_observations_contain_no_control_tokens(call):
     observation, _ = Toolbox(picture(40, 40), PRIORS).observe(ToolCall.model_construct(**call))
     assert "<| " in observation.text and "<|i" not in observation.text and "<|v" not in observation.text
 
 
-def test_prior_refuses_an_empty_base_and_an_empty_category():
+def test_prior_rejects_missing_texts_and_category():
     with pytest.raises(ToolError, match="no normalcy prior"):
         prior({}, "nut")
     with pytest.raises(ToolError, match="must be texts"):
@@ -224,7 +224,7 @@ def test_prior_refuses_an_empty_base_and_an_empty_category():
 
 
 @pytest.mark.parametrize("operator", ["clahe", "canny", "residual"])
-def test_tools_are_deterministic_and_leave_the_image_alone(operator):
+def test_tools_are_deterministic_and_pure(operator):
     image = picture(300, 200)
     before = image.copy()
     first, second = (
@@ -235,7 +235,7 @@ def test_tools_are_deterministic_and_leave_the_image_alone(operator):
     assert np.array_equal(image, before)
 
 
-def test_tools_that_run_at_once_do_not_disturb_one_another():
+def test_tools_are_thread_safe():
     images = [picture(300 + 40 * seed, 300, seed) for seed in range(8)] * 6
 
     def look(image):
