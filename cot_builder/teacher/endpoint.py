@@ -451,7 +451,7 @@ async def _run_judge(
     trajectory: Trajectory,
     ask_options: dict[str, bool],
 ) -> None:
-    async def reading(number: int) -> Scores:
+    async def run_reading(number: int) -> Scores:
         # A distinct candidate number per reading: an equal request would return the stored answer.
         key = attempt.candidate * context.teacher.judge_readings + number
         conversation = _Conversation(client, context.teacher, context.teacher.reader, "reader", key, ask_options)
@@ -461,7 +461,7 @@ async def _run_judge(
         finally:
             attempt.usd += conversation.usd
 
-    readings = await _gather([reading(number) for number in range(context.teacher.judge_readings)])
+    readings = await _gather([run_reading(number) for number in range(context.teacher.judge_readings)])
     attempt.scores = [
         (item.grounding + item.reasoning + item.tools + item.wording) / (4 * MAX_SCORE) for item in readings
     ]

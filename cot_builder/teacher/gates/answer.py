@@ -14,19 +14,19 @@ def grammar(case: Case) -> list[str]:
     """Thoughts have no tags or control characters and end like a sentence, calls have no control tokens, and the final
     answer parses.
     """
-    found = []
+    problems = []
     for number, turn in enumerate(case.trajectory.turns, 1):
         if re.search(r"[<>]", turn.thought):
-            found.append(f"thought {number} holds a tag")
+            problems.append(f"thought {number} holds a tag")
         if re.search(r"[\x00-\x1f]", turn.thought):
-            found.append(f"thought {number} holds a control character")
+            problems.append(f"thought {number} holds a control character")
         if not turn.thought.rstrip().endswith((".", "!", "?")):
-            found.append(f"thought {number} does not end as a sentence")
+            problems.append(f"thought {number} does not end as a sentence")
         if turn.call and (text := turn.call.model_dump_json()) != make_chat_safe(text):
-            found.append(f"call {number} holds a control token")
+            problems.append(f"call {number} holds a control token")
     if not ANSWER_GRAMMAR.fullmatch(render_final_turn(case.trajectory)):
-        found.append("the last turn is not <think>, then location and type with Yes, then <answer>")
-    return found
+        problems.append("the last turn is not <think>, then location and type with Yes, then <answer>")
+    return problems
 
 
 @gate

@@ -51,7 +51,7 @@ def length(case: Case) -> list[str]:
     """All thoughts together have at most ``draft.max_words`` words, and there are at most ``draft.max_calls`` calls."""
     words = sum(len(turn.thought.split()) for turn in case.trajectory.turns)
     calls = len(case.trajectory.calls)
-    found = [f"{words} words, at most {case.params.max_words} are allowed"] if words > case.params.max_words else []
+    problems = [f"{words} words, at most {case.params.max_words} are allowed"] if words > case.params.max_words else []
     if calls > case.params.max_calls:
-        found.append(f"{calls} calls, at most {case.params.max_calls} are allowed")
-    return found
+        problems.append(f"{calls} calls, at most {case.params.max_calls} are allowed")
+    return problems

@@ -16,8 +16,8 @@ def image_count(case: Case) -> list[str]:
     shows = {tool.name for tool in TOOLS.values() if tool.returns_image}
     stored = sum(turn.observation is not None and turn.observation.image_sha256 is not None for turn in turns)
     due = sum(turn.call is not None and turn.call.tool in shows for turn in turns)
-    found = [f"the chat shows {shown} images for 1 + {stored} stored"] if shown != 1 + stored else []
-    return [*found, f"{due} calls return an image, {stored} are stored"] if due != stored else found
+    problems = [f"the chat shows {shown} images for 1 + {stored} stored"] if shown != 1 + stored else []
+    return [*problems, f"{due} calls return an image, {stored} are stored"] if due != stored else problems
 
 
 @gate
@@ -25,5 +25,5 @@ def repetition(case: Case) -> list[str]:
     """No thought and no call is repeated."""
     thoughts = [turn.thought for turn in case.trajectory.turns]
     calls = [call.model_dump_json() for call in case.trajectory.calls]
-    found = ["a thought is repeated"] if len(set(thoughts)) < len(thoughts) else []
-    return [*found, "a call is repeated"] if len(set(calls)) < len(calls) else found
+    problems = ["a thought is repeated"] if len(set(thoughts)) < len(thoughts) else []
+    return [*problems, "a call is repeated"] if len(set(calls)) < len(calls) else problems
