@@ -39,7 +39,7 @@ def evaluate_loop() -> Row:
     import torch
 
     from bench.training import THOUGHTS
-    from eval.local import writer
+    from eval.local import make_writer
     from tests.helpers import small_corpus, small_policy
     from train import tiny
     from train.model import load_model, load_processor
@@ -52,7 +52,7 @@ def evaluate_loop() -> Row:
         policy = str(small_policy.build(folder / "policy", workspace, tiny.build, THOUGHTS) / small_policy.FITTED)
         context = _make_context(small_corpus.params(), workspace)
         samples = SAMPLE.records(read_samples(workspace, "mine"))[:INSPECTED]
-        write = writer(load_model(policy).eval(), load_processor(policy), context.schemas, 200, 0.0)
+        write = make_writer(load_model(policy).eval(), load_processor(policy), context.schemas, 200, 0.0)
         batches: list[list[list[Message]]] = []
 
         def noted(chats: Sequence[Sequence[Message]]) -> Sequence[GeneratedTurn]:

@@ -27,11 +27,11 @@ from cot_builder.params import Params, load_params
 from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from train import corpus, tiny
-from train.collator import collator, lengths
+from train.collator import count_tokens, make_collator
 from train.environment import InspectionEnvironment
-from train.grpo import build, prompts
-from train.model import load_model, load_processor, lora
-from train.record import quiet
+from train.grpo import build_trainer, select_prompts
+from train.model import load_model, load_processor, make_lora_config
+from train.record import silence_logs
 from train.truth import read_truth
 
 LAYERS, HIDDEN, VOCABULARY = 36, 4096, 151_936
@@ -58,7 +58,7 @@ def main() -> None:
     rows = corpus.read(workspace.indus_cot)["train"]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        size = make_model(model, corpus.texts(rows), given.layers, given.hidden, given.side)
+        size = make_model(model, corpus.iter_texts(rows), given.layers, given.hidden, given.side)
         print(f"{size / 1e9:.2f} G weights, {given.layers} layers of {given.hidden}, adapters of rank {given.rank}")
         processor = load_processor(str(model))
         sft_step(params, str(model), processor, rows, given.steps, Path(folder))
@@ -138,7 +138,7 @@ def sft_step(params: Params, model: str, processor: Any, rows: Any, steps: int, 
     import torch
     from trl import SFTConfig, SFTTrainer
 
-    found = lengths(rows, processor)
+    found = count_tokens(rows, processor)
     fitting = sorted((length, place) for place, length in enumerate(found) if length <= params.train.max_tokens)
     taken = fitting[-steps * params.sft.batch * params.sft.accumulation :]
     config = SFTConfig(
@@ -162,11 +162,11 @@ def sft_step(params: Params, model: str, processor: Any, rows: Any, steps: int, 
         args=config,
         train_dataset=rows.select([place for _, place in taken]),
         processing_class=processor,
-        data_collator=collator(processor),
-        peft_config=lora(params.train.lora_rank) if params.train.lora_rank else None,
+        data_collator=make_collator(processor),
+        peft_config=make_lora_config(params.train.lora_rank) if params.train.lora_rank else None,
         callbacks=[clock],
     )
-    quiet(trainer)
+    silence_logs(trainer)
     trainer.train()
     tokens = sum(length for length, _ in taken) / steps
     print(f"SFT step: {clock.last:.2f} s, {tokens:.0f} tokens ({tokens / clock.last:.0f}/s){peak()}")
@@ -187,9 +187,12 @@ def grpo_step(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     # What is dictated is a No, and the margin is read after right verdicts alone.
     sound = rows.select([place for place, answer in enumerate(rows.with_format(None)["answer"]) if answer == "No"])
-    asked, truth = prompts(sound, processor, params.grpo.max_prompt, Output(folder)), read_truth(workspace, sound)
+    asked, truth = (
+        select_prompts(sound, processor, params.grpo.max_prompt, Output(folder)),
+        read_truth(workspace, sound),
+    )
     trained = {name for name, source in params.pull.items() if source.role == "train"}
-    trainer = build(params, model, processor, asked, truth, read_priors(workspace, trained), folder / "grpo")
+    trainer = build_trainer(params, model, processor, asked, truth, read_priors(workspace, trained), folder / "grpo")
     trainer.reward_funcs = [timed(function, "rewards", spent) for function in trainer.reward_funcs]
     clock = _clock(spent.clear)
     trainer.add_callback(clock)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from bench.paired import Row, seconds
-from eval.metrics import metrics
+from eval.metrics import compute_metrics
 from eval.metrics.arrays import SIZES
 from schemas.geometry import union_iou
 from schemas.metrics import Contamination, EvaluatedImages, Run
@@ -41,11 +41,11 @@ def rescore() -> Row:
     )
     listing = EvaluatedImages(evaluated=IMAGES, available=IMAGES, published=None, same_list=None)
     nothing = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
-    metrics(frame.head(100), run, listing, nothing, draws=10, seed=7)
+    compute_metrics(frame.head(100), run, listing, nothing, draws=10, seed=7)
     rows = frame.to_dicts()
     ratios = []
     for _ in range(RUNS):
-        ours = seconds(lambda: metrics(frame, run, listing, nothing, draws=DRAWS, seed=7))
+        ours = seconds(lambda: compute_metrics(frame, run, listing, nothing, draws=DRAWS, seed=7))
         # What it does once is not in proportion.
         once = seconds(lambda: _loop(rows, 0))
         some = seconds(lambda: _loop(rows, LOOPED))

@@ -10,7 +10,7 @@ from bench.paired import Row, paired
 from cot_builder.progress import console
 from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.workspace import Workspace
-from eval.metrics import metrics, write_metrics
+from eval.metrics import compute_metrics, write_metrics
 from eval.report.items import write_items
 from schemas.prediction import PREDICTION
 from schemas.sample import SAMPLE, Sample
@@ -58,13 +58,20 @@ def _written(root: Path, count: int) -> Path:
     for shard in workspace.pull("held_out").glob("images-*.parquet"):
         (pulled / shard.name).symlink_to(shard)
     SAMPLE.write(SAMPLE.frame(many), pulled / "sample.parquet")
-    found = predictions.table([number % 2 == 0 for number in range(count)], source_set="held_out", category="plate")
+    found = predictions.make_predictions(
+        [number % 2 == 0 for number in range(count)], source_set="held_out", category="plate"
+    )
     found = found.with_columns(sample_id=pl.Series([sample.sample_id for sample in many]))
     folder = copy.results / "held_out"
     folder.mkdir(parents=True)
     PREDICTION.write(found, folder / PREDICTIONS_FILE)
-    facts = metrics(
-        found, predictions.run(set="held_out"), predictions.listing(count), predictions.NOTHING_SEEN, draws=10, seed=0
+    facts = compute_metrics(
+        found,
+        predictions.make_run(set="held_out"),
+        predictions.make_listing(count),
+        predictions.UNKNOWN_CONTAMINATION,
+        draws=10,
+        seed=0,
     )
     write_metrics(facts, folder)
     write_items(copy)

@@ -92,11 +92,11 @@ def _timed_steps(policy: Path, folder: Path) -> list[_Step]:
     model = policy / small_policy.FITTED
     processor = load_processor(str(model))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
-    rows, truth = stage.prompts(found, processor, 4096, Output(folder)), read_truth(Workspace(policy), found)
+    rows, truth = stage.select_prompts(found, processor, 4096, Output(folder)), read_truth(Workspace(policy), found)
     # It must not unlearn its calls while they are timed.
     settings: dict[str, Any] = {"steps": STEPS, "save_steps": STEPS, "sample_steps": STEPS, "learning_rate": 1e-9}
     chosen = small_policy.params(model, **settings, max_completion=1024)
-    trainer = stage.build(chosen, str(model), processor, rows, truth, {}, folder)
+    trainer = stage.build_trainer(chosen, str(model), processor, rows, truth, {}, folder)
     spent: defaultdict[str, float] = defaultdict(float)
     ends: list[tuple[float, dict[str, float]]] = []
 
@@ -151,11 +151,11 @@ def collator() -> Row:
     with tempfile.TemporaryDirectory() as name:
         workspace = small_corpus.build(Path(name))
         found = corpus.read(workspace.indus_cot)["train"]
-        tiny.build(Path(name) / "tiny", corpus.texts(found), 0)
+        tiny.build(Path(name) / "tiny", corpus.iter_texts(found), 0)
         processor = load_processor(str(Path(name) / "tiny"))
         rows = list(found)
         batches = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
-        collate = ours.collator(processor)
+        collate = ours.make_collator(processor)
 
         def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
             images = (Image.open(io.BytesIO(image["bytes"])).convert("RGB") for image in row["images"])
@@ -192,7 +192,7 @@ def train_two_processes() -> Row:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         workspace = small_corpus.build(root)
-        tiny.build(root / "tiny", corpus.texts(corpus.read(workspace.indus_cot)["train"]), 0)
+        tiny.build(root / "tiny", corpus.iter_texts(corpus.read(workspace.indus_cot)["train"]), 0)
         ratios = []
         for turn in range(RUNS):
             order = (1, 2) if turn % 2 else (2, 1)

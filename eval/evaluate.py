@@ -28,7 +28,7 @@ from cot_builder.storage.samples import SharedImages, read_samples
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.contamination import contamination, listing
 from eval.journal import Journal
-from eval.metrics import metrics, write_metrics
+from eval.metrics import compute_metrics, write_metrics
 from eval.policies import EvalContext, PolicyAnswer, direct_prompt
 from schemas.errors import IndusCotError
 from schemas.metrics import Metrics, Run
@@ -100,7 +100,7 @@ def evaluate(
         for row in rows:
             if row.parse == "failed":
                 output.leave_out("no answer", row.sample_id, row.fault)
-        found = metrics(
+        found = compute_metrics(
             predictions,
             run,
             listing(predictions, workspace),

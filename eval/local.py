@@ -11,10 +11,10 @@ from cot_builder.storage.samples import DamagedImageError
 from eval.policies import EvalContext, PolicyAnswer, failed_answer, start_episode, to_answer, turns_with_calls
 from schemas.errors import IndusCotError
 from schemas.sample import Sample
-from train.guard import NO_MEMORY
-from train.margin import margins, until_observed
+from train.guard import OUT_OF_MEMORY
+from train.margin import cut_after_observation, measure_margins
 from train.model import load_model, load_processor
-from train.writing import writer
+from train.writing import make_writer
 
 MarginFunction = Callable[[Sequence[Episode]], Sequence[tuple[float | None, float | None]]]
 """Gives the margins of finished inspections, before any observation and at the verdict; None if not available."""
@@ -40,7 +40,7 @@ def ask_transformers(context: EvalContext, samples: Sequence[Sample]) -> Iterato
     processor = load_processor(context.model, tools=bool(context.tools), verdicts=not context.direct)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(context.model, dtype=context.params.train.dtype).to(device).eval()
-    write = writer(model, processor, context.schemas, settings.max_tokens, settings.temperature)
+    write = make_writer(model, processor, context.schemas, settings.max_tokens, settings.temperature)
 
     def margins_of(episodes: Sequence[Episode]) -> list[tuple[float | None, float | None]]:
         if context.direct:
@@ -50,7 +50,7 @@ def ask_transformers(context: EvalContext, samples: Sequence[Sample]) -> Iterato
     try:
         yield from _run_inspections(context, samples, write, settings.batch, margins_of)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
             raise
         raise IndusCotError(
             f"out of memory ({' '.join(str(error).split())[:160]}). Lower evaluate.batch (now {settings.batch}) or "
@@ -62,10 +62,10 @@ def confidences(
     model: Any, processor: Any, episodes: Sequence[Episode], tools: Sequence[dict[str, Any]] | None, at_once: int
 ) -> list[tuple[float | None, float | None]]:
     """``log p(Yes) - log p(No)`` of finished inspections, before any observation and at the verdict."""
-    before = margins(model, processor, [episode.prompt for episode in episodes], at_once, tools)
+    before = measure_margins(model, processor, [episode.prompt for episode in episodes], at_once, tools)
     observed = [place for place, episode in enumerate(episodes) if any(step.observations for step in episode.steps)]
-    chats = [until_observed(episodes[place].prompt, _after_prompt(episodes[place])) for place in observed]
-    after = dict(zip(observed, margins(model, processor, chats, at_once, tools), strict=True))
+    chats = [cut_after_observation(episodes[place].prompt, _after_prompt(episodes[place])) for place in observed]
+    after = dict(zip(observed, measure_margins(model, processor, chats, at_once, tools), strict=True))
     return [(low, after.get(place, low)) for place, low in enumerate(before)]
 
 

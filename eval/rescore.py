@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cot_builder.storage.results import METRICS_FILE, find_result_folders
-from eval.metrics import metrics, read_predictions, write_metrics
+from eval.metrics import compute_metrics, read_predictions, write_metrics
 from eval.metrics.arrays import COUNTS
 from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, EvaluatedImages, Metrics, Run
@@ -51,7 +51,7 @@ def rescore(roots: Sequence[Path]) -> Iterator[Rescored]:
             listing = listing.model_copy(update={"evaluated": predictions.height, "same_list": same})
         contamination = _validate_or_none(Contamination, before.get("contamination")) or UNKNOWN_CONTAMINATION
         draws = before.get("draws")
-        found = metrics(
+        found = compute_metrics(
             predictions,
             run,
             listing,
@@ -93,7 +93,7 @@ def score_predictions(predictions: Iterable[Mapping[str, Any]], draws: int = DRA
     frame = PREDICTION.validate(PREDICTION.frame(rows))
     run = _unknown_run(rows[0].source_set)
     listing = UNKNOWN_LISTING.model_copy(update={"evaluated": len(rows)})
-    return metrics(frame, run, listing, UNKNOWN_CONTAMINATION, draws=draws, seed=seed)
+    return compute_metrics(frame, run, listing, UNKNOWN_CONTAMINATION, draws=draws, seed=seed)
 
 
 def _to_prediction(number: int, given: Mapping[str, Any]) -> Prediction:

@@ -61,11 +61,11 @@ def evaluate(
 
 
 def _print_figures(name: str, found: "Metrics") -> None:
-    from eval.metrics import headline
+    from eval.metrics import format_headline
 
     listed = found.listing
     typer.echo(
-        f"{name}, {found.run.policy} {found.run.mode}: {headline(found.overall)}, on {listed.evaluated} of "
+        f"{name}, {found.run.policy} {found.run.mode}: {format_headline(found.overall)}, on {listed.evaluated} of "
         f"{listed.published or listed.available} {'published' if listed.published else 'test'} images"
         f"{' (rendered ones)' if listed.same_list is False and not listed.published else ''}"
     )
@@ -94,7 +94,7 @@ def rescore(
     from cot_builder.progress import console
     from cot_builder.storage.results import PREDICTIONS_FILE
     from eval.macro import write_overview
-    from eval.metrics import describe, headline
+    from eval.metrics import format_headline, format_share
     from eval.rescore import figures_of_counts
     from eval.rescore import rescore as rescore_folders
 
@@ -106,7 +106,7 @@ def rescore(
         scores = item.found.overall
         changed = f"{len(item.changes)} figures changed" if item.changes else "nothing changed"
         typer.echo(
-            f"{item.folder}: {headline(scores)}, {scores.images} images of {scores.parts} parts, "
+            f"{item.folder}: {format_headline(scores)}, {scores.images} images of {scores.parts} parts, "
             f"{scores.unparsed} unparsed; {changed}"
         )
         for flag in item.found.flags:
@@ -125,7 +125,7 @@ def rescore(
             continue
         for run in write_overview(root).runs:
             missing = f", without {', '.join(run.missing)}" if run.missing else ""
-            mean = describe(run.balanced_accuracy)
+            mean = format_share(run.balanced_accuracy)
             typer.echo(f"{run.run}: balanced accuracy {mean}, mean over {', '.join(run.sets)}{missing}")
 
 

@@ -25,7 +25,7 @@ def sft(context: typer.Context, print_plan: PrintPlan = False) -> None:
     """Fine-tune a model on Indus-CoT; writes models/sft. A killed run resumes when started again."""
     from train import sft as stage
 
-    _train(context, "sft", stage.print_plan if print_plan else stage.sft)
+    _train(context, "sft", stage.make_plan if print_plan else stage.sft)
 
 
 def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
@@ -36,7 +36,7 @@ def grpo(context: typer.Context, print_plan: PrintPlan = False) -> None:
     from eval.report.rollouts import write_rollouts
     from train import grpo as stage
 
-    _train(context, "grpo", stage.print_plan if print_plan else partial(stage.grpo, show=write_rollouts))
+    _train(context, "grpo", stage.make_plan if print_plan else partial(stage.grpo, show=write_rollouts))
 
 
 def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace], Plan | None]") -> None:
@@ -46,7 +46,7 @@ def _train(context: typer.Context, name: str, run: "Callable[[Params, Workspace]
     from train import processes
 
     params, workspace = load(context)
-    plan, state = run(params, workspace), processes.state()
+    plan, state = run(params, workspace), processes.get_state()
     # Only the main process prints, after its output is written. All processes wait for each other: a gloo thread that
     # still runs when the interpreter exits would abort it.
     if state.is_main_process:

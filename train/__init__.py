@@ -1,1 +1,1 @@
-"""Training the agent: supervised fine-tuning on Indus-CoT, then reinforcement learning with real tools."""
+"""Trains the inspection agent: supervised fine-tuning on Indus-CoT, then reinforcement learning with the real tools."""

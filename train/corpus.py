@@ -1,4 +1,4 @@
-"""Indus-CoT as training rows: checked once, read lazily, images as the published bytes."""
+"""Reads Indus-CoT as training rows: each row is validated once, then loaded lazily with its published image bytes."""
 
 import json
 from collections import Counter
@@ -22,23 +22,24 @@ COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "messages", "images", "tools",
     "answer", "boxes", "defect_type", "review_status",
 )  # fmt: skip
-AGAIN = "run `indus-cot assemble` again"
+RUN_ASSEMBLE = "run `indus-cot assemble` again"
 
 
 def read(folder: Path, target: Target = "trajectory", evaluation_sets: Collection[str] = ()) -> dict[str, Any]:
-    """The splits of a corpus as `datasets.Dataset`, by name; ``validation`` is left out where it is empty.
+    """Return the splits of a corpus as `datasets.Dataset`, by name; an empty ``validation`` split is left out.
 
-    A row has the columns of :data:`COLUMNS`; ``images`` are ``{"bytes", "path"}``, not decoded. With ``labels``,
-    the control arm, ``messages`` end after the verdict's tags alone: no thought, no tool, the inspected image only.
+    A row has the columns of :data:`COLUMNS`; ``images`` are ``{"bytes", "path"}``, not decoded. With the target
+    ``labels``, the control arm, the assistant's message holds only the verdict's tags: no thought, no tool call, and
+    only the inspected image.
 
     Args:
-        folder: As `indus-cot assemble` writes it.
-        target: What the policy is to write.
-        evaluation_sets: Names of pulled sets that nothing may be trained on.
+        folder: A corpus that `indus-cot assemble` wrote.
+        target: Text that the policy learns to write.
+        evaluation_sets: Names of pulled sets that must not be trained on.
 
     Raises:
-        IndusCotError: the corpus is not there, empty, or was not validated; a row breaks its contract, lacks an
-            image, has more images than placeholders, calls a tool it does not list, or is of an evaluation set.
+        IndusCotError: the corpus is missing, empty, or was not validated; a row violates its schema, lacks an image,
+            has more images than placeholders, calls a tool it does not list, or belongs to an evaluation set.
     """
     counts = check(folder, evaluation_sets)
     import datasets
@@ -49,16 +50,16 @@ def read(folder: Path, target: Target = "trajectory", evaluation_sets: Collectio
         "parquet",
         data_files={name: str(folder / "data" / f"{name}-*.parquet") for name in SPLITS if counts[name]},
         columns=list(COLUMNS),
-        features=_features(),
+        features=_select_features(),
     )
-    return {name: rows.with_transform(partial(_rendered, target=target)) for name, rows in found.items()}
+    return {name: rows.with_transform(partial(_render_target, target=target)) for name, rows in found.items()}
 
 
 def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
-    """Read every row once; how many there are of each split.
+    """Validate every row, and return the number of rows of each split.
 
     Raises:
-        IndusCotError: as :func:`read`.
+        IndusCotError: see :func:`read`.
     """
     due = check_validated(folder)
     counts: Counter[str] = Counter()
@@ -68,7 +69,7 @@ def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
     check_counts(folder, counts, due)
     if not counts["train"]:
         raise IndusCotError(
-            f"{folder}: no row to train on; see data/indus_cot/left_out.csv, assemble.review and "
+            f"{folder}: the corpus has no training row; see data/indus_cot/left_out.csv, and check assemble.review and "
             "select.validation_fraction"
         )
     return counts
@@ -77,8 +78,8 @@ def check(folder: Path, evaluation_sets: Collection[str] = ()) -> Counter[str]:
 def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> None:
     if row.source_set in evaluation_sets:
         raise IndusCotError(
-            f"{where}, source_set: {row.source_set} is there to be measured on, never to be trained on (its role in "
-            "params.yaml is evaluate); assemble a corpus without it"
+            f"{where}, source_set: {row.source_set} is an evaluation set (its role in params.yaml is evaluate) and "
+            "must not be trained on; assemble a corpus without it"
         )
     try:
         calls = Trajectory.model_validate_json(row.trajectory).calls
@@ -89,57 +90,59 @@ def _check_row(row: IndusCot, where: str, evaluation_sets: Collection[str]) -> N
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise IndusCotError(f"{where}, trajectory.{field}: {first['msg']}; {AGAIN}") from None
+        raise IndusCotError(f"{where}, trajectory.{field}: {first['msg']}; {RUN_ASSEMBLE}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IndusCotError(f"{where}, messages or tools: hold no chat ({error!r}); {AGAIN}") from None
+        raise IndusCotError(f"{where}, messages or tools: invalid chat ({error!r}); {RUN_ASSEMBLE}") from None
     steps = [(f"trajectory.turns.{number}.call.tool", call.tool) for number, call in enumerate(calls)]
     for field, name in (*(("messages", name) for name in called), *steps):
         if name not in known:
             raise IndusCotError(
-                f"{where}, {field}: calls the unknown tool {name!r}; its tools are {', '.join(sorted(known))}; {AGAIN}"
+                f"{where}, {field}: calls the unknown tool {name!r}; its tools are {', '.join(sorted(known))}; "
+                f"{RUN_ASSEMBLE}"
             )
     for number, image in enumerate(row.images):
         if not image.bytes:
-            raise IndusCotError(f"{where}, images.{number}: the image is missing; {AGAIN}")
+            raise IndusCotError(f"{where}, images.{number}: the image is missing; {RUN_ASSEMBLE}")
         try:
             read_header(image.bytes)
         except DamagedError as error:
-            raise IndusCotError(f"{where}, images.{number}: the image is damaged ({error}); {AGAIN}") from error
+            raise IndusCotError(f"{where}, images.{number}: the image is damaged ({error}); {RUN_ASSEMBLE}") from error
     if placeholders < len(row.images):
         raise IndusCotError(
-            f"{where}, images: {len(row.images)} images, more than the {placeholders} placeholders of messages; {AGAIN}"
+            f"{where}, images: {len(row.images)} images, more than the {placeholders} placeholders of messages; "
+            f"{RUN_ASSEMBLE}"
         )
     if placeholders > len(row.images):
         raise IndusCotError(
             f"{where}, images: an image is missing: {len(row.images)} for {placeholders} placeholders of messages; "
-            f"{AGAIN}"
+            f"{RUN_ASSEMBLE}"
         )
 
 
-def _features() -> Any:
+def _select_features() -> Any:
     from datasets import Features, Image, List
 
     from cot_builder.corpus.writing import corpus_features
 
     chosen = {name: feature for name, feature in corpus_features().items() if name in COLUMNS}
-    # Pixels are decoded where a batch is made, by the same code that the tools use.
+    # The collator decodes the pixels, with the same code that the tools use.
     return Features(chosen | {"images": List(Image(decode=False))})
 
 
-def _rendered(rows: Mapping[str, Sequence[Any]], target: Target) -> Mapping[str, Sequence[Any]]:
-    # `datasets` asks for one column alone as well.
+def _render_target(rows: Mapping[str, Sequence[Any]], target: Target) -> Mapping[str, Sequence[Any]]:
+    # `datasets` also requests single columns, which lack what the rendering needs.
     if target == "trajectory" or not set(COLUMNS) <= rows.keys():
         return rows
     verdicts = zip(rows["category"], rows["view"], rows["answer"], rows["boxes"], rows["defect_type"], strict=True)
     return {
         **rows,
-        "messages": [_labels(*verdict) for verdict in verdicts],
+        "messages": [_label_messages(*verdict) for verdict in verdicts],
         "images": [images[:1] for images in rows["images"]],
         "tools": [None] * len(rows["tools"]),
     }
 
 
-def _labels(
+def _label_messages(
     category: str, view: str, answer: Literal["Yes", "No"], boxes: list[list[int]], defect_type: str | None
 ) -> list[dict[str, Any]]:
     verdict = Verdict(answer=answer, boxes=[tuple(box) for box in boxes], defect_type=defect_type)  # type: ignore[misc]
@@ -147,8 +150,8 @@ def _labels(
     return [*prompt(category, view, tools=False), said]
 
 
-def texts(rows: Any) -> Iterator[str]:
-    """Every text of the rows' chats, calls and tool schemas, for a vocabulary."""
+def iter_texts(rows: Any) -> Iterator[str]:
+    """Yield every text of the rows' chats, calls and tool schemas, to learn a vocabulary from."""
     for row in rows.select_columns(list(COLUMNS)):
         for message in row["messages"]:
             yield from (part["text"] for part in message["content"] if part["type"] == "text")

@@ -1,4 +1,4 @@
-"""The inspection tools as an environment that TRL drives: ``GRPOTrainer(environment_factory=…)``."""
+"""Offers the inspection tools as an environment of TRL: ``GRPOTrainer(environment_factory=…)``."""
 
 import inspect
 import io
@@ -12,14 +12,15 @@ from cot_builder.inspection.tools import TOOLS, Tool
 from schemas.trajectory import ToolCall
 
 Blocks = list[dict[str, Any]]
-"""Content of a tool turn: the image where there is one, as PIL, then the text."""
+"""Content of a tool turn: the image, if the tool returned one, as PIL; then the text."""
 
 
 class InspectionEnvironment:
-    """The toolbox on the image of one rollout; every public method but ``reset`` is a tool, made from the table below.
+    """Toolbox on the image of one rollout.
 
-    A refused call is an observation that begins with ``error:``. TRL runs one instance after another rollout's, so
-    ``reset`` leaves nothing of the last one behind.
+    Every public method except ``reset`` is a tool; they are generated at the end of this module. A refused call
+    returns an observation that begins with ``error:``. TRL reuses an instance for further rollouts, so ``reset`` drops
+    the state of the previous one.
     """
 
     def __init__(self, priors: Mapping[tuple[str, str], str]) -> None:
@@ -27,7 +28,7 @@ class InspectionEnvironment:
         self._toolbox: Toolbox | None = None
 
     def reset(self, *, image: Image.Image, **_: Any) -> None:
-        """Begin an inspection; of the row nothing but its image is kept.
+        """Start an inspection. Only the image of the row is kept, so that no truth can leak.
 
         Args:
             image: The inspected image, RGB.
@@ -35,14 +36,14 @@ class InspectionEnvironment:
         self._toolbox = Toolbox.open(image, self._priors)
 
     def _observe(self, call: ToolCall) -> Blocks:
-        assert self._toolbox is not None, "reset comes first"
+        assert self._toolbox is not None, "call reset first"
         observation, png = self._toolbox.observe(call)
         shown = [{"type": "image", "image": Image.open(io.BytesIO(png))}] if png else []
         return [*shown, {"type": "text", "text": observation.text}]
 
 
-def _method(tool: Tool) -> Callable[..., Blocks]:
-    """A tool as a method of the environment, with the signature and docstring from which TRL makes its schema."""
+def _make_method(tool: Tool) -> Callable[..., Blocks]:
+    """Return a method that calls ``tool``, with the signature and docstring from which TRL derives the schema."""
 
     def call(self: InspectionEnvironment, /, **arguments: Any) -> Blocks:
         return self._observe(ToolCall.model_construct(tool=tool.name, arguments=arguments))
@@ -50,7 +51,7 @@ def _method(tool: Tool) -> Callable[..., Blocks]:
     call.__name__ = tool.name
     call.__qualname__ = f"{InspectionEnvironment.__name__}.{tool.name}"
     call.__doc__ = tool.function.__doc__
-    # Without a return type: transformers would describe what a tool returns, and the corpus was rendered without that.
+    # Omit the return type: transformers would add it to the schema, and the corpus was rendered without it.
     parameters = tool.signature.parameters
     call.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
@@ -59,4 +60,4 @@ def _method(tool: Tool) -> Callable[..., Blocks]:
 
 
 for _tool in TOOLS.values():
-    setattr(InspectionEnvironment, _tool.name, _method(_tool))
+    setattr(InspectionEnvironment, _tool.name, _make_method(_tool))

@@ -1,4 +1,4 @@
-"""Examines a policy: it inspects with the real tools, and every answer is read and rewarded as in training."""
+"""Examines a policy: it inspects with the real tools, and its answers are parsed and rewarded as in training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,58 +15,58 @@ from cot_builder.inspection.rendering import Message, prompt
 from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.inspection.tools import TOOLS
 from train.lessons import VIEW, Lesson
-from train.margin import gain, margins, until_observed
+from train.margin import cut_after_observation, margin_gain, measure_margins
 from train.rewards import reward_functions
-from train.writing import writer
+from train.writing import make_writer
 
-MOST_TOKENS = 72
-"""Of one turn; the longest a learner of the lessons writes has 64."""
+MAX_TURN_TOKENS = 72
+"""Token limit of one turn; the longest turn of the lessons has 64 tokens."""
 
 
 class Inspection(NamedTuple):
-    """One inspection that has ended, images in place."""
+    """One finished inspection, with its images in place."""
 
     prompt: list[Message]
-    heard: list[Message]
-    """What followed, as the policy read it."""
+    transcript: list[Message]
+    """Messages after the prompt, as the policy read them."""
     completion: list[Message]
-    """The same with calls apart from the text, as it is read and rewarded."""
+    """The same messages with the calls split from the text, as they are parsed and rewarded."""
 
 
 @dataclass(frozen=True)
 class Grade:
-    """How one inspection went."""
+    """Result of one inspection."""
 
     size: str
     answer: str
     said: str | None
-    """None where no verdict could be read."""
+    """Answer of the policy; None if no verdict could be parsed."""
     valid: bool
     calls: int
     reward: float
     location: float
-    """IoU with the truth; 0 where the verdict is wrong."""
+    """IoU with the true boxes; 0 if the verdict is wrong."""
     type: float
 
 
 def inspect(
     model: Any, processor: Any, asked: Sequence[Lesson], *, temperature: float, tools: bool, calls: int, at_once: int
 ) -> list[Inspection]:
-    """Let a policy inspect.
+    """Let a policy inspect images.
 
     Args:
         model: The policy.
         processor: Its processor.
-        asked: What it is asked about; it sees the image and the category.
-        temperature: Of sampling; 0: the likeliest token each time.
-        tools: Whether it is told of tools.
-        calls: Turns with a call that are answered, at most.
-        at_once: Inspections at a time.
+        asked: Images to inspect; the policy sees the image and the category.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        tools: Whether the prompt describes the tools.
+        calls: Limit on the turns whose calls are answered.
+        at_once: Inspections that run in one batch.
     """
     model.eval()
     named = tuple(TOOLS) if tools else ()
-    write = writer(model, processor, select_schemas(named), MOST_TOKENS, temperature)
-    begun = [Episode(_asked(lesson, tools), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
+    write = make_writer(model, processor, select_schemas(named), MAX_TURN_TOKENS, temperature)
+    begun = [Episode(_make_prompt(lesson, tools), Toolbox(lesson.surface.pixels, {}), named, calls) for lesson in asked]
     for _ in episode.run_episodes(begun, write, at_once):
         pass
     return [Inspection(one.prompt, one.chat[len(one.prompt) :], one.completion) for one in begun]
@@ -80,18 +80,18 @@ def grade(
     given: Mapping[str, float],
     at_once: int,
 ) -> list[Grade]:
-    """Read and reward inspections, with the functions and parameters (``grpo.reward``) that GRPO is rewarded by."""
+    """Parse inspections and reward them as GRPO does; ``given`` holds the parameters of ``grpo.reward``."""
     completions = [one.completion for one in done]
     truths = [lesson.verdict for lesson in asked]
 
     def dconf(**_: Any) -> list[float]:
         gains = [0.0] * len(done)
-        looked = [place for place, one in enumerate(done) if any(said["role"] == "tool" for said in one.completion)]
-        before = margins(model, processor, [done[place].prompt for place in looked], at_once)
-        seen = [until_observed(done[place].prompt, done[place].heard) for place in looked]
-        after = margins(model, processor, seen, at_once)
+        looked = [place for place, one in enumerate(done) if any(turn["role"] == "tool" for turn in one.completion)]
+        before = measure_margins(model, processor, [done[place].prompt for place in looked], at_once)
+        seen = [cut_after_observation(done[place].prompt, done[place].transcript) for place in looked]
+        after = measure_margins(model, processor, seen, at_once)
         for place, low, high in zip(looked, before, after, strict=True):
-            gains[place] = gain(truths[place].answer, low, high)
+            gains[place] = margin_gain(truths[place].answer, low, high)
         return gains
 
     functions, shares = reward_functions(given, dconf)
@@ -120,23 +120,23 @@ def grade(
     return grades
 
 
-def _asked(lesson: Lesson, tools: bool) -> list[Message]:
-    return [_filled(message, lesson) for message in prompt(lesson.category, VIEW, tools=tools)]
+def _make_prompt(lesson: Lesson, tools: bool) -> list[Message]:
+    return [_insert_image(message, lesson) for message in prompt(lesson.category, VIEW, tools=tools)]
 
 
-def _filled(message: Message, lesson: Lesson) -> Message:
+def _insert_image(message: Message, lesson: Lesson) -> Message:
     image = Image.fromarray(np.ascontiguousarray(lesson.surface.pixels[..., ::-1]))
     parts = [{"type": "image", "image": image} if part["type"] == "image" else part for part in message["content"]]
     return {**message, "content": parts}
 
 
 Pick = tuple[int, Sequence[int]]
-"""A seed, and places among its grades."""
+"""A seed, and indices of its grades."""
 Statistic = Callable[[Sequence[Grade]], float]
 
 
 def accuracy(grades: Sequence[Grade], size: str) -> float:
-    """Share of right verdicts on one size of defect, or on ``none``."""
+    """Share of right verdicts on images of one defect size, or on clean images (``none``)."""
     found = [grade.said == grade.answer for grade in grades if grade.size == size]
     return sum(found) / len(found)
 
@@ -148,7 +148,7 @@ def balanced_accuracy(grades: Sequence[Grade]) -> float:
 
 
 def balanced_accuracy_small(grades: Sequence[Grade]) -> float:
-    """The same with the small defects only."""
+    """Balanced accuracy on small defects and clean surfaces only."""
     return (accuracy(grades, "small") + accuracy(grades, "none")) / 2
 
 
@@ -157,31 +157,31 @@ def mean_reward(grades: Sequence[Grade]) -> float:
     return sum(grade.reward for grade in grades) / len(grades)
 
 
-def valid(grades: Sequence[Grade]) -> float:
-    """Share of outputs that follow the grammar throughout."""
+def valid_share(grades: Sequence[Grade]) -> float:
+    """Share of completions that follow the output grammar."""
     return sum(grade.valid for grade in grades) / len(grades)
 
 
-def calls(grades: Sequence[Grade]) -> float:
-    """Calls an inspection."""
+def mean_calls(grades: Sequence[Grade]) -> float:
+    """Mean number of calls per inspection."""
     return sum(grade.calls for grade in grades) / len(grades)
 
 
-def interval(
+def bootstrap_interval(
     statistic: Statistic,
     after: Sequence[Sequence[Grade]],
     before: Sequence[Sequence[Grade]] | None = None,
     draws: int = 1000,
 ) -> tuple[float, float, float]:
-    """A statistic's mean over seeds, or by how much it rose, with its bootstrap 95 % interval.
+    """Return a statistic's mean over seeds, or its rise, with the bootstrap 95 % interval: (mean, low, high).
 
-    Seeds are drawn with replacement, then within each the images, the same before and after.
+    Seeds are drawn with replacement, then the images of each drawn seed; ``before`` and ``after`` share the draws.
 
     Args:
-        statistic: Of the grades of one seed.
+        statistic: Computes a figure from the grades of one seed.
         after: Grades by seed.
-        before: Of the same images by another policy.
-        draws: Resamples.
+        before: Grades of another policy on the same images; if given, the rise from them is returned.
+        draws: Number of resamples.
     """
 
     def once(picks: Iterable[Pick]) -> float:
@@ -195,14 +195,17 @@ def interval(
 
     whole = once([(seed, range(len(grades))) for seed, grades in enumerate(after)])
     sizes = tuple(tuple(grade.size for grade in grades) for grades in after)
-    resampled = [once(picks) for picks in _resamples(sizes, draws)]
+    resampled = [once(picks) for picks in _draw_resamples(sizes, draws)]
     low, high = np.quantile(resampled, (0.025, 0.975))
     return whole, float(low), float(high)
 
 
 @cache
-def _resamples(sizes: tuple[tuple[str, ...], ...], draws: int) -> list[list[Pick]]:
-    """So often, seeds drawn with replacement, then places within each: as many of each size of defect as there are."""
+def _draw_resamples(sizes: tuple[tuple[str, ...], ...], draws: int) -> list[list[Pick]]:
+    """Draw seeds with replacement, then indices within each seed, ``draws`` times.
+
+    Indices are drawn within each defect size, so that a resample has as many images of a size as the original.
+    """
     rng = np.random.default_rng(0)
     groups = [[np.flatnonzero(np.array(own) == size) for size in np.unique(own)] for own in sizes]
     return [

@@ -1,4 +1,4 @@
-"""What `make learn` teaches from: Indus-CoT trajectories on synthetic surfaces, with the real tools and renderings."""
+"""Lessons of `make learn`: Indus-CoT trajectories on synthetic surfaces, made with the real tools and renderings."""
 
 import json
 from collections.abc import Sequence
@@ -18,19 +18,22 @@ from cot_builder.storage.images import encode_png
 from cot_builder.storage.output import stage_output
 from schemas.indus_cot import Image, IndusCot
 from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
-from train.surfaces import Size, Surface, coarse, draw
+from train.surfaces import Size, Surface, draw_surface, snap_to_grid
 
 VIEW = "default"
 CLOSER, ENOUGH = "Look closer.", "That is enough."
-"""The teacher's thoughts: whether to look again. Short, since a model of this size takes its time to write."""
-LOOKS = {"none": 0.2, "small": 1.0, "large": 0.2}
-"""How often the teacher crops. A small defect it could not have known otherwise; elsewhere it seldom takes the
-trouble, so that a learner of its ways looks too seldom: when to look is left to reinforcement."""
+"""Thoughts of the teacher before a crop and before the verdict; short, to keep generation fast."""
+CROP_PROBABILITY = {"none": 0.2, "small": 1.0, "large": 0.2}
+"""Probability that the teacher crops, by defect size.
+
+A small defect is invisible without a crop, so the teacher always crops there. Elsewhere it seldom does, so a model that
+imitates it crops too seldom: `grpo` has to teach it when to look.
+"""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One image to be inspected, and the truth."""
+    """One image to inspect, with its truth."""
 
     name: str
     category: str
@@ -38,18 +41,18 @@ class Lesson:
 
     @property
     def verdict(self) -> Verdict:
-        """What is to be said of it."""
+        """The true verdict."""
         answer: Literal["Yes", "No"] = "No" if self.surface.size == "none" else "Yes"
         return Verdict(answer=answer, boxes=self.surface.boxes, defect_type=self.surface.defect_type)
 
 
-def lessons(categories: Sequence[int], count: int, mix: dict[Size, float], seed: Sequence[int]) -> list[Lesson]:
-    """Images of some categories.
+def draw_lessons(categories: Sequence[int], count: int, mix: dict[Size, float], seed: Sequence[int]) -> list[Lesson]:
+    """Draw images of some categories.
 
     Args:
-        categories: Drawn from evenly.
-        count: Images.
-        mix: Probability of each size of defect.
+        categories: Categories, each equally likely.
+        count: Number of images.
+        mix: Probability of each defect size.
         seed: Equal seeds give equal images.
     """
     rng = np.random.default_rng(seed)
@@ -57,22 +60,24 @@ def lessons(categories: Sequence[int], count: int, mix: dict[Size, float], seed:
     for number in range(count):
         category = int(rng.choice(categories))
         size: Size = rng.choice(list(mix), p=list(mix.values())).item()
-        found.append(Lesson(f"{'-'.join(map(str, seed))}-{number}", f"surface {category}", draw(category, size, rng)))
+        found.append(
+            Lesson(f"{'-'.join(map(str, seed))}-{number}", f"surface {category}", draw_surface(category, size, rng))
+        )
     return found
 
 
 def write_corpus(folder: Path, taught: Sequence[Lesson], seed: int) -> None:
-    """Write an Indus-CoT corpus of one trajectory a lesson, as `indus-cot assemble` does."""
+    """Write an Indus-CoT corpus with one trajectory per lesson, as `indus-cot assemble` does."""
     rng = np.random.default_rng([seed, 7])
     settings = {"seed": seed, "lessons": len(taught)}
     with stage_output(folder, stage="assemble", params=settings, inputs={}) as output:
-        rows = (_row(lesson, rng.random() < LOOKS[lesson.surface.size]) for lesson in taught)
+        rows = (_make_row(lesson, rng.random() < CROP_PROBABILITY[lesson.surface.size]) for lesson in taught)
         output.counts["train"] = write_split(output.path / "data", "train", track(rows, "lessons", len(taught)))
         output.counts["validation"] = 0
 
 
-def trajectory(lesson: Lesson, looks: bool) -> tuple[Trajectory, list[bytes]]:
-    """The teacher's inspection, and the PNGs of what it was shown after the image itself."""
+def make_trajectory(lesson: Lesson, looks: bool) -> tuple[Trajectory, list[bytes]]:
+    """Return the teacher's inspection, and the PNGs that its tools returned; it crops if ``looks``."""
     turns, shown = [], []
     if looks:
         call = ToolCall(tool="crop", arguments={})
@@ -82,22 +87,22 @@ def trajectory(lesson: Lesson, looks: bool) -> tuple[Trajectory, list[bytes]]:
         shown.append(png)
     verdict = lesson.verdict
     turns.append(Turn(thought=ENOUGH))
-    pointed = verdict.model_copy(update={"boxes": [coarse(box) for box in verdict.boxes]})
+    pointed = verdict.model_copy(update={"boxes": [snap_to_grid(box) for box in verdict.boxes]})
     return Trajectory(turns=turns, verdict=pointed), shown
 
 
-def vocabulary(rows: Sequence[Lesson]) -> list[str]:
-    """Every text of the lessons' chats once, crops included."""
+def collect_vocabulary(rows: Sequence[Lesson]) -> list[str]:
+    """Return the distinct texts of the lessons' chats, as if the teacher always cropped."""
     found: dict[str, None] = {}
     for lesson in rows:
-        for message in render_messages(trajectory(lesson, looks=True)[0], lesson.category, VIEW)[1:]:
+        for message in render_messages(make_trajectory(lesson, looks=True)[0], lesson.category, VIEW)[1:]:
             found |= dict.fromkeys(part["text"] for part in message["content"] if part["type"] == "text")
             found |= dict.fromkeys(json.dumps(call["function"]) for call in message.get("tool_calls", []))
     return list(found)
 
 
-def _row(lesson: Lesson, looks: bool) -> IndusCot:
-    inspected, shown = trajectory(lesson, looks)
+def _make_row(lesson: Lesson, looks: bool) -> IndusCot:
+    inspected, shown = make_trajectory(lesson, looks)
     original = encode_png(lesson.surface.pixels)
     image = Image(bytes=original, path=f"{lesson.name}.png")
     names = [turn.observation.image_sha256 for turn in inspected.turns if turn.observation]

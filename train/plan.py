@@ -1,4 +1,4 @@
-"""What a training will take: devices, batch, tokens, memory and steps, said before any weight is loaded."""
+"""Estimates what a training takes (devices, batch, tokens, memory and steps) before any weight is loaded."""
 
 import math
 import os
@@ -10,15 +10,15 @@ from cot_builder.params import Params, Train
 from schemas.errors import IndusCotError
 
 ACTIVATIONS_PER_LAYER = 17
-"""Values a token and hidden unit that a layer keeps for the backward pass, without attention scores
+"""Values per token and hidden unit that a layer keeps for the backward pass, without attention scores
 (arXiv 2205.05198: 34 bytes at 16 bit)."""
 LOGIT_BYTES = 12
-"""Of each word of the vocabulary at each token that bears loss: the logit, its 32-bit copy and the gradient."""
+"""Bytes per vocabulary entry and token that bears loss: the logit, its 32-bit copy and the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Figures of a training; memory in bytes a device, tokens with those of images."""
+    """Figures of a training; memory is in bytes per device, token counts include image tokens."""
 
     model: str
     parameters: int
@@ -39,85 +39,86 @@ class Plan:
 
     @property
     def effective_batch(self) -> int:
-        """Trajectories a weight update."""
+        """Trajectories per weight update."""
         return self.processes * self.batch * self.accumulation
 
     @property
     def tokens(self) -> int:
-        """Of the whole training."""
+        """Tokens of the whole training."""
         return round(self.steps * self.effective_batch * self.mean_tokens)
 
     @property
     def memory(self) -> int:
-        """Bytes a device, an estimate."""
+        """Estimated bytes per device."""
         return self.weights + self.optimiser + self.activations
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<16} {text}" for name, text in self._told().items())
+        return "\n".join(f"{name:<16} {text}" for name, text in self._describe().items())
 
-    def _told(self) -> Mapping[str, str]:
+    def _describe(self) -> Mapping[str, str]:
         return {
-            "model": f"{self.model}, {_count(self.parameters)} parameters, {_count(self.trained)} of them trained",
+            "model": f"{self.model}, {_format_count(self.parameters)} parameters, "
+            f"{_format_count(self.trained)} of them trained",
             "devices": f"{self.devices}; {self.processes} process{'es' if self.processes > 1 else ''}"
             + (", weights sharded" if self.sharded else ""),
             "effective batch": f"{self.effective_batch} = {self.processes} processes x {self.batch} a device "
             f"x {self.accumulation} accumulated",
             "trajectories": f"{self.rows}, {self.refused} more refused as too long",
-            "tokens": f"{self.mean_tokens:.0f} a trajectory on average, {self.longest} the longest, "
-            f"{_count(self.tokens)} in all",
+            "tokens": f"{self.mean_tokens:.0f} per trajectory on average, {self.longest} in the longest, "
+            f"{_format_count(self.tokens)} in all",
             "steps": str(self.steps),
-            "memory a device": f"about {_gib(self.memory)} GiB: weights {_gib(self.weights)}, gradients and "
-            f"optimiser {_gib(self.optimiser)}, activations {_gib(self.activations)}",
+            "memory a device": f"about {_to_gib(self.memory)} GiB: weights {_to_gib(self.weights)}, gradients and "
+            f"optimiser {_to_gib(self.optimiser)}, activations {_to_gib(self.activations)}",
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutPlan(Plan):
-    """Figures of reinforcement learning; its rows are prompts, its batches completions."""
+    """Figures of reinforcement learning; its rows are prompts, and its batches hold completions."""
 
     group: int
     completion: int
-    """Tokens of a completion with its observations, at most."""
+    """Token limit of a completion with its observations."""
     calls: int
     rollouts: str
     reference: int
-    """Bytes of the weights that the KL term holds the policy to."""
+    """Bytes of the reference weights of the KL term."""
     cache: int
-    """Bytes of keys and values while the policy writes."""
+    """Bytes of the key-value cache during generation."""
     gathered: int
-    """Bytes of the weights that ZeRO-3 gathers on every device meanwhile."""
+    """Bytes of the weights that ZeRO-3 gathers on every device during generation."""
 
     @property
     def tokens(self) -> int:
-        """Of the whole training, at most."""
+        """Upper bound on the tokens of the whole training."""
         return round(self.steps * self.effective_batch * (self.mean_tokens + self.completion))
 
     @property
     def memory(self) -> int:
-        """Bytes a device, an estimate; what is written is read back only after the cache is gone."""
+        """Estimated bytes per device; the backward pass starts after the cache is freed, so the larger one counts."""
         return self.weights + self.reference + self.optimiser + max(self.activations, self.cache + self.gathered)
 
-    def _told(self) -> Mapping[str, str]:
+    def _describe(self) -> Mapping[str, str]:
         update = self.effective_batch * (self.mean_tokens + self.completion)
-        shared = {name: text for name, text in super()._told().items() if name != "trajectories"}
+        shared = {name: text for name, text in super()._describe().items() if name != "trajectories"}
         return {
             **shared,
             "effective batch": f"{shared['effective batch']}: {self.effective_batch // self.group} prompts "
             f"x {self.group} completions",
             "prompts": f"{self.rows}, {self.refused} more left out as too long",
             "tokens": f"prompt {self.mean_tokens:.0f} on average, {self.longest} the longest; completion at most "
-            f"{self.completion}, observations included; at most {_count(update)} an update, {_count(self.tokens)} in "
-            "all",
+            f"{self.completion}, observations included; at most {_format_count(update)} an update, "
+            f"{_format_count(self.tokens)} in all",
             "rollouts": f"by {self.rollouts}, at most {self.calls + 1} turns",
-            "memory a device": f"about {_gib(self.memory)} GiB: weights {_gib(self.weights)}, reference "
-            f"{_gib(self.reference)}, gradients and optimiser {_gib(self.optimiser)}, and the larger of activations "
-            f"{_gib(self.activations)} and cache {_gib(self.cache)}"
-            + (f" with the whole weights gathered to write, {_gib(self.gathered)}" if self.gathered else "")
-            + ("" if self.rollouts == "transformers" else "; vLLM's own memory comes on top"),
+            "memory a device": f"about {_to_gib(self.memory)} GiB: weights {_to_gib(self.weights)}, reference "
+            f"{_to_gib(self.reference)}, gradients and optimiser {_to_gib(self.optimiser)}, and the larger of "
+            f"activations {_to_gib(self.activations)} and cache {_to_gib(self.cache)}"
+            + (f" with all weights gathered to generate, {_to_gib(self.gathered)}" if self.gathered else "")
+            + ("" if self.rollouts == "transformers" else "; vLLM needs further memory of its own"),
         }
 
 
-def plan(
+def plan_training(
     train: Train,
     model: str,
     lengths: Sequence[int],
@@ -127,40 +128,40 @@ def plan(
     epochs: float,
     steps: int | None,
 ) -> Plan:
-    """The plan of a supervised training.
+    """Plan a supervised training.
 
     Args:
-        train: What is trained.
-        model: Folder or name whose config.json is read; no weights are.
+        train: Settings of the training.
+        model: Folder or name of the model; only its config.json is read.
         lengths: Tokens of each trajectory.
-        batch: Trajectories a device holds at once.
-        accumulation: Batches an update.
+        batch: Trajectories per batch and device.
+        accumulation: Batches per update.
         epochs: Passes over the trajectories.
-        steps: Updates, if they are given instead.
+        steps: Number of updates; if given, it overrides ``epochs``.
     """
     taken = [length for length in lengths if length <= train.max_tokens]
-    processes, sizes = world_size(), _sizes(model, train)
+    processes, sizes = world_size(), _measure_model(model, train)
     longest = batch * max(taken, default=0)
     return Plan(
         model=train.model,
-        **_shared(train, sizes, processes, longest, longest),
+        **_shared_figures(train, sizes, processes, longest, longest),
         batch=batch,
         accumulation=accumulation,
         rows=len(taken),
         refused=len(lengths) - len(taken),
         longest=max(taken, default=0),
         mean_tokens=_mean(taken),
-        steps=steps or updates(len(taken), processes * batch, accumulation, epochs),
+        steps=steps or count_updates(len(taken), processes * batch, accumulation, epochs),
     )
 
 
-def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int]) -> RolloutPlan:
-    """The plan of a reinforcement learning.
+def plan_rollouts(params: Params, model: str, named: str, lengths: Sequence[int]) -> RolloutPlan:
+    """Plan a reinforcement learning.
 
     Args:
-        params: Of the run; its batch can be cut into groups.
-        model: Folder or name whose config.json is read; no weights are.
-        named: What to call it.
+        params: Parameters of the run; its batch must be a multiple of the group.
+        model: Folder or name of the model; only its config.json is read.
+        named: Name of the model in the plan.
         lengths: Tokens of each prompt.
 
     Raises:
@@ -168,40 +169,40 @@ def rollout_plan(params: Params, model: str, named: str, lengths: Sequence[int])
     """
     train, settings = params.train, params.grpo
     taken = [length for length in lengths if length <= settings.max_prompt]
-    processes, sizes = world_size(), _sizes(model, train)
+    processes, sizes = world_size(), _measure_model(model, train)
     most = settings.batch * (max(taken, default=0) + settings.max_completion)
-    value = _value(train)
+    value = _bytes_per_value(train)
     text = sizes.text
     cached = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * value
     held, writes = settings.kl and not train.lora_rank, settings.rollouts == "transformers"
     return RolloutPlan(
         model=named,
-        **_shared(train, sizes, processes, most, settings.batch * settings.max_completion),
+        **_shared_figures(train, sizes, processes, most, settings.batch * settings.max_completion),
         batch=settings.batch,
         accumulation=settings.accumulation,
         rows=len(taken),
         refused=len(lengths) - len(taken),
         longest=max(taken, default=0),
         mean_tokens=_mean(taken),
-        steps=rollout_updates(params, processes, len(taken)),
+        steps=count_rollout_updates(params, processes, len(taken)),
         group=settings.group,
         completion=settings.max_completion,
         calls=params.draft.max_calls,
         rollouts=settings.rollouts,
-        # TRL loads it as the policy is, in 32 bit.
-        reference=4 * sizes.parameters // _shards(processes) if held else 0,
+        # TRL loads the reference model in 32 bit, like the policy.
+        reference=4 * sizes.parameters // _count_shards(processes) if held else 0,
         cache=most * cached if writes else 0,
-        gathered=value * sizes.parameters if writes and _gathers(processes) else 0,
+        gathered=value * sizes.parameters if writes and _gathers_all_weights(processes) else 0,
     )
 
 
-def updates(rows: int, at_once: int, accumulation: int, epochs: float) -> int:
-    """Weight updates that so many epochs take, as transformers' Trainer counts them."""
+def count_updates(rows: int, at_once: int, accumulation: int, epochs: float) -> int:
+    """Count the weight updates of ``epochs`` epochs, as transformers' Trainer counts them."""
     return math.ceil(epochs * max(math.ceil(math.ceil(rows / at_once) / accumulation), 1))
 
 
-def rollout_updates(params: Params, processes: int, rows: int) -> int:
-    """Weight updates of a reinforcement learning, as TRL counts them: prompts that fill no update are left over.
+def count_rollout_updates(params: Params, processes: int, rows: int) -> int:
+    """Count the weight updates of a reinforcement learning, as TRL counts them: a last incomplete update is dropped.
 
     Raises:
         IndusCotError: there are fewer prompts than an update takes.
@@ -210,7 +211,7 @@ def rollout_updates(params: Params, processes: int, rows: int) -> int:
     prompts = processes * settings.batch * settings.accumulation // settings.group
     if rows < prompts:
         raise IndusCotError(
-            f"grpo: {rows} prompts, and an update takes {prompts} ({processes} processes x grpo.batch "
+            f"grpo: there are {rows} prompts, but an update takes {prompts} ({processes} processes x grpo.batch "
             f"{settings.batch} x grpo.accumulation {settings.accumulation} / grpo.group {settings.group}): lower "
             "batch or accumulation, raise group, or assemble a larger corpus"
         )
@@ -218,30 +219,38 @@ def rollout_updates(params: Params, processes: int, rows: int) -> int:
 
 
 def world_size() -> int:
-    """Processes that train together, as their launcher says."""
+    """Return the number of processes that train together, from the launcher's environment variable."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-class _Sizes(NamedTuple):
-    """Parameters, those that are trained, and the language model's configuration."""
+class _ModelSizes(NamedTuple):
+    """Number of parameters, number of trained parameters, and the configuration of the language model."""
 
     parameters: int
     trained: int
     text: Any
 
 
-def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: int) -> dict[str, Any]:
-    """What both plans say of model, devices and memory, for so many tokens in a pass, so many of them with logits."""
-    value, shards = _value(train), _shards(processes)
+def _shared_figures(train: Train, sizes: _ModelSizes, processes: int, tokens: int, scored: int) -> dict[str, Any]:
+    """Return the figures that both plans share.
+
+    Args:
+        train: Settings of the training.
+        sizes: Sizes of the model.
+        processes: Number of processes.
+        tokens: Tokens per pass.
+        scored: Tokens per pass whose logits are computed.
+    """
+    value, shards = _bytes_per_value(train), _count_shards(processes)
     parameters, trained, text = sizes
     kept = text.num_hidden_layers * (1 if train.gradient_checkpointing else ACTIVATIONS_PER_LAYER)
     hidden = tokens * text.hidden_size * value * (kept + ACTIVATIONS_PER_LAYER)
-    # Adapters lie beside weights in the computing type; a full fine-tune keeps 32-bit weights, a frozen tower's too.
+    # With adapters, frozen weights are in train.dtype. A full fine-tune keeps all weights in 32 bit, frozen ones too.
     frozen = (value if train.lora_rank else 4) * (parameters - trained)
     return {
         "parameters": parameters,
         "trained": trained,
-        "devices": _devices(),
+        "devices": _describe_devices(),
         "processes": processes,
         "sharded": shards > 1,
         "weights": (frozen + 4 * trained) // shards,
@@ -250,48 +259,48 @@ def _shared(train: Train, sizes: _Sizes, processes: int, tokens: int, scored: in
     }
 
 
-def _sizes(model: str, train: Train) -> _Sizes:
-    """From a model's config alone."""
+def _measure_model(model: str, train: Train) -> _ModelSizes:
+    """Measure a model from its config.json only."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from train.model import lora, not_there, vision
+    from train.model import get_vision_tower, make_load_error, make_lora_config
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
             empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        raise not_there(model, error) from error
+        raise make_load_error(model, error) from error
     parameters = sum(weight.numel() for weight in empty.parameters())
-    vision(empty, model).requires_grad_(not train.freeze_vision)
+    get_vision_tower(empty, model).requires_grad_(not train.freeze_vision)
     trained = sum(weight.numel() for weight in empty.parameters() if weight.requires_grad)
     if train.lora_rank:
         from peft import get_peft_model
 
         with torch.device("meta"):
-            adapted = get_peft_model(empty, lora(train.lora_rank))
+            adapted = get_peft_model(empty, make_lora_config(train.lora_rank))
         trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
         parameters += trained
-    return _Sizes(parameters, trained, config.get_text_config())
+    return _ModelSizes(parameters, trained, config.get_text_config())
 
 
-def _value(train: Train) -> int:
+def _bytes_per_value(train: Train) -> int:
     return 2 if train.dtype == "bfloat16" else 4
 
 
-def _shards(processes: int) -> int:
-    # Set by `accelerate launch` from its configuration file.
+def _count_shards(processes: int) -> int:
+    # `accelerate launch` sets these variables from its configuration file.
     sharded = any(os.environ.get(name) == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
     return processes if sharded else 1
 
 
-def _gathers(processes: int) -> bool:
-    # FSDP2 gathers a layer at a time, ZeRO-3 all of them before the first word.
+def _gathers_all_weights(processes: int) -> bool:
+    # FSDP2 gathers one layer at a time. ZeRO-3 gathers all layers before it generates the first token.
     return processes > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
-def _devices() -> str:
+def _describe_devices() -> str:
     import torch
 
     if not torch.cuda.is_available():
@@ -304,11 +313,11 @@ def _mean(lengths: Sequence[int]) -> float:
     return sum(lengths) / max(len(lengths), 1)
 
 
-def _gib(size: int) -> str:
+def _to_gib(size: int) -> str:
     return f"{size / 2**30:.2f}"
 
 
-def _count(number: float) -> str:
+def _format_count(number: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f} {unit}"

@@ -1,9 +1,9 @@
 """Pre-trains the tiny model to see and to point, as real backbones can, on categories that appear nowhere else.
 
-The vision tower learns dense maps, in whole images and in crops of them: which of the cells that become visual tokens
-a defect touches, and in these its type and its box (the idea of FCOS, arXiv 1904.01355). Trained end to end on
-verdicts alone, a model of this size is still at chance after minutes: one bit an image is too little to learn to see
-from. Then the language model learns to put in words what the tower sees.
+First the vision tower learns dense maps, on whole images and on crops: which cells a defect touches (a cell becomes one
+visual token), and the defect's type and box in each of them (the idea of FCOS, arXiv 1904.01355). If a model of this
+size is trained end to end on verdicts only, it is still at chance after minutes: one bit per image is too little to
+learn to see. Then the language model learns to describe what the tower sees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,83 +19,87 @@ from cot_builder.inspection.tools.crop import crop
 from cot_builder.storage.images import encode_png
 from schemas.geometry import Box, to_pixels
 from train import surfaces
-from train.collator import collator
+from train.collator import make_collator
 
 CELL = 16
-"""Pixels a side of what becomes one visual token."""
-TOUCHED = 0.03
-"""Share of a cell that a defect covers, from which on it counts as touched."""
-LEAST_COVER = 60
-"""Of 255: how much of a pixel a defect covers that counts as its own."""
+"""Side of a cell in pixels; a cell becomes one visual token."""
+TOUCHED_SHARE = 0.03
+"""A cell counts as touched if a defect covers more than this share of it."""
+MIN_COVER = 60
+"""A pixel belongs to a defect if its mask value, from 0 to 255, is above this."""
 KINDS = {name: number for number, name in enumerate((*surfaces.SMALL, *surfaces.LARGE))}
-HEAD_RATE = 10
-"""How much faster the head learns than the tower."""
+HEAD_RATE_FACTOR = 10
+"""Learning rate of the head, relative to that of the tower."""
 CLEAN = "clean"
 ENLARGED = "A part of it, enlarged."
-AFTER_WHOLE = 0.7
-"""How often a part is shown after the whole, and not by itself."""
+AFTER_WHOLE_PROBABILITY = 0.7
+"""Probability that a part is shown after the whole image, and not by itself."""
 OPENINGS = ("", "Look: ", "I see: ", "Here is what there is: ", "Well, ")
 
 
 class View(NamedTuple):
-    """What the model is shown, and what there is to see in it."""
+    """An image for the model, with its labels."""
 
     image: np.ndarray
     """uint8 (h, w, 3) RGB, as the processor scales it."""
     mask: np.ndarray
     """uint8 (h, w): 255 where the defect lies."""
     word: str
-    """Type of the defect, or clean."""
+    """Type of the defect, or ``clean``."""
     whole: np.ndarray | None = None
-    """The image that this is a part of, as the model sees it, or None."""
+    """For a part: the whole image, as the processor scales it; None for a whole image."""
 
 
-def views(processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
-    """Three views an image: the whole, the crop that the tool proposes, and one of a place at random.
+def draw_views(processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
+    """Draw three views per image: the whole, the crop that the tool `crop` proposes, and a random crop.
 
-    The map of the whole shows a small defect too: that the tower does not find it there was not taught.
+    The map of a whole image includes small defects, so the tower is not taught to overlook them.
     """
     for _ in range(images):
         size = rng.choice(("none", "small", "large"), p=(0.3, 0.4, 0.3))
-        surface = surfaces.draw(int(rng.choice(categories)), size, rng)
-        whole = view(processor, surface.pixels, surface.mask, surface.defect_type)
+        surface = surfaces.draw_surface(int(rng.choice(categories)), size, rng)
+        whole = make_view(processor, surface.pixels, surface.mask, surface.defect_type)
         yield whole
         side = int(rng.integers(103, 260))
         x, y = rng.integers(0, 1000 - side, 2).tolist()
         for box in (propose(surface.pixels, 1)[0].box, (x, y, x + side, y + side)):
-            part = view(processor, crop(surface.pixels, list(box)).image, _cut(surface.mask, box), surface.defect_type)
+            part = make_view(
+                processor, crop(surface.pixels, list(box)).image, _cut_mask(surface.mask, box), surface.defect_type
+            )
             yield part._replace(whole=whole.image)
 
 
-def wholes(processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator) -> Iterator[View]:
-    """Whole images with large defects: where the place of a defect is to be learned, which in a crop is its middle."""
+def draw_whole_views(
+    processor: Any, categories: Sequence[int], images: int, rng: np.random.Generator
+) -> Iterator[View]:
+    """Draw whole images with large defects, to learn where a defect is: in a crop it is always in the middle."""
     for _ in range(images):
-        surface = surfaces.draw(int(rng.choice(categories)), "large", rng)
-        yield view(processor, surface.pixels, surface.mask, surface.defect_type)
+        surface = surfaces.draw_surface(int(rng.choice(categories)), "large", rng)
+        yield make_view(processor, surface.pixels, surface.mask, surface.defect_type)
 
 
-def speakable(seen: View) -> bool:
-    """Whether it can be known what is to be said of a view: not of a whole image with a small defect."""
+def is_describable(seen: View) -> bool:
+    """Whether the view shows what its label says; a small defect is invisible in the whole image."""
     return seen.whole is not None or seen.word not in surfaces.SMALL
 
 
-def _cut(mask: np.ndarray, box: Box) -> np.ndarray:
+def _cut_mask(mask: np.ndarray, box: Box) -> np.ndarray:
     x1, y1, x2, y2 = to_pixels(box, surfaces.SIDE, surfaces.SIDE)
     return mask[y1:y2, x1:x2]
 
 
-def view(processor: Any, pixels: np.ndarray | None, mask: np.ndarray, kind: str | None) -> View:
-    """An image and its mask as the processor scales them; ``kind`` is what the mask shows, where it shows any."""
-    image = shown(processor, pixels)
+def make_view(processor: Any, pixels: np.ndarray | None, mask: np.ndarray, kind: str | None) -> View:
+    """Scale an image and its mask as the processor does; the label is ``kind`` if the mask marks a cell, else clean."""
+    image = scale_image(processor, pixels)
     small = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return View(image, small, kind if kind and targets(small).any() else CLEAN)
+    return View(image, small, kind if kind and mark_touched_cells(small).any() else CLEAN)
 
 
-def shown(processor: Any, pixels: np.ndarray | None) -> np.ndarray:
-    """What the model is given of an image, by the processor's own scaling, uint8 (h, w, 3) RGB.
+def scale_image(processor: Any, pixels: np.ndarray | None) -> np.ndarray:
+    """Scale an image with the model's processor, to uint8 (h, w, 3) RGB.
 
     Args:
-        processor: Of the model.
+        processor: Processor of the model.
         pixels: uint8 (height, width, 3) BGR.
     """
     assert pixels is not None
@@ -111,33 +115,33 @@ def shown(processor: Any, pixels: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(found).astype(np.uint8)
 
 
-def maps(tower: Any, head: Any, processor: Any, images: Sequence[np.ndarray]) -> list[Any]:
-    """What ``head`` reads in each cell, a tensor (h / 16 * w / 16, outputs) an image."""
+def read_cells(tower: Any, head: Any, processor: Any, images: Sequence[np.ndarray]) -> list[Any]:
+    """Return the output of ``head`` in each cell: one tensor (h / 16 * w / 16, outputs) per image."""
     inputs = processor.image_processor(images=list(images), return_tensors="pt")
     grid = inputs["image_grid_thw"]
     found = head(tower(inputs["pixel_values"], grid_thw=grid).pooler_output)
     return list(found.split([height * width // 4 for _, height, width in grid.tolist()]))
 
 
-def targets(mask: np.ndarray) -> np.ndarray:
-    """1 where a cell is touched, float32 (h / 16, w / 16)."""
+def mark_touched_cells(mask: np.ndarray) -> np.ndarray:
+    """Return 1 for each cell that the defect touches, else 0, as float32 (h / 16, w / 16)."""
     height, width = mask.shape
     cells = mask.reshape(height // CELL, CELL, width // CELL, CELL).mean((1, 3)) / 255
-    return (cells > TOUCHED).astype(np.float32)
+    return (cells > TOUCHED_SHARE).astype(np.float32)
 
 
-def box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """Around what is set, as shares of width and height; all 0 where nothing is."""
+def bounding_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Return the box around the mask (x1, y1, x2, y2) as shares of width and height; all 0 if the mask is empty."""
     height, width = mask.shape
-    x, y, across, down = cv2.boundingRect((mask > LEAST_COVER).astype(np.uint8))
+    x, y, across, down = cv2.boundingRect((mask > MIN_COVER).astype(np.uint8))
     return x / width, y / height, (x + across) / width, (y + down) / height
 
 
-def lay_out(model: Any, processor: Any) -> None:
-    """Lay places in the image, and the numbers of the grid, out as sines and cosines, in place.
+def initialise_positions(model: Any, processor: Any) -> None:
+    """Initialise the position embeddings, and the embeddings of the grid's numbers, as sines and cosines, in place.
 
-    Vision transformers may begin so (arXiv 2111.06377, section 3). From random beginnings, which cell is where would
-    not be known after minutes, nor that 150 lies between 100 and 200.
+    Vision transformers may start this way (arXiv 2111.06377, section 3). From random embeddings, minutes of training
+    would not teach the model where each cell is, nor that 150 lies between 100 and 200.
     """
     import torch
 
@@ -154,42 +158,42 @@ def lay_out(model: Any, processor: Any) -> None:
 
 
 def _waves(values: np.ndarray, count: int) -> np.ndarray:
-    """Sines and cosines of ``count`` wavelengths, 2 and shorter, of values in [0, 1]: (values, 2 count)."""
+    """Return sines and cosines of values in [0, 1] with ``count`` wavelengths from 2 downwards: (values, 2 count)."""
     angles = values[:, None] * 2.0 ** np.linspace(0, 3, count) * np.pi
     return np.hstack([np.sin(angles), np.cos(angles)])
 
 
-def new_reader(model: Any, seed: int) -> Any:
-    """A linear head that reads a cell: touched or not, box, type."""
+def make_cell_head(model: Any, seed: int) -> Any:
+    """Return a linear head with the outputs of a cell: touched or not, box, type."""
     import torch
 
     torch.manual_seed(seed)
     return torch.nn.Linear(model.config.vision_config.out_hidden_size, 1 + 4 + len(KINDS))
 
 
-def see(
+def train_vision(
     model: Any, processor: Any, head: Any, seen: Sequence[View], steps: int, batch: int, rate: float, seed: int
 ) -> Iterator[float]:
-    """Train ``model``'s vision tower and the head that reads it, in place; yields the loss of each step."""
+    """Train the vision tower of ``model`` and ``head``, in place; yields the loss of each step."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss
 
     rng = np.random.default_rng(seed)
     tower = model.model.visual
     learned = [*tower.parameters(), *head.parameters()]
-    rates = [rate, HEAD_RATE * rate]
+    rates = [rate, HEAD_RATE_FACTOR * rate]
     groups = [{"params": [*part.parameters()], "lr": one} for part, one in zip((tower, head), rates, strict=True)]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.15)
     weight = torch.tensor(4.0)
     for _ in range(steps):
-        chosen = [_turned(seen[int(number)], rng) for number in rng.integers(0, len(seen), batch)]
-        cells = [targets(one.mask).ravel() for one in chosen]
-        read = torch.cat(maps(tower, head, processor, [one.image for one in chosen]))
+        chosen = [_augment(seen[int(number)], rng) for number in rng.integers(0, len(seen), batch)]
+        cells = [mark_touched_cells(one.mask).ravel() for one in chosen]
+        read = torch.cat(read_cells(tower, head, processor, [one.image for one in chosen]))
         touched = torch.from_numpy(np.concatenate(cells))
         inside = touched > 0
         boxes = np.concatenate(
-            [np.tile(box(one.mask), (len(part), 1)) for one, part in zip(chosen, cells, strict=True)]
+            [np.tile(bounding_box(one.mask), (len(part), 1)) for one, part in zip(chosen, cells, strict=True)]
         )
         kinds = np.concatenate(
             [np.full(len(part), KINDS.get(one.word, 0)) for one, part in zip(chosen, cells, strict=True)]
@@ -206,10 +210,13 @@ def see(
         yield float(loss.detach())
 
 
-def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int], images: int) -> dict[str, float]:
-    """AUROC of the strongest cell, of small and of large defects against clean surfaces, in whole images and in crops.
+def measure_visibility(
+    model: Any, processor: Any, head: Any, categories: Sequence[int], images: int
+) -> dict[str, float]:
+    """Measure how well the tower detects defects, in whole images and in crops.
 
-    0.5 is chance: the tower was trained on nothing but finding them, in whole images as in crops.
+    Returns the AUROC of the strongest cell, of small and of large defects against clean surfaces; 0.5 is chance. The
+    tower was trained only to find defects, in whole images and in crops, so chance means that a defect is not visible.
     """
     import torch
     from sklearn.metrics import roc_auc_score
@@ -218,15 +225,15 @@ def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int],
     strongest: dict[tuple[str, str], list[float]] = {}
     sizes: tuple[surfaces.Size, ...] = ("none", "small", "large")
     for size in sizes:
-        drawn = [surfaces.draw(int(rng.choice(categories)), size, rng) for _ in range(images)]
+        drawn = [surfaces.draw_surface(int(rng.choice(categories)), size, rng) for _ in range(images)]
         looks = {
-            "global view": [shown(processor, surface.pixels) for surface in drawn],
-            "crop": [shown(processor, crop(surface.pixels).image) for surface in drawn],
+            "global view": [scale_image(processor, surface.pixels) for surface in drawn],
+            "crop": [scale_image(processor, crop(surface.pixels).image) for surface in drawn],
         }
         for place, pixels in looks.items():
             with torch.no_grad():
                 strongest[place, size] = [
-                    float(cells[:, 0].max()) for cells in maps(model.model.visual, head, processor, pixels)
+                    float(cells[:, 0].max()) for cells in read_cells(model.model.visual, head, processor, pixels)
                 ]
     return {
         f"{size} in the {place}": float(
@@ -237,7 +244,7 @@ def visibility(model: Any, processor: Any, head: Any, categories: Sequence[int],
     }
 
 
-def _turned(seen: View, rng: np.random.Generator) -> View:
+def _augment(seen: View, rng: np.random.Generator) -> View:
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
     image, mask = np.rot90(seen.image, turns), np.rot90(seen.mask, turns)
     if mirrored:
@@ -245,23 +252,23 @@ def _turned(seen: View, rng: np.random.Generator) -> View:
     return View(np.ascontiguousarray(image), np.ascontiguousarray(mask), seen.word, seen.whole)
 
 
-def speak(
+def train_language(
     model: Any, processor: Any, seen: Sequence[View], steps: int, batch: int, rate: float, seed: int
 ) -> Iterator[float]:
-    """Teach the language model, in place, to name what the tower sees and to point at it; yields the losses."""
+    """Teach the language model, in place, to name what the tower sees and where; yields the loss of each step."""
     import torch
 
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
-    collate = collator(processor)
+    collate = make_collator(processor)
     model.model.visual.requires_grad_(False)
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
     model.train()
     for _ in range(steps):
-        chosen = [_turned(seen[int(number)], rng) for number in rng.integers(0, len(seen), batch)]
-        loss = model(**collate([_shown(one, rng) for one in chosen])).loss
+        chosen = [_augment(seen[int(number)], rng) for number in rng.integers(0, len(seen), batch)]
+        loss = model(**collate([_make_example(one, rng) for one in chosen])).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -271,33 +278,37 @@ def speak(
     model.model.visual.requires_grad_(True)
 
 
-def vocabulary() -> list[str]:
-    """What is said, but for the places."""
+def list_phrases() -> list[str]:
+    """Return the phrases of the descriptions, without coordinates."""
     return [*OPENINGS, ENLARGED, CLEAN, *KINDS]
 
 
-def words(seen: View, rng: np.random.Generator, placed: bool = True) -> str:
-    """What is to be said of a view: what it is and where, in either order and not in the form of an inspection.
+def describe_view(seen: View, rng: np.random.Generator, placed: bool = True) -> str:
+    """Describe a view: what it shows and where, in either order, and not in the form of an inspection.
 
-    Always said in one way, pointing would hang on the words before it and be lost in any other sentence.
+    The wording varies. With a single wording, the model would tie pointing to the words before it and could not point
+    in other sentences.
     """
     opening = str(rng.choice(OPENINGS))
     if seen.word == CLEAN or not placed:
         return opening + seen.word
-    x1, y1, x2, y2 = (round(1000 * share) for share in box(seen.mask))
-    found = surfaces.coarse((x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
+    x1, y1, x2, y2 = (round(1000 * share) for share in bounding_box(seen.mask))
+    found = surfaces.snap_to_grid((x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
     place = f"<location>[[{', '.join(map(str, found))}]]</location>"
     return opening + (f"{seen.word} {place}" if rng.random() < 0.5 else f"{place} {seen.word}")
 
 
-def _shown(seen: View, rng: np.random.Generator) -> dict[str, Any]:
-    # Asked as the inspector is, so that what was learned serves there.
+def _make_example(seen: View, rng: np.random.Generator) -> dict[str, Any]:
+    # Use the inspector's prompt, so that the skill transfers to it.
     chat, images = prompt("surface", "default"), [seen.image]
-    after = rng.random() < AFTER_WHOLE
+    after = rng.random() < AFTER_WHOLE_PROBABILITY
     if after and seen.whole is not None:
-        # As real backbones know chats with several images: which one is spoken of, and that it is the last.
+        # Teach what real backbones know of chats with several images: the last image is the one in question.
         chat.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ENLARGED}]})
         images = [seen.whole, seen.image]
-    said = {"role": "assistant", "content": [{"type": "text", "text": words(seen, rng, placed=len(images) == 1)}]}
+    said = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": describe_view(seen, rng, placed=len(images) == 1)}],
+    }
     pngs = [{"bytes": encode_png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))} for image in images]
     return {"messages": [*chat, said], "images": pngs, "tools": tool_schemas()}

@@ -1,4 +1,4 @@
-"""The processes that train together."""
+"""Handles the processes that train together."""
 
 import os
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 from schemas.errors import IndusCotError
 
 
-def state() -> Any:
-    """This process among them, as `accelerate` knows it; on a machine without a GPU they talk by gloo.
+def get_state() -> Any:
+    """Return the state of this process from `accelerate`; without a GPU the processes communicate by gloo.
 
-    Whoever asks first decides: asked plainly there, `accelerate` takes each of several processes for the only one.
+    Always get the state here. The first call decides, and without ``cpu=True`` on a machine without a GPU,
+    `accelerate` treats each process as the only one.
     """
     import torch
     from accelerate import PartialState
@@ -18,16 +19,17 @@ def state() -> Any:
 
 
 def check_launch(stage: str) -> None:
-    """Refuse to train on several GPUs that no launcher has shared out.
+    """Refuse to train in a single process if several GPUs are visible.
 
     Raises:
-        IndusCotError: nobody has; says how to.
+        IndusCotError: no launcher started the processes; the message says how to start them.
     """
     import torch
 
     if "WORLD_SIZE" not in os.environ and torch.cuda.device_count() > 1:
         raise IndusCotError(
-            f"{stage}: {torch.cuda.device_count()} GPUs are visible and one process was started: train on all with "
+            f"{stage}: {torch.cuda.device_count()} GPUs are visible, but only one process was started: train on all "
+            "with "
             "`accelerate launch --config_file train/configs/zero3.yaml $(command -v indus-cot) --profile paper "
             f"{stage}` (train/configs/README.md has others), or on one with CUDA_VISIBLE_DEVICES=0"
         )

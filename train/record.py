@@ -1,4 +1,4 @@
-"""What a training says of itself: metrics and curves for DVC and the report, progress for who is watching."""
+"""Records a training: metrics and curves for DVC and the report, and a progress bar."""
 
 import csv
 import io
@@ -17,19 +17,19 @@ FOLDER_OF_TERMS = "terms"
 Logs = Sequence[Mapping[str, Any]]
 
 
-def recorder(
+def make_recorder(
     stage: str, reports: Path, columns: Sequence[str] = (), terms: Mapping[str, str] = MappingProxyType({})
 ) -> Any:
-    """A callback that writes ``reports/<stage>/curve.csv`` and ``terms`` at every log and shows progress.
+    """Return a callback that writes ``reports/<stage>/curve.csv`` and ``terms`` at every log and shows progress.
 
-    Adds ``tokens_per_s``, of all processes together, to what the trainer logs. The curve is written from the
-    trainer's own history, which its checkpoints hold: a resumed run goes on with the curve of the killed one.
+    It adds ``tokens_per_s``, summed over all processes, to the trainer's logs. The curve is written from the trainer's
+    history, which is part of its checkpoints, so a resumed run continues the curve of the killed one.
 
     Args:
         stage: Name of the stage.
         reports: Folder of the reports.
-        columns: As of :func:`write_curves`.
-        terms: As of :func:`write_curves`.
+        columns: See :func:`write_curves`.
+        terms: See :func:`write_curves`.
     """
     from transformers import TrainerCallback
 
@@ -40,7 +40,7 @@ def recorder(
             self._before = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            # Resumed, GRPO goes on counting where its checkpoint was; SFT counts from nothing again.
+            # After a resume, GRPO continues the token count of its checkpoint, but SFT restarts from 0.
             held = float(state.num_input_tokens_seen)
             self._seen = (time.perf_counter(), held)
             counted = max((entry.get("num_tokens", 0.0) for entry in state.log_history), default=0.0)
@@ -66,24 +66,24 @@ def recorder(
     return Recorder()
 
 
-def quiet(trainer: Any) -> None:
-    """Keep a trainer from printing its logs; they are recorded."""
+def silence_logs(trainer: Any) -> None:
+    """Stop a trainer from printing its logs; the recorder writes them to files."""
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
 
 
 def write_curves(history: Logs, reports: Path, stage: str, columns: Sequence[str], terms: Mapping[str, str]) -> None:
-    """Write ``reports/<stage>/curve.csv``, and ``terms/<term>.csv`` of each term of the reward that was logged.
+    """Write ``reports/<stage>/curve.csv``, and ``terms/<term>.csv`` for each logged term of the reward.
 
-    `dvc plots` draws a folder without a list of what is in it: a new term needs no line of dvc.yaml.
+    `dvc plots` draws every file of the folder ``terms``, so a new term needs no line in dvc.yaml.
 
     Args:
-        history: The trainer's.
+        history: History of the trainer.
         reports: Folder of the reports.
         stage: Name of the stage.
-        columns: Of the curve that are there, if empty, also where nothing was logged of them: `dvc plots` draws them.
-        terms: Column of the curve, by name of the term.
+        columns: Columns that the curve always has, because `dvc plots` draws them; empty if nothing was logged.
+        terms: Maps the name of each term to its column of the curve.
     """
     write_curve(history, reports / stage / CURVE, columns)
     for name, column in terms.items():
@@ -92,32 +92,32 @@ def write_curves(history: Logs, reports: Path, stage: str, columns: Sequence[str
         if values:
             write_table(values, ("step", "value"), path)
         else:
-            # An earlier run may have had the term.
+            # Delete the file of an earlier run that had the term.
             path.unlink(missing_ok=True)
 
 
 def write_curve(history: Logs, path: Path, columns: Sequence[str] = ()) -> None:
-    """The training logs among a trainer's history as CSV: a line a log, a column a quantity, ``step`` first.
+    """Write the training logs of a trainer's history as CSV: a row per log, a column per quantity, ``step`` first.
 
-    ``columns`` are there also where nothing was logged of them.
+    ``columns`` are written even if nothing was logged for them.
     """
     logs = [entry for entry in history if "loss" in entry]
     write_table(logs, ["step", *sorted({*columns, *(name for entry in logs for name in entry)} - {"step"})], path)
 
 
 def write_table(rows: Logs, columns: Sequence[str], path: Path) -> None:
-    """Rows as CSV, numbers with six digits."""
+    """Write rows as CSV, with numbers rounded to six significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: _round_figure(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
 
 
 def write_metrics(figures: Mapping[str, Any], path: Path) -> None:
-    """Figures as DVC reads them: one JSON object."""
-    write_text(path, json.dumps({name: _short(value) for name, value in figures.items()}, indent=1) + "\n")
+    """Write figures as one JSON object, which DVC reads as metrics."""
+    write_text(path, json.dumps({name: _round_figure(value) for name, value in figures.items()}, indent=1) + "\n")
 
 
-def _short(value: Any) -> Any:
+def _round_figure(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value

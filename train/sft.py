@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on Indus-CoT: the cold start before reinforcement learning (arXiv 2605.20682)."""
+"""Stage `sft`: supervised fine-tuning on Indus-CoT, the cold start before reinforcement learning (arXiv 2605.20682)."""
 
 import shutil
 import tempfile
@@ -15,27 +15,27 @@ from cot_builder.storage.output import Output, stage_output, staging_path
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from train import card, corpus, guard, processes, record, tiny
-from train.collator import collator, lengths
-from train.model import identity, load_policy, load_processor, located, lora, merge
-from train.plan import Plan, plan, updates, world_size
+from train.collator import count_tokens, make_collator
+from train.model import identify_model, load_policy, load_processor, locate_model, make_lora_config, merge_adapters
+from train.plan import Plan, count_updates, plan_training, world_size
 
-LAST = 5
-"""Logs whose mean is the loss at the end."""
+FINAL_LOGS = 5
+"""Number of last logs whose mean is the final loss."""
 
 
 def sft(params: Params, workspace: Workspace) -> None:
-    """Write ``models/sft``: weights in safetensors, the processor, a manifest; curves and figures in ``reports``.
+    """Write ``models/sft`` (weights in safetensors, processor, manifest), and curves and figures in ``reports``.
 
-    A run that was killed goes on from its last whole checkpoint, with the same losses, when it is started again
-    with the same parameters, corpus and libraries. Trajectories longer than ``train.max_tokens`` are left out and
-    named in ``left_out.csv``.
+    A killed run resumes from its last complete checkpoint, with the same losses, when it is started again with the same
+    parameters, corpus and libraries. Trajectories longer than ``train.max_tokens`` are left out and listed in
+    ``left_out.csv``.
 
     Raises:
-        IndusCotError: the corpus or the model does not fit, or the model is the one to be written; several GPUs were
-            given to one process; the loss is no number; there is not enough memory.
+        IndusCotError: the corpus or the model is invalid, or the model is the one to be written; several GPUs are
+            visible but no launcher started the processes; the loss is not a number; there is not enough memory.
     """
     processes.check_launch("sft")
-    with guard.memory_explained("sft"), _staged(params, workspace) as output:
+    with guard.explain_out_of_memory("sft"), _open_output(params, workspace) as output:
         base = base_model(params, workspace, output.path / "base")
         data = _prepare(params, workspace, base)
         for name, length in chain.from_iterable(data.refused.values()):
@@ -43,17 +43,17 @@ def sft(params: Params, workspace: Workspace) -> None:
         output.counts |= _train(params, workspace, data, base, output.path)
 
 
-def print_plan(params: Params, workspace: Workspace) -> Plan:
-    """What a run would take; nothing is trained or written.
+def make_plan(params: Params, workspace: Workspace) -> Plan:
+    """Estimate what a run takes, without training or writing anything.
 
     Raises:
-        IndusCotError: the corpus or the model does not fit.
+        IndusCotError: the corpus or the model is invalid.
     """
     with tempfile.TemporaryDirectory() as folder:
         base = base_model(params, workspace, Path(folder) / "base")
         data = _prepare(params, workspace, base)
         found = [*data.lengths, *(length for _, length in data.refused["train"])]
-        return plan(
+        return plan_training(
             params.train,
             base,
             found,
@@ -65,30 +65,30 @@ def print_plan(params: Params, workspace: Workspace) -> Plan:
 
 
 def base_model(params: Params, workspace: Workspace, folder: Path) -> str:
-    """Folder or name of the model that training starts from; ``tiny`` is made in ``folder``, from the corpus' words.
+    """Return the folder or name of the base model; for ``tiny``, build it in ``folder`` from the texts of the corpus.
 
     Raises:
-        IndusCotError: the corpus does not fit; the model is the one that ``sft`` writes.
+        IndusCotError: the corpus is invalid; the model is the one that ``sft`` writes.
     """
     if params.train.model != card.TINY:
-        return located(params.train.model, workspace.root, workspace.sft, "train.model")
-    with processes.state().main_process_first():
+        return locate_model(params.train.model, workspace.root, workspace.sft, "train.model")
+    with processes.get_state().main_process_first():
         if not folder.is_dir():
             rows = _read(params, workspace)["train"]
             partial = folder.with_name(f".{folder.name}.partial")
-            tiny.build(partial, corpus.texts(rows), params.run.seed, tiny.systems())
+            tiny.build(partial, corpus.iter_texts(rows), params.run.seed, tiny.list_systems())
             partial.rename(folder)
     return str(folder)
 
 
 class _Data(NamedTuple):
-    """Training rows that fit, with their lengths in tokens; what does not, by split; the validation rows or None."""
+    """Training rows that are short enough with their token counts, too long rows by split, validation rows or None."""
 
     processor: Any
     rows: Any
     lengths: list[int]
     refused: dict[str, list[tuple[str, int]]]
-    """Id and tokens."""
+    """Id and number of tokens of each row that is too long, by split."""
     validation: Any
 
 
@@ -102,7 +102,7 @@ def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
     splits = _read(params, workspace)
     fitting, found, refused = {}, {}, {}
     for name, rows in splits.items():
-        found[name] = lengths(rows, processor)
+        found[name] = count_tokens(rows, processor)
         places = [place for place, length in enumerate(found[name]) if length <= params.train.max_tokens]
         kept = set(places)
         refused[name] = [
@@ -115,15 +115,15 @@ def _prepare(params: Params, workspace: Workspace, base: str) -> _Data:
     if not found["train"]:
         raise IndusCotError(
             f"every trajectory is longer than train.max_tokens, {params.train.max_tokens}; the shortest has "
-            f"{min(length for _, length in refused['train'])} tokens"
+            f"{min(length for _, length in refused['train'])} tokens; raise train.max_tokens"
         )
     return _Data(processor, fitting["train"], found["train"], refused, fitting.get("validation"))
 
 
 @contextmanager
-def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
-    """The staging folder of ``models/sft``; only the first of several processes makes it and puts it in place."""
-    state, target = processes.state(), workspace.sft.absolute()
+def _open_output(params: Params, workspace: Workspace) -> Iterator[Output]:
+    """Open the output of ``models/sft``: the main process creates and commits it, the others only get its path."""
+    state, target = processes.get_state(), workspace.sft.absolute()
     staged = (
         stage_output(
             target,
@@ -134,7 +134,7 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
                 "seed": params.run.seed,
                 "processes": world_size(),
             },
-            inputs=_inputs(params, workspace),
+            inputs=_hash_inputs(params, workspace),
             strict=params.run.strict,
             resumable=True,
         )
@@ -147,25 +147,25 @@ def _staged(params: Params, workspace: Workspace) -> Iterator[Output]:
         state.wait_for_everyone()
 
 
-def _inputs(params: Params, workspace: Workspace) -> dict[str, str]:
-    """Corpus, the model it begins from, and the versions of what trains: a run resumes on equal ones only."""
+def _hash_inputs(params: Params, workspace: Workspace) -> dict[str, str]:
+    """Return the identity of corpus, base model and libraries; a run resumes only if they are equal."""
     shards = hash_shards(workspace.indus_cot)
     began = {"model": card.TINY}
     if params.train.model != card.TINY:
-        began = identity(located(params.train.model, workspace.root, workspace.sft, "train.model"))
-    return {**shards, **began, **card.libraries()}
+        began = identify_model(locate_model(params.train.model, workspace.root, workspace.sft, "train.model"))
+    return {**shards, **began, **card.library_versions()}
 
 
 def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder: Path) -> dict[str, Any]:
-    """Train and leave the finished model in ``folder``; returns what happened in figures."""
+    """Train, write the finished model to ``folder``, and return the figures of the training."""
     import torch
     from trl import SFTConfig, SFTTrainer
 
     train, settings = params.train, params.sft
     checkpoints = folder / "checkpoints"
     at_once = world_size() * settings.batch
-    steps = settings.steps or updates(len(data.rows), at_once, settings.accumulation, settings.epochs)
-    # Made before the weights are loaded: with ZeRO-3 it decides where they go.
+    steps = settings.steps or count_updates(len(data.rows), at_once, settings.accumulation, settings.epochs)
+    # Make the configuration before loading: under ZeRO-3 it makes `from_pretrained` shard the weights.
     config = SFTConfig(
         output_dir=str(checkpoints),
         trust_remote_code=False,
@@ -183,30 +183,30 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         logging_steps=min(settings.log_steps, steps),
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
-        save_total_limit=guard.KEPT,
+        save_total_limit=guard.CHECKPOINTS_KEPT,
         seed=params.run.seed,
         remove_unused_columns=False,
         max_length=None,
         disable_tqdm=True,
-        # Every batch has images, so that no weight is ever left out of a pass; looking for one takes a walk each step.
+        # Every batch has images, so every weight is used; the search for unused ones would walk the graph each step.
         ddp_find_unused_parameters=False,
         report_to=[],
     )
-    trainer = guard.stops_at_nan(_balances_processes(SFTTrainer, data.lengths))(
+    trainer = guard.add_nan_check(_balance_processes(SFTTrainer, data.lengths))(
         load_policy(base, train),
         args=config,
         train_dataset=data.rows,
         processing_class=data.processor,
-        data_collator=collator(data.processor),
-        peft_config=lora(train.lora_rank) if train.lora_rank else None,
-        callbacks=[record.recorder("sft", workspace.reports), guard.marker()],
+        data_collator=make_collator(data.processor),
+        peft_config=make_lora_config(train.lora_rank) if train.lora_rank else None,
+        callbacks=[record.make_recorder("sft", workspace.reports), guard.make_checkpoint_marker()],
     )
-    record.quiet(trainer)
-    started, last = time.perf_counter(), guard.last_whole(checkpoints)
+    record.silence_logs(trainer)
+    started, last = time.perf_counter(), guard.find_last_checkpoint(checkpoints)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.perf_counter() - started
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    ending = logs[-LAST:]
+    ending = logs[-FINAL_LOGS:]
     figures = {
         "trajectories": len(data.rows),
         "refused": sum(map(len, data.refused.values())),
@@ -225,16 +225,16 @@ def _train(params: Params, workspace: Workspace, data: _Data, base: str, folder:
         speed = {"tokens_per_s": sorted(rate)[len(rate) // 2], "seconds": seconds}
         record.write_metrics({**figures, **speed}, workspace.reports / "sft.json")
         card.write(folder, "sft", params, workspace, figures)
-        # Last: what fails before does not lose the training.
+        # Delete the checkpoints last, so that an error above does not lose the training.
         for name in ("checkpoints", "adapters", "base"):
             shutil.rmtree(folder / name, ignore_errors=True)
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
 
 
-def _balances_processes(trainer: type, tokens: list[int]) -> type:
-    """A trainer class that deals the trajectories of an update among processes so that they take about as long.
+def _balance_processes(trainer: type, tokens: list[int]) -> type:
+    """Return a trainer class that distributes the trajectories of an update evenly by length over the processes.
 
-    At every update all wait for the one with the longest; which trajectories an update is made of stays as random.
+    At every update, all processes wait for the slowest. The trajectories of each update are still drawn at random.
     """
     from transformers.trainer_pt_utils import BatchRebalanceSampler
 
@@ -257,14 +257,14 @@ def _balances_processes(trainer: type, tokens: list[int]) -> type:
 
 
 def _finish(trainer: Any, params: Params, base: str, folder: Path) -> None:
-    """Put the weights, adapters merged, and the processor into ``folder``."""
+    """Write the weights, with adapters merged, and the processor to ``folder``."""
     adapters = folder / "adapters"
     trainer.save_model(str(adapters if params.train.lora_rank else folder))
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
     if params.train.lora_rank:
-        merge(base, adapters, folder, params.train.dtype)
+        merge_adapters(base, adapters, folder, params.train.dtype)
     trainer.processing_class.save_pretrained(folder)
-    # How this machine was set up is nobody's business where the weights go.
+    # Don't publish the setup of this machine with the weights.
     (folder / "training_args.bin").unlink(missing_ok=True)

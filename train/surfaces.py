@@ -1,11 +1,11 @@
 """Synthetic surfaces for `make learn`: textures of many categories, with defects of two sizes.
 
-An image is 512 px a side; the processor of the tiny model of :mod:`train.tiny` scales it down to 128. A **large**
-defect (scratch, hole, stain) is plain at that scale. A **small** one (a field of pits, a crack) is a relief in the null
-space of that very scaling: strokes, less what the scaling would leave of them. The policy's global view of an image
-with it and of the same image without it are the same but for rounding, by a grey level at most; `crop`, which shows the
-most conspicuous place enlarged, finds and shows it. So a small defect is invisible without a tool by construction and
-not by a lack of training.
+An image has a side of 512 px; the processor of the tiny model of :mod:`train.tiny` scales it down to 128. A **large**
+defect (scratch, hole, stain) is visible at that scale. A **small** defect (a field of pits, a crack) lies in the null
+space of the scaling: the part of its strokes that the scaling would keep is subtracted. So the policy's global views of
+an image with and without a small defect differ only by rounding, by at most one grey level. The tool `crop` enlarges
+the most conspicuous place, and shows the defect. A small defect is therefore invisible without a tool by construction,
+and not because of too little training.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from train import tiny
 SIDE = 512
 GRID = 50
 MARGIN = 48
-"""Pixels between a defect's centre and the rim, at least."""
+"""Smallest distance of a defect's centre from the border, in pixels."""
 PATTERNS = ("brushed", "woven", "speckle", "stripes", "dots", "grid", "wood", "clouds")
 SMALL, LARGE = ("pit", "crack"), ("scratch", "hole", "stain")
-"""Types of the taxonomy, by whether the downscaled image shows them."""
+"""Types of the taxonomy that the downscaled image hides, and types that it shows."""
 Size = Literal["none", "small", "large"]
-LOUDEST = 3.8
-"""Grey levels: most that a texture varies by (standard deviation)."""
+MAX_TEXTURE_STD = 3.8
+"""Upper limit on the standard deviation of a texture, in grey levels."""
 CONTRAST = (90, 105)
-"""Grey levels that a small defect differs by at most; more, and pixels would be cut off at black or white, by which the
-global view could tell."""
-SPECKS = (16, 32)
-"""Of dust on an image: the global view of a clean surface is not free of spots either."""
-_FIELD = 704
-_MAKES = 3
-"""Fields a category, which windows, mirrored and turned, are cut from."""
+"""Range of the largest difference that a small defect makes, in grey levels. With more, pixels would clip at black or
+white, and the global view would reveal the defect."""
+SPECKS_PER_IMAGE = (16, 32)
+"""Range of the number of dust specks, so that the global view of a clean surface has spots too."""
+_FIELD_SIDE = 704
+_FIELDS_PER_CATEGORY = 3
+"""Textures per category, from which mirrored windows are cut."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +48,27 @@ class Surface:
     size: Size
     defect_type: str | None
     mask: np.ndarray
-    """uint8 (512, 512): 255 where the defect lies, a field of pits as a whole."""
+    """uint8 (512, 512): 255 where the defect lies; a field of pits is marked as a single disc."""
 
     @property
     def boxes(self) -> list[Box]:
-        """Around the mask, 0-1000; empty without a defect."""
+        """Box around the mask, in 0-1000; no box without a defect."""
         if self.size == "none":
             return []
         x, y, width, height = cv2.boundingRect(self.mask)
         return [from_pixels((x, y, x + width, y + height), SIDE, SIDE)]
 
 
-def coarse(box: Box) -> Box:
-    """A box as one points with a finger: the sides moved out to the next multiple of 50."""
+def snap_to_grid(box: Box) -> Box:
+    """Enlarge a box to a coarse grid: each side moves outwards to the next multiple of 50."""
     x1, y1, x2, y2 = box
     return x1 // GRID * GRID, y1 // GRID * GRID, -(-x2 // GRID) * GRID, -(-y2 // GRID) * GRID
 
 
-def draw(category: int, size: Size, rng: np.random.Generator) -> Surface:
-    """One image of a category."""
-    grey = _window(_field(category, int(rng.integers(_MAKES))), rng)
-    grey += _grain()[rng.integers(0, _FIELD - SIDE) :, rng.integers(0, _FIELD - SIDE) :][:SIDE, :SIDE]
+def draw_surface(category: int, size: Size, rng: np.random.Generator) -> Surface:
+    """Draw an image of a category, with a defect of the given size."""
+    grey = _cut_window(_make_field(category, int(rng.integers(_FIELDS_PER_CATEGORY))), rng)
+    grey += _make_grain()[rng.integers(0, _FIELD_SIDE - SIDE) :, rng.integers(0, _FIELD_SIDE - SIDE) :][:SIDE, :SIDE]
     mask: np.ndarray = np.zeros((SIDE, SIDE), np.uint8)
     colour = np.ones(3, np.float32)
     kind = None
@@ -77,7 +77,7 @@ def draw(category: int, size: Size, rng: np.random.Generator) -> Surface:
         change = _DRAW[kind](mask, rng)
         if kind == "stain":
             colour = rng.uniform(0.4, 1.0, 3).astype(np.float32)
-    _dust(grey, rng)
+    _add_dust(grey, rng)
     base = rng.uniform(118, 142) + rng.uniform(-8, 8, 3).astype(np.float32)
     pixels = grey[..., None] + base
     if kind is not None:
@@ -85,8 +85,8 @@ def draw(category: int, size: Size, rng: np.random.Generator) -> Surface:
     return Surface(np.clip(pixels, 0, 255).astype(np.uint8), size, kind, mask)
 
 
-def _window(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    top, left = rng.integers(0, _FIELD - SIDE, 2)
+def _cut_window(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    top, left = rng.integers(0, _FIELD_SIDE - SIDE, 2)
     window = field[top : top + SIDE, left : left + SIDE]
     if rng.random() < 0.5:
         window = window[:, ::-1]
@@ -96,102 +96,108 @@ def _window(field: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _grain() -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 3, (_FIELD, _FIELD)).astype(np.float32)
+def _make_grain() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 3, (_FIELD_SIDE, _FIELD_SIDE)).astype(np.float32)
 
 
 @lru_cache(maxsize=512)
-def _field(category: int, make: int) -> np.ndarray:
-    """A texture, float16 (704, 704), about zero: one to three patterns, which and how being the category's own."""
+def _make_field(category: int, make: int) -> np.ndarray:
+    """Draw a texture of a category with mean 0, float16 (704, 704): one to three patterns in the category's style."""
     style = np.random.default_rng([category, 1])
     rng = np.random.default_rng([category, 2, make])
     chosen = style.choice(len(PATTERNS), size=style.integers(1, 4), replace=False)
-    total = np.zeros((_FIELD, _FIELD), np.float32)
+    total = np.zeros((_FIELD_SIDE, _FIELD_SIDE), np.float32)
     for number in chosen:
-        total += style.uniform(0.4, 1.0) * _pattern(PATTERNS[number], style, rng)
+        total += style.uniform(0.4, 1.0) * _make_pattern(PATTERNS[number], style, rng)
     total -= total.mean()
-    total *= min(1.0, LOUDEST / float(total.std()))
+    total *= min(1.0, MAX_TEXTURE_STD / float(total.std()))
     return total.astype(np.float16)
 
 
-def _pattern(name: str, style: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
-    y, x = np.mgrid[0:_FIELD, 0:_FIELD].astype(np.float32)
+def _make_pattern(name: str, style: np.random.Generator, rng: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[0:_FIELD_SIDE, 0:_FIELD_SIDE].astype(np.float32)
     x, y = x + rng.uniform(0, 200), y + rng.uniform(0, 200)
-    shape = (_FIELD, _FIELD)
+    shape = (_FIELD_SIDE, _FIELD_SIDE)
     if name == "brushed":
-        return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), sigmaX=30, sigmaY=2.0)) * 9
+        return (
+            _normalise(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), sigmaX=30, sigmaY=2.0)) * 9
+        )
     if name == "woven":
         p = style.uniform(16, 36)
         return 8 * np.tanh(3 * np.sin(x / p * 6.28)) * np.tanh(3 * np.sin(y / p * 6.28))
     if name == "speckle":
-        return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(2.5, 6))) * 9
+        return (
+            _normalise(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(2.5, 6))) * 9
+        )
     if name == "stripes":
         p, a = style.uniform(20, 60), style.uniform(0, 3.14)
         return 10 * np.sin((x * np.cos(a) + y * np.sin(a)) / p * 6.28)
     if name == "dots":
         p = style.uniform(28, 56)
-        return 20 * _soft((np.sin(x / p * 6.28) > 0.5) & (np.sin(y / p * 6.28) > 0.5))
+        return 20 * _soften((np.sin(x / p * 6.28) > 0.5) & (np.sin(y / p * 6.28) > 0.5))
     if name == "grid":
         p, width = style.uniform(36, 72), style.uniform(4, 8)
-        return -20 * _soft(((x % p) < width) | ((y % p) < width))
+        return -20 * _soften(((x % p) < width) | ((y % p) < width))
     if name == "wood":
         return 10 * np.sin((x + 24 * np.sin(y / 100 + rng.uniform(0, 6))) / style.uniform(3, 8))
-    return _unit(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(20, 50))) * 10
+    return _normalise(cv2.GaussianBlur(rng.normal(0, 1, shape).astype(np.float32), (0, 0), style.uniform(20, 50))) * 10
 
 
-def _dust(grey: np.ndarray, rng: np.random.Generator) -> None:
-    for x, y in rng.integers(8, SIDE - 8, (rng.integers(*SPECKS), 2)):
-        grey[y - 8 : y + 8, x - 8 : x + 8] += rng.uniform(8, 18) * rng.choice((-1, 1)) * _speck(int(rng.integers(4)))
+def _add_dust(grey: np.ndarray, rng: np.random.Generator) -> None:
+    for x, y in rng.integers(8, SIDE - 8, (rng.integers(*SPECKS_PER_IMAGE), 2)):
+        grey[y - 8 : y + 8, x - 8 : x + 8] += (
+            rng.uniform(8, 18) * rng.choice((-1, 1)) * _make_speck(int(rng.integers(4)))
+        )
 
 
 @lru_cache(maxsize=4)
-def _speck(size: int) -> np.ndarray:
+def _make_speck(size: int) -> np.ndarray:
     y, x = np.mgrid[-8:8, -8:8].astype(np.float32) + 0.5
     return np.exp(-(x * x + y * y) / (2 * (2 + 0.5 * size) ** 2))
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
+def _normalise(values: np.ndarray) -> np.ndarray:
     return values / values.std()
 
 
-def _soft(values: np.ndarray) -> np.ndarray:
+def _soften(values: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(values.astype(np.float32), (0, 0), 1.5)
 
 
-def _place(rng: np.random.Generator) -> tuple[float, float]:
+def _random_centre(rng: np.random.Generator) -> tuple[float, float]:
     x, y = rng.uniform(MARGIN, SIDE - MARGIN, 2)
     return float(x), float(y)
 
 
-def _pits(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    centre, reach = _place(rng), rng.uniform(9, 15)
+def _draw_pits(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    centre, reach = _random_centre(rng), rng.uniform(9, 15)
     points = []
     for _ in range(rng.integers(5, 8)):
         angle, distance = rng.uniform(0, 6.28), reach * np.sqrt(rng.uniform(0, 1))
         points.append([(distance * np.cos(angle), distance * np.sin(angle))])
     cv2.circle(mask, (round(centre[0]), round(centre[1])), round(reach) + 3, 255, -1)
-    return _relief(mask.shape, centre, points, rng)
+    return _hide_from_global_view(mask.shape, centre, points, rng)
 
 
-def _crack(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    centre = _place(rng)
+def _draw_crack(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    centre = _random_centre(rng)
     angle, length = rng.uniform(0, 6.28), rng.uniform(36, 52)
     along = np.array([np.cos(angle), np.sin(angle)])
     across = np.array([-along[1], along[0]])
     knots = [along * length * step + across * rng.normal(0, 3.5) for step in np.linspace(-0.5, 0.5, 6)]
     cv2.polylines(mask, [(np.array(knots) + centre).round().astype(np.int32)], False, 255, 7)
-    return _relief(mask.shape, centre, [knots], rng)
+    return _hide_from_global_view(mask.shape, centre, [knots], rng)
 
 
-def _relief(
+def _hide_from_global_view(
     shape: tuple[int, ...],
     centre: tuple[float, float],
     strokes: Sequence[Sequence[Sequence[float]]],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Dark strokes or points, less what the global view would show of them: of the rest it shows nothing."""
+    """Draw dark strokes or points, and subtract the part that the global view would show."""
     reach, sub = 40, 4
-    # In step with the pixels of the global view, so that there are few different windows.
+    # Align to the pixels of the global view, so that few distinct projections are computed and cached.
     x, y = ((round(value) - reach) // 4 * 4 for value in centre)
     patch: np.ndarray = np.zeros((2 * reach, 2 * reach), np.float32)
     for stroke in strokes:
@@ -201,7 +207,7 @@ def _relief(
         else:
             cv2.polylines(patch, [points], False, 1.0, 2, cv2.LINE_8, sub)
     patch = cv2.GaussianBlur(patch, (0, 0), 0.8)
-    patch -= _shown(y, 2 * reach) @ patch @ _shown(x, 2 * reach).T
+    patch -= _visible_projection(y, 2 * reach) @ patch @ _visible_projection(x, 2 * reach).T
     change = np.zeros(shape, np.float32)
     strength = rng.uniform(CONTRAST[0], CONTRAST[1])
     change[y : y + 2 * reach, x : x + 2 * reach] = patch * (-strength / float(np.abs(patch).max()))
@@ -209,15 +215,15 @@ def _relief(
 
 
 @lru_cache(maxsize=128)
-def _shown(start: int, length: int) -> np.ndarray:
-    """Projects a stretch of a line of pixels onto what the global view shows of it, float32 (length, length)."""
-    seen = _reduction()[:, start : start + length]
+def _visible_projection(start: int, length: int) -> np.ndarray:
+    """Return the projection of a stretch of a pixel line onto its visible part, float32 (length, length)."""
+    seen = _downscaling_matrix()[:, start : start + length]
     return (np.linalg.pinv(seen, rcond=1e-6) @ seen).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
-def _reduction() -> np.ndarray:
-    """What the processor makes of a line of pixels, as a matrix (128, 512): it resizes lines, then columns."""
+def _downscaling_matrix() -> np.ndarray:
+    """Return the processor's downscaling of a pixel line as a matrix (128, 512); it scales lines, then columns."""
     from torch import eye
     from torch.nn.functional import interpolate
 
@@ -226,30 +232,30 @@ def _reduction() -> np.ndarray:
     return matrix
 
 
-def _scratch(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    (cx, cy), a, half = _place(rng), rng.uniform(0, 6.28), rng.uniform(45, 100)
+def _draw_scratch(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    (cx, cy), a, half = _random_centre(rng), rng.uniform(0, 6.28), rng.uniform(45, 100)
     dx, dy = half * np.cos(a), half * np.sin(a)
     bend = rng.normal(0, 8, 2)
     line = np.array([[cx - dx, cy - dy], [cx + bend[0], cy + bend[1]], [cx + dx, cy + dy]], np.int32)
     cv2.polylines(mask, [line], False, 255, int(rng.integers(7, 12)))
-    return _filled(mask, rng.choice([-1, 1]) * rng.uniform(60, 90), 1.5)
+    return _blur_mask(mask, rng.choice([-1, 1]) * rng.uniform(60, 90), 1.5)
 
 
-def _hole(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    cx, cy = _place(rng)
+def _draw_hole(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    cx, cy = _random_centre(rng)
     cv2.circle(mask, (round(cx), round(cy)), int(rng.uniform(14, 30)), 255, -1)
-    return _filled(mask, -rng.uniform(70, 95), 1.5)
+    return _blur_mask(mask, -rng.uniform(70, 95), 1.5)
 
 
-def _stain(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    cx, cy = _place(rng)
+def _draw_stain(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    cx, cy = _random_centre(rng)
     axes = (int(rng.uniform(28, 60)), int(rng.uniform(22, 44)))
     cv2.ellipse(mask, (round(cx), round(cy)), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
-    return _filled(mask, rng.choice([-1, 1]) * rng.uniform(40, 65), 5.0)
+    return _blur_mask(mask, rng.choice([-1, 1]) * rng.uniform(40, 65), 5.0)
 
 
-def _filled(mask: np.ndarray, strength: float, softness: float) -> np.ndarray:
+def _blur_mask(mask: np.ndarray, strength: float, softness: float) -> np.ndarray:
     return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), softness) * (strength / 255)
 
 
-_DRAW = {"pit": _pits, "crack": _crack, "scratch": _scratch, "hole": _hole, "stain": _stain}
+_DRAW = {"pit": _draw_pits, "crack": _draw_crack, "scratch": _draw_scratch, "hole": _draw_hole, "stain": _draw_stain}

@@ -1,7 +1,7 @@
-"""A Qwen3-VL of about two million parameters with a tokenizer of its own, made offline: for tests and small proofs.
+"""Builds a Qwen3-VL of about two million parameters with its own tokenizer, offline, for tests and `make learn`.
 
-Its architecture, processor and chat template are those of Qwen3-VL (arXiv 2511.21631), so that whatever runs on it
-runs on the real one.
+Its architecture, processor and chat template are those of Qwen3-VL (arXiv 2511.21631), so that code that runs on it
+also runs on the real model.
 """
 
 import json
@@ -18,15 +18,15 @@ SPECIAL = (
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 PLAIN = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
-"""Single tokens of Qwen3-VL that are text all the same: decoding keeps them."""
+"""Single tokens of Qwen3-VL that are not special: decoding keeps them in the text."""
 WORDS = ("Yes", "No")
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen's tokenizer splits text before merging; digits stand alone."""
-MOST_TOKENS = 2048
+"""Pattern by which Qwen's tokenizer splits text before merging; each digit is split off."""
+VOCABULARY_SIZE = 2048
 PATCH, MERGE, SIDE = 8, 2, 128
-"""Pixels of a patch, patches a side of a visual token, and pixels a side that an image may have."""
+"""Side of a patch in pixels, side of a visual token in patches, and largest side of an image in pixels."""
 HIDDEN, LAYERS, HEADS, VISION_LAYERS = 128, 2, 4, 4
 
 
@@ -36,50 +36,50 @@ def build(
     """Write a randomly initialised model and its processor to ``folder``.
 
     Args:
-        folder: Made when missing.
-        texts: What the vocabulary, of at most 2,048 tokens, is learned from.
-        seed: Of the weights; the vocabulary depends on the other arguments alone.
-        systems: System prompts, each with its tool schemas or None, that become a token each: they are the same in
-            every chat, and reading them would be most of what a model this small does.
-        phrases: Other texts that become a token each.
+        folder: Created if missing.
+        texts: Texts to learn the vocabulary from; it has at most 2,048 tokens.
+        seed: Seed of the weights; the vocabulary depends only on the other arguments.
+        systems: System prompts, each with its tool schemas or None, that become one token each. They are the same in
+            every chat, and reading them would take most of the time of such a small model.
+        phrases: Other texts that become one token each.
     """
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    processor = _processor(texts)
-    wholes = [*phrases, *(_system_turn(processor, *system) for system in systems)]
-    processor.tokenizer.add_tokens([_whole(text) for text in wholes])
+    processor = _make_processor(texts)
+    wholes = [*phrases, *(_render_system_turn(processor, *system) for system in systems)]
+    processor.tokenizer.add_tokens([_make_token(text) for text in wholes])
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(_config(processor.tokenizer))
+    model = Qwen3VLForConditionalGeneration(_make_config(processor.tokenizer))
     ends = [processor.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, ends[-1]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def systems() -> list[tuple[str, Any]]:
-    """What the inspector is told before every image, with its tools and without any, for :func:`build`."""
+def list_systems() -> list[tuple[str, Any]]:
+    """Return the inspector's system prompts, with its tools and without tools, for :func:`build`."""
     return [(system_prompt(), tool_schemas()), (system_prompt(tools=False), None)]
 
 
-def _system_turn(processor: Any, system: str, tools: Any) -> str:
-    """What stands in the system turn, which the chat template makes of prompt and tools."""
+def _render_system_turn(processor: Any, system: str, tools: Any) -> str:
+    """Render the content of the system turn: the chat template combines prompt and tools."""
     chat = [{"role": "system", "content": [{"type": "text", "text": system}]}]
     text: str = processor.apply_chat_template(chat, tools=tools, tokenize=False)
     return text.removeprefix("<|im_start|>system\n").partition("<|im_end|>")[0]
 
 
-def _whole(text: str) -> Any:
+def _make_token(text: str) -> Any:
     from tokenizers import AddedToken
 
     return AddedToken(text, special=False, normalized=False)
 
 
-def _processor(texts: Iterable[str]) -> Any:
+def _make_processor(texts: Iterable[str]) -> Any:
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    tokenizer = _tokenizer(texts)
-    template = _chat_template()
+    tokenizer = _train_tokenizer(texts)
+    template = _read_chat_template()
     tokenizer.chat_template = template
     shape = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
     size = {"shortest_edge": (4 * PATCH * MERGE) ** 2, "longest_edge": SIDE**2}
@@ -91,14 +91,14 @@ def _processor(texts: Iterable[str]) -> Any:
     )
 
 
-def _chat_template() -> str:
-    # TRL knows a template by its text: its tool parser and its training template hang on it.
+def _read_chat_template() -> str:
+    # TRL recognises a template by its text, and chooses its tool parser and training template accordingly.
     import trl
 
     return (Path(trl.__file__).parent / "chat_templates" / "qwen3_vl.jinja").read_text(encoding="utf-8")
 
 
-def _tokenizer(texts: Iterable[str]) -> Any:
+def _train_tokenizer(texts: Iterable[str]) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
 
@@ -111,12 +111,12 @@ def _tokenizer(texts: Iterable[str]) -> Any:
         ]
     )
     learned.decoder = decoders.ByteLevel()
-    # A margin at the decision needs both words as single tokens, whatever the texts are.
+    # The margin needs both words as single tokens, so repeat them until they are frequent.
     words = [word for word in WORDS for _ in range(1000)]
     learned.train_from_iterator(
         [*texts, *words],
         trainers.BpeTrainer(
-            vocab_size=MOST_TOKENS - len(SPECIAL) - len(PLAIN),
+            vocab_size=VOCABULARY_SIZE - len(SPECIAL) - len(PLAIN),
             special_tokens=[],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -132,11 +132,11 @@ def _tokenizer(texts: Iterable[str]) -> Any:
         model_max_length=32768,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
-    tokenizer.add_tokens([_whole(token) for token in PLAIN])
+    tokenizer.add_tokens([_make_token(token) for token in PLAIN])
     return tokenizer
 
 
-def _config(tokenizer: Any) -> Any:
+def _make_config(tokenizer: Any) -> Any:
     from transformers import Qwen3VLConfig
 
     number = tokenizer.convert_tokens_to_ids

@@ -1,4 +1,4 @@
-"""A model in this process writes the next turn of several chats in one batch."""
+"""Generates the next turn of several chats in one batch, with a model in this process."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,17 +7,17 @@ from cot_builder.inspection.episode import GeneratedTurn, TurnGenerator
 from cot_builder.inspection.rendering import Message
 
 
-def writer(
+def make_writer(
     model: Any, processor: Any, tools: Sequence[dict[str, Any]] | None, max_tokens: int, temperature: float
 ) -> TurnGenerator:
-    """The next turn of each chat, in one batch.
+    """Return a function that generates the next turn of each chat, in one batch.
 
     Args:
-        model: In evaluation mode, on its device.
-        processor: Its processor; pads on the left.
-        tools: Schemas that the chat template shows.
-        max_tokens: Of a turn.
-        temperature: 0: the likeliest token each time.
+        model: The model, in evaluation mode, on its device.
+        processor: Its processor.
+        tools: Tool schemas for the chat template.
+        max_tokens: Token limit of a turn.
+        temperature: Sampling temperature; 0 takes the likeliest token.
     """
     import torch
 
@@ -43,13 +43,13 @@ def writer(
         inputs = inputs.to(model.device)
         with torch.inference_mode():
             rows = model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[:, inputs["input_ids"].shape[1] :]
-        return [_written(processor, ids, ends, length) for ids, length in zip(rows.tolist(), lengths, strict=True)]
+        return [_to_written(processor, ids, ends, length) for ids, length in zip(rows.tolist(), lengths, strict=True)]
 
     return write
 
 
-def _written(processor: Any, ids: list[int], ends: set[int], input_tokens: int) -> GeneratedTurn:
+def _to_written(processor: Any, ids: list[int], ends: set[int], input_tokens: int) -> GeneratedTurn:
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     text = processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
-    # As usage is counted: with the end of turn.
+    # Count the end-of-turn token too, as the usage of an endpoint does.
     return GeneratedTurn(text, input_tokens, len(ids) if end is None else end + 1, cut=end is None)

@@ -26,7 +26,7 @@ from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
 from eval.metrics.arrays import Grouping, Kind, PredictionArrays, group_images
 from eval.metrics.figure import FIGURES, Counting, Ordering
 from eval.metrics.flags import find_flags
-from eval.metrics.resampling import Columns, images_of, mean_share, resample
+from eval.metrics.resampling import Columns, average_shares, images_of, resample
 from eval.statistics import FEWEST_PARTS, interval
 from schemas.errors import IndusCotError
 from schemas.metrics import (
@@ -48,7 +48,7 @@ for _module in pkgutil.iter_modules(__path__):
 BINS = 10
 
 
-def metrics(
+def compute_metrics(
     predictions: pl.DataFrame,
     run: Run,
     listing: EvaluatedImages,
@@ -76,13 +76,14 @@ def metrics(
             f"{', '.join(sorted(predictions['source_set'].unique())) or 'none'}: figures are of one set; "
             "run `indus-cot evaluate` again"
         )
-    images = PredictionArrays(predictions.sort("sample_id"), _asks_for_place(run, predictions))
+    images = PredictionArrays(predictions.sort("sample_id"), _is_place_asked(run, predictions))
     groupings = group_images(images)
     counted = {name: figure.count(images) for name, figure in FIGURES.items()}
     columns = Columns(counted, predictions.height)
     drawn = resample(images, groupings, counted, columns, draws, seed)
     scores = [
-        _scores(images, grouping, counted, columns, values) for grouping, values in zip(groupings, drawn, strict=True)
+        _score_groups(images, grouping, counted, columns, values)
+        for grouping, values in zip(groupings, drawn, strict=True)
     ]
     overall, by = scores[0]["all"], dict(zip(get_args(Kind), scores[1:], strict=True))
     known = [score.balanced_accuracy for score in by["category"].values() if score.balanced_accuracy]
@@ -92,15 +93,15 @@ def metrics(
         contamination=contamination,
         overall=overall,
         by=by,
-        macro=_macro(known, drawn[1].get("balanced_accuracy"), overall.images),
-        tools=_tools(images.frame),
+        macro=_average_categories(known, drawn[1].get("balanced_accuracy"), overall.images),
+        tools=_summarise_tools(images.frame),
         cost=Cost(
             input_tokens=int(images.frame["input_tokens"].sum()),
             output_tokens=int(images.frame["output_tokens"].sum()),
             seconds=float(images.frame["seconds"].sum()),
             usd=float(images.frame["cost_usd"].sum()),
         ),
-        calibration=_calibration(images),
+        calibration=_bin_calibration(images),
         flags=find_flags(images, overall, run, listing, contamination),
         draws=draws,
     )
@@ -143,14 +144,14 @@ def write_metrics(found: Metrics, folder: Path) -> None:
     write_text(folder / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
 
 
-def _asks_for_place(run: Run, predictions: pl.DataFrame) -> bool:
+def _is_place_asked(run: Run, predictions: pl.DataFrame) -> bool:
     """Whether the policy was to name place and type; where no mode is recorded, a verdict by the grammar shows it."""
     if run.mode is None:
         return bool(predictions["parse"].is_in(["strict", "tolerant"]).any())
     return run.mode != "direct"
 
 
-def _scores(
+def _score_groups(
     images: PredictionArrays,
     grouping: Grouping,
     counted: Mapping[str, Counting],
@@ -165,11 +166,11 @@ def _scores(
         if not grouping.own_normals:
             inside |= images.normal
         limits = {figure: (low[number], high[number]) for figure, (low, high) in bounds.items()}
-        found[name] = _score(images, inside, counted, columns, limits)
+        found[name] = _score_group(images, inside, counted, columns, limits)
     return found
 
 
-def _score(
+def _score_group(
     images: PredictionArrays,
     inside: np.ndarray,
     counted: Mapping[str, Counting],
@@ -184,16 +185,16 @@ def _score(
     for name, counting in counted.items():
         needs = FIGURES[name].needs
         if isinstance(counting, Ordering):
-            value = _ordered(counting, images, inside)
+            value = _compute_auroc(counting, images, inside)
         else:
-            value = float(mean_share(totals, columns.shares[name]))
+            value = float(average_shares(totals, columns.shares[name]))
         known = present[needs[0]] > 0 and not np.isnan(value)
         on = int((inside & images_of(counting)).sum())
         fewest = min(present[kind] for kind in needs)
-        estimates[name] = _estimate(value, on, limits.get(name), fewest) if known else None
+        estimates[name] = _make_estimate(value, on, limits.get(name), fewest) if known else None
     return Scores.model_validate(
         estimates
-        | images.counts(inside)
+        | images.count_outcomes(inside)
         | {
             "images": int(inside.sum()),
             "parts": len(np.unique(parts[inside])),
@@ -202,7 +203,7 @@ def _score(
     )
 
 
-def _ordered(counting: Ordering, images: PredictionArrays, inside: np.ndarray) -> float:
+def _compute_auroc(counting: Ordering, images: PredictionArrays, inside: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     scored = inside & images_of(counting)
@@ -210,13 +211,13 @@ def _ordered(counting: Ordering, images: PredictionArrays, inside: np.ndarray) -
     return float(roc_auc_score(truth, counting.score[scored])) if len(np.unique(truth)) == 2 else np.nan
 
 
-def _estimate(value: float, n: int, limits: tuple[float, float] | None, parts: int) -> Estimate:
+def _make_estimate(value: float, n: int, limits: tuple[float, float] | None, parts: int) -> Estimate:
     known = limits is not None and parts >= FEWEST_PARTS and not np.isnan(limits).any()
     low, high = (float(limit) for limit in limits) if known and limits else (None, None)
     return Estimate(value=float(value), low=low, high=high, n=n)
 
 
-def _macro(categories: Sequence[Estimate], drawn: np.ndarray | None, images: int) -> Estimate | None:
+def _average_categories(categories: Sequence[Estimate], drawn: np.ndarray | None, images: int) -> Estimate | None:
     """Mean over the ``categories`` that have balanced accuracy, which was ``drawn`` as (draws, categories)."""
     if not categories:
         return None
@@ -228,7 +229,7 @@ def _macro(categories: Sequence[Estimate], drawn: np.ndarray | None, images: int
     return Estimate(value=value, low=float(low[0]), high=float(high[0]), n=images)
 
 
-def _tools(frame: pl.DataFrame) -> ToolUse:
+def _summarise_tools(frame: pl.DataFrame) -> ToolUse:
     used: Counter[str] = Counter()
     for called in frame["tools"]:
         # A name that the policy made up could be any.
@@ -251,7 +252,7 @@ def _tools(frame: pl.DataFrame) -> ToolUse:
     )
 
 
-def _calibration(images: PredictionArrays) -> list[CalibrationBin]:
+def _bin_calibration(images: PredictionArrays) -> list[CalibrationBin]:
     from scipy.special import expit
     from sklearn.calibration import calibration_curve
 
@@ -276,13 +277,13 @@ def _calibration(images: PredictionArrays) -> list[CalibrationBin]:
     ]
 
 
-def headline(scores: Scores) -> str:
+def format_headline(scores: Scores) -> str:
     """Balanced accuracy, recall and specificity in a line."""
     names = ("balanced_accuracy", "recall", "specificity")
-    return ", ".join(f"{FIGURES[name].title} {describe(scores.figure(name))}" for name in names)
+    return ", ".join(f"{FIGURES[name].title} {format_share(scores.figure(name))}" for name in names)
 
 
-def describe(estimate: Estimate | None) -> str:
+def format_share(estimate: Estimate | None) -> str:
     """A share in per cent with its interval, as tables show it."""
     if estimate is None:
         return "–"

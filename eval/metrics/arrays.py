@@ -58,7 +58,7 @@ class PredictionArrays:
         for row, (boxes, true) in zip(np.flatnonzero(named), rows.iter_rows(), strict=True):
             yield int(row), boxes, true
 
-    def counts(self, inside: np.ndarray) -> dict[str, int]:
+    def count_outcomes(self, inside: np.ndarray) -> dict[str, int]:
         """tp, fn, tn and fp of the images ``inside``, (images,) of booleans."""
         cells = (
             self.defective & self.said_yes,
@@ -86,21 +86,21 @@ def group_images(images: PredictionArrays) -> list[Grouping]:
     families = types.map_elements(lambda name: family(name) if name in leaves() else name, return_dtype=pl.String)
     return [
         Grouping(["all"], np.zeros(frame.height, dtype=np.int64), True),
-        _by_value(frame["category"], True),
-        _by_value(types, False),
-        _by_value(families, False),
-        _by_value(frame["view"], True),
-        _by_size(frame["area_fraction"], images.defective),
+        _group_by_value(frame["category"], True),
+        _group_by_value(types, False),
+        _group_by_value(families, False),
+        _group_by_value(frame["view"], True),
+        _group_by_size(frame["area_fraction"], images.defective),
     ]
 
 
-def _by_value(column: pl.Series, own_normals: bool) -> Grouping:
+def _group_by_value(column: pl.Series, own_normals: bool) -> Grouping:
     names = sorted(column.drop_nulls().unique())
     number = {name: place for place, name in enumerate(names)}
     return Grouping(names, np.array([number.get(name, -1) for name in column], dtype=np.int64), own_normals)
 
 
-def _by_size(column: pl.Series, defective: np.ndarray) -> Grouping:
+def _group_by_size(column: pl.Series, defective: np.ndarray) -> Grouping:
     # Before a bound, not up to it: a defect of exactly 1 % is of the larger size.
     found = np.searchsorted([bound for _, bound in SIZES], column.fill_null(0).to_numpy(), side="right")
     found = np.where(defective & column.is_not_null().to_numpy(), found, -1)

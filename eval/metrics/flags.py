@@ -5,10 +5,10 @@ import numpy as np
 from eval.metrics.arrays import PredictionArrays
 from schemas.metrics import Contamination, EvaluatedImages, Run, Scores
 
-MOST_UNPARSED = 0.02
+MAX_UNPARSED_SHARE = 0.02
 FEW_PARTS = 30
 """Parts with a label below which a reader is warned: the quantiles of a bootstrap of so few are too narrow."""
-NAMED = 3
+MAX_NAMED_IMAGES = 3
 """Images that a flag names."""
 
 
@@ -23,14 +23,14 @@ def find_flags(
     if len(answers) == 1 and images.frame.height > 1:
         score = "recall 100, specificity 0" if answers == ["Yes"] else "recall 0, specificity 100"
         found.append(f"always the same answer, {answers[0]}" + ("" if images.unread.any() else f": {score}"))
-    if overall.unparsed > MOST_UNPARSED * overall.images:
+    if overall.unparsed > MAX_UNPARSED_SHARE * overall.images:
         share = 100 * overall.unparsed / overall.images
         failed = int((images.frame["parse"] == "failed").sum())
         found.append(
             f"{overall.unparsed} of {overall.images} verdicts ({share:.1f} %) could not be read and count as wrong"
             + (f"; {failed} of them were never given" if failed else "")
         )
-    found += _reservations(run, listing, contamination)
+    found += _find_reservations(run, listing, contamination)
     for label, mask in (("defective", images.defective), ("normal", ~images.defective)):
         if (parts := len(np.unique(images.parts.of[mask]))) < FEW_PARTS:
             found.append(f"only {parts} parts with {label} images: intervals are rough")
@@ -39,7 +39,7 @@ def find_flags(
     return found
 
 
-def _reservations(run: Run, listing: EvaluatedImages, contamination: Contamination) -> list[str]:
+def _find_reservations(run: Run, listing: EvaluatedImages, contamination: Contamination) -> list[str]:
     """What speaks against setting the figures beside others."""
     found = []
     if run.model is None:
@@ -55,7 +55,7 @@ def _reservations(run: Run, listing: EvaluatedImages, contamination: Contaminati
         )
     if contamination.zero_shot is False:
         what = [f"categories {', '.join(contamination.categories)}"] if contamination.categories else []
-        what += [_counted(contamination)] if contamination.images else []
+        what += [_count_images(contamination)] if contamination.images else []
         found.append(f"not zero-shot: the model was trained on {' and '.join(what)}")
     if contamination.trained_on and contamination.zero_shot is None:
         found.append("not known to be zero-shot: the corpus that the model was trained on is not here")
@@ -66,7 +66,7 @@ def _reservations(run: Run, listing: EvaluatedImages, contamination: Contaminati
     return found
 
 
-def _counted(contamination: Contamination) -> str:
-    named = ", ".join(contamination.image_ids[:NAMED])
-    more = ", …" if contamination.images > NAMED else ""
+def _count_images(contamination: Contamination) -> str:
+    named = ", ".join(contamination.image_ids[:MAX_NAMED_IMAGES])
+    more = ", …" if contamination.images > MAX_NAMED_IMAGES else ""
     return f"{contamination.images} of the evaluated images" + (f" ({named}{more})" if named else "")

@@ -54,7 +54,7 @@ class GroupAreas:
         block = np.arange(len(grouping.names)) if grouping.own_normals else np.zeros(len(grouping.names), np.int64)
         self._start, self._end = order.bounds[block], order.bounds[block + 1]
 
-    def of(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
+    def compute(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
         """(draws, groups) of what :meth:`PairOrder.weigh` gives; NaN where a group has no pair."""
         pairs = np.asarray(self._member @ bad.T).T * (below[:, self._end] - below[:, self._start])
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -56,7 +56,7 @@ def images_of(counting: Counting) -> np.ndarray:
     return np.logical_or.reduce(masks)
 
 
-def mean_share(totals: np.ndarray, shares: Shares) -> np.ndarray:
+def average_shares(totals: np.ndarray, shares: Shares) -> np.ndarray:
     """The mean of shares of sums, (columns, …); NaN where one is of nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return sum(totals[part] / totals[among] for part, among in shares) / len(shares)
@@ -71,7 +71,7 @@ def resample(
     seed: int,
 ) -> list[dict[str, np.ndarray]]:
     """Every figure of every resample: for each grouping (draws, groups) by the figure's name; empty without draws."""
-    sums = _sums(images, groupings, columns.values)
+    sums = _sum_over_parts(images, groupings, columns.values)
     orders: dict[tuple[str, bytes], PairOrder] = {}
     areas: list[dict[str, tuple[PairOrder, GroupAreas]]] = []
     for grouping in groupings:
@@ -97,8 +97,8 @@ def resample(
                 own = own + totals[-1]
             own = own.swapaxes(0, 1)
             found[number].append(
-                {name: mean_share(own, shares).T for name, shares in columns.shares.items()}
-                | {name: area.of(*pairs[id(order)]) for name, (order, area) in areas[number].items()}
+                {name: average_shares(own, shares).T for name, shares in columns.shares.items()}
+                | {name: area.compute(*pairs[id(order)]) for name, (order, area) in areas[number].items()}
             )
     return [
         {name: np.concatenate([chunk[name] for chunk in chunks]) for name in counted} if chunks else {}
@@ -106,7 +106,7 @@ def resample(
     ]
 
 
-def _sums(images: PredictionArrays, groupings: Sequence[Grouping], values: np.ndarray) -> Any:
+def _sum_over_parts(images: PredictionArrays, groupings: Sequence[Grouping], values: np.ndarray) -> Any:
     """A sparse matrix that sums over parts: a row for each column of each group; the normal images are the last group.
 
     Groups without normals of their own hold only defective images here.

@@ -13,22 +13,22 @@ from schemas.taxonomy import family, leaves, similarity
 @figure("type, exact", needs=("typed",))
 def type_exact(images: PredictionArrays) -> Share:
     """Share of them that were given their type."""
-    return _compared(images, lambda named, true: float(named == true))
+    return _score_types(images, lambda named, true: float(named == true))
 
 
 @figure("type, family", needs=("typed",))
 def type_family(images: PredictionArrays) -> Share:
     """Share of them that were given a type of the same family."""
-    return _compared(images, lambda named, true: float(family(named) == family(true)))
+    return _score_types(images, lambda named, true: float(family(named) == family(true)))
 
 
 @figure("type, likeness", needs=("typed",))
 def type_similarity(images: PredictionArrays) -> Share:
     """Mean likeness of the types in the taxonomy."""
-    return _compared(images, similarity)
+    return _score_types(images, similarity)
 
 
-def _compared(images: PredictionArrays, compare: Callable[[str, str], float]) -> Share:
+def _score_types(images: PredictionArrays, compare: Callable[[str, str], float]) -> Share:
     """Types that the taxonomy does not know are alike where they are equal."""
 
     @cache

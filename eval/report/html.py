@@ -17,7 +17,7 @@ def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *,
     Its content security policy lets a browser load nothing but the page's own data: images and run nothing but
     these scripts, whatever a thought may contain; with ``loads_scripts``, also scripts that lie beside the page.
     """
-    sources = [_asset(name) for name in scripts]
+    sources = [_read_asset(name) for name in scripts]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in sources)
     # To a page that was opened from a file, the files beside it are no 'self'.
     allowed = " ".join(filter(None, [hashes, "'self' file:" if loads_scripts else ""])) or "'none'"
@@ -30,14 +30,14 @@ def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *,
         .get_template(template)
         .render(
             policy=policy,
-            style=Markup(_asset("page.css")),
+            style=Markup(_read_asset("page.css")),
             scripts=[Markup(source) for source in sources],
             **context,
         )
     )
 
 
-def _asset(name: str) -> str:
+def _read_asset(name: str) -> str:
     return resources.files("eval.report").joinpath("templates", name).read_text("utf-8")
 
 
@@ -51,15 +51,15 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
-        "share": _share,
-        "plural": plural,
+        "number": _format_number,
+        "share": _format_share,
+        "plural": format_count,
         "words": lambda name: str(name).replace("_", " "),
     }
     return environment
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     if value is None:
         return "–"
     if isinstance(value, float) and not value.is_integer():
@@ -67,12 +67,12 @@ def _number(value: float | None) -> str:
     return f"{int(value):,}"
 
 
-def plural(count: int, one: str, many: str = "") -> str:
+def format_count(count: int, one: str, many: str = "") -> str:
     """``1 call``, ``2 calls``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _share(part: float, whole: float) -> str:
+def _format_share(part: float, whole: float) -> str:
     if not whole:
         return "–"
     percent = 100 * part / whole

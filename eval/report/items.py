@@ -25,14 +25,14 @@ from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace, file_hash
 from eval.metrics import read_metrics, read_predictions
 from eval.report.html import render
-from eval.report.results import evaluated, outcome
+from eval.report.results import classify_outcome, list_evaluated
 from eval.report.trajectory import (
     OBSERVATION_SIDE,
     QUERY_SIDE,
     THUMBNAIL_BYTES,
     THUMBNAIL_SIDE,
     Picture,
-    picture,
+    encode_picture,
 )
 from schemas.errors import IndusCotError
 from schemas.prediction import Transcript
@@ -42,7 +42,7 @@ from schemas.trajectory import ToolCall
 THUMBNAILS_A_SCRIPT, ITEMS_A_SCRIPT = 200, 20
 QUERY_BYTES, OBSERVATION_BYTES = 24_000, 14_000
 FOLDER, PAGE = "items", "index.html"
-LONGEST = 20_000
+MAX_TURN_CHARACTERS = 20_000
 """Characters of a turn that are shown; the rest is in the predictions."""
 OUTCOMES = {
     "tp": "defect found",
@@ -59,7 +59,7 @@ def write_items(workspace: Workspace) -> int:
     Raises:
         IndusCotError: a set is no longer pulled as it was evaluated; the disk is full.
     """
-    folders = evaluated(workspace)
+    folders = list_evaluated(workspace)
     tables = [(folder.name, read_predictions(folder)) for folder in folders]
     total = sum(table.height for _, table in tables)
     index: list[list[Any]] = []
@@ -68,17 +68,17 @@ def write_items(workspace: Workspace) -> int:
         target = output.path
         thumbnails: list[str] = []
         details: list[dict[str, Any]] = []
-        for line, thumbnail, detail in track(_items(workspace, tables), "report: evaluated images", total):
+        for line, thumbnail, detail in track(_iter_items(workspace, tables), "report: evaluated images", total):
             index.append(line)
             thumbnails.append(thumbnail)
             details.append(detail)
             if len(thumbnails) == THUMBNAILS_A_SCRIPT or len(index) == total:
-                _script(target, "thumbnails", (len(index) - 1) // THUMBNAILS_A_SCRIPT, thumbnails)
+                _write_script(target, "thumbnails", (len(index) - 1) // THUMBNAILS_A_SCRIPT, thumbnails)
                 thumbnails = []
             if len(details) == ITEMS_A_SCRIPT or len(index) == total:
-                _script(target, "items", (len(index) - 1) // ITEMS_A_SCRIPT, details)
+                _write_script(target, "items", (len(index) - 1) // ITEMS_A_SCRIPT, details)
                 details = []
-        (target / PAGE).write_text(_page(folders, index), encoding="utf-8")
+        (target / PAGE).write_text(_render_page(folders, index), encoding="utf-8")
         output.counts["items"] = total
     return total
 
@@ -89,7 +89,7 @@ def clear_items(workspace: Workspace) -> int:
     return 0
 
 
-def _page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
+def _render_page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
     def counted(values: Iterator[str]) -> list[tuple[str, str, int]]:
         return [(value, value.replace("_", " "), count) for value, count in sorted(Counter(values).items())]
 
@@ -122,7 +122,7 @@ def _page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _items(
+def _iter_items(
     workspace: Workspace, tables: Sequence[tuple[str, pl.DataFrame]]
 ) -> Iterator[tuple[list[Any], str, dict[str, Any]]]:
     images = SampleImages(workspace)
@@ -141,21 +141,21 @@ def _items(
             except IndusCotError:
                 # It was evaluated as such: the prediction says so.
                 pixels = None
-            yield _item(row, pixels)
+            yield _make_item(row, pixels)
 
 
-def _item(row: dict[str, Any], pixels: np.ndarray | None) -> tuple[list[Any], str, dict[str, Any]]:
+def _make_item(row: dict[str, Any], pixels: np.ndarray | None) -> tuple[list[Any], str, dict[str, Any]]:
     line = [
         row["sample_id"],
         row["source_set"],
         row["category"],
         row["view"],
         row["true_type"] or row["defect_type"] or "",
-        outcome(row["true_answer"], row["answer"]),
+        classify_outcome(row["true_answer"], row["answer"]),
         sorted(set(row["tools"])),
     ]
-    query = picture(pixels, QUERY_SIDE, QUERY_BYTES) if pixels is not None else Picture("", 1, 1)
-    small = picture(pixels, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri if pixels is not None else ""
+    query = encode_picture(pixels, QUERY_SIDE, QUERY_BYTES) if pixels is not None else Picture("", 1, 1)
+    small = encode_picture(pixels, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri if pixels is not None else ""
     shared = ("true_answer", "true_type", "true_boxes", "area_fraction", "answer", "boxes", "defect_type", "parse",
               "fault", "margin", "answer_before", "observed", "input_tokens", "output_tokens", "seconds",
               "cost_usd", "part_id")  # fmt: skip
@@ -165,24 +165,24 @@ def _item(row: dict[str, Any], pixels: np.ndarray | None) -> tuple[list[Any], st
         "image": query.uri,
         "width": query.width,
         "height": query.height,
-        "turns": list(_turns(row["transcript"], pixels)),
+        "turns": list(_iter_turns(row["transcript"], pixels)),
     }
     return line, small, detail
 
 
-def _turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str, Any]]:
+def _iter_turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str, Any]]:
     toolbox = Toolbox(pixels, {}) if pixels is not None else None
     for turn in Transcript.model_validate_json(transcript).turns:
-        again = _again(turn.text, turn.images_sha256, toolbox) if turn.images_sha256 and toolbox else []
+        again = _rerun_calls(turn.text, turn.images_sha256, toolbox) if turn.images_sha256 and toolbox else []
         yield {
-            "text": turn.text[:LONGEST] + (" […]" if len(turn.text) > LONGEST else ""),
+            "text": turn.text[:MAX_TURN_CHARACTERS] + (" […]" if len(turn.text) > MAX_TURN_CHARACTERS else ""),
             "observation": turn.observation,
             "images": again,
             "lost": bool(toolbox) and len(again) < len(turn.images_sha256),
         }
 
 
-def _again(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[str]:
+def _rerun_calls(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[str]:
     """What a turn's calls returned, made again: the tools are deterministic; without what is another image now."""
     made: dict[str, str] = {}
     for call in read_turn(text).get("tool_calls", ()):
@@ -194,10 +194,10 @@ def _again(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[str]:
         observation, png = toolbox.observe(asked)
         digest = observation.image_sha256
         if png is not None and digest and digest in digests and digest not in made:
-            made[digest] = picture(decode(png, name="observation"), OBSERVATION_SIDE, OBSERVATION_BYTES).uri
+            made[digest] = encode_picture(decode(png, name="observation"), OBSERVATION_SIDE, OBSERVATION_BYTES).uri
     return [made[digest] for digest in digests if digest in made]
 
 
-def _script(folder: Path, kind: str, number: int, values: Sequence[Any]) -> None:
+def _write_script(folder: Path, kind: str, number: int, values: Sequence[Any]) -> None:
     found = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     (folder / f"{kind}-{number:04d}.js").write_text(f'took("{kind}",{number},{found});\n', encoding="utf-8")

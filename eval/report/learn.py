@@ -6,18 +6,18 @@ from pathlib import Path
 from cot_builder.progress import console
 from cot_builder.storage.output import write_text
 from eval.report.html import render
-from eval.report.training import read_proof
+from eval.report.training import read_learn_result
 from schemas.errors import IndusCotError
 
 
-def write_proof(reports: Path) -> Path:
+def write_learn_page(reports: Path) -> Path:
     """Write ``learn.html`` beside the ``learn.json`` that `train.learn` left in ``reports``.
 
     Raises:
         IndusCotError: it is not there, or damaged.
     """
     target = reports / "learn.html"
-    write_text(target, render("learn.html.jinja", [], {"found": read_proof(reports / "learn.json")}))
+    write_text(target, render("learn.html.jinja", [], {"found": read_learn_result(reports / "learn.json")}))
     return target
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.report.learn", description=__doc__)
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     try:
-        console.print(f"open {write_proof(parser.parse_args().reports)}", highlight=False)
+        console.print(f"open {write_learn_page(parser.parse_args().reports)}", highlight=False)
     except IndusCotError as error:
         raise SystemExit(str(error)) from None
 

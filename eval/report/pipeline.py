@@ -39,7 +39,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PulledSet:
     """One pulled set: what was found beside what is published."""
 
     name: str
@@ -77,7 +77,7 @@ ABOUT = {
 }
 
 
-def stages(workspace: Workspace) -> list[Stage]:
+def read_stages(workspace: Workspace) -> list[Stage]:
     """The stages after pull, in order; of the trainings those that have run.
 
     Raises:
@@ -85,32 +85,34 @@ def stages(workspace: Workspace) -> list[Stage]:
     """
     folders = {name: getattr(workspace, name) for name in ("select", "patch", "prior", "draft")}
     trained = {path.name: path for path in (workspace.sft, workspace.grpo) if (path / "manifest.json").is_file()}
-    return [_stage(name, folder) for name, folder in {**folders, "assemble": workspace.indus_cot, **trained}.items()]
+    return [
+        _read_stage(name, folder) for name, folder in {**folders, "assemble": workspace.indus_cot, **trained}.items()
+    ]
 
 
-def _stage(name: str, folder: Path) -> Stage:
+def _read_stage(name: str, folder: Path) -> Stage:
     manifest = read_manifest(folder)
     return Stage(
         name,
         ABOUT[name],
         manifest["seconds"],
-        [(key, _told(value)) for key, value in manifest["counts"].items()],
-        _grouped(folder / "left_out.csv"),
+        [(key, _format_counts(value)) for key, value in manifest["counts"].items()],
+        _group_by_reason(folder / "left_out.csv"),
         manifest["versions"],
     )
 
 
-def pulled(params: Params, workspace: Workspace) -> list[Pulled]:
+def read_pulled_sets(params: Params, workspace: Workspace) -> list[PulledSet]:
     """Every set of ``params.pull``, training sets first.
 
     Raises:
         IndusCotError: one has not been pulled.
     """
     order = sorted(params.pull, key=lambda name: params.pull[name].role != "train")
-    return [_pulled(name, params, workspace.pull(name)) for name in order]
+    return [_read_pulled_set(name, params, workspace.pull(name)) for name in order]
 
 
-def _pulled(name: str, params: Params, folder: Path) -> Pulled:
+def _read_pulled_set(name: str, params: Params, folder: Path) -> PulledSet:
     settings, manifest = params.pull[name], read_manifest(folder)
     counts = manifest["counts"]
     found, published, benchmark = counts["by_split_label"], counts["published"], counts["benchmark"]
@@ -118,7 +120,7 @@ def _pulled(name: str, params: Params, folder: Path) -> Pulled:
     cells = [(cell, found.get(cell, 0), published.get(cell)) for cell in sorted({*found, *published})]
     wanted = sum(published.values())
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
-    return Pulled(
+    return PulledSet(
         name=name,
         title=benchmark["title"],
         role=settings.role,
@@ -131,8 +133,8 @@ def _pulled(name: str, params: Params, folder: Path) -> Pulled:
         complete=None if synthetic or not published else all(have == want for _, have, want in cells),
         share=None if synthetic or not wanted else sum(found.get(cell, 0) for cell in published) / wanted,
         duplicates=counts["duplicates"],
-        warnings=_grouped(folder / "warnings.csv"),
-        left_out=_grouped(folder / "left_out.csv"),
+        warnings=_group_by_reason(folder / "warnings.csv"),
+        left_out=_group_by_reason(folder / "left_out.csv"),
         licence=benchmark["licence"],
         redistribution=benchmark["redistribution"],
         citation=benchmark["citation"],
@@ -141,7 +143,7 @@ def _pulled(name: str, params: Params, folder: Path) -> Pulled:
     )
 
 
-def versions(found: list[Mapping[str, str]]) -> dict[str, list[str]]:
+def merge_versions(found: list[Mapping[str, str]]) -> dict[str, list[str]]:
     """Each library with the versions that stages ran under; more than one where they differ."""
     names = dict.fromkeys(name for entry in found for name in entry)
     return {name: sorted({entry[name] for entry in found if name in entry}) for name in names}
@@ -170,7 +172,7 @@ def read_json(path: Path, maker: str) -> dict[str, Any]:
         raise IndusCotError(f"{path}: no valid JSON ({error}); run `{maker}` again") from error
 
 
-def _grouped(path: Path) -> list[LeftOut]:
+def _group_by_reason(path: Path) -> list[LeftOut]:
     """A CSV of reason, item, detail by reason, commonest first; empty where the stage wrote none."""
     if not path.is_file():
         return []
@@ -186,12 +188,14 @@ def _grouped(path: Path) -> list[LeftOut]:
     ]
 
 
-def _told(value: Any) -> str:
+def _format_counts(value: Any) -> str:
     """A count, or several, in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {_told(item)}" for key, item in value.items()) or "none"
+        return (
+            ", ".join(f"{str(key).replace('_', ' ')} {_format_counts(item)}" for key, item in value.items()) or "none"
+        )
     if isinstance(value, list):
-        return ", ".join(_told(item) for item in value) or "none"
+        return ", ".join(_format_counts(item) for item in value) or "none"
     if isinstance(value, float):
         return f"{value:,.2f}"
     if isinstance(value, int) and not isinstance(value, bool):

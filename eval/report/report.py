@@ -18,12 +18,12 @@ from cot_builder.storage.parallel import thread_map
 from cot_builder.storage.workspace import Workspace
 from cot_builder.teacher.gates import CORPUS_GATES, GATES
 from cot_builder.teacher.gates.gate import AUDIT, JUDGE, UNFINISHED
-from eval.report.html import plural, render
+from eval.report.html import format_count, render
 from eval.report.items import clear_items, write_items
-from eval.report.pipeline import Pulled, Stage, pulled, read_gates, read_json, stages, versions
-from eval.report.results import results
-from eval.report.training import training
-from eval.report.trajectory import THUMBNAIL_BYTES, View, view_of
+from eval.report.pipeline import PulledSet, Stage, merge_versions, read_gates, read_json, read_pulled_sets, read_stages
+from eval.report.results import read_results
+from eval.report.training import read_training
+from eval.report.trajectory import THUMBNAIL_BYTES, View, make_view
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT, Trajectory
@@ -32,9 +32,9 @@ PAGE_BYTES = 11 * 2**20
 """What the images of the page may take, as base64."""
 QUERY_WEIGHT = 1.8
 """Bytes of an inspected image beside those of an observation."""
-MOST_BYTES = 90_000
-SHOWN_REJECTED = 40
-SHOWN_COPIES = 25
+MAX_IMAGE_BYTES = 90_000
+MAX_REJECTED = 40
+MAX_COPIES = 25
 SECTIONS = (
     ("sec-pipeline", "Pipeline"),
     ("sec-corpus", "Corpus"),
@@ -57,7 +57,7 @@ class Tile:
     note: str
 
 
-READINGS = {
+READING_GATES = {
     AUDIT: "A second reading, without supervision, finds every statement borne out by the images and results.",
     JUDGE: "No other valid candidate of the sample scored higher.",
     UNFINISHED: "The teacher answered until the draft was whole.",
@@ -65,7 +65,7 @@ READINGS = {
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedDraft:
     """A draft that failed, as the page shows it."""
 
     draft_id: str
@@ -86,19 +86,19 @@ def report(params: Params, workspace: Workspace) -> None:
     if not len(index):
         raise IndusCotError(f"{workspace.indus_cot}: the corpus has no row; run `indus-cot assemble` again")
     context = {
-        **_corpus(index),
-        **_pipeline(params, workspace, index),
-        **_gates(workspace),
-        **_leakage(workspace, index),
-        **_reviews(index),
-        "training": training(workspace),
-        "results": results(workspace),
+        **_describe_corpus(index),
+        **_describe_pipeline(params, workspace, index),
+        **_describe_gates(workspace),
+        **_describe_leakage(workspace, index),
+        **_describe_reviews(index),
+        "training": read_training(workspace),
+        "results": read_results(workspace),
         "evaluated_sets": [name for name, settings in params.pull.items() if settings.role == "evaluate"],
     }
     absent = {f"sec-{name}" for name, key in (("training", "training"), ("evaluation", "results")) if not context[key]}
-    context["lead"] = _lead(context)
-    context["tiles"] = _tiles(context)
-    gallery = _gallery(workspace, figures.choose_gallery(index, params.report.gallery), params.compute.workers)
+    context["lead"] = _write_lead(context)
+    context["tiles"] = _make_tiles(context)
+    gallery = _make_gallery(workspace, figures.choose_gallery(index, params.report.gallery), params.compute.workers)
     # An evaluation of no set leaves a folder of results too, and DVC asks for the page in either case.
     items = write_items(workspace) if workspace.results.is_dir() else clear_items(workspace)
     page = render(
@@ -109,14 +109,14 @@ def report(params: Params, workspace: Workspace) -> None:
             "items": items,
             "sections": [item for item in SECTIONS if item[0] not in absent],
             "gallery": gallery,
-            "facets": _facets(gallery),
+            "facets": _count_facets(gallery),
             "corpus_folder": "data/indus_cot",
         },
     )
     write_text(workspace.reports / "index.html", page)
 
 
-def _corpus(index: pl.DataFrame) -> dict[str, Any]:
+def _describe_corpus(index: pl.DataFrame) -> dict[str, Any]:
     calls = index["tool_calls"].list.len()
     tools = figures.count_tool_use(index, TOOLS)
     return {
@@ -144,13 +144,13 @@ def _corpus(index: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _pipeline(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
-    sets: list[Pulled] = pulled(params, workspace)
-    after: list[Stage] = stages(workspace)
+def _describe_pipeline(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+    sets: list[PulledSet] = read_pulled_sets(params, workspace)
+    after: list[Stage] = read_stages(workspace)
     gates = read_gates(workspace)
     selected = read_json(workspace.select / "leakage.json", "indus-cot select")["counts"]
-    ran: list[Pulled | Stage] = [*sets, *after]
-    found = versions([item.versions for item in ran])
+    ran: list[PulledSet | Stage] = [*sets, *after]
+    found = merge_versions([item.versions for item in ran])
     mixed = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
     funnel = [
         ("pulled, training sets", selected["pulled"]),
@@ -170,31 +170,31 @@ def _pipeline(params: Params, workspace: Workspace, index: pl.DataFrame) -> dict
     }
 
 
-def _gates(workspace: Workspace) -> dict[str, Any]:
+def _describe_gates(workspace: Workspace) -> dict[str, Any]:
     gates = read_gates(workspace)
-    asks = {name: _first_sentence(gate.__doc__) for name, gate in GATES.items()}
+    asks = {name: _clean_docstring(gate.__doc__) for name, gate in GATES.items()}
     asks |= dict.fromkeys(CORPUS_GATES, "No draft repeats another word for word, numbers apart.")
-    asks |= READINGS
+    asks |= READING_GATES
     table = DRAFT.read(workspace.draft / "rejected.parquet")
     rows = [
-        Rejected(
+        RejectedDraft(
             row.draft_id,
             list(dict.fromkeys(violation.gate for violation in row.violations)),
             [(violation.gate, violation.reason) for violation in row.violations],
             Trajectory.model_validate_json(row.trajectory),
         )
-        for row in DRAFT.records(_spread(table))
+        for row in DRAFT.records(_pick_rejected(table))
     ]
     return {
         "gates": gates,
-        "teacher_rows": _teacher(gates["teacher"], gates["samples"]),
+        "teacher_rows": _list_teacher_figures(gates["teacher"], gates["samples"]),
         "gate_rows": [(name, asks.get(name, ""), count) for name, count in gates["failed"].items()],
         "rejected": rows,
         "rejected_total": len(table),
     }
 
 
-def _teacher(figures: dict[str, Any], samples: int) -> list[tuple[str, str, str]]:
+def _list_teacher_figures(figures: dict[str, Any], samples: int) -> list[tuple[str, str, str]]:
     """Cost, corrections, judge and blind question of a teacher that is paid, as (what, figure, note)."""
     if not figures["usd"] and "judge" not in figures:
         return []
@@ -216,7 +216,7 @@ def _teacher(figures: dict[str, Any], samples: int) -> list[tuple[str, str, str]
     return rows
 
 
-def _spread(table: pl.DataFrame) -> pl.DataFrame:
+def _pick_rejected(table: pl.DataFrame) -> pl.DataFrame:
     """A few rejected drafts with every first-named gate among them."""
     gate = pl.col("violations").list.first().struct.field("gate")
     return (
@@ -224,18 +224,18 @@ def _spread(table: pl.DataFrame) -> pl.DataFrame:
         .with_columns(gate.alias("gate"))
         .with_columns(pl.int_range(pl.len()).over("gate").alias("turn"))
         .sort("turn", "gate", maintain_order=True)
-        .head(SHOWN_REJECTED)
+        .head(MAX_REJECTED)
         .sort("gate", "draft_id")
         .drop("gate", "turn")
     )
 
 
-def _first_sentence(text: str | None) -> str:
+def _clean_docstring(text: str | None) -> str:
     line = " ".join((text or "").split())
     return re.sub(r"``(.+?)``", r"\1", line)
 
 
-def _leakage(workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
+def _describe_leakage(workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
     facts = read_json(workspace.select / "leakage.json", "indus-cot select")
     samples = SAMPLE.read(workspace.select / "sample.parquet").select("sample_id", "source_set", "part_id")
     parts = (
@@ -250,7 +250,7 @@ def _leakage(workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
         "leakage": facts,
         "dropped_names": sorted({row["category"] for row in facts["dropped_categories"]}),
         "copied": len({row["sample_id"] for row in facts["copies"]}),
-        "copies_shown": SHOWN_COPIES,
+        "copies_shown": MAX_COPIES,
         "parts": {
             "total": len(parts),
             "straddling": [f"{name}/{part}" for name, part, _ in straddling.iter_rows()],
@@ -258,7 +258,7 @@ def _leakage(workspace: Workspace, index: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _reviews(index: pl.DataFrame) -> dict[str, Any]:
+def _describe_reviews(index: pl.DataFrame) -> dict[str, Any]:
     looked = int((index["review_status"] != "auto").sum())
     total = len(index)
     if looked == 0:
@@ -284,27 +284,27 @@ def _reviews(index: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _lead(context: dict[str, Any]) -> str:
+def _write_lead(context: dict[str, Any]) -> str:
     splits = {row.name: row.total for row in context["by_split"]}
     people = "No person has looked at them." if not context["looked"] else ""
     stand_in = [item for item in context["pulls"] if item.role == "train" and item.synthetic]
     source = " The images are synthetic stand-ins, rendered for the demonstration." if stand_in else ""
     return (
-        f"Each shows one image, of {plural(context['category_count'], 'category', 'categories')} in all, as an "
+        f"Each shows one image, of {format_count(context['category_count'], 'category', 'categories')} in all, as an "
         f"inspector works through it: a thought, a tool, what the tool returned, and at last a verdict. "
         f"{splits.get('train', 0):,} are for training, "
         f"{splits.get('validation', 0):,} for validation.{source} {people}"
     ).strip()
 
 
-def _tiles(context: dict[str, Any]) -> list[Tile]:
+def _make_tiles(context: dict[str, Any]) -> list[Tile]:
     total, anomalous, gates = context["total"], context["anomalous"], context["gates"]
     without = context["tools"][-1].trajectories
     straddling = len(context["parts"]["straddling"])
     return [
         Tile("trajectories", f"{total:,}", f"of {gates['samples']:,} selected samples"),
         Tile("show a defect", f"{100 * anomalous / total:.0f} %", f"{anomalous:,} Yes, {total - anomalous:,} No"),
-        Tile("categories", f"{context['category_count']}", f"in {plural(context['view_count'], 'view')}"),
+        Tile("categories", f"{context['category_count']}", f"in {format_count(context['view_count'], 'view')}"),
         Tile("tool calls each", f"{context['calls_mean']:.2f}", f"{100 * without / total:.0f} % answer without a tool"),
         Tile(
             "drafts passed",
@@ -314,27 +314,25 @@ def _tiles(context: dict[str, Any]) -> list[Tile]:
         Tile(
             "categories dropped",
             f"{len(context['dropped_names'])}",
-            f"and {plural(context['copied'], 'copy', 'copies')} of evaluation images",
+            f"and {format_count(context['copied'], 'copy', 'copies')} of evaluation images",
         ),
         Tile("parts in both splits", f"{straddling}", f"of {context['parts']['total']:,}"),
         Tile("seen by a person", f"{context['looked']:,}", f"of {total:,}"),
     ]
 
 
-def _gallery(workspace: Workspace, chosen: pl.DataFrame, workers: int) -> list[View]:
-    places = {
-        RowLocation(shard, row): order for order, (shard, row) in enumerate(chosen.select("shard", "row").iter_rows())
-    }
+def _make_gallery(workspace: Workspace, chosen: pl.DataFrame, workers: int) -> list[View]:
+    locations = [RowLocation(shard, row) for shard, row in chosen.select("shard", "row").iter_rows()]
     room = PAGE_BYTES * 3 / 4 - THUMBNAIL_BYTES * len(chosen)
     unit = room / (QUERY_WEIGHT * len(chosen) + int(chosen["images"].sum()))
-    limits = [int(min(MOST_BYTES, max(unit * weight, 3000))) for weight in (QUERY_WEIGHT, 1)]
-    rows = read_rows(workspace.indus_cot, places.keys())
-    shown = thread_map(lambda row: (row.id, view_of(row, *limits)), rows, workers)
+    limits = [int(min(MAX_IMAGE_BYTES, max(unit * weight, 3000))) for weight in (QUERY_WEIGHT, 1)]
+    rows = read_rows(workspace.indus_cot, locations)
+    shown = thread_map(lambda row: (row.id, make_view(row, *limits)), rows, workers)
     views = dict(track(shown, "report", len(chosen)))
     return [views[name] for name in chosen["id"]]
 
 
-def _facets(gallery: Sequence[View]) -> dict[str, list[tuple[str, str, int]]]:
+def _count_facets(gallery: Sequence[View]) -> dict[str, list[tuple[str, str, int]]]:
     """Filter to its choices: value, text, and how many of the gallery have it."""
 
     def counted(values: Sequence[str]) -> list[tuple[str, str, int]]:

@@ -38,7 +38,7 @@ class Curve:
     points: str
     dots: list[tuple[float, float, float]]
     """x, y and radius: the area says how many images a bin holds."""
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SetResult:
     groups: list[tuple[str, list[Bar]]]
     """By category, type, family, view and size; a kind with a single group is left out."""
     calibration: Curve | None
-    told: str
+    scope: str
     """On how many of how many images."""
 
 
@@ -66,7 +66,7 @@ class Results:
     flags: list[tuple[str, str]]
 
 
-def results(workspace: Workspace) -> Results | None:
+def read_results(workspace: Workspace) -> Results | None:
     """What was evaluated so far; None where nothing was.
 
     Raises:
@@ -75,68 +75,68 @@ def results(workspace: Workspace) -> Results | None:
     folders = find_set_folders(workspace.results, METRICS_FILE)
     if not folders:
         return None
-    found = sorted((read_metrics(folder) for folder in folders), key=_place)
+    found = sorted((read_metrics(folder) for folder in folders), key=_sort_key)
     return Results(
-        sets=[_set(item) for item in found],
+        sets=[_make_set_result(item) for item in found],
         lines=scoreboard(found, over(workspace.results)),
         columns=tuple(dict.fromkeys([*SETS, *(item.run.set for item in found)])),
         flags=[(item.run.set, flag) for item in found for flag in item.flags],
     )
 
 
-def evaluated(workspace: Workspace) -> list[Path]:
+def list_evaluated(workspace: Workspace) -> list[Path]:
     """Folders of the sets that have results, in the order of the report."""
-    return sorted(find_set_folders(workspace.results, METRICS_FILE), key=lambda folder: _place(read_metrics(folder)))
+    return sorted(find_set_folders(workspace.results, METRICS_FILE), key=lambda folder: _sort_key(read_metrics(folder)))
 
 
-def _place(found: Metrics) -> tuple[int, str]:
+def _sort_key(found: Metrics) -> tuple[int, str]:
     name = found.run.set
     return (SETS.index(name) if name in SETS else len(SETS), name)
 
 
-def spread(estimate: Estimate | None) -> str:
+def format_interval(estimate: Estimate | None) -> str:
     """A share as per cent with its interval."""
     if estimate is None:
         return "–"
-    around = "" if estimate.low is None else f" [{_percent(estimate.low)}, {_percent(estimate.high)}]"
-    return f"{_percent(estimate.value)}{around}"
+    around = "" if estimate.low is None else f" [{_to_percent(estimate.low)}, {_to_percent(estimate.high)}]"
+    return f"{_to_percent(estimate.value)}{around}"
 
 
-def _percent(share: float | None) -> str:
+def _to_percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _set(found: Metrics) -> SetResult:
+def _make_set_result(found: Metrics) -> SetResult:
     listing = found.listing
-    told = f"on {listing.evaluated:,} images"
+    scope = f"on {listing.evaluated:,} images"
     if listing.available is not None:
-        told = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
+        scope = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
     if listing.published is not None:
-        told += f", {listing.published:,} are published"
-    groups = ((kind, [_bar(name, scores) for name, scores in found.by[kind].items()]) for kind in KINDS)
+        scope += f", {listing.published:,} are published"
+    groups = ((kind, [_make_bar(name, scores) for name, scores in found.by[kind].items()]) for kind in KINDS)
     return SetResult(
         name=found.run.set,
         facts=found,
         headline=[
-            *_rows(found.overall, over_defects=False),
-            ("balanced, mean of categories", spread(found.macro)),
+            *_format_figures(found.overall, over_defects=False),
+            ("balanced, mean of categories", format_interval(found.macro)),
         ],
-        places=_rows(found.overall, over_defects=True),
+        places=_format_figures(found.overall, over_defects=True),
         groups=[(kind, bars) for kind, bars in groups if len(bars) > 1],
-        calibration=_curve(found.calibration),
-        told=told,
+        calibration=_make_curve(found.calibration),
+        scope=scope,
     )
 
 
-def _rows(scores: Scores, *, over_defects: bool) -> list[tuple[str, str]]:
+def _format_figures(scores: Scores, *, over_defects: bool) -> list[tuple[str, str]]:
     return [
-        (figure.title, spread(scores.figure(name)))
+        (figure.title, format_interval(scores.figure(name)))
         for name, figure in FIGURES.items()
         if figure.is_over_defects == over_defects
     ]
 
 
-def _bar(name: str, scores: Scores) -> Bar:
+def _make_bar(name: str, scores: Scores) -> Bar:
     found = scores.balanced_accuracy
     if found is None:
         return Bar(name, None, None, None, scores.images)
@@ -144,21 +144,23 @@ def _bar(name: str, scores: Scores) -> Bar:
     return Bar(name, 100 * found.value, low, high, scores.images)
 
 
-def _curve(bins: Sequence[CalibrationBin]) -> Curve | None:
+def _make_curve(bins: Sequence[CalibrationBin]) -> Curve | None:
     held = [item for item in bins if item.images]
     if not held:
         return None
     most = max(item.images for item in held)
-    dots = [(*_at(item.confidence, item.defective), round(2 + 5 * math.sqrt(item.images / most), 1)) for item in held]
+    dots = [
+        (*_to_chart(item.confidence, item.defective), round(2 + 5 * math.sqrt(item.images / most), 1)) for item in held
+    ]
     words = (f"p {item.confidence:.2f}: {item.defective:.2f} of {item.images} defective" for item in held)
     return Curve(" ".join(f"{x},{y}" for x, y, _ in dots), dots, "; ".join(words))
 
 
-def _at(confidence: float, defective: float) -> tuple[float, float]:
+def _to_chart(confidence: float, defective: float) -> tuple[float, float]:
     return round(LEFT + (RIGHT - LEFT) * confidence, 1), round(BOTTOM - (BOTTOM - TOP) * defective, 1)
 
 
-def outcome(true_answer: str, answer: str | None) -> str:
+def classify_outcome(true_answer: str, answer: str | None) -> str:
     """``tp``, ``tn``, ``fp``, ``fn``, or ``unparsed`` where no verdict could be read."""
     names: Mapping[tuple[str, str], str] = {
         ("Yes", "Yes"): "tp",

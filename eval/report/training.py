@@ -13,9 +13,9 @@ from eval.report.pipeline import read_json
 from schemas.errors import IndusCotError
 from train.rewards import TERMS
 
-POINTS = 160
+MAX_POINTS = 160
 """Of a line, at most; more steps are averaged."""
-ROLLOUTS = 4
+MAX_ROLLOUTS = 4
 """Shown of a step."""
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 324.0, 8.0, 112.0
 """Of the drawn area, in the units of the chart."""
@@ -63,12 +63,12 @@ class Chart:
     high: str
     first: str
     last: str
-    told: str
+    description: str
     """The same in words."""
 
 
 @dataclass(frozen=True)
-class Moment:
+class RolloutStep:
     """Rollouts of one step, as the trainer kept them."""
 
     step: int
@@ -83,7 +83,7 @@ class Run:
     charts: list[Chart]
     head: list[str]
     figures: list[list[str]]
-    moments: list[Moment]
+    moments: list[RolloutStep]
     kept: int
     """Steps whose rollouts were kept."""
     other_corpus: bool
@@ -91,7 +91,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Proof:
+class LearnResult:
     """What `make learn` found."""
 
     seeds: int
@@ -110,10 +110,10 @@ class Training:
 
     sft: Run | None
     grpo: Run | None
-    proof: Proof | None
+    proof: LearnResult | None
 
 
-def training(workspace: Workspace) -> Training | None:
+def read_training(workspace: Workspace) -> Training | None:
     """What has been trained so far, also by a run that is under way; None where nothing was.
 
     Raises:
@@ -121,27 +121,27 @@ def training(workspace: Workspace) -> Training | None:
     """
     learned = workspace.reports / "learn.json"
     found = Training(
-        _run("sft", SFT, workspace),
-        _run("grpo", GRPO, workspace),
-        read_proof(learned) if learned.is_file() else None,
+        _read_run("sft", SFT, workspace),
+        _read_run("grpo", GRPO, workspace),
+        read_learn_result(learned) if learned.is_file() else None,
     )
     return found if found.sft or found.grpo or found.proof else None
 
 
-def _run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Run | None:
+def _read_run(stage: str, quantities: Sequence[Quantity], workspace: Workspace) -> Run | None:
     curve, figures = workspace.reports / stage / "curve.csv", workspace.reports / f"{stage}.json"
     if not curve.is_file():
         return None
     logs = _read_curve(curve, stage)
-    drawn = (chart(title, note, [_line(logs, name)], limits) for name, title, note, limits in quantities)
+    drawn = (make_chart(title, note, [_take_column(logs, name)], limits) for name, title, note, limits in quantities)
     folder = workspace.models / stage
     kept = sorted((folder / "rollouts").glob("*.json"))
-    head, rows = _table(read_json(figures, f"indus-cot {stage}")) if figures.is_file() else ([], [])
+    head, rows = _format_figures(read_json(figures, f"indus-cot {stage}")) if figures.is_file() else ([], [])
     return Run(
         charts=[item for item in drawn if item],
         head=head,
         figures=rows,
-        moments=[read_step(path, stage, ROLLOUTS) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
+        moments=[read_step(path, stage, MAX_ROLLOUTS) for path in dict.fromkeys([*kept[:1], *kept[-1:]])],
         kept=len(kept),
         other_corpus=(folder / "manifest.json").is_file()
         and not identify_corpus(read_manifest(folder)["inputs"], workspace.indus_cot)[1],
@@ -156,11 +156,11 @@ def _read_curve(path: Path, stage: str) -> list[dict[str, float]]:
         raise IndusCotError(f"{path}: no curve ({error}); run `indus-cot {stage}` again") from error
 
 
-def _line(logs: Sequence[Mapping[str, float]], name: str) -> Line:
+def _take_column(logs: Sequence[Mapping[str, float]], name: str) -> Line:
     return [(entry["step"], entry[name]) for entry in logs if name in entry]
 
 
-def read_step(path: Path, stage: str, most: int | None = None) -> Moment:
+def read_step(path: Path, stage: str, most: int | None = None) -> RolloutStep:
     """A step whose rollouts were kept, with at most ``most`` of them.
 
     Raises:
@@ -168,19 +168,19 @@ def read_step(path: Path, stage: str, most: int | None = None) -> Moment:
     """
     found = read_json(path, f"indus-cot {stage}")
     rewards = [item["terms"]["reward"] for item in found["rollouts"]]
-    return Moment(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:most])
+    return RolloutStep(found["step"], sum(rewards) / max(len(rewards), 1), found["rollouts"][:most])
 
 
-def _table(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _format_figures(figures: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if "first" not in figures:
-        return ["", "value"], [[_words(name), _figure(value)] for name, value in figures.items()]
+        return ["", "value"], [[_to_words(name), _format_figure(value)] for name, value in figures.items()]
     both = [(name, value, figures["last"][name]) for name, value in figures["first"].items()]
     return ["", "first quarter", "last quarter"], [
-        [_words(name), _figure(one), _figure(two)] for name, one, two in both
+        [_to_words(name), _format_figure(one), _format_figure(two)] for name, one, two in both
     ]
 
 
-def chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None) -> Chart | None:
+def make_chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None) -> Chart | None:
     """Lines over steps in one frame; None where there is no point.
 
     Args:
@@ -189,7 +189,7 @@ def chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, flo
         lines: A run each.
         limits: Of the values; those that occur, if None.
     """
-    thin = [_thinned(line) for line in lines if line]
+    thin = [_thin(line) for line in lines if line]
     points = [point for line in thin for point in line]
     if not points:
         return None
@@ -202,27 +202,27 @@ def chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, flo
         height = (value - low) / tall if high > low else 0.5
         return f"{LEFT + (RIGHT - LEFT) * (step - first) / wide:.1f}", f"{BOTTOM - (BOTTOM - TOP) * height:.1f}"
 
-    ends = [f"{_figure(line[0][1])} to {_figure(line[-1][1])}" for line in thin]
+    ends = [f"{_format_figure(line[0][1])} to {_format_figure(line[-1][1])}" for line in thin]
     return Chart(
         title=title,
         note=note,
         lines=[" ".join(",".join(place(*point)) for point in line) for line in thin if len(line) > 1],
         dots=[place(*line[0]) for line in thin if len(line) == 1],
-        low=_figure(low),
-        high=_figure(high) if high > low else "",
-        first=_figure(first),
-        last=_figure(last) if last > first else "",
-        told=f"steps {_figure(first)} to {_figure(last)}: {'; '.join(ends)}",
+        low=_format_figure(low),
+        high=_format_figure(high) if high > low else "",
+        first=_format_figure(first),
+        last=_format_figure(last) if last > first else "",
+        description=f"steps {_format_figure(first)} to {_format_figure(last)}: {'; '.join(ends)}",
     )
 
 
-def _thinned(line: Line) -> Line:
-    size = -(-len(line) // POINTS)
+def _thin(line: Line) -> Line:
+    size = -(-len(line) // MAX_POINTS)
     parts = [line[start : start + size] for start in range(0, len(line), size)]
     return [(sum(step for step, _ in part) / len(part), sum(value for _, value in part) / len(part)) for part in parts]
 
 
-def read_proof(path: Path) -> Proof:
+def read_learn_result(path: Path) -> LearnResult:
     """The proof that training teaches, from what `make learn` wrote.
 
     Raises:
@@ -241,29 +241,29 @@ def read_proof(path: Path) -> Proof:
         name: [[(step, entry[name]) for step, entry in enumerate(curve, 1) if name in entry] for curve in curves]
         for name in LEARN
     }
-    drawn = (chart(_words(name).capitalize(), "GRPO, a line a seed", lines[name]) for name in LEARN)
-    return Proof(
+    drawn = (make_chart(_to_words(name).capitalize(), "GRPO, a line a seed", lines[name]) for name in LEARN)
+    return LearnResult(
         seeds=found["seeds"],
         images=found.get("images"),
-        statistics=[_words(name) for name in statistics],
+        statistics=[_to_words(name) for name in statistics],
         arms=[
-            (names.get(name, _words(name)), [spread(arm[key]) if key in arm else "–" for key in statistics])
+            (names.get(name, _to_words(name)), [spread(arm[key]) if key in arm else "–" for key in statistics])
             for name, arm in arms.items()
         ],
         claims=[
-            (claim["claim"], _words(claim["statistic"]), spread(claim), bool(claim["holds"]))
+            (claim["claim"], _to_words(claim["statistic"]), spread(claim), bool(claim["holds"]))
             for claim in found["claims"]
         ],
-        seen=[(_words(name), _figure(value)) for name, value in found.get("seen", {}).items()],
+        seen=[(_to_words(name), _format_figure(value)) for name, value in found.get("seen", {}).items()],
         charts=[item for item in drawn if item],
     )
 
 
-def _words(name: str) -> str:
+def _to_words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _figure(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     if value is None:
         return "–"
     if float(value).is_integer() or abs(value) >= 100:

@@ -23,7 +23,7 @@ QUERY_SIDE = 720
 OBSERVATION_SIDE = 448
 THUMBNAIL_SIDE = 112
 THUMBNAIL_BYTES = 2600
-LEAST_SIDE = 160
+MIN_SIDE = 160
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class View:
     patch_marks: list[Mark]
 
 
-def picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
+def encode_picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
     """A WebP of at most ``side`` pixels a side and, as far as that stays legible, ``limit`` bytes, as data: URI.
 
     Args:
@@ -96,17 +96,17 @@ def picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
     """
     height, width = pixels.shape[:2]
     quality = 80
-    encoded = _webp(pixels, side, quality)
-    while len(encoded) > limit and (quality > 50 or side > LEAST_SIDE):
+    encoded = _encode_webp(pixels, side, quality)
+    while len(encoded) > limit and (quality > 50 or side > MIN_SIDE):
         if quality > 50:
             quality -= 15
         else:
-            side = max(LEAST_SIDE, int(min(side, max(width, height)) * 0.8))
-        encoded = _webp(pixels, side, quality)
+            side = max(MIN_SIDE, int(min(side, max(width, height)) * 0.8))
+        encoded = _encode_webp(pixels, side, quality)
     return Picture("data:image/webp;base64," + base64.b64encode(encoded).decode(), width, height)
 
 
-def _webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
+def _encode_webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
     height, width = pixels.shape[:2]
     factor = side / max(width, height)
     if factor < 1:
@@ -118,13 +118,13 @@ def _webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
     return sink.getvalue()
 
 
-def view_of(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
+def make_view(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
     """A row of the corpus as the page shows it; the limits are bytes an image.
 
     Raises:
         IndusCotError: an image is damaged or missing, or the trajectory is none.
     """
-    trajectory = trajectory_of(row)
+    trajectory = parse_trajectory(row)
     stored = iter(row.images[1:])
     steps = []
     for number, turn in enumerate(trajectory.turns[:-1], 1):
@@ -137,28 +137,28 @@ def view_of(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
                     f"row {row.id}, turn {number}: its image is missing; run `indus-cot assemble` again"
                 )
             pixels = decode(image.bytes, name=f"row {row.id}, turn {number}")
-            shown = picture(pixels, OBSERVATION_SIDE, observation_bytes)
-        steps.append(_step(number, turn, turn.call, turn.observation.text, shown))
+            shown = encode_picture(pixels, OBSERVATION_SIDE, observation_bytes)
+        steps.append(_make_step(number, turn, turn.call, turn.observation.text, shown))
     inspected = decode(row.images[0].bytes, name=f"row {row.id}, inspected image")
-    query = picture(inspected, QUERY_SIDE, query_bytes)
-    patches = list(_patch_marks(row))
+    query = encode_picture(inspected, QUERY_SIDE, query_bytes)
+    patches = list(_make_patch_marks(row))
     return View(
         row=row,
         query=query,
-        thumbnail=picture(inspected, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri,
+        thumbnail=encode_picture(inspected, THUMBNAIL_SIDE, THUMBNAIL_BYTES).uri,
         steps=steps,
         conclusion=trajectory.turns[-1].thought,
         verdict=trajectory.verdict,
-        tool_marks=_tool_marks(trajectory),
+        tool_marks=_make_tool_marks(trajectory),
         verdict_marks=[
-            mark("verdict", box, trajectory.verdict.defect_type or "", f"verdict {list(box)}")
+            make_mark("verdict", box, trajectory.verdict.defect_type or "", f"verdict {list(box)}")
             for box in trajectory.verdict.boxes
         ],
         patch_marks=patches,
     )
 
 
-def trajectory_of(row: IndusCot) -> Trajectory:
+def parse_trajectory(row: IndusCot) -> Trajectory:
     """The structure of a row.
 
     Raises:
@@ -172,20 +172,20 @@ def trajectory_of(row: IndusCot) -> Trajectory:
         ) from None
 
 
-def _step(number: int, turn: Turn, call: ToolCall, text: str, shown: Picture | None) -> Step:
+def _make_step(number: int, turn: Turn, call: ToolCall, text: str, shown: Picture | None) -> Step:
     return Step(
         number=number,
         thought=turn.thought,
         tool=call.tool,
-        arguments=arguments(call),
+        arguments=format_arguments(call),
         text=text,
         refused=text.startswith("error:"),
         picture=shown,
-        points=_points(call, number),
+        points=_make_points(call, number),
     )
 
 
-def arguments(call: ToolCall) -> list[tuple[str, str]]:
+def format_arguments(call: ToolCall) -> list[tuple[str, str]]:
     """Names and values of a call, as text."""
     return [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -193,11 +193,11 @@ def arguments(call: ToolCall) -> list[tuple[str, str]]:
     ]
 
 
-def _tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
+def _make_tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
     looked: dict[Box, list[tuple[int, str]]] = {}
     for number, turn in enumerate(trajectory.turns[:-1], 1):
         assert turn.call is not None and turn.observation is not None
-        region = _shown_region(turn.call, turn.observation.text)
+        region = _find_shown_region(turn.call, turn.observation.text)
         if region and not turn.observation.text.startswith("error:"):
             looked.setdefault(region, []).append((number, turn.call.tool))
     marks: list[tuple[Mark, str]] = []
@@ -206,24 +206,24 @@ def _tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
         title = "; ".join(f"step {number}: {tool} {list(region)}" for number, tool in steps)
         marks.append(
             (
-                mark("tool", region, badge, title, to_right=len(marks) % 2 == 1),
+                make_mark("tool", region, badge, title, to_right=len(marks) % 2 == 1),
                 " ".join(str(number) for number, _ in steps),
             )
         )
     return marks
 
 
-def _shown_region(call: ToolCall, text: str) -> Box | None:
+def _find_shown_region(call: ToolCall, text: str) -> Box | None:
     """The region a tool says it showed (it may have widened it), else the one that was asked for."""
     if call.tool not in TOOLS or not TOOLS[call.tool].returns_image:
         return None
     said = re.search(r"\bof \[(\d+), (\d+), (\d+), (\d+)\]", text)
     asked = call.arguments.get("region")
     values = [int(part) for part in said.groups()] if said else asked
-    return _as_box(values)
+    return _parse_box(values)
 
 
-def _as_box(values: Any) -> Box | None:
+def _parse_box(values: Any) -> Box | None:
     if not isinstance(values, list) or len(values) != 4 or not all(type(value) is int for value in values):
         return None
     try:
@@ -232,7 +232,7 @@ def _as_box(values: Any) -> Box | None:
         return None
 
 
-def _points(call: ToolCall, number: int) -> list[Point]:
+def _make_points(call: ToolCall, number: int) -> list[Point]:
     points = call.arguments.get("points")
     if not isinstance(points, list):
         return []
@@ -247,14 +247,14 @@ def _points(call: ToolCall, number: int) -> list[Point]:
     ]
 
 
-def _patch_marks(row: IndusCot) -> list[Mark]:
+def _make_patch_marks(row: IndusCot) -> list[Mark]:
     return [
-        mark("patch", patch.box, f"P{number}", f"local patch {list(patch.box)}, score {patch.score:.1f}")
+        make_mark("patch", patch.box, f"P{number}", f"local patch {list(patch.box)}, score {patch.score:.1f}")
         for number, patch in enumerate(row.patch_pairs, 1)
     ]
 
 
-def mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) -> Mark:
+def make_mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) -> Mark:
     """A box in 0-1000 as a mark, its badge at the left end or ``to_right``."""
     x1, y1, x2, y2 = box
     style = f"left:{x1 / 10:g}%;top:{y1 / 10:g}%;width:{(x2 - x1) / 10:g}%;height:{(y2 - y1) / 10:g}%"

@@ -11,11 +11,17 @@ from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from eval.compare import compare
-from eval.metrics import metrics, write_metrics
+from eval.metrics import compute_metrics, write_metrics
 from indus_cot.app import app
 from schemas.errors import IndusCotError
 from schemas.prediction import PREDICTION
-from tests.helpers.predictions import NOTHING_SEEN, listing, mpdd, run, table
+from tests.helpers.predictions import (
+    UNKNOWN_CONTAMINATION,
+    make_listing,
+    make_mpdd_predictions,
+    make_predictions,
+    make_run,
+)
 
 SEED = 5
 
@@ -26,7 +32,9 @@ def results(root: Path, predictions: pl.DataFrame, name: str = "mpdd", **facts: 
     folder.mkdir(parents=True)
     named = predictions.with_columns(source_set=pl.lit(name), sample_id=pl.format("{}/{}", pl.lit(name), "sample_id"))
     PREDICTION.write(named, folder / "predictions.parquet")
-    found = metrics(named, run(set=name, **facts), listing(named.height), NOTHING_SEEN, draws=0, seed=1)
+    found = compute_metrics(
+        named, make_run(set=name, **facts), make_listing(named.height), UNKNOWN_CONTAMINATION, draws=0, seed=1
+    )
     write_metrics(found, folder)
     return root
 
@@ -34,7 +42,7 @@ def results(root: Path, predictions: pl.DataFrame, name: str = "mpdd", **facts: 
 def inspector(skill: float, seed: int = 0) -> pl.DataFrame:
     """Which answers are right, each with this probability."""
     rng = np.random.default_rng(seed)
-    return mpdd(lambda bad, _: "Yes" if bad == (rng.random() < skill) else "No")
+    return make_mpdd_predictions(lambda bad, _: "Yes" if bad == (rng.random() < skill) else "No")
 
 
 def test_run_compared_with_itself(tmp_path: Path) -> None:
@@ -69,8 +77,8 @@ def test_better_and_equal_runs_are_distinguished(tmp_path: Path) -> None:
 def test_few_parts_are_permuted_exactly(tmp_path: Path) -> None:
     """Only the second run has the three parts right; 2 of the 8 exchanges give a difference as large."""
     truth = [True] * 6 + [False] * 6
-    first = results(tmp_path / "a", table(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6))
-    second = results(tmp_path / "b", table(truth, answer=["Yes"] * 6 + ["No"] * 6))
+    first = results(tmp_path / "a", make_predictions(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6))
+    second = results(tmp_path / "b", make_predictions(truth, answer=["Yes"] * 6 + ["No"] * 6))
     (item,) = compare(first, second, draws=100, seed=SEED).sets
     assert item.difference == pytest.approx(0.25)
     assert item.permutation_p == pytest.approx(2 / 8)
@@ -80,8 +88,10 @@ def test_few_parts_are_permuted_exactly(tmp_path: Path) -> None:
 def test_images_of_one_part_move_together(tmp_path: Path) -> None:
     truth = [True] * 6 + [False] * 6
     parts = ["one"] * 3 + [f"part {number}" for number in range(9)]
-    first = results(tmp_path / "a", table(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6, part_id=parts))
-    second = results(tmp_path / "b", table(truth, answer=["Yes"] * 6 + ["No"] * 6, part_id=parts))
+    first = results(
+        tmp_path / "a", make_predictions(truth, answer=["No"] * 3 + ["Yes"] * 3 + ["No"] * 6, part_id=parts)
+    )
+    second = results(tmp_path / "b", make_predictions(truth, answer=["Yes"] * 6 + ["No"] * 6, part_id=parts))
     (item,) = compare(first, second, draws=100, seed=SEED).sets
     assert item.permutation_p == 1.0
     assert item.low is None, "four defective parts are too few"
@@ -117,14 +127,14 @@ def test_images_of_one_run_are_listed(tmp_path: Path) -> None:
 
 
 def test_different_ground_truth_is_refused(tmp_path: Path) -> None:
-    results(tmp_path / "a", table([True, False, True]))
-    results(tmp_path / "b", table([True, False, False]))
+    results(tmp_path / "a", make_predictions([True, False, True]))
+    results(tmp_path / "b", make_predictions([True, False, False]))
     with pytest.raises(IndusCotError, match=r"true_answer of 1 images differs.*evaluate both again"):
         compare(tmp_path / "a", tmp_path / "b", draws=100, seed=SEED)
 
 
 def test_checkpoints_and_duplicate_folders(tmp_path: Path) -> None:
-    some = table([True, False] * 6)
+    some = make_predictions([True, False] * 6)
     results(tmp_path / "a", some, model_sha256="a" * 64)
     results(tmp_path / "b", some, model_sha256="b" * 64, rounds="two")
     (told,) = compare(tmp_path / "a", tmp_path / "b", draws=0, seed=SEED).modes.values()
@@ -137,8 +147,8 @@ def test_checkpoints_and_duplicate_folders(tmp_path: Path) -> None:
 
 
 def test_disjoint_results_are_refused(tmp_path: Path) -> None:
-    results(tmp_path / "a", table([True, False]))
-    results(tmp_path / "b", table([True, False]), "visa")
+    results(tmp_path / "a", make_predictions([True, False]))
+    results(tmp_path / "b", make_predictions([True, False]), "visa")
     with pytest.raises(IndusCotError, match="no set in common"):
         compare(tmp_path / "a", tmp_path / "b", draws=100, seed=SEED)
     with pytest.raises(IndusCotError, match="run `indus-cot evaluate`"):

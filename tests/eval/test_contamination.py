@@ -14,7 +14,7 @@ from eval.contamination import contamination, listing
 from schemas.errors import IndusCotError
 from schemas.metrics import EvaluatedImages
 from schemas.sample import SAMPLE, Sample
-from tests.helpers.predictions import MPDD, mpdd, table
+from tests.helpers.predictions import MPDD, make_mpdd_predictions, make_predictions
 
 TUBE, PLATE, OTHER = "1" * 64, "2" * 64, "3" * 64
 
@@ -70,7 +70,7 @@ def grpo(workspace: Workspace) -> Path:
     return model(workspace, "grpo", inputs, grpo={"model": "models/sft"}, train={})
 
 
-PREDICTIONS = table([True, False, False])
+PREDICTIONS = make_predictions([True, False, False])
 SAMPLES = [
     sample(name, image) for name, image in zip(PREDICTIONS["sample_id"], (TUBE, PLATE, PLATE), strict=True)
 ]  # fmt: skip
@@ -175,7 +175,7 @@ def pulled(workspace: Workspace, samples: Sequence[Sample], source: str = "mpdd.
 
 
 def official() -> tuple[pl.DataFrame, list[Sample]]:
-    predictions = mpdd(lambda bad, rng: "No")
+    predictions = make_mpdd_predictions(lambda bad, rng: "No")
     return predictions, [
         sample(name, TUBE, category) for name, category in predictions.select("sample_id", "category").iter_rows()
     ]

@@ -10,7 +10,7 @@ import yaml
 
 from indus_cot import app as cli
 from schemas.metrics import Metrics
-from tests.helpers.evaluated import NO, found, rows, served
+from tests.helpers.evaluated import NO, endpoint_settings, read_held_out, read_rows
 from tests.helpers.layouts import mpdd_files, write_tar
 from tests.servers.chat_server import chat_server
 
@@ -20,10 +20,10 @@ from tests.servers.chat_server import chat_server
 )
 def test_scripted_policies_have_known_figures(run: Any, policy: str, counts: tuple[int, ...]) -> None:
     printed = run(f"evaluate.policy={policy}")
-    scores = found().overall
+    scores = read_held_out().overall
     assert (scores.tp, scores.tn, scores.fp, scores.fn) == counts
     assert scores.balanced_accuracy and scores.balanced_accuracy.value == (1.0 if policy == "oracle" else 0.5)
-    assert any("exactly 50.0" in flag for flag in found().flags) == (policy != "oracle")
+    assert any("exactly 50.0" in flag for flag in read_held_out().flags) == (policy != "oracle")
     assert "on 16 of 16 test images" in printed
     if policy == "oracle":
         assert scores.box_iou and scores.box_iou.value == 1.0
@@ -56,22 +56,22 @@ def test_official_mpdd_list_has_known_figures(run: Any, policy: str, counts: tup
 def test_coin_and_heuristic_are_deterministic(run: Any) -> None:
     for policy in ("coin", "residual"):
         run(f"evaluate.policy={policy}")
-        first = rows()
+        first = read_rows()
         assert policy == "residual" or set(first["answer"]) == {"Yes", "No"}
         shutil.rmtree(".indus-cot")
         run(f"evaluate.policy={policy}")
-        assert rows().drop("seconds").equals(first.drop("seconds"))
+        assert read_rows().drop("seconds").equals(first.drop("seconds"))
     assert first["margin"].is_not_null().all()
     assert ((first["margin"] > 0) == (first["answer"] == "Yes")).all()
 
 
 def test_limit_is_balanced_and_nested(run: Any) -> None:
     run("evaluate.policy=coin", "evaluate.limit=6")
-    few = rows()
+    few = read_rows()
     assert few["true_answer"].value_counts()["count"].to_list() == [3, 3]
-    assert any("6 of the 16" in flag for flag in found().flags)
+    assert any("6 of the 16" in flag for flag in read_held_out().flags)
     run("evaluate.policy=coin", "evaluate.limit=10")
-    assert set(few["sample_id"]) < set(rows()["sample_id"])
+    assert set(few["sample_id"]) < set(read_rows()["sample_id"])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_progress_line_content(run: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("cot_builder.endpoint.flow.LINE_INTERVAL_S", 0.05)
     monkeypatch.setattr("cot_builder.progress.LINE_INTERVAL_S", 0.0)
     with chat_server(lambda _: NO, latency_s=0.05) as server:
-        printed = run(*served(server, "compute.endpoint.concurrency=2"))
+        printed = run(*endpoint_settings(server, "compute.endpoint.concurrency=2"))
     shown = r"evaluate held_out: \d+/16 images, \d+ answers \(\d+\.\d/s\).*, balanced accuracy 50\.0 so far, \d+ s left"
     assert re.search(shown, printed), printed
     printed = run("evaluate.policy=always-yes")

@@ -16,7 +16,7 @@ import pytest
 from cot_builder.inspection.episode import GeneratedTurn
 from cot_builder.storage import code
 from eval.evaluate import POLICY_MODULES
-from tests.helpers.evaluated import CALL, NO, found, rows, served
+from tests.helpers.evaluated import CALL, NO, endpoint_settings, read_held_out, read_rows
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import ENVIRONMENT, command
 from tests.helpers.small_policy import FITTED
@@ -92,7 +92,7 @@ def test_answers_of_former_key_are_imported(run: Any, monkeypatch: pytest.Monkey
 def test_new_seed_or_weights_ask_again(run: Any) -> None:
     def asked(*settings: str) -> int:
         before = len(server.requests)
-        run(*served(server, "evaluate.limit=2", *settings))
+        run(*endpoint_settings(server, "evaluate.limit=2", *settings))
         # Only the answer cache is left: the journal holds nothing of another run.
         shutil.rmtree(".indus-cot/evaluate")
         return len(server.requests) - before
@@ -110,7 +110,7 @@ def test_new_seed_or_weights_ask_again(run: Any) -> None:
         for training in (b"first", b"second"):
             (weights / "model.safetensors").write_bytes(training)
             assert [asked("evaluate.model=models/mine") for _ in range(2)] == [2, 0]
-            hashes.append(found().run.model_sha256)
+            hashes.append(read_held_out().run.model_sha256)
         assert None not in hashes and hashes[0] != hashes[1]
     with pytest.raises(AssertionError, match="null leaves it to a server"):
         run("evaluate.model=models/mine", "evaluate.temperature=null")
@@ -132,11 +132,11 @@ def test_items_are_stored_before_next_turn(run: Any, policy: Path, monkeypatch: 
 
         return write
 
-    monkeypatch.setattr("eval.local.writer", writer)
+    monkeypatch.setattr("eval.local.make_writer", writer)
     run(f"evaluate.model={policy / FITTED}", "evaluate.limit=7", "evaluate.batch=3")
     assert len(kept) > 3 and any(0 < lines < 7 for lines, _ in kept)
     assert all(lines == finished for lines, finished in kept), kept
-    assert rows().height == 7 and rows()["margin"].is_not_null().all()
+    assert read_rows().height == 7 and read_rows()["margin"].is_not_null().all()
 
 
 @pytest.mark.parametrize("end", ["budget", "disk"])
@@ -150,13 +150,13 @@ def test_stopped_run_keeps_finished_items(run: Any, monkeypatch: pytest.MonkeyPa
                     shutil, "disk_usage", lambda _: usage._replace(free=1000 if len(server.requests) > 4 else 2**40)
                 )
             with pytest.raises(AssertionError, match="budget limit reached" if end == "budget" else "disk is full"):
-                run(*served(server, one, *(["budget.tokens=9000"] if end == "budget" else [])))
+                run(*endpoint_settings(server, one, *(["budget.tokens=9000"] if end == "budget" else [])))
         (journal,) = Path(".indus-cot/evaluate").glob("*.jsonl")
         kept = len(journal.read_bytes().splitlines()) - 1
         assert 0 < kept == len(server.requests) < 16
         assert not Path("results/held_out").exists()
-        assert f"{kept} of 16 images are finished already" in run(*served(server))
-    assert len(server.requests) == 16 and set(rows()["answer"]) == {"No"}
+        assert f"{kept} of 16 images are finished already" in run(*endpoint_settings(server))
+    assert len(server.requests) == 16 and set(read_rows()["answer"]) == {"No"}
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_killed_run_keeps_finished_items(run: Any) -> None:
     one = ("compute.endpoint.concurrency=1", "compute.endpoint.backoff_s=0.01")
     kept: list[set[str]] = [set()]
     with chat_server(answer) as server:
-        settings = served(server, *one)
+        settings = endpoint_settings(server, *one)
         for _ in after:
             asked.append(0)
             process.append(
@@ -210,4 +210,4 @@ def test_killed_run_keeps_finished_items(run: Any) -> None:
         before = len(server.requests)
         run(*settings)
         assert len(server.requests) - before == 16 - len(kept[-1])
-    assert rows().height == 16 and set(rows()["answer"]) == {"No"}
+    assert read_rows().height == 16 and set(read_rows()["answer"]) == {"No"}

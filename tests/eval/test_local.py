@@ -13,7 +13,7 @@ from cot_builder.inspection.rendering import flatten_for_endpoint, prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.storage.workspace import Workspace
 from indus_cot import app as cli
-from tests.helpers.evaluated import CALL, rows, served
+from tests.helpers.evaluated import CALL, endpoint_settings, read_rows
 from tests.helpers.small_policy import FITTED
 from tests.servers.transformers_server import transformers_server
 
@@ -25,8 +25,8 @@ from tests.servers.transformers_server import transformers_server
 )
 def test_local_model_in_every_mode(run: Any, policy: Path, settings: Any, called: int) -> None:
     run(f"evaluate.model={policy / FITTED}", "evaluate.limit=2", "evaluate.max_tokens=60", *settings)
-    assert rows().height == 2 and rows()["observed"].max() <= called
-    assert rows()["margin"].is_null().all() == ("evaluate.mode=direct" in settings)
+    assert read_rows().height == 2 and read_rows()["observed"].max() <= called
+    assert read_rows()["margin"].is_null().all() == ("evaluate.mode=direct" in settings)
 
 
 PLAIN = (
@@ -45,7 +45,7 @@ def test_model_without_tool_template(run: Any, policy: Path) -> None:
         run(*few)
     for mode in ("direct", "agent-no-tools"):
         run(*few, f"evaluate.mode={mode}")
-        assert rows()["margin"].is_null().all() == (mode == "direct")
+        assert read_rows()["margin"].is_null().all() == (mode == "direct")
 
 
 @pytest.mark.slow
@@ -60,14 +60,14 @@ def test_server_and_local_answers_are_equal(run: Any, policy: Path, trainable: W
     cli.app(["pull", "seen"], standalone_mode=False)
     own = (f"evaluate.model={policy / FITTED}", "evaluate.max_tokens=200", "evaluate.limit=4")
     run(*own, name="seen", results="local")
-    local = rows("local", "seen")
+    local = read_rows("local", "seen")
     assert local["observed"].sum() > 0 and local["margin"].is_not_null().all()
     looked = local.filter(pl.col("observed") > 0)
     assert looked["answer_before"].is_not_null().all()
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
     with transformers_server(policy / FITTED) as url:
-        run(*served(url, *own), name="seen", results="served")
-    there = rows("served", "seen")
+        run(*endpoint_settings(url, *own), name="seen", results="served")
+    there = read_rows("served", "seen")
     columns = ["sample_id", "transcript", "answer", "boxes", "tools", "observed", "input_tokens", "output_tokens"]
     # Skip items with an incomplete call: the server strips the space around its hidden opening token, we do not.
     whole = pl.col("transcript").str.count_matches("<tool_call>") == pl.col("transcript").str.count_matches(

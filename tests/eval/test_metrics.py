@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 from typer.testing import CliRunner
 
 from eval.macro import over
-from eval.metrics import metrics, read_metrics, write_metrics
+from eval.metrics import compute_metrics, read_metrics, write_metrics
 from eval.metrics.arrays import SIZES, PredictionArrays, group_images
 from eval.metrics.figure import FIGURES
 from eval.metrics.resampling import Columns, resample
@@ -23,15 +23,27 @@ from schemas.errors import IndusCotError
 from schemas.metrics import Contamination, EvaluatedImages, Metrics, Overview
 from schemas.prediction import PREDICTION
 from schemas.taxonomy import family
-from tests.helpers.predictions import BOX, MPDD, NOTHING_SEEN, listing, mpdd, run, table
+from tests.helpers.predictions import (
+    BOX,
+    MPDD,
+    UNKNOWN_CONTAMINATION,
+    make_listing,
+    make_mpdd_predictions,
+    make_predictions,
+    make_run,
+)
 
 DRAWS = 400
 
 
 def scored(predictions: pl.DataFrame, draws: int = DRAWS, seed: int = 1, **facts: object) -> Metrics:
     PREDICTION.validate(predictions)
-    found = {"run": run(), "listing": listing(predictions.height), "contamination": NOTHING_SEEN} | facts
-    return metrics(predictions, *found.values(), draws=draws, seed=seed)  # type: ignore[arg-type]
+    found = {
+        "run": make_run(),
+        "listing": make_listing(predictions.height),
+        "contamination": UNKNOWN_CONTAMINATION,
+    } | facts
+    return compute_metrics(predictions, *found.values(), draws=draws, seed=seed)  # type: ignore[arg-type]
 
 
 def values(found: Metrics, *names: str) -> list[float]:
@@ -39,7 +51,7 @@ def values(found: Metrics, *names: str) -> list[float]:
 
 
 def test_always_yes_is_chance_and_flagged() -> None:
-    found = scored(mpdd(lambda bad, rng: "Yes"))
+    found = scored(make_mpdd_predictions(lambda bad, rng: "Yes"))
     assert (found.overall.tp, found.overall.fn, found.overall.tn, found.overall.fp) == (282, 0, 0, 176)
     assert values(found, "recall", "specificity", "balanced_accuracy") == [100, 0, 50]
     assert found.macro and found.macro.value == 0.5
@@ -48,25 +60,25 @@ def test_always_yes_is_chance_and_flagged() -> None:
 
 
 def test_oracle_and_always_no() -> None:
-    oracle = scored(mpdd(lambda bad, rng: "Yes" if bad else "No"))
+    oracle = scored(make_mpdd_predictions(lambda bad, rng: "Yes" if bad else "No"))
     names = ("balanced_accuracy", "recall", "specificity", "precision", "f1", "box_iou", "pointing", "type_exact")
     assert values(oracle, *names) == [100] * len(names)
     assert not oracle.flags
-    nothing = scored(mpdd(lambda bad, rng: "No"))
+    nothing = scored(make_mpdd_predictions(lambda bad, rng: "No"))
     assert values(nothing, "recall", "specificity", "balanced_accuracy", "f1", "box_iou") == [0, 100, 50, 0, 0]
     assert nothing.overall.precision is None
     assert any("recall 0, specificity 100" in flag for flag in nothing.flags)
 
 
 def test_coin_is_near_chance() -> None:
-    estimate = scored(mpdd(lambda bad, rng: str(rng.choice(["Yes", "No"])))).overall.balanced_accuracy
+    estimate = scored(make_mpdd_predictions(lambda bad, rng: str(rng.choice(["Yes", "No"])))).overall.balanced_accuracy
     assert estimate and estimate.low and estimate.high
     assert estimate.low < 0.5 < estimate.high
     assert 0.06 < estimate.high - estimate.low < 0.12
 
 
 def test_unparsed_answers_are_wrong_and_flagged() -> None:
-    predictions = mpdd(lambda bad, rng: None if rng.random() < 0.1 else "Yes" if bad else "No")
+    predictions = make_mpdd_predictions(lambda bad, rng: None if rng.random() < 0.1 else "Yes" if bad else "No")
     found = scored(predictions)
     unread = predictions["answer"].is_null()
     assert found.overall.unparsed == unread.sum()
@@ -79,7 +91,7 @@ def test_unparsed_answers_are_wrong_and_flagged() -> None:
 def test_unparsed_share_flag_threshold(unread: int, flagged: bool) -> None:
     """Two per cent of 458 images are 9.16."""
     left = iter([None] * unread)
-    found = scored(mpdd(lambda bad, rng: next(left, "Yes" if bad else "No")))
+    found = scored(make_mpdd_predictions(lambda bad, rng: next(left, "Yes" if bad else "No")))
     assert found.overall.unparsed == unread
     assert any("could not be read" in flag for flag in found.flags) == flagged
 
@@ -92,7 +104,7 @@ def test_figures_match_scikit_learn(data: st.DataObject) -> None:
     said = data.draw(st.lists(st.sampled_from(["Yes", "No"]), min_size=n, max_size=n))
     margin = data.draw(st.lists(st.integers(-3, 3).map(float), min_size=n, max_size=n))
     parts = data.draw(st.lists(st.sampled_from("abcdefghij"), min_size=n, max_size=n))
-    found = scored(table(truth, answer=said, margin=margin, part_id=parts), draws=20).overall
+    found = scored(make_predictions(truth, answer=said, margin=margin, part_id=parts), draws=20).overall
     yes = [answer == "Yes" for answer in said]
     if any(truth):
         assert found.recall and found.recall.value == pytest.approx(recall_score(truth, yes))
@@ -119,7 +131,7 @@ def test_resample_figures_match_drawn_images(data: st.DataObject) -> None:
     n = len(truth)
     said = data.draw(st.lists(st.sampled_from(["Yes", "No"]), min_size=n, max_size=n))
     margin = data.draw(st.lists(st.integers(-2, 2).map(float), min_size=n, max_size=n))
-    found = scored(table(truth, answer=said, margin=margin, part_id=parts), draws=1, seed=5).overall
+    found = scored(make_predictions(truth, answer=said, margin=margin, part_id=parts), draws=1, seed=5).overall
     # Rows are sorted by id.
     grouped = group_parts(np.array(parts), np.array(truth))
     (weights,) = next(resamples(grouped, 1, 5))
@@ -156,7 +168,7 @@ def test_interval_coverage() -> None:
 
 
 def _interval(truth: list[bool], said: list[str], parts: list[str], seed: int) -> tuple[float, float]:
-    images = PredictionArrays(table(truth, answer=said, part_id=parts), place_asked=False)
+    images = PredictionArrays(make_predictions(truth, answer=said, part_id=parts), place_asked=False)
     counted = {"balanced_accuracy": FIGURES["balanced_accuracy"].count(images)}
     drawn, *_ = resample(images, group_images(images)[:1], counted, Columns(counted, len(truth)), 200, seed)
     low, high = interval(drawn["balanced_accuracy"])
@@ -167,12 +179,12 @@ def test_correlated_images_widen_interval() -> None:
     rng = np.random.default_rng(3)
     truth = [False] * 40 + [True] * 40
     said = [str(rng.choice(["Yes", "No"])) for _ in truth]
-    single = scored(table(truth, answer=said)).overall.balanced_accuracy
+    single = scored(make_predictions(truth, answer=said)).overall.balanced_accuracy
     # Each image three times: no new evidence as one part, but a narrower interval if taken for three parts.
     truth, said = truth * 3, said * 3
     parts = [f"part {number % 80}" for number in range(240)]
-    repeated = scored(table(truth, answer=said, part_id=parts)).overall.balanced_accuracy
-    believed = scored(table(truth, answer=said)).overall.balanced_accuracy
+    repeated = scored(make_predictions(truth, answer=said, part_id=parts)).overall.balanced_accuracy
+    believed = scored(make_predictions(truth, answer=said)).overall.balanced_accuracy
     assert single and repeated and believed
     widths = [estimate.high - estimate.low for estimate in (single, repeated, believed)]  # type: ignore[operator]
     assert widths[1] == pytest.approx(widths[0], rel=0.1)
@@ -185,7 +197,7 @@ def test_groups_use_their_own_normals() -> None:
     share = [None] * 10 + [0.0005] * 3 + [0.001] * 3 + [0.05] * 3 + [0.5] * 2 + [None]
     said = ["Yes"] * 2 + ["No"] * 8 + ["Yes"] * 6 + ["No"] * 6
     categories = ["tubes", "connector"] * 11
-    found = scored(table(truth, answer=said, true_type=kinds, area_fraction=share, category=categories))
+    found = scored(make_predictions(truth, answer=said, true_type=kinds, area_fraction=share, category=categories))
     scratch, missing = found.by["type"]["scratch"], found.by["type"]["missing_part"]
     assert (scratch.tp, scratch.fn, scratch.tn, scratch.fp) == (6, 0, 8, 2)
     assert (missing.tp, missing.fn, missing.tn, missing.fp) == (0, 6, 8, 2)
@@ -202,7 +214,7 @@ def test_box_and_type_figures_cover_all_defects() -> None:
     half = [[100, 100, 200, 150]]
     boxes = [BOX, half, [[800, 800, 900, 900]], []]
     named = ["scratch", "crack", "unspecified", None]
-    found = scored(table([True] * 4, answer=["Yes"] * 3 + ["No"], boxes=boxes, defect_type=named)).overall
+    found = scored(make_predictions([True] * 4, answer=["Yes"] * 3 + ["No"], boxes=boxes, defect_type=named)).overall
     wanted = {"box_iou": 1.5 / 4, "box_accuracy": 2 / 4, "pointing": 2 / 4}
     wanted |= {"type_exact": 1 / 4, "type_family": 2 / 4, "type_similarity": (1 + 0.5 + 0.25) / 4}
     assert {name: getattr(found, name).value for name in wanted} == pytest.approx(wanted)
@@ -210,7 +222,7 @@ def test_box_and_type_figures_cover_all_defects() -> None:
 
 
 def test_tool_figures() -> None:
-    predictions = table(
+    predictions = make_predictions(
         [True, True, False, False],
         answer=["Yes", "No", "No", None],
         answer_before=["No", "Yes", "No", "Yes"],
@@ -222,28 +234,28 @@ def test_tool_figures() -> None:
     assert tools.share == {"crop": 0.25, "enhance": 0.0, "measure": 0.0, "prior": 0.25, "unknown": 0.25}
     assert (tools.calls, tools.success, tools.looked) == (1.0, 0.75, 3)
     assert (tools.better, tools.worse) == (2, 1), "by the margins: a verdict that cannot be read has one too"
-    assert scored(table([True, False])).tools.better is None
+    assert scored(make_predictions([True, False])).tools.better is None
 
 
 def test_undefined_figures_are_none() -> None:
     truth, kinds = [True, True, True, False], ["scratch", "unspecified", "unspecified", None]
-    said = table(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds)
+    said = make_predictions(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds)
     found = scored(said).overall
     assert found.type_exact and (found.type_exact.value, found.type_exact.n) == (1.0, 1)
     assert found.box_iou and found.box_iou.n == 3
-    plain = table(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds, boxes=[[]] * 4, parse="rules")
+    plain = make_predictions(truth, answer=["Yes", "Yes", "No", "No"], true_type=kinds, boxes=[[]] * 4, parse="rules")
     for facts in ({"mode": "direct"}, {"mode": None}):
-        asked = scored(plain, run=run(**facts)).overall
+        asked = scored(plain, run=make_run(**facts)).overall
         assert asked.recall and asked.box_iou is None and asked.pointing is None and asked.type_exact is None
 
 
 def test_calibration_bins_cover_all_margins() -> None:
     margin = [-5.0, -5.0, 0.0, 0.4, 5.0, None]
-    bins = scored(table([False, False, True, False, True, True], margin=margin)).calibration
+    bins = scored(make_predictions([False, False, True, False, True, True], margin=margin)).calibration
     assert sum(item.images for item in bins) == 5
     assert [(item.images, item.defective) for item in bins] == [(2, 0.0), (1, 1.0), (1, 0.0), (1, 1.0)]
     assert all(item.low <= item.confidence <= item.high for item in bins)
-    assert not scored(table([True, False])).calibration
+    assert not scored(make_predictions([True, False])).calibration
 
 
 def test_reservations_are_flagged() -> None:
@@ -256,7 +268,9 @@ def test_reservations_are_flagged() -> None:
         zero_shot=False,
     )
     short = EvaluatedImages(evaluated=4, available=9, published=458, same_list=False)
-    flags = scored(table([True, False, True, False], answer=["Yes", "No"] * 2), listing=short, contamination=seen).flags
+    flags = scored(
+        make_predictions([True, False, True, False], answer=["Yes", "No"] * 2), listing=short, contamination=seen
+    ).flags
     for words in (
         "incomplete: 4 of the 9",
         "list is not the published one",
@@ -271,12 +285,14 @@ def results(folder: Path, predictions: pl.DataFrame, **facts: object) -> Path:
     """Results of a run on one set."""
     folder.mkdir(parents=True, exist_ok=True)
     PREDICTION.write(predictions, folder / "predictions.parquet")
-    write_metrics(scored(predictions, seed=run().seed, **facts), folder)
+    write_metrics(scored(predictions, seed=make_run().seed, **facts), folder)
     return folder
 
 
 def test_rescore_is_exact(tmp_path: Path) -> None:
-    folder = results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No"))
+    folder = results(
+        tmp_path / "mpdd", make_mpdd_predictions(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No")
+    )
     before = (folder / "metrics.json").read_bytes()
     told = CliRunner().invoke(app, ["rescore", str(tmp_path)])
     assert told.exit_code == 0
@@ -293,7 +309,7 @@ def test_rescore_is_exact(tmp_path: Path) -> None:
 
 
 def test_rescore_from_predictions_alone(tmp_path: Path) -> None:
-    said = mpdd(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No")
+    said = make_mpdd_predictions(lambda bad, rng: "Yes" if rng.random() < 0.3 + 0.4 * bad else "No")
     folder = results(tmp_path / "mpdd", said)
     before = read_metrics(folder)
     # An older version wrote the file; its description of the run is kept.
@@ -316,7 +332,7 @@ def test_rescore_from_predictions_alone(tmp_path: Path) -> None:
 
 
 def test_rescore_of_another_version(tmp_path: Path) -> None:
-    folder = results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if bad else "No"))
+    folder = results(tmp_path / "mpdd", make_mpdd_predictions(lambda bad, rng: "Yes" if bad else "No"))
     written = json.loads((folder / "metrics.json").read_bytes())
     assert list(written["overall"])[7:] == [
         "balanced_accuracy", "recall", "specificity", "precision", "f1", "auroc",
@@ -338,7 +354,11 @@ def test_mean_over_sets(tmp_path: Path) -> None:
     for name in ("mpdd", "visa", "my_own"):
         truth = [False] * 60 + [True] * 60
         said = ["Yes" if bad == (rng.random() < 0.75) else "No" for bad in truth]
-        results(tmp_path / name, table(truth, answer=said, source_set=name), run=run(set=name, model_sha256="a" * 64))
+        results(
+            tmp_path / name,
+            make_predictions(truth, answer=said, source_set=name),
+            run=make_run(set=name, model_sha256="a" * 64),
+        )
     # The partial folder of a killed run is not a result.
     (tmp_path / ".dtd.partial").mkdir()
     (tmp_path / ".dtd.partial" / "predictions.parquet").write_bytes(b"half")
@@ -356,9 +376,9 @@ def test_mean_over_sets(tmp_path: Path) -> None:
     (line, *_) = scoreboard([read_metrics(tmp_path / name) for name in ("mpdd", "visa", "my_own")], over(tmp_path))
     assert line.over == found and line.mean is None
     # A set of another run beside it, and below it another run with its own mean.
-    other = table([False, True] * 60, answer=["Yes", "No"] * 60, source_set="visa")
+    other = make_predictions([False, True] * 60, answer=["Yes", "No"] * 60, source_set="visa")
     for folder in ("visa-other", "other/visa"):
-        results(tmp_path / folder, other, run=run(set="visa", model_sha256="b" * 64))
+        results(tmp_path / folder, other, run=make_run(set="visa", model_sha256="b" * 64))
     assert CliRunner().invoke(app, ["rescore", str(tmp_path / "other")]).exit_code == 0
     assert CliRunner().invoke(app, ["rescore", str(tmp_path)]).exit_code == 0
     again = Overview.model_validate_json((tmp_path / "metrics.json").read_bytes()).runs
@@ -396,7 +416,7 @@ def test_invalid_counts_are_refused(counts: str, capsys: pytest.CaptureFixture[s
 
 
 def test_scoreboard_lists_own_and_published(tmp_path: Path) -> None:
-    one = read_metrics(results(tmp_path / "mpdd", mpdd(lambda bad, rng: "Yes" if bad else "No")))
+    one = read_metrics(results(tmp_path / "mpdd", make_mpdd_predictions(lambda bad, rng: "Yes" if bad else "No")))
     lines = scoreboard([one])
     assert lines[0].kind == "ours"
     assert lines[0].figures == {"mpdd": 100}

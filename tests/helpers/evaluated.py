@@ -13,17 +13,17 @@ NO = "<think>All is even.</think><answer>No</answer>"
 CALL = '<think>Closer.</think>\n<tool_call>\n{"name": "crop", "arguments": {"region": [0, 0, 500, 500]}}\n</tool_call>'
 
 
-def found(results: str = "results") -> Metrics:
+def read_held_out(results: str = "results") -> Metrics:
     """The figures of the set ``held_out``."""
     return Metrics.model_validate_json(Path(results, "held_out", "metrics.json").read_bytes())
 
 
-def rows(results: str = "results", name: str = "held_out") -> pl.DataFrame:
+def read_rows(results: str = "results", name: str = "held_out") -> pl.DataFrame:
     """The predictions on a set."""
     return pl.read_parquet(Path(results, name, "predictions.parquet"))
 
 
-def served(server: ChatServer | str, *more: str) -> tuple[str, ...]:
+def endpoint_settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
     """Parameters of an evaluation that asks this server."""
     url = server if isinstance(server, str) else server.url
     return (
@@ -32,6 +32,6 @@ def served(server: ChatServer | str, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def by_kind(body: Body) -> str:
+def look_twice(body: Body) -> str:
     """Looks twice, and then says Yes."""
     return (CALL, CALL, YES)[get_text(body).count("<tool_response>")]

@@ -21,7 +21,7 @@ MPDD = {
 """Normal and defective test images by category, as published."""
 
 
-def table(truth: list[bool], **columns: Any) -> pl.DataFrame:
+def make_predictions(truth: list[bool], **columns: Any) -> pl.DataFrame:
     """Predictions over images with these truths, all answered No by default; each image is a part of its own.
 
     Args:
@@ -60,15 +60,15 @@ def table(truth: list[bool], **columns: Any) -> pl.DataFrame:
     return pl.DataFrame(lists, schema=PREDICTION.dtypes)
 
 
-def mpdd(answer: Callable[[bool, np.random.Generator], str | None]) -> pl.DataFrame:
+def make_mpdd_predictions(answer: Callable[[bool, np.random.Generator], str | None]) -> pl.DataFrame:
     """A policy's answers to images of MPDD's official counts."""
     rng = np.random.default_rng(0)
     truth = [(category, bad) for category, counts in MPDD.items() for bad in (False, True) for _ in range(counts[bad])]
     said = [answer(bad, rng) for _, bad in truth]
-    return table([bad for _, bad in truth], category=[category for category, _ in truth], answer=said)
+    return make_predictions([bad for _, bad in truth], category=[category for category, _ in truth], answer=said)
 
 
-def run(**changed: Any) -> Run:
+def make_run(**changed: Any) -> Run:
     """What was run, as far as figures care."""
     facts: dict[str, Any] = {
         "set": "mpdd",
@@ -85,10 +85,10 @@ def run(**changed: Any) -> Run:
     return Run(**facts | changed)
 
 
-def listing(images: int, published: int | None = None) -> EvaluatedImages:
+def make_listing(images: int, published: int | None = None) -> EvaluatedImages:
     """All of a set's images; by default its list is the published one."""
     published = images if published is None else published
     return EvaluatedImages(evaluated=images, available=images, published=published, same_list=images == published)
 
 
-NOTHING_SEEN = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)
+UNKNOWN_CONTAMINATION = Contamination(trained_on=None, categories=[], images=0, zero_shot=None)

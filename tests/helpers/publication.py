@@ -92,7 +92,7 @@ def mark_validated(project: Path) -> None:
         "reviews": project / "data/review/reviews.parquet",
     }
     shards = {f"data/{path.name}": path.read_bytes() for path in sorted((corpus / "data").glob("*.parquet"))}
-    training_project.with_manifest(
+    training_project.change_manifest(
         corpus,
         outputs={name: hashlib.sha256(data).hexdigest() for name, data in shards.items()},
         inputs={name: file_hash(path) for name, path in made_from.items() if path.is_file()},

@@ -10,7 +10,7 @@ from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from tests.helpers.small_policy import params
 from train import corpus
-from train.grpo import build, prompts
+from train.grpo import build_trainer, select_prompts
 from train.model import load_processor
 from train.truth import read_truth
 
@@ -23,22 +23,24 @@ def link_project(policy: Path, root: Path) -> Workspace:
     return Workspace(root)
 
 
-def build_trainer(
+def make_trainer(
     policy: Path,
     folder: Path,
-    told: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    change_truth: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     **changed: Any,
 ) -> Any:
     """The trainer of a run, and rewards that are told the truth of each row as ``told`` has it."""
     model = policy / "fitted"
     processor = load_processor(str(model))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
-    rows = prompts(found, processor, 4096, Output(folder))
-    truth = {name: told(row) for name, row in read_truth(Workspace(policy), found).items()}
-    return build(params(model, **changed), str(model), processor, rows, truth, {("bolt", "C1"): "Even."}, folder)
+    rows = select_prompts(found, processor, 4096, Output(folder))
+    truth = {name: change_truth(row) for name, row in read_truth(Workspace(policy), found).items()}
+    return build_trainer(
+        params(model, **changed), str(model), processor, rows, truth, {("bolt", "C1"): "Even."}, folder
+    )
 
 
-def take_batches(trainer: Any) -> list[dict[str, Any]]:
+def record_batches(trainer: Any) -> list[dict[str, Any]]:
     """Train, and return what the loss was computed on."""
     seen: list[dict[str, Any]] = []
     compute = trainer.compute_loss

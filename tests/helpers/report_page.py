@@ -11,7 +11,7 @@ class Tables(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: dict[str, list[list[str]]] = {}
+        self.rows_by_caption: dict[str, list[list[str]]] = {}
         self._caption = self._cell = ""
         self._rows: list[list[str]] = []
         self._inside: set[str] = set()
@@ -33,7 +33,7 @@ class Tables(HTMLParser):
         elif tag == "thead":
             self._rows = []
         elif tag == "table":
-            self.found[self._caption.strip()] = self._rows
+            self.rows_by_caption[self._caption.strip()] = self._rows
 
     def handle_data(self, data: str) -> None:
         if "caption" in self._inside:
@@ -47,21 +47,21 @@ class Visit:
 
     def __init__(self, context: BrowserContext, path: Path, fragment: str = "") -> None:
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.page: Page = context.new_page()
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.url = path.as_uri()
         self.page.goto(self.url + fragment)
 
-    def outside(self) -> list[str]:
+    def external_requests(self) -> list[str]:
         return [url for url in self.requests if not url.startswith(("data:", self.url))]
 
-    def current(self) -> list[str]:
+    def visible_ids(self) -> list[str]:
         return self.page.eval_on_selector_all(
             "article.trajectory", "all => all.filter(a => a.checkVisibility()).map(a => a.id)"
         )
 
-    def shown(self) -> str:
+    def shown_count(self) -> str:
         return self.page.inner_text("#shown-count")

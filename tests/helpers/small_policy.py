@@ -14,7 +14,7 @@ from schemas.trajectory import ToolCall, Trajectory, Turn, Verdict
 from tests.helpers import small_corpus
 from tests.helpers.training_project import build_model
 from train import corpus
-from train.collator import collator
+from train.collator import make_collator
 from train.model import load_model, load_processor
 
 CROP = ToolCall(tool="crop", arguments={"region": [250, 250, 750, 750]})
@@ -38,7 +38,7 @@ def build(
     """
     (root / "data").symlink_to(workspace.root / "data")
     rows = corpus.read(workspace.indus_cot)["train"]
-    examples = [example(row, thoughts) for row in rows]
+    examples = [make_example(row, thoughts) for row in rows]
     texts = {
         text
         for item in examples
@@ -60,7 +60,7 @@ def fit(start: Path, examples: Sequence[dict[str, Any]], target: Path, rate: flo
 
     torch.set_num_threads(1)
     processor, model = load_processor(str(start)), load_model(str(start))
-    batch = collator(processor)(examples)
+    batch = make_collator(processor)(examples)
     optimiser = torch.optim.AdamW(model.parameters(), rate)
     model.train()
     for _ in range(most):
@@ -74,7 +74,7 @@ def fit(start: Path, examples: Sequence[dict[str, Any]], target: Path, rate: flo
     processor.save_pretrained(target)
 
 
-def example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> dict[str, Any]:
+def make_example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> dict[str, Any]:
     """A trajectory of the row's image with one real call."""
     observation, png = Toolbox(decode(row["images"][0]["bytes"]), {}).observe(CROP)
     turns = [Turn(thought=thoughts[0], call=CROP, observation=observation), Turn(thought=thoughts[1])]
@@ -82,7 +82,7 @@ def example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> dict[s
     return {"messages": chat, "images": [row["images"][0], {"bytes": png}], "tools": row["tools"]}
 
 
-def guesses(row: dict[str, Any]) -> list[dict[str, Any]]:
+def make_guesses(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Both verdicts on the row's image, without a call."""
     turns = [Turn(thought=THOUGHTS[1])]
     return [

@@ -24,7 +24,7 @@ SIZES = {"HIDDEN": 64, "HEADS": 2, "VISION_LAYERS": 2, "SIDE": 64}
 def build(root: Path) -> Workspace:
     """A workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model made from its words."""
     workspace = small_corpus.build(root)
-    build_model(root / "tiny", corpus.texts(corpus.read(workspace.indus_cot)["train"]))
+    build_model(root / "tiny", corpus.iter_texts(corpus.read(workspace.indus_cot)["train"]))
     return workspace
 
 
@@ -34,7 +34,7 @@ def build_model(folder: Path, texts: Any, seed: int = 0) -> None:
         for name, size in SIZES.items():
             patch.setattr(tiny, name, size)
         # Reading the system prompt, most of a chat, would be most of the work.
-        tiny.build(folder, texts, seed, tiny.systems())
+        tiny.build(folder, texts, seed, tiny.list_systems())
 
 
 def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any) -> Params:
@@ -48,14 +48,14 @@ def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any
     )
 
 
-def with_rows(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+def change_rows(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
     """Change the training rows of a corpus behind the back of the stage that validated them."""
     shard = folder / "data" / "train-00000.parquet"
     table = pq.read_table(shard)
     pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), shard)
 
 
-def with_manifest(folder: Path, **change: Any) -> None:
+def change_manifest(folder: Path, **change: Any) -> None:
     """Change entries of a corpus' manifest."""
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

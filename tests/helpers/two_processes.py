@@ -66,8 +66,8 @@ def _whole(folder: Path, rank: int) -> tuple[str, int]:
     if rank == 0:
         for step in (2, 9, 10):
             (folder / f"checkpoint-{step}").mkdir(parents=True)
-        (folder / "checkpoint-9" / guard.WHOLE).touch()
-    processes.state().wait_for_everyone()
+        (folder / "checkpoint-9" / guard.COMPLETE_MARKER).touch()
+    processes.get_state().wait_for_everyone()
     deletes, deleted = shutil.rmtree, list[Path]()
 
     def counted(path: Path) -> None:
@@ -75,7 +75,7 @@ def _whole(folder: Path, rank: int) -> tuple[str, int]:
         deletes(path)
 
     shutil.rmtree = counted  # type: ignore[assignment]
-    last = guard.last_whole(folder)
+    last = guard.find_last_checkpoint(folder)
     shutil.rmtree = deletes
     return last.name if last else "", len(deleted)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from cot_builder.storage.results import METRICS_FILE, PREDICTIONS_FILE
-from eval.metrics import metrics, read_metrics, write_metrics
+from eval.metrics import compute_metrics, read_metrics, write_metrics
 from schemas.prediction import PREDICTION
 from tests.helpers.pipeline import new_project
-from tests.helpers.predictions import NOTHING_SEEN, listing, mpdd, run
+from tests.helpers.predictions import UNKNOWN_CONTAMINATION, make_listing, make_mpdd_predictions, make_run
 from tests.house.product_copy import run_copy
 
 pytestmark = pytest.mark.slow
@@ -32,9 +32,9 @@ import json
 
 import eval.metrics
 from cot_builder.storage.workspace import Workspace
-from eval.report.results import results
+from eval.report.results import read_results
 
-print(json.dumps([eval.metrics.__file__, results(Workspace()).sets[0].headline]))
+print(json.dumps([eval.metrics.__file__, read_results(Workspace()).sets[0].headline]))
 """
 
 
@@ -44,9 +44,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = new_project(tmp_path_factory.mktemp("house") / "project")
     folder = project / "results" / "mpdd"
     folder.mkdir(parents=True)
-    table = mpdd(lambda bad, rng: "Yes" if rng.random() < 0.2 + 0.6 * bad else "No")
+    table = make_mpdd_predictions(lambda bad, rng: "Yes" if rng.random() < 0.2 + 0.6 * bad else "No")
     PREDICTION.write(table, folder / PREDICTIONS_FILE)
-    write_metrics(metrics(table, run(), listing(table.height), NOTHING_SEEN, draws=200, seed=7), folder)
+    write_metrics(
+        compute_metrics(table, make_run(), make_listing(table.height), UNKNOWN_CONTAMINATION, draws=200, seed=7), folder
+    )
     (project / "eval" / "metrics" / "alarms.py").write_text(METRIC, encoding="utf-8")
     return project
 

@@ -33,14 +33,14 @@ from pathlib import Path
 import train
 from cot_builder.params import load_params
 from cot_builder.storage.workspace import Workspace
-from eval.report.training import training
+from eval.report.training import read_training
 from train import grpo, record
-from train.grpo import FIGURES, Judge
+from train.grpo import FIGURE_KEYS, TruthScorer
 from train.rewards import reward_functions
 
 given = load_params(settings=["grpo.reward.delta=0.3", "grpo.reward.gamma=0"]).grpo.reward
 functions, weights = reward_functions(given, lambda **_: [0.0])
-judge = Judge(
+scorer = TruthScorer(
     {"row": {"answer": "No", "boxes": [], "defect_type": None}},
     dict(zip([function.__name__ for function in functions], weights, strict=True)),
 )
@@ -55,20 +55,20 @@ for words in ("All is even.", "All of it is even and clean."):
             "log_metric": lambda *_: None,
         }
         for function in functions:
-            judge.score(function)(**columns)
-        scores[f"{words} {answer}"] = judge.shown()[0]["terms"]
+            scorer.with_truth(function)(**columns)
+        scores[f"{words} {answer}"] = scorer.sample_rollouts()[0]["terms"]
 history = [{"step": step, "loss": 0.0, "rewards/brevity_reward/mean": step / 8} for step in (1, 2)]
-record.write_curves(history, Path("reports"), "grpo", grpo.PLOTTED, grpo.TERM_COLUMNS)
-record.write_curves([{"step": 1, "loss": 0.0}], Path("without"), "grpo", grpo.PLOTTED, grpo.TERM_COLUMNS)
-run = training(Workspace()).grpo
+record.write_curves(history, Path("reports"), "grpo", grpo.PLOTTED_COLUMNS, grpo.TERM_COLUMNS)
+record.write_curves([{"step": 1, "loss": 0.0}], Path("without"), "grpo", grpo.PLOTTED_COLUMNS, grpo.TERM_COLUMNS)
+run = read_training(Workspace()).grpo
 print(json.dumps({
     "file": train.__file__,
     "weights": dict(zip([function.__name__ for function in functions], weights, strict=True)),
     "scores": scores,
-    "figures": FIGURES["brevity"],
+    "figures": FIGURE_KEYS["brevity"],
     "header": Path("without/grpo/curve.csv").read_text().splitlines()[0].split(","),
     "plotted": Path("reports/grpo/terms/brevity.csv").read_text(),
-    "charts": {chart.title: [chart.note, chart.low, chart.high, chart.told] for chart in run.charts},
+    "charts": {chart.title: [chart.note, chart.low, chart.high, chart.description] for chart in run.charts},
 }))
 """
 

@@ -54,7 +54,7 @@ def test_the_stage_leaves_a_card_with_data_parameters_figures_and_how_to_load(
         for licence in pl.read_parquet(path, columns=["licence"])["licence"]
     }
     assert rows["licences of the images"] == ["; ".join(sorted(licences))]
-    assert rows["looked at by a person"] == [f"0 of {counts['train'] + counts['validation']} trajectories"]
+    assert rows["reviewed by a person"] == [f"0 of {counts['train'] + counts['validation']} trajectories"]
     assert rows["`sft.learning_rate`"] == ["0.002"] and rows["`run.seed`"] and rows["`train.model`"] == ["tiny"]
     assert rows["steps"] == ["1"] and float(rows["validation loss"][0]) > 0
     assert f"torch {torch.__version__}" in found.text
@@ -74,7 +74,7 @@ def test_what_it_began_from_is_named_where_it_can_be_had(workspace: Workspace, t
     found = ModelCard.load(tmp_path / "README.md")
     assert found.data.base_model == (None if name == "tiny" else name)
     assert _rows(found.text)["loss"] == ["0.1235"]
-    assert ("inspects nothing" in found.text) == (name == "tiny")
+    assert ("cannot inspect" in found.text) == (name == "tiny")
     assert ("randomly initialised" in found.text) == (name == "tiny")
 
 
@@ -87,7 +87,7 @@ def test_a_reinforced_model_names_the_one_before_the_first_training(workspace: W
     assert found.data.base_model == "Qwen/Qwen3-VL-8B-Instruct"
     rows = _rows(found.text)
     assert (rows["reward"], rows["kl"], rows["steps"]) == (["-0.5", "1.25"], ["–", "0"], ["", "9"])
-    assert rows["`grpo.reward.alpha`"] == ["0.8"] and "then stage `sft`" in rows["began from"][0]
+    assert rows["`grpo.reward.alpha`"] == ["0.8"] and "then stage `sft`" in rows["base model"][0]
 
 
 def test_a_model_reinforced_twice_names_every_stage_as_far_as_it_lies_here(
@@ -103,7 +103,7 @@ def test_a_model_reinforced_twice_names_every_stage_as_far_as_it_lies_here(
     def began() -> tuple[str | None, str]:
         card.write(tmp_path, "grpo", settings, workspace, FIGURES)
         found = ModelCard.load(tmp_path / "README.md")
-        return found.data.base_model, _rows(found.text)["began from"][0]
+        return found.data.base_model, _rows(found.text)["base model"][0]
 
     base, words = began()
     assert base == "Qwen/Qwen3-VL-8B-Instruct" and words.endswith("then stages `sft` and `grpo` of this project")

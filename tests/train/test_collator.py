@@ -14,9 +14,9 @@ from cot_builder.inspection import rendering
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.trajectory import Trajectory
-from tests.helpers.training_project import with_manifest, with_rows
+from tests.helpers.training_project import change_manifest, change_rows
 from train import corpus
-from train.collator import IGNORED, collator, lengths
+from train.collator import IGNORE_INDEX, count_tokens, make_collator
 from train.model import load_processor
 
 END = "<|im_end|>"
@@ -52,22 +52,24 @@ def words(trajectory: Trajectory) -> list[str]:
 
 def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
     """The tokens that bear loss, as text, a row each."""
-    return [processor.tokenizer.decode(labels[labels != IGNORED]) for labels in batch["labels"]]
+    return [processor.tokenizer.decode(labels[labels != IGNORE_INDEX]) for labels in batch["labels"]]
 
 
 def test_loss_is_on_every_word_the_policy_writes_and_on_no_other(trainable: Workspace, rows, processor) -> None:
     trajectories = {row.id: Trajectory.model_validate_json(row.trajectory) for row in read_all(trainable.indus_cot)}
     assert {len(trajectories[row["id"]].calls) for row in rows} == {0, 1, 2, 3, 4}
-    collate = collator(processor)
+    collate = make_collator(processor)
     for start in range(0, len(rows), 3):
         some = rows[start : start + 3]
         batch = collate(some)
         assert trained(batch, processor) == ["".join(words(trajectories[row["id"]])) for row in some]
-        assert torch.equal(batch["labels"][batch["labels"] != IGNORED], batch["input_ids"][batch["labels"] != IGNORED])
+        assert torch.equal(
+            batch["labels"][batch["labels"] != IGNORE_INDEX], batch["input_ids"][batch["labels"] != IGNORE_INDEX]
+        )
 
 
 def test_every_image_arrives_in_tool_turns_too(rows, processor) -> None:
-    batch = collator(processor)(rows[:4])
+    batch = make_collator(processor)(rows[:4])
     images = [image for row in rows[:4] for image in row["images"]]
     assert len(images) > 4
     assert len(batch["image_grid_thw"]) == len(images)
@@ -79,9 +81,9 @@ def test_every_image_arrives_in_tool_turns_too(rows, processor) -> None:
 
 
 def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_counted(rows, processor) -> None:
-    collate = collator(processor)
+    collate = make_collator(processor)
     together = collate(rows[:4])
-    counted = lengths(rows[:4], processor)
+    counted = count_tokens(rows[:4], processor)
     assert len(set(counted)) == 4
     for number, row in enumerate(rows[:4]):
         alone = collate([row])
@@ -89,12 +91,12 @@ def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_coun
         mask = together["attention_mask"][number] == 1
         assert torch.equal(together["input_ids"][number][mask], alone["input_ids"][0])
         assert torch.equal(together["labels"][number][mask], alone["labels"][0])
-        assert (together["labels"][number][~mask] == IGNORED).all()
+        assert (together["labels"][number][~mask] == IGNORE_INDEX).all()
 
 
 def test_the_control_arm_is_prompt_image_and_the_tags_of_the_verdict(trainable: Workspace, rows, processor) -> None:
     labels = list(corpus.read(trainable.indus_cot, target="labels")["train"])
-    batch = collator(processor)(labels[:6])
+    batch = make_collator(processor)(labels[:6])
     verdicts = [rendering.render_verdict(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
     assert len({text.startswith("<location>") for text in verdicts}) == 2
     assert trained(batch, processor) == [text + END for text in verdicts]
@@ -114,8 +116,8 @@ def test_a_template_of_another_family_is_refused(processor, tmp_path: Path) -> N
     processor.save_pretrained(tmp_path)
     path = tmp_path / "chat_template.jinja"
     path.write_text(path.read_text().replace("<|im_start|>", "<|start|>"))
-    with pytest.raises(IndusCotError, match=r"train\.model: TRL knows no training form of its chat template"):
-        collator(load_processor(str(tmp_path)))
+    with pytest.raises(IndusCotError, match=r"train\.model: TRL has no training form of its chat template"):
+        make_collator(load_processor(str(tmp_path)))
 
 
 def test_a_model_whose_template_knows_no_tools_is_refused(processor, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
-    with_manifest(copied, stage="draft")
+    change_manifest(copied, stage="draft")
     with pytest.raises(IndusCotError, match="its manifest is of 'draft', not of assemble"):
         corpus.read(copied)
     (copied / "manifest.json").write_text("{")
@@ -163,16 +165,16 @@ def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
 
 
 def test_a_corpus_that_was_changed_afterwards_is_refused(copied: Path) -> None:
-    with_rows(copied, lambda rows: rows[1:])
+    change_rows(copied, lambda rows: rows[1:])
     with pytest.raises(IndusCotError, match="it was changed after it was validated; run `indus-cot repro assemble`"):
         corpus.read(copied)
 
 
 def test_an_empty_corpus_is_refused(copied: Path) -> None:
-    with_rows(copied, lambda rows: [])
+    change_rows(copied, lambda rows: [])
     kept = json.loads((copied / "manifest.json").read_text())["counts"]
-    with_manifest(copied, counts=kept | {"train": 0})
-    with pytest.raises(IndusCotError, match="no row to train on"):
+    change_manifest(copied, counts=kept | {"train": 0})
+    with pytest.raises(IndusCotError, match="the corpus has no training row"):
         corpus.read(copied)
 
 
@@ -180,7 +182,7 @@ def test_an_image_that_turns_out_to_be_damaged_is_named_with_its_row(rows, proce
     row = next(row for row in rows if len(row["images"]) > 1)
     cut = row["images"][1] | {"bytes": row["images"][1]["bytes"][:100]}
     with pytest.raises(IndusCotError, match=f"row {row['id']}, image 1"):
-        collator(processor)([row | {"images": [row["images"][0], cut, *row["images"][2:]]}])
+        make_collator(processor)([row | {"images": [row["images"][0], cut, *row["images"][2:]]}])
 
 
 def _changed(place: int, **values: Any) -> Any:
@@ -212,8 +214,8 @@ def _changed(place: int, **values: Any) -> Any:
             lambda text: text.replace('"tool":"crop"', '"tool":"zoom"'),
             r"trajectory\.turns\.0\.call\.tool",
         ),
-        ("messages", lambda text: "[{}]", "messages or tools: hold no chat"),
-        ("tools", lambda text: "{", "messages or tools: hold no chat"),
+        ("messages", lambda text: "[{}]", "messages or tools: invalid chat"),
+        ("tools", lambda text: "{", "messages or tools: invalid chat"),
     ],
 )
 def test_an_unsound_row_is_named_with_its_field(copied: Path, column: str, change: Any, told: str) -> None:
@@ -221,11 +223,11 @@ def test_an_unsound_row_is_named_with_its_field(copied: Path, column: str, chang
     place = next(number for number, row in enumerate(rows) if "crop" in row.tool_calls)
     value = getattr(rows[place], column)
     value = [image.model_dump() for image in value] if column == "images" else value
-    with_rows(copied, _changed(place, **{column: change(value)}))
+    change_rows(copied, _changed(place, **{column: change(value)}))
     with pytest.raises(IndusCotError, match=f"row {rows[place].id}, {told}"):
         corpus.read(copied)
 
 
 def test_nothing_is_trained_on_an_evaluation_set(trainable: Workspace) -> None:
-    with pytest.raises(IndusCotError, match="mine is there to be measured on, never to be trained on"):
+    with pytest.raises(IndusCotError, match=r"mine is an evaluation set .* must not be trained on"):
         corpus.read(trainable.indus_cot, evaluation_sets=["mine"])

@@ -20,11 +20,11 @@ from eval.report.rollouts import write_rollouts
 from schemas.errors import IndusCotError
 from tests.helpers.faults import before_a_pass, no_memory, not_a_number
 from tests.helpers.paths import ROOT
-from tests.helpers.reinforcement import build_trainer, last_log, link_project
-from tests.helpers.small_policy import UNDECIDED, fit, guesses, params
+from tests.helpers.reinforcement import last_log, link_project, make_trainer
+from tests.helpers.small_policy import UNDECIDED, fit, make_guesses, params
 from train import card, corpus
-from train.grpo import CHECKPOINTS, build, grpo, prompts
-from train.guard import last_whole
+from train.grpo import CHECKPOINTS, build_trainer, grpo, select_prompts
+from train.guard import find_last_checkpoint
 from train.model import load_model, load_processor
 from train.truth import read_truth
 
@@ -54,7 +54,7 @@ def test_a_run_weighs_every_term_and_one_of_weight_zero_is_left_out(
     weights = params(policy).grpo.reward
     if name := TERMS[left_out]:
         weights = weights | {name: 0.0}
-    trainer = build_trainer(policy, tmp_path, steps=1, batch=2, group=2, reward=weights)
+    trainer = make_trainer(policy, tmp_path, steps=1, batch=2, group=2, reward=weights)
     trainer.train()
     log = last_log(trainer)
     kept = {term: weights[name] if name else 1.0 for term, name in TERMS.items()}
@@ -102,14 +102,16 @@ def test_a_model_of_grpo_is_trained_on_whatever_is_left_out_and_none_goes_on_fro
     none = params(Path()).grpo.reward | {"gamma": 0.0}
     grpo(params(Path("models/first"), steps=1, batch=2, group=2, kl=0.0, reward=none), workspace)
     began = (workspace.grpo / "README.md").read_text()
-    assert "| began from | `fitted`, then stage `grpo` of this project |" in began
+    assert "| base model | `fitted`, then stage `grpo` of this project |" in began
     assert _plotted() <= set(_curve(workspace)[0])
     manifest = read_manifest(workspace.grpo)
     assert manifest["inputs"]["model"] == file_hash(trained.grpo / "manifest.json")
     assert {"torch", "transformers", "trl", "peft", "supervision"} <= manifest["inputs"].keys()
     assert manifest["params"]["draft"]["max_calls"] > 0 and manifest["params"]["processes"] == 1
     before = file_hash(workspace.grpo / "manifest.json")
-    with pytest.raises(IndusCotError, match=r"grpo\.model: models/grpo is what this stage writes; .* copy it"):
+    with pytest.raises(
+        IndusCotError, match=r"grpo\.model: models/grpo is the folder that this stage writes; .* copy it"
+    ):
         grpo(params(Path("models/grpo")), workspace)
     assert file_hash(workspace.grpo / "manifest.json") == before
 
@@ -123,7 +125,7 @@ def test_a_model_card_that_fails_does_not_lose_the_training(
     monkeypatch.setattr(card, "write", fails)
     with pytest.raises(IndusCotError, match="no card"):
         grpo(params(policy / "fitted", steps=1, batch=2, group=2), workspace)
-    assert last_whole(workspace.models / ".grpo.partial" / CHECKPOINTS) is not None
+    assert find_last_checkpoint(workspace.models / ".grpo.partial" / CHECKPOINTS) is not None
 
 
 def test_ranks_of_fsdp_are_told_to_write_as_long_as_each_other(
@@ -133,7 +135,7 @@ def test_ranks_of_fsdp_are_told_to_write_as_long_as_each_other(
     from transformers.distributed.fsdp import is_fsdp_managed_module
     from trl import GRPOTrainer
 
-    trainer, asked = build_trainer(policy, tmp_path), list[bool]()
+    trainer, asked = make_trainer(policy, tmp_path), list[bool]()
 
     def turn(self: Any, *_: Any, **__: Any) -> None:
         asked.append(is_fsdp_managed_module(self.model))
@@ -164,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_c
     assert not workspace.grpo.exists()
     # Of the steps that were done, it can be watched while it trains.
     assert (workspace.reports / "grpo" / "rollouts.html").read_text().count("<details") == 2
-    kept = last_whole(workspace.models / ".grpo.partial" / CHECKPOINTS)
+    kept = find_last_checkpoint(workspace.models / ".grpo.partial" / CHECKPOINTS)
     assert kept is not None and kept.name == "checkpoint-2"
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
 
@@ -209,17 +211,17 @@ def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     place = found.with_format(None)["answer"].index("No")
     model = tmp_path / UNDECIDED
-    fit(policy / "fitted", guesses(found[place]), model, rate=0.001, most=50)
+    fit(policy / "fitted", make_guesses(found[place]), model, rate=0.001, most=50)
     processor = load_processor(str(model))
     rows, truth = (
-        prompts(found.select([place, place]), processor, 4096, Output(tmp_path)),
+        select_prompts(found.select([place, place]), processor, 4096, Output(tmp_path)),
         read_truth(Workspace(policy), found),
     )
     chosen = params(
         model, steps=12, group=12, batch=24, save_steps=50, sample_steps=50, learning_rate=0.0004, temperature=1.0,
         max_completion=80, reward=params(model).grpo.reward | {"gamma": 0.0},
     )  # fmt: skip
-    trainer = build(chosen, str(model), processor, rows, truth, {}, tmp_path)
+    trainer = build_trainer(chosen, str(model), processor, rows, truth, {}, tmp_path)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     share = [entry["rewards/accuracy_reward/mean"] for entry in logs]

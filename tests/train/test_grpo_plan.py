@@ -11,10 +11,10 @@ import torch
 
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
-from tests.helpers.reinforcement import build_trainer
+from tests.helpers.reinforcement import make_trainer
 from tests.helpers.small_policy import params
 from train import corpus
-from train.grpo import check, groups_of_a_rank, grpo, print_plan
+from train.grpo import check_settings, grpo, make_plan, max_groups_per_rank
 from train.model import load_model
 from train.sft import sft
 
@@ -26,10 +26,10 @@ from train.sft import sft
 def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation: int, group: int, fits: bool) -> None:
     chosen = params(Path("m"), batch=batch, accumulation=accumulation, group=group)
     if fits:
-        check(chosen, processes)
+        check_settings(chosen, processes)
     else:
         with pytest.raises(IndusCotError, match="multiple of"):
-            check(chosen, processes)
+            check_settings(chosen, processes)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_would_train_something_else_than_it_says_is_refused(
     train: dict[str, Any], changed: dict[str, Any], processes: int, words: str
 ) -> None:
     with pytest.raises(IndusCotError, match=words):
-        check(params(Path("m"), train, **changed), processes)
+        check_settings(params(Path("m"), train, **changed), processes)
 
 
 def test_several_gpus_without_a_launcher_are_refused_with_the_command(
@@ -54,7 +54,7 @@ def test_several_gpus_without_a_launcher_are_refused_with_the_command(
     # As in the paper's profile: the groups divide what four processes ask for, and not what one does.
     chosen = params(policy / "fitted", {"model": str(policy / "fitted")}, batch=1, accumulation=2, group=4)
     for stage in (sft, grpo):
-        told = rf"{stage.__name__}: 4 GPUs are visible .*accelerate launch .* --profile paper {stage.__name__}`"
+        told = rf"{stage.__name__}: 4 GPUs are visible, .*accelerate launch .* --profile paper {stage.__name__}`"
         with pytest.raises(IndusCotError, match=told):
             stage(chosen, workspace)
     assert not workspace.models.exists()
@@ -64,7 +64,7 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
     bare = tmp_path / "bare"
     shutil.copytree(policy / "fitted", bare, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = {"steps": None, "batch": 2, "accumulation": 4, "group": 4, "max_completion": 300}
-    found = print_plan(params(bare, **settings), Workspace(policy))
+    found = make_plan(params(bare, **settings), Workspace(policy))
     rows = len(corpus.read(policy / "data" / "indus_cot")["train"])
     assert (found.rows, found.refused, found.effective_batch, found.steps) == (rows, 0, 8, rows // 2)
     weights = sum(weight.numel() for weight in load_model(str(policy / "fitted")).parameters())
@@ -81,32 +81,32 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
         "by transformers, at most 5 turns",
     ):
         assert text in str(found)
-    assert print_plan(params(bare, **settings, kl=0.0), Workspace(policy)).reference == 0
+    assert make_plan(params(bare, **settings, kl=0.0), Workspace(policy)).reference == 0
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    four = print_plan(params(bare, **settings), Workspace(policy))
+    four = make_plan(params(bare, **settings), Workspace(policy))
     assert (four.effective_batch, four.steps, four.weights) == (32, rows // 8, weights)
     # ZeRO-3 gathers all of them on every device before the first word, in 32 bit here.
-    assert (found.gathered, four.gathered) == (0, 4 * weights) and "weights gathered to write" in str(four)
+    assert (found.gathered, four.gathered) == (0, 4 * weights) and "weights gathered to generate" in str(four)
     assert four.memory == four.weights + four.reference + four.optimiser + max(
         four.activations, four.cache + 4 * weights
     )
-    assert print_plan(params(bare, **settings, rollouts="vllm-colocate"), Workspace(policy)).gathered == 0
+    assert make_plan(params(bare, **settings, rollouts="vllm-colocate"), Workspace(policy)).gathered == 0
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert print_plan(params(bare, **settings), Workspace(policy)).gathered == 0
+    assert make_plan(params(bare, **settings), Workspace(policy)).gathered == 0
     assert not (policy / "models").exists()
 
 
 def test_a_plan_before_sft_counts_the_model_that_sft_begins_from(policy: Path) -> None:
-    found = print_plan(params(Path("models/sft")), Workspace(policy))
+    found = make_plan(params(Path("models/sft")), Workspace(policy))
     assert "models/sft (not there yet; counted as tiny)" in str(found) and found.parameters > 1e6
 
 
 def test_a_plan_counts_the_steps_that_are_taken(policy: Path, tmp_path: Path) -> None:
     settings = {"steps": None, "epochs": 0.1, "max_completion": 40}
-    due = print_plan(params(policy / "fitted", **settings), Workspace(policy)).steps
-    trainer = build_trainer(policy, tmp_path, **settings)
+    due = make_plan(params(policy / "fitted", **settings), Workspace(policy)).steps
+    trainer = make_trainer(policy, tmp_path, **settings)
     trainer.train()
     assert trainer.state.global_step == due > 1
 
@@ -118,7 +118,7 @@ def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_
     workspace: Workspace, policy: Path, changed: dict[str, int], words: str
 ) -> None:
     chosen = params(policy / "fitted", **changed)
-    for run in (print_plan, grpo):
+    for run in (make_plan, grpo):
         with pytest.raises(IndusCotError, match=words):
             run(chosen, workspace)
     assert not workspace.grpo.exists()
@@ -137,7 +137,7 @@ def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Wo
 def test_ranks_ask_for_the_margins_of_as_many_prompts(completions: int, group: int, processes: int, due: int) -> None:
     prompt = [place // group for place in range(completions * processes)]
     held = [len(set(prompt[start : start + completions])) for start in range(0, len(prompt), completions)]
-    assert groups_of_a_rank(completions, group, processes) == max(held) == due
+    assert max_groups_per_rank(completions, group, processes) == max(held) == due
 
 
 def test_a_batch_that_no_group_divides_is_refused_before_anything_is_read(tmp_path: Path) -> None:

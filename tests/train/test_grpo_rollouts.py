@@ -15,9 +15,9 @@ from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.supervision import SUPERVISION
-from tests.helpers.reinforcement import build_trainer, last_log, take_batches
+from tests.helpers.reinforcement import last_log, make_trainer, record_batches
 from train import corpus
-from train.grpo import Judge, prompts
+from train.grpo import TruthScorer, select_prompts
 from train.model import load_processor
 from train.rewards.location import location_reward
 from train.truth import read_truth
@@ -27,12 +27,12 @@ def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, 
     processor = load_processor(str(policy / "raw"))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     output = Output(tmp_path)
-    rows = prompts(found, processor, 4096, output)
+    rows = select_prompts(found, processor, 4096, output)
     assert set(rows[0]) == {"id", "prompt", "image"}
     assert set(read_truth(Workspace(policy), found)) == set(found.with_format(None)["id"])
     assert not output.left_out
     with pytest.raises(IndusCotError, match="max_prompt"):
-        prompts(found, processor, 10, output)
+        select_prompts(found, processor, 10, output)
     assert len(output.left_out) == len(found)
 
 
@@ -72,9 +72,9 @@ def test_rewards_are_scored_against_what_was_published_and_experts_mended(policy
     said = "<think>A stain.</think><location>[[0, 0, 1000, 1000]]</location><type>stain</type><answer>Yes</answer>"
     written = [[{"role": "assistant", "content": said}]]
     assert location_reward(written, answer=["Yes"], boxes=[unplaced["boxes"]]) == [0.0]
-    judge = Judge({"row": unplaced}, {"location_reward": 1.0})
-    judge.score(location_reward)(completions=written, id=["row"], prompts=[written[0]], log_metric=lambda *_: None)
-    assert judge.shown()[0]["truth"] == "<location>[]</location><type>stain</type><answer>Yes</answer>"
+    judge = TruthScorer({"row": unplaced}, {"location_reward": 1.0})
+    judge.with_truth(location_reward)(completions=written, id=["row"], prompts=[written[0]], log_metric=lambda *_: None)
+    assert judge.sample_rollouts()[0]["truth"] == "<location>[]</location><type>stain</type><answer>Yes</answer>"
 
     with pytest.raises(IndusCotError, match=f"row {drafted['id']}: data/select or data/draft no longer holds"):
         truth(drafted, place, sample_id="gone")
@@ -90,10 +90,10 @@ def _opposite(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def test_nothing_the_policy_reads_or_writes_depends_on_the_truth(policy: Path, tmp_path: Path) -> None:
-    true = build_trainer(policy, tmp_path / "true", steps=1)
-    (first,) = take_batches(true)
-    false = build_trainer(policy, tmp_path / "false", told=_opposite, steps=1)
-    (second,) = take_batches(false)
+    true = make_trainer(policy, tmp_path / "true", steps=1)
+    (first,) = record_batches(true)
+    false = make_trainer(policy, tmp_path / "false", change_truth=_opposite, steps=1)
+    (second,) = record_batches(false)
     read = ("prompt_ids", "completion_ids", "tool_mask", "pixel_values", "image_grid_thw")
     assert all(torch.equal(first[name], second[name]) for name in read)
     assert (first["tool_mask"] == 0).any()
@@ -101,8 +101,8 @@ def test_nothing_the_policy_reads_or_writes_depends_on_the_truth(policy: Path, t
 
 
 def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(policy, tmp_path, steps=1)
-    (batch,) = take_batches(trainer)
+    trainer = make_trainer(policy, tmp_path, steps=1)
+    (batch,) = record_batches(trainer)
     tokens = trainer.processing_class.tokenizer
     rendered = {
         tokens.decode(ids[mask.bool()]).replace("<|image_pad|>", "")
@@ -129,7 +129,7 @@ def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: P
 
 
 def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(policy: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(policy, tmp_path, steps=1, max_completion=60)
+    trainer = make_trainer(policy, tmp_path, steps=1, max_completion=60)
     trainer.train()
     (kept,) = (tmp_path / "rollouts").glob("*.json")
     shown = json.loads(kept.read_text())["rollouts"]
@@ -142,15 +142,15 @@ def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(p
 
 
 def test_a_policy_that_nothing_can_be_sampled_from_stops_the_run(policy: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(policy, tmp_path, steps=1)
+    trainer = make_trainer(policy, tmp_path, steps=1)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
-    with pytest.raises(IndusCotError, match=r"step 1: what the policy would sample from is not a number"):
+    with pytest.raises(IndusCotError, match=r"step 1: a probability of the policy is not a number"):
         trainer.train()
 
 
 def test_a_placeholder_of_a_picture_is_never_sampled(policy: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(policy, tmp_path, steps=1)
+    trainer = make_trainer(policy, tmp_path, steps=1)
     processor = trainer.processing_class
 
     def favours_placeholders(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:

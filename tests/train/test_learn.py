@@ -18,14 +18,14 @@ from cot_builder.inspection.proposals import propose
 from cot_builder.inspection.rendering import system_prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from cot_builder.inspection.tools.crop import crop
-from eval.report.learn import write_proof
+from eval.report.learn import write_learn_page
 from schemas.errors import IndusCotError
 from schemas.geometry import area, intersection
 from train import corpus, examine, learn, pretrain, surfaces, tiny
 from train.examine import Grade
-from train.lessons import lessons, vocabulary, write_corpus
+from train.lessons import collect_vocabulary, draw_lessons, write_corpus
 from train.model import load_processor
-from train.surfaces import SMALL, coarse, draw
+from train.surfaces import SMALL, draw_surface, snap_to_grid
 
 CATEGORIES = range(9000, 9012)
 CLOSED = ["</answer>"]
@@ -34,12 +34,20 @@ CLOSED = ["</answer>"]
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    tiny.build(folder, vocabulary(lessons(CATEGORIES, 6, {"none": 0.5, "large": 0.5}, (1,))), 0, tiny.systems(), CLOSED)
+    tiny.build(
+        folder,
+        collect_vocabulary(draw_lessons(CATEGORIES, 6, {"none": 0.5, "large": 0.5}, (1,))),
+        0,
+        tiny.list_systems(),
+        CLOSED,
+    )
     return load_processor(str(folder))
 
 
 def drawn(size: str, count: int = 48) -> list[surfaces.Surface]:
-    return [draw(CATEGORIES[seed % len(CATEGORIES)], size, np.random.default_rng(seed)) for seed in range(count)]
+    return [
+        draw_surface(CATEGORIES[seed % len(CATEGORIES)], size, np.random.default_rng(seed)) for seed in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -101,25 +109,25 @@ def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
 def test_the_backbone_is_shown_what_the_policy_sees(processor):
     surface = drawn("small", 1)[0]
     for pixels in (surface.pixels, crop(surface.pixels).image):
-        shown = pretrain.shown(processor, pixels)
+        shown = pretrain.scale_image(processor, pixels)
         assert np.abs(shown.transpose(2, 0, 1) - policy_sees(processor, pixels)).max() < 0.01
-        again = pretrain.shown(processor, np.ascontiguousarray(shown[..., ::-1]))
+        again = pretrain.scale_image(processor, np.ascontiguousarray(shown[..., ::-1]))
         assert np.array_equal(again, shown), "scaled once"
 
 
 @pytest.mark.slow
 def test_the_tower_is_not_taught_to_overlook_a_small_defect(processor):
-    looks = list(pretrain.views(processor, CATEGORIES, 12, np.random.default_rng(3)))
+    looks = list(pretrain.draw_views(processor, CATEGORIES, 12, np.random.default_rng(3)))
     small = [look for look in looks if look.whole is None and look.word in SMALL]
-    assert small and all(pretrain.targets(look.mask).any() for look in small)
+    assert small and all(pretrain.mark_touched_cells(look.mask).any() for look in small)
     # What cannot be known is not to be said either.
-    assert not any(pretrain.speakable(look) for look in small)
+    assert not any(pretrain.is_describable(look) for look in small)
 
 
 def test_crop_without_a_region_shows_the_small_defect():
     hits = []
     for number in range(40):
-        surface = draw(9000 + number % 12, "small", np.random.default_rng(number))
+        surface = draw_surface(9000 + number % 12, "small", np.random.default_rng(number))
         shown = propose(surface.pixels, 1)[0].box
         (truth,) = surface.boxes
         common = intersection(shown, truth)
@@ -128,17 +136,17 @@ def test_crop_without_a_region_shows_the_small_defect():
 
 
 def test_equal_seeds_draw_equal_images_and_a_clean_one_has_no_truth():
-    first, again = (draw(9001, "none", np.random.default_rng(4)) for _ in range(2))
+    first, again = (draw_surface(9001, "none", np.random.default_rng(4)) for _ in range(2))
     assert np.array_equal(first.pixels, again.pixels)
     assert (first.boxes, first.defect_type, first.mask.any()) == ([], None, False)
 
 
 def test_a_pointed_box_holds_the_truth():
-    assert coarse((101, 149, 250, 301)) == (100, 100, 250, 350)
+    assert snap_to_grid((101, 149, 250, 301)) == (100, 100, 250, 350)
 
 
 def test_lessons_are_a_corpus_that_training_reads(tmp_path):
-    taught = lessons(CATEGORIES, 12, {"none": 0.4, "small": 0.3, "large": 0.3}, (1, 2))
+    taught = draw_lessons(CATEGORIES, 12, {"none": 0.4, "small": 0.3, "large": 0.3}, (1, 2))
     write_corpus(tmp_path / "indus_cot", taught, 1)
     rows = corpus.read(tmp_path / "indus_cot")["train"]
     assert [row["id"] for row in rows] == [lesson.name for lesson in taught]
@@ -172,29 +180,29 @@ def test_balanced_accuracy_weighs_clean_and_defective_alike():
     grades = [graded("none", "No"), graded("none", "Yes"), *[graded("large", "Yes")] * 3, graded("small", None)]
     assert examine.balanced_accuracy(grades) == pytest.approx((0.5 + 0.75) / 2)
     assert examine.balanced_accuracy_small(grades) == pytest.approx((0.5 + 0.0) / 2)
-    assert examine.valid(grades) == pytest.approx(5 / 6)
+    assert examine.valid_share(grades) == pytest.approx(5 / 6)
 
 
 def test_an_interval_of_a_difference_pairs_the_images():
     rng = np.random.default_rng(1)
     before = [[graded("none", "No", float(value)) for value in rng.normal(0, 5, 40)] for _ in range(3)]
     after = [[graded("none", "No", grade.reward + 1) for grade in seed] for seed in before]
-    mean, low, high = examine.interval(examine.mean_reward, after, before, draws=200)
+    mean, low, high = examine.bootstrap_interval(examine.mean_reward, after, before, draws=200)
     assert (mean, low, high) == pytest.approx((1, 1, 1))
-    _, low, high = examine.interval(examine.mean_reward, after, draws=200)
+    _, low, high = examine.bootstrap_interval(examine.mean_reward, after, draws=200)
     assert low < 0.7 and high > 1.3
 
 
 FEW = {
-    "LESSONS": 12,
-    "PROMPTS": 4,
-    "TESTS": 8,
-    "IMAGES": 4,
-    "WHOLES": 2,
-    "BATCH": 4,
-    "LOOKED_AT": 3,
-    "SEE_STEPS": 2,
-    "SPEAK_STEPS": 2,
+    "SFT_IMAGES": 12,
+    "GRPO_IMAGES": 4,
+    "TEST_IMAGES": 8,
+    "PRETRAIN_IMAGES": 4,
+    "PRETRAIN_WHOLE_IMAGES": 2,
+    "PRETRAIN_BATCH": 4,
+    "VISIBILITY_IMAGES": 3,
+    "VISION_STEPS": 2,
+    "LANGUAGE_STEPS": 2,
 }
 BRIEFLY = (
     "sft.steps=1", "sft.batch=2", "grpo.steps=1", "grpo.batch=2", "grpo.group=2", "grpo.max_completion=40",
@@ -206,19 +214,19 @@ BRIEFLY = (
 def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
     for name, value in FEW.items():
         monkeypatch.setattr(learn, name, value)
-    learn.backbone(tmp_path, 1)
-    learn.one(tmp_path, 0, BRIEFLY)
+    learn.pretrain_backbone(tmp_path, 1)
+    learn.run_seed(tmp_path, 0, BRIEFLY)
     result = json.loads((tmp_path / "seed-0/result.json").read_text())
     assert set(result["grades"]) == set(learn.ARMS)
-    assert all(len(grades) == FEW["TESTS"] for grades in result["grades"].values())
-    found = learn.report([result, result])
+    assert all(len(grades) == FEW["TEST_IMAGES"] for grades in result["grades"].values())
+    found = learn.summarise([result, result])
     assert found["seeds"] == 2
     assert {claim["claim"] for claim in found["claims"]} > {words for words, *_ in learn.CLAIMS}
     # What was not trained, or for a step only, cannot do what is claimed.
     assert not any(claim["holds"] for claim in found["claims"])
     found["seen"] = json.loads((tmp_path / "backbone/seen.json").read_text())
     (tmp_path / "learn.json").write_text(json.dumps(found))
-    shown = write_proof(tmp_path).read_text()
+    shown = write_learn_page(tmp_path).read_text()
     for words in (*learn.ARMS.values(), "small in the global view", "[0.000, 0.000]"):
         assert words in shown
     assert shown.count("<svg") == 4
@@ -232,7 +240,7 @@ def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
         [sys.executable, "-m", "train.learn", "--folder", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 1
-    assert "begun with other settings" in ran.stderr and "Traceback" not in ran.stderr
+    assert "started with other settings" in ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, monkeypatch):
@@ -242,7 +250,7 @@ def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     folder, trained = Path("models/learn"), []
 
-    def backbone(target: Path, threads: int) -> None:
+    def pretrain_backbone(target: Path, threads: int) -> None:
         (target / "backbone/seen.json").write_text("{}")
 
     class Child:
@@ -255,10 +263,10 @@ def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, mon
         def wait(self) -> int:
             return 0
 
-    monkeypatch.setattr(learn, "backbone", backbone)
+    monkeypatch.setattr(learn, "pretrain_backbone", pretrain_backbone)
     monkeypatch.setattr(learn.subprocess, "Popen", Child)
     # Figures are another test's; a thousand resamples of each take their time.
-    monkeypatch.setattr(learn, "report", lambda _: {})
+    monkeypatch.setattr(learn, "summarise", lambda _: {})
 
     def again() -> list[int]:
         trained.clear()
@@ -278,5 +286,5 @@ def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, mon
     assert again() == []
     with Path("train/learn.py").open("a") as file:
         file.write("# edited while a run is under way\n")
-    with pytest.raises(IndusCotError, match="changed since the run began"):
-        learn.one(folder, 0)
+    with pytest.raises(IndusCotError, match="changed since the run started"):
+        learn.run_seed(folder, 0)

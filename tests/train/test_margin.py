@@ -10,7 +10,7 @@ import torch
 from cot_builder.inspection.rendering import prompt
 from cot_builder.inspection.toolbox import tool_schemas
 from schemas.errors import IndusCotError
-from train.margin import PROBE, gain, margins, until_observed, ways
+from train.margin import PROBE, cut_after_observation, find_verdict_tokens, margin_gain, measure_margins
 from train.model import load_model, load_processor
 
 torch.set_num_threads(1)
@@ -23,19 +23,19 @@ def loaded(policy: Path) -> tuple[Any, Any]:
 
 def _chats(policy: Path) -> list[list[dict[str, Any]]]:
     """Two prompts of different length, the second with a call and its observation."""
-    from tests.helpers.small_policy import example
+    from tests.helpers.small_policy import make_example
     from train import corpus
-    from train.collator import picture
+    from train.collator import decode_image
 
     found = []
     for row in corpus.read(policy / "data" / "indus_cot")["train"].select(range(2)):
-        item = example(row)
+        item = make_example(row)
         asked = prompt(row["category"], row["view"])
-        asked[1]["content"][0]["image"] = picture(item["images"][0]["bytes"])
+        asked[1]["content"][0]["image"] = decode_image(item["images"][0]["bytes"])
         found.append((asked, item))
     (first, _), (second, item) = found
     step, seen = item["messages"][2:4]
-    seen["content"][0]["image"] = picture(item["images"][1]["bytes"])
+    seen["content"][0]["image"] = decode_image(item["images"][1]["bytes"])
     return [first, [*second, step, seen]]
 
 
@@ -58,8 +58,8 @@ def test_is_the_ratio_of_all_ways_to_each_verdict(policy: Path, loaded: tuple[An
     model.eval()
     tokens = processor.tokenizer
     # "<location" alone leaves nothing else to be written.
-    place = tokens.decode(ways(processor).location)
-    for chat, margin in zip(_chats(policy), margins(model, processor, _chats(policy), 2), strict=True):
+    place = tokens.decode(find_verdict_tokens(processor).location)
+    for chat, margin in zip(_chats(policy), measure_margins(model, processor, _chats(policy), 2), strict=True):
         with torch.no_grad():
             yes = [_log_probability(model, processor, chat, text) for text in (place, "<answer>Yes")]
             no = _log_probability(model, processor, chat, "<answer>No")
@@ -68,7 +68,7 @@ def test_is_the_ratio_of_all_ways_to_each_verdict(policy: Path, loaded: tuple[An
 
 def test_is_the_same_alone_and_beside_a_longer_chat(policy: Path, loaded: tuple[Any, Any]) -> None:
     chats = _chats(policy)
-    assert margins(*loaded, chats, 2) == pytest.approx(margins(*loaded, chats, 1), abs=2e-4)
+    assert measure_margins(*loaded, chats, 2) == pytest.approx(measure_margins(*loaded, chats, 1), abs=2e-4)
 
 
 @pytest.mark.parametrize(("at_once", "passes"), [(1, 4), (3, 2), (4, 1)])
@@ -82,7 +82,7 @@ def test_as_many_passes_whatever_the_chats_hold(
     model.train()
     for chats in ([short] * 4, [long, short, long, long]):
         counted.clear()
-        margins(model, processor, chats, at_once)
+        measure_margins(model, processor, chats, at_once)
         assert counted == [False] * passes
     hook.remove()
     assert model.training
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_spells_both_words_is_refused() -> None:
     letters = {letter: place for place, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Qwen2TokenizerFast(vocab=letters, merges=[], unk_token=None)
     with pytest.raises(IndusCotError, match="single token"):
-        ways(SimpleNamespace(tokenizer=tokenizer))
+        find_verdict_tokens(SimpleNamespace(tokenizer=tokenizer))
 
 
 def test_the_words_of_qwen_part_in_one_token() -> None:
@@ -115,20 +115,20 @@ def test_the_words_of_qwen_part_in_one_token() -> None:
     )
     # Tokens of their own in Qwen3, which keeps them apart from what follows.
     tokenizer.add_tokens(["<think>", "</think>"])
-    found = ways(SimpleNamespace(tokenizer=tokenizer))
+    found = find_verdict_tokens(SimpleNamespace(tokenizer=tokenizer))
     shown = [tokenizer.convert_ids_to_tokens(way) for way in (found.location, found.yes, found.no)]
     assert shown == [["<location"], ["<", "answer", ">", "Yes"], ["<", "answer", ">No"]]
-    assert tokenizer.convert_ids_to_tokens(found.given) == ["<", "answer", ">"]
+    assert tokenizer.convert_ids_to_tokens(found.shared_tokens) == ["<", "answer", ">"]
 
 
 def test_gain_is_of_the_true_answer() -> None:
-    assert gain("Yes", -1.0, 2.0) == 3.0
-    assert gain("No", -1.0, 2.0) == -3.0
-    assert math.isnan(gain("No", math.nan, 2.0))
+    assert margin_gain("Yes", -1.0, 2.0) == 3.0
+    assert margin_gain("No", -1.0, 2.0) == -3.0
+    assert math.isnan(margin_gain("No", math.nan, 2.0))
 
 
 def test_what_was_thought_of_the_last_observation_is_left_out() -> None:
     asked, call, seen, verdict = ({"role": role} for role in ("user", "assistant", "tool", "assistant"))
-    assert until_observed([asked], [call, seen, verdict]) == [asked, call, seen]
-    assert until_observed([asked], [call]) == [asked]
-    assert until_observed([asked], []) == [asked]
+    assert cut_after_observation([asked], [call, seen, verdict]) == [asked, call, seen]
+    assert cut_after_observation([asked], [call]) == [asked]
+    assert cut_after_observation([asked], []) == [asked]

@@ -12,8 +12,8 @@ from cot_builder.storage.output import Output
 from cot_builder.storage.workspace import Workspace
 from tests.helpers.small_policy import params
 from train import corpus
-from train.collator import collator, picture
-from train.grpo import build, prompts
+from train.collator import decode_image, make_collator
+from train.grpo import build_trainer, select_prompts
 from train.model import load_processor
 
 torch.set_num_threads(1)
@@ -33,8 +33,8 @@ def rows(trainable: Workspace) -> list[dict[str, Any]]:
 def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """That of `grpo`, to ask it what it shows a policy."""
     folder, model = tmp_path_factory.mktemp("grpo"), trainable.root / "tiny"
-    asked = prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
-    return build(params(model), str(model), processor, asked, {}, {}, folder)
+    asked = select_prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
+    return build_trainer(params(model), str(model), processor, asked, {}, {}, folder)
 
 
 def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,11 +45,11 @@ def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _shown(part: dict[str, Any], images: Any) -> dict[str, Any]:
-    return part if part["type"] == "text" else {"type": "image", "image": picture(next(images)["bytes"])}
+    return part if part["type"] == "text" else {"type": "image", "image": decode_image(next(images)["bytes"])}
 
 
 def trained(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
-    batch = collator(processor)([row])
+    batch = make_collator(processor)([row])
     return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
 
 

@@ -96,7 +96,7 @@ def test_model_that_needs_own_code_is_refused(
     write(folder)
     params = training_project.params(trainable, model=str(folder))
     with pytest.raises(IndusCotError, match=r"model: this folder wants to run Python code of its own .* use a model"):
-        sft.print_plan(params, trainable)
+        sft.make_plan(params, trainable)
     assert not (tmp_path / "trace").exists()
 
 

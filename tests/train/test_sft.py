@@ -22,10 +22,10 @@ from cot_builder.storage.workspace import Workspace, file_hash
 from schemas.errors import IndusCotError
 from tests.helpers.faults import before_a_pass, no_memory, not_a_number
 from tests.helpers.paths import ROOT
-from tests.helpers.training_project import params, with_manifest
+from tests.helpers.training_project import change_manifest, params
 from train import corpus, guard
 from train.model import load_model, load_policy, load_processor
-from train.sft import print_plan, sft
+from train.sft import make_plan, sft
 
 pytestmark = pytest.mark.train
 
@@ -114,7 +114,9 @@ def test_it_learns_leaves_out_what_is_too_long_and_leaves_a_model_that_loads(wor
 
 def _goes_on_from_another_folder_alone(workspace: Workspace) -> None:
     digest = file_hash(workspace.sft / "manifest.json")
-    with pytest.raises(IndusCotError, match=r"train\.model: models/sft is what this stage writes; .* copy it"):
+    with pytest.raises(
+        IndusCotError, match=r"train\.model: models/sft is the folder that this stage writes; .* copy it"
+    ):
         sft(params(workspace, model="models/sft"), workspace)
     assert file_hash(workspace.sft / "manifest.json") == digest
     # From a copy; what it was is kept by its hash, for who asks later what it had seen.
@@ -124,12 +126,12 @@ def _goes_on_from_another_folder_alone(workspace: Workspace) -> None:
 
 
 def _lengths(workspace: Workspace) -> dict[str, int]:
-    from train.collator import lengths
+    from train.collator import count_tokens
 
     processor = load_processor(str(workspace.root / "tiny"))
     found = {}
     for rows in corpus.read(workspace.indus_cot).values():
-        found |= dict(zip(rows.with_format(None)["id"], lengths(rows, processor), strict=True))
+        found |= dict(zip(rows.with_format(None)["id"], count_tokens(rows, processor), strict=True))
     return found
 
 
@@ -208,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower the learning"):
         sft(params(workspace, {"save_steps": 1}), workspace)
     assert not workspace.sft.exists()
-    kept = guard.last_whole(workspace.models / ".sft.partial" / "checkpoints")
+    kept = guard.find_last_checkpoint(workspace.models / ".sft.partial" / "checkpoints")
     assert kept is not None and kept.name == "checkpoint-2"
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
 
@@ -252,7 +254,7 @@ def test_a_lack_of_memory_is_told_with_what_to_lower(workspace: Workspace, monke
         with pytest.raises(IndusCotError, match=told):
             sft(params(workspace), workspace)
     assert not workspace.sft.exists()
-    with pytest.raises(RuntimeError, match="inconsistent tensor size"), guard.memory_explained("sft"):
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"), guard.explain_out_of_memory("sft"):
         torch.ones(2) @ torch.ones(3)
 
 
@@ -264,7 +266,7 @@ def test_a_corpus_that_is_not_validated_and_a_model_that_is_not_there_are_refuse
         sft(params(workspace, model=str(workspace.root / "empty")), workspace)
     workspace.indus_cot.unlink()
     shutil.copytree(trainable.indus_cot, workspace.indus_cot)
-    with_manifest(workspace.indus_cot, stage="draft")
+    change_manifest(workspace.indus_cot, stage="draft")
     with pytest.raises(IndusCotError, match="not of assemble, which validates a corpus"):
         sft(params(workspace), workspace)
     assert not workspace.sft.exists()
@@ -276,7 +278,7 @@ def test_the_plan_is_told_without_a_weight(workspace: Workspace, trainable: Work
     lengths = _lengths(workspace)
     rows = read_manifest(workspace.indus_cot)["counts"]["train"]
     settings = {"batch": 2, "accumulation": 3, "steps": None, "epochs": 2}
-    found = print_plan(params(workspace, settings), workspace)
+    found = make_plan(params(workspace, settings), workspace)
     assert found.effective_batch == 6
     assert found.rows == rows and found.refused == 0
     assert found.steps == 2 * math.ceil(math.ceil(rows / 2) / 3)
@@ -284,10 +286,10 @@ def test_the_plan_is_told_without_a_weight(workspace: Workspace, trainable: Work
     weights = load_file(trainable.root / "tiny" / "model.safetensors")
     assert found.parameters == found.trained == sum(weight.numel() for weight in weights.values())
     assert found.weights == 4 * found.parameters and found.optimiser == 12 * found.parameters
-    adapted = print_plan(params(workspace, settings, lora_rank=4, gradient_checkpointing=True), workspace)
+    adapted = make_plan(params(workspace, settings, lora_rank=4, gradient_checkpointing=True), workspace)
     assert adapted.trained < found.trained / 20 and adapted.activations < found.activations
     longest = sorted(lengths.values())[-4]
-    few = print_plan(params(workspace, settings, max_tokens=longest), workspace)
+    few = make_plan(params(workspace, settings, max_tokens=longest), workspace)
     assert (few.rows, few.refused) == (rows - _refused(workspace, longest), _refused(workspace, longest))
     for text in ("effective batch  6 = ", "memory a device", f"trajectories     {rows}, 0 more refused"):
         assert text in str(found)
@@ -301,7 +303,7 @@ def _refused(workspace: Workspace, limit: int) -> int:
     return sum(lengths[name] > limit for name in trained)
 
 
-@pytest.mark.parametrize(("harm", "told"), [("text", "reads text alone"), ("weights", "cannot be loaded")])
+@pytest.mark.parametrize(("harm", "told"), [("text", "reads only text"), ("weights", "cannot be loaded")])
 def test_a_model_without_images_or_with_damaged_weights_is_refused(
     workspace: Workspace, trainable: Workspace, tmp_path: Path, harm: str, told: str
 ) -> None:

@@ -1,17 +1,18 @@
-"""The accuracy-gated reward of IndusAgent (arXiv 2605.20682), a file a term: whatever lies in this folder counts.
+"""The accuracy-gated reward of IndusAgent (arXiv 2605.20682): every file of this folder adds a term.
 
-``R = R_acc (1 + alpha R_loc + beta R_type + gamma R_tool) + R_format`` is a weighted sum of the terms once the gate
-is multiplied out: a term behind the gate scores 0 unless the verdict is right, TRL adds the terms with the weights and
-logs each by itself. An ablation is a weight of 0. Scores come from the messages of the completion, strictly read
-(:mod:`cot_builder.inspection.parsing`): an environment also remembers calls whose observation was rolled back.
+``R = R_acc (1 + alpha R_loc + beta R_type + gamma R_tool) + R_format`` becomes a weighted sum of terms once the gate
+is multiplied out: a gated term scores 0 unless the verdict is right, and TRL adds the terms with their weights and logs
+each of them. To ablate a term, set its weight to 0. Scores come from strictly parsing the messages of the completion
+(:mod:`cot_builder.inspection.parsing`). They do not come from the environment, which also remembers calls whose
+observation was rolled back.
 
-A completion without a verdict that can be read in one way only (two answers, hedging, an answer inside a thought,
-missing or trailing text, cut off, ended by an observation that did not fit) scores 0 in every gated term and -1 in
-``format_reward``: no way of writing it earns more than a wrong verdict in perfect tags.
+A completion without an unambiguous verdict (two answers, hedging, an answer inside a thought, missing or trailing text,
+cut off, or ended by an observation that did not fit) scores 0 in every gated term and -1 in ``format_reward``. So it
+never earns more than a wrong verdict in perfect tags.
 
-:func:`train.rewards.term.reward_term` says how to write a term. Its weight, parameters, chart, column of the curve,
-row of figures and place among the rollouts follow from its declaration. No term may import torch or trl: the report
-is made without them.
+:func:`train.rewards.term.reward_term` explains how to write a term. Its weight, parameters, chart, curve column, row of
+figures and entry among the rollouts follow from its declaration. A term must not import torch or trl, because the
+report is made without them.
 """
 
 import importlib
@@ -21,38 +22,38 @@ from functools import wraps
 from typing import Any
 
 from schemas.errors import check_name
-from train.rewards.term import DECLARED, Completion, RewardFunction, Term
+from train.rewards.term import DECLARED_TERMS, Completion, RewardFunction, Term
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def _place(term: Term) -> tuple[bool, bool, str]:
+def _sort_key(term: Term) -> tuple[bool, bool, str]:
     return term.weight is not None, not term.gated, term.weight or ""
 
 
-def declared_terms() -> list[Term]:
-    """The gate, the terms behind it, those outside; each by the name of its weight. Terms of other code count."""
-    return sorted(DECLARED.values(), key=_place)
+def list_terms() -> list[Term]:
+    """Return all declared terms, also of other code: the gate, the gated terms, the others, each by weight name."""
+    return sorted(DECLARED_TERMS.values(), key=_sort_key)
 
 
-TERMS: Sequence[Term] = declared_terms()
-"""The terms of this folder, in that order."""
+TERMS: Sequence[Term] = list_terms()
+"""The terms of this folder, in the order of :func:`list_terms`."""
 
 
 def reward_parameters() -> dict[str, float]:
-    """Every parameter of ``grpo.reward`` with its default."""
+    """Return every parameter of ``grpo.reward`` with its default."""
     found: dict[str, float] = {}
-    for term in declared_terms():
+    for term in list_terms():
         found |= ({term.weight: term.default} if term.weight else {}) | dict(term.parameters)
     return found
 
 
 def check_parameters(given: Mapping[str, float]) -> None:
-    """Raise for the first name that is no parameter of the reward.
+    """Check that every name is a parameter of the reward.
 
     Raises:
-        IndusCotError: a name is unknown; the message lists the known ones and the closest.
+        IndusCotError: a name is unknown; the message lists the known names and the closest one.
     """
     for name in given:
         check_name("grpo.reward", name, reward_parameters())
@@ -61,17 +62,18 @@ def check_parameters(given: Mapping[str, float]) -> None:
 def reward_functions(
     given: Mapping[str, float] | None = None, dconf: RewardFunction | None = None
 ) -> tuple[list[RewardFunction], list[float]]:
-    """Functions and weights for ``GRPOTrainer(reward_funcs=…)`` and ``GRPOConfig(reward_weights=…)``.
+    """Return functions and weights for ``GRPOTrainer(reward_funcs=…)`` and ``GRPOConfig(reward_weights=…)``.
 
-    Each function takes ``completions`` (a list of chat messages each) and the columns of the data set that it needs:
-    ``answer`` (Yes or No), ``boxes`` (of the truth, integers 0-1000) and ``defect_type`` (of the taxonomy, or None),
-    a value for each completion. It returns a score for each completion.
+    Each function takes ``completions`` (each a list of chat messages) and the columns of the data set that it needs:
+    ``answer`` (Yes or No), ``boxes`` (the true boxes, integers 0-1000) and ``defect_type`` (of the taxonomy, or None),
+    with one value per completion. It returns one score per completion.
 
     Args:
-        given: Parameters of ``grpo.reward``, such as ``{"alpha": 0.5}``; one that is not named has its default. A term
-            of weight 0 is left out.
-        dconf: Computes the gain in confidence of each completion from what TRL gives a reward. It is called only if a
-            term asks for it. Without it, the terms that ask for it, such as the one for tools, are left out.
+        given: Parameters of ``grpo.reward``, such as ``{"alpha": 0.5}``; the others have their defaults. A term of
+            weight 0 is left out.
+        dconf: Computes the gain in confidence of each completion, from the arguments that TRL passes to a reward. It
+            is called only if a term asks for it. Without it, terms that ask for it, such as the tool term, are left
+            out.
 
     Raises:
         IndusCotError: a parameter is unknown.
@@ -79,18 +81,18 @@ def reward_functions(
     given = given or {}
     check_parameters(given)
     values = reward_parameters() | dict(given)
-    weighted = [(term, values[term.weight] if term.weight else term.default) for term in declared_terms()]
+    weighted = [(term, values[term.weight] if term.weight else term.default) for term in list_terms()]
     kept = [(term, weight) for term, weight in weighted if weight and (dconf or not term.asks_confidence)]
-    return [_bound(term, values, dconf) for term, _ in kept], [weight for _, weight in kept]
+    return [_bind_parameters(term, values, dconf) for term, _ in kept], [weight for _, weight in kept]
 
 
-def _bound(term: Term, values: Mapping[str, float], dconf: RewardFunction | None) -> RewardFunction:
-    """The function of ``term`` with its parameters, and with the gains in confidence if it asks for them."""
+def _bind_parameters(term: Term, values: Mapping[str, float], dconf: RewardFunction | None) -> RewardFunction:
+    """Return the function of ``term`` with its parameters set, and with the gains in confidence if it asks for them."""
     own = {name: values[name] for name in term.parameters}
     if not own and not term.asks_confidence:
         return term.function
 
-    # TRL names its metrics after the functions.
+    # Keep the function's name: TRL names its metrics after it.
     @wraps(term.function)
     def bound(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float]:
         if term.asks_confidence and dconf:

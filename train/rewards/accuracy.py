@@ -15,5 +15,5 @@ from train.rewards.term import Completion, is_right, reward_term
     limits=(0.0, 1.0),
 )
 def accuracy_reward(completions: Sequence[Completion], answer: Sequence[str], **_: Any) -> list[float]:
-    """R_acc, the gate: 1 where the one verdict is the true one, otherwise 0."""
+    """R_acc, the gate: 1 if the only verdict is right, otherwise 0."""
     return [float(is_right(written, truth)) for written, truth in zip(completions, answer, strict=True)]

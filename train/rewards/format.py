@@ -1,4 +1,4 @@
-"""R_format: a penalty for what is malformed."""
+"""R_format: a penalty for malformed output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from train.rewards.term import Completion, reward_term
     gated=False,
 )
 def format_reward(completions: Sequence[Completion], **_: Any) -> list[float]:
-    """R_format before its weight, outside the gate: -1 where anything is malformed, otherwise 0.
+    """R_format before its weight, outside the gate: -1 if anything is malformed, otherwise 0.
 
-    Malformed are a last turn that is not one thought and one verdict, a turn with a call that is not one thought and
-    one call, and a call of an unknown tool or with other arguments than it takes. However much is malformed, the
-    penalty is the same: a second slip cannot make up for a first one.
+    Malformed are: a last turn that is not one thought and one verdict; a turn with a call that is not one thought and
+    one call; and a call of an unknown tool or with wrong arguments. The penalty does not depend on the number of
+    faults.
     """
     return [-1.0 if parse_completion(written).faults else 0.0 for written in completions]

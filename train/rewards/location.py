@@ -12,11 +12,11 @@ from train.rewards.term import Completion, reward_term
 def location_reward(completions: Sequence[Completion], boxes: Sequence[Sequence[Box]], **_: Any) -> list[float]:
     """R_acc R_loc, in [0, 1].
 
-    IoU of the regions that the boxes cover together: a box named twice, or split in two, changes nothing, and boxes
-    scattered to hit something pay with their area. A right No agrees with a truth without boxes and has 1, as much as
-    a perfect Yes: whoever is unsure gains nothing by preferring one of them. A location on a normal image is a wrong
-    Yes and has 0, and so has one written beside a No, which is malformed. A Yes on a defect whose place was never
-    published has 0 wherever it points: nothing is paid that cannot be checked.
+    It is the IoU of the regions that all predicted and all true boxes cover. So naming a box twice or splitting it
+    changes nothing, and boxes scattered to hit something cost area. A right No has no boxes, like the truth, and scores
+    1, as much as a perfect Yes: an unsure policy gains nothing by preferring one of the answers. A location on a normal
+    image is a wrong Yes and scores 0. A location next to a No is malformed and scores 0 too. A Yes on a defect whose
+    place was never published scores 0 for any location, because it cannot be checked.
     """
     return [
         union_iou(reading.verdict.boxes, true) if reading.verdict else 0.0

@@ -1,4 +1,4 @@
-"""What a term of the reward is: one decorated function that declares its weight, its parameters and its chart."""
+"""Defines a term of the reward: one decorated function that declares its weight, its parameters and its chart."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -18,33 +18,33 @@ class Term:
     """A term of the reward."""
 
     function: RewardFunction
-    """Its scores, a completion each; behind the gate if it is to be."""
+    """Returns one score per completion; a gated term returns 0 for wrong verdicts."""
     weight: str | None
-    """The parameter of ``grpo.reward`` that weighs it; None: nobody may change the weight."""
+    """Name of the parameter of ``grpo.reward`` that sets its weight; None if the weight is fixed."""
     default: float
-    """The weight where no parameter says another."""
+    """Default weight."""
     parameters: Mapping[str, float]
-    """Further parameters of ``grpo.reward`` with their defaults: arguments of the function that have one."""
+    """Further parameters of ``grpo.reward`` with their defaults: the function's arguments that have a default."""
     gated: bool
     title: str
     note: str
     limits: tuple[float, float] | None
     asks_confidence: bool
-    """Whether the function takes ``dconf``, which costs two passes of the policy."""
+    """Whether the function takes ``dconf``, which costs two forward passes of the policy."""
 
     @property
     def name(self) -> str:
-        """Name for people: that of the function without ``_reward``."""
+        """Display name: the name of the function without ``_reward``."""
         return self.function.__name__.removesuffix("_reward")
 
     @property
     def column(self) -> str:
-        """Its mean, as TRL logs it."""
+        """Key under which TRL logs its mean."""
         return f"rewards/{self.function.__name__}/mean"
 
 
-DECLARED: dict[str, Term] = {}
-"""By name; :mod:`train.rewards` fills it."""
+DECLARED_TERMS: dict[str, Term] = {}
+"""Declared terms by name; importing :mod:`train.rewards` fills it."""
 
 
 def reward_term(
@@ -56,20 +56,20 @@ def reward_term(
     gated: bool = True,
     limits: tuple[float, float] | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]:
-    """Declare a function a term of the reward.
+    """Declare a function as a term of the reward.
 
-    The function is named ``NAME_reward``. It takes ``completions``, whichever it needs of the truth
-    (:mod:`train.truth`: ``answer``, ``boxes``, ``defect_type``; a value a completion), and ``**_`` for the rest, and
-    returns a score a completion. An argument ``dconf`` asks for the gains in confidence. An argument with a default is
-    a parameter of ``grpo.reward``.
+    The function is named ``NAME_reward``. It takes ``completions``, the columns of the truth that it needs
+    (:mod:`train.truth`: ``answer``, ``boxes``, ``defect_type``; one value per completion), and ``**_`` for the others,
+    and returns one score per completion. An argument ``dconf`` requests the gains in confidence. An argument with a
+    default becomes a parameter of ``grpo.reward``.
 
     Args:
-        weight: The parameter of ``grpo.reward`` that weighs it, 0 or more; None: nobody may change the weight.
-        default: The weight where no parameter says another.
-        title: Of its chart.
-        note: What is drawn.
-        gated: Whether only a completion with the right verdict has a score; all others have 0.
-        limits: Least and largest score; None where there are none.
+        weight: Name of the parameter of ``grpo.reward`` that sets its weight, 0 or more; None fixes the weight.
+        default: Default weight.
+        title: Title of its chart.
+        note: Description of its chart.
+        gated: Whether completions with a wrong verdict score 0.
+        limits: Smallest and largest score; None if unbounded.
     """
 
     def declare(function: RewardFunction) -> RewardFunction:
@@ -77,17 +77,17 @@ def reward_term(
         arguments = inspect.signature(function).parameters
         own = {name: item.default for name, item in arguments.items() if item.default is not item.empty}
         term = Term(scored, weight, default, own, gated, title, note, limits, "dconf" in arguments)
-        taken = {name for other in DECLARED.values() for name in (other.weight, *other.parameters)} - {None}
-        assert term.name not in DECLARED, f"two terms of the reward are named {term.name}"
-        assert not taken & {weight, *own}, f"the term {term.name} shares a parameter with another"
-        DECLARED[term.name] = term
+        taken = {name for other in DECLARED_TERMS.values() for name in (other.weight, *other.parameters)} - {None}
+        assert term.name not in DECLARED_TERMS, f"two terms of the reward are named {term.name}"
+        assert not taken & {weight, *own}, f"the term {term.name} shares a parameter with another term"
+        DECLARED_TERMS[term.name] = term
         return scored
 
     return declare
 
 
 def is_right(completion: Completion, truth: str) -> bool:
-    """Whether the one verdict of ``completion`` is the true one."""
+    """Whether ``completion`` has exactly one verdict, with the right answer."""
     verdict = parse_completion(completion).verdict
     return verdict is not None and verdict.answer == truth
 

@@ -1,4 +1,4 @@
-"""R_tool: whether looking closer helped, less the cost of every look."""
+"""R_tool: a bonus if tool calls helped, minus a cost per call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from train.rewards.term import Completion, reward_term
 
 
 @reward_term(
-    weight="gamma", default=0.5, title="Use of tools", note="R_acc · R_tool: confidence that rose, less each call"
+    weight="gamma", default=0.5, title="Use of tools", note="R_acc · R_tool: bonus if confidence rose, minus call costs"
 )
 def tool_reward(
     completions: Sequence[Completion],
@@ -19,13 +19,12 @@ def tool_reward(
 ) -> list[float]:
     """R_acc R_tool = R_acc (lambda 1[dconf > 0] - eta |C|), at most lambda - eta, without a lower bound.
 
-    |C| counts every call in the right syntax, so that a call costs whatever it returns: one that the tool refused
-    (``error: …``) counts too, else failing would be free. One in the wrong syntax costs in
-    :func:`~train.rewards.format.format_reward`. The bonus needs an observation that is no error, is paid once however
-    many calls there are, and an undefined dconf (NaN) earns none.
+    |C| counts every call in valid syntax, also one that the tool refused (``error: …``); otherwise failing would be
+    free. A call in invalid syntax costs in :func:`~train.rewards.format.format_reward`. The bonus is paid at most once
+    per completion, and only if an observation is no error. An undefined dconf (NaN) earns no bonus.
 
     Args:
-        dconf: By how much the calls and observations raised the margin of the true answer over the other,
+        dconf: Rise of the margin of the true answer over the other answer through calls and observations,
             ``m(y | image, question, calls, observations) - m(y | image, question)``.
         lambda_: Bonus for calls that helped.
         eta: Cost of a call.

@@ -20,7 +20,7 @@ from cot_builder.corpus.validated import (
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from tests.helpers import small_corpus
-from tests.helpers.training_project import with_manifest
+from tests.helpers.training_project import change_manifest
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def no_shard(workspace: Workspace) -> None:
 
 
 def other_stage(workspace: Workspace) -> None:
-    with_manifest(workspace.indus_cot, stage="draft")
+    change_manifest(workspace.indus_cot, stage="draft")
 
 
 def row_less(workspace: Workspace) -> None:

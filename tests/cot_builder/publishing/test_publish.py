@@ -200,18 +200,18 @@ def test_sft_trainer_trains_from_the_published_rows(client: Client, published: C
     steps = client.python(
         "from pathlib import Path\nfrom tests.helpers import training_project\nfrom train import corpus\n"
         "rows = corpus.read(Path('data/indus_cot'))['train']\n"
-        "training_project.build_model(Path('tiny'), corpus.texts(rows))\n"
+        "training_project.build_model(Path('tiny'), corpus.iter_texts(rows))\n"
         + code
         + """
 import io
-from train.collator import collator
+from train.collator import make_collator
 def png(image):
     sink = io.BytesIO()
     image.save(sink, "PNG")
     return {"bytes": sink.getvalue()}
 value = [trainer.state.global_step]
 for row in (corpus[0], next(row for row in corpus if len(row["images"]) > 1)):
-    ours = collator(processor)([{**row, "images": [png(image) for image in row["images"]]}])
+    ours = make_collator(processor)([{**row, "images": [png(image) for image in row["images"]]}])
     theirs = collate([row])
     value += [ours["input_ids"].equal(theirs["input_ids"]), ours["labels"].equal(theirs["labels"])]
 """

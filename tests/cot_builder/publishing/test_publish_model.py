@@ -10,7 +10,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from cot_builder.corpus.models import weights_sha256
-from eval.metrics import metrics, write_metrics
+from eval.metrics import compute_metrics, write_metrics
 from tests.helpers import predictions
 from tests.helpers.hub_client import Client, CommandResult
 from tests.helpers.publication import REPO, REVIEWER, assert_refused
@@ -118,8 +118,10 @@ def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Pa
 
 
 def _evaluated(folder: Path, weights: str, answer: str) -> None:
-    table = predictions.mpdd(lambda bad, rng: answer)
-    run = predictions.run(set=folder.name, model="models/sft", model_sha256=weights)
-    found = metrics(table, run, predictions.listing(458, 458), predictions.NOTHING_SEEN, draws=20, seed=0)
+    table = predictions.make_mpdd_predictions(lambda bad, rng: answer)
+    run = predictions.make_run(set=folder.name, model="models/sft", model_sha256=weights)
+    found = compute_metrics(
+        table, run, predictions.make_listing(458, 458), predictions.UNKNOWN_CONTAMINATION, draws=20, seed=0
+    )
     folder.mkdir(parents=True)
     write_metrics(found, folder)

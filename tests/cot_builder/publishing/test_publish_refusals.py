@@ -96,7 +96,7 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated", "sha256")
     mark_validated(copy)
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
-    training_project.with_manifest(copy / "data/indus_cot", stage="draft")
+    training_project.change_manifest(copy / "data/indus_cot", stage="draft")
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
     shutil.rmtree(copy / "data/indus_cot")
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "no corpus is there")

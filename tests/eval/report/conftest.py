@@ -66,5 +66,5 @@ def opened(chromium: "Browser", workspace: Workspace) -> "Iterator[Visit]":
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     visit = Visit(context, workspace.reports / "index.html")
     yield visit
-    assert visit.outside() == [] and visit.complaints == []
+    assert visit.external_requests() == [] and visit.errors == []
     context.close()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cot_builder.corpus.figures import choose_gallery, make_histogram
 from eval.report.report import report
-from eval.report.trajectory import LEAST_SIDE, picture
+from eval.report.trajectory import MIN_SIDE, encode_picture
 from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from tests.helpers.report_page import Tables
@@ -32,12 +32,12 @@ def counts(rows: pl.DataFrame, column: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(("caption", "column"), [("Category", "category"), ("View", "view"), ("Split", "split")])
 def test_counts_are_those_of_the_corpus(page, rows, caption, column):
-    table = Tables(page).found[caption]
+    table = Tables(page).rows_by_caption[caption]
     assert {row[0]: row[2:] for row in table} == counts(rows, column)
 
 
 def test_types_and_tools_are_those_of_the_corpus(page, rows):
-    tables = Tables(page).found
+    tables = Tables(page).rows_by_caption
     types = Counter(rows["defect_type"].drop_nulls())
     assert {row[0]: int(row[2]) for row in tables["Defect type"]} == types
     callers = Counter(tool for tools in rows["tool_calls"] for tool in set(tools))
@@ -63,7 +63,7 @@ def test_lengths_are_those_of_the_corpus(page, rows):
 
 
 def test_pipeline_says_what_was_left_out_and_why(page, rows):
-    funnel = [(row[0], row[2]) for row in Tables(page).found["What became of the training pool"]]
+    funnel = [(row[0], row[2]) for row in Tables(page).rows_by_caption["What became of the training pool"]]
     assert funnel[0] == ("pulled, training sets", "32")
     assert funnel[1] == ("in kept categories", "24")
     assert funnel[-1] == ("in the corpus", str(len(rows)))
@@ -72,7 +72,7 @@ def test_pipeline_says_what_was_left_out_and_why(page, rows):
 
 
 def test_gates_and_rejected_drafts_are_told_with_reasons(page, rows):
-    failed = {row[0]: row[2] for row in Tables(page).found["What a draft is held to"]}
+    failed = {row[0]: row[2] for row in Tables(page).rows_by_caption["What a draft is held to"]}
     assert failed.pop("leak") == failed.pop("length") == "1"
     assert set(failed.values()) == {"0"} and "evidence" in failed
     assert f"{len(rows)} of {len(rows) + 1} drafts of {len(rows)} samples passed" in page
@@ -81,7 +81,7 @@ def test_gates_and_rejected_drafts_are_told_with_reasons(page, rows):
 
 
 def test_leakage_names_categories_and_pairs(page):
-    tables = Tables(page).found
+    tables = Tables(page).rows_by_caption
     assert tables["Categories dropped"] == [["gear", "gears", "held_out", "same name, normalised", "8"]]
     assert ["widget/0.png", "held_out plate/1.png", "same bytes"] in tables["Pairs that show one picture"]
     assert "none has images in both train and validation" in page
@@ -204,10 +204,10 @@ def test_the_choice_is_even_and_does_not_depend_on_order(kinds, count, random):
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(500, 20_000))
 def test_pictures_keep_to_their_limits(height, width, limit):
     noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    made = picture(noise, 300, limit)
+    made = encode_picture(noise, 300, limit)
     assert (made.width, made.height) == (width, height)
     encoded = np.frombuffer(base64.b64decode(made.uri.partition(",")[2]), np.uint8)
     small = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     assert max(small.shape) <= 300
-    assert len(encoded) <= limit or max(small.shape) <= LEAST_SIDE
-    assert max(small.shape) == min(300, max(height, width)) or len(encoded) <= limit or max(small.shape) == LEAST_SIDE
+    assert len(encoded) <= limit or max(small.shape) <= MIN_SIDE
+    assert max(small.shape) == min(300, max(height, width)) or len(encoded) <= limit or max(small.shape) == MIN_SIDE

@@ -41,36 +41,36 @@ def test_nothing_is_wider_than_the_window(chromium, workspace, rows, width, sche
         }"""
     )
     assert wide == [width] * len(rows)
-    assert visit.outside() == [] and visit.complaints == []
+    assert visit.external_requests() == [] and visit.errors == []
     context.close()
 
 
 def test_filters_change_what_is_shown_and_the_count(opened, rows):
     page, total = opened.page, len(rows)
-    assert opened.shown() == f"{total} of {total}"
+    assert opened.shown_count() == f"{total} of {total}"
     page.select_option("[name=answer]", "Yes")
     defective = rows.filter(pl.col("answer") == "Yes")
-    assert opened.shown() == f"{len(defective)} of {total}"
+    assert opened.shown_count() == f"{len(defective)} of {total}"
     assert page.locator("#sheet li:visible").count() == len(defective)
     page.select_option("[name=tool]", "prior")
     with_prior = defective.filter(pl.col("tool_calls").list.contains("prior"))
-    assert opened.shown() == f"{len(with_prior)} of {total}"
+    assert opened.shown_count() == f"{len(with_prior)} of {total}"
     page.select_option("[name=category]", "flange")
-    assert opened.shown() == f"{len(with_prior.filter(pl.col('category') == 'flange'))} of {total}"
+    assert opened.shown_count() == f"{len(with_prior.filter(pl.col('category') == 'flange'))} of {total}"
     page.click("button[type=reset]")
     expect(page.locator("#shown-count")).to_have_text(f"{total} of {total}")
     page.select_option("[name=tool]", "none")
-    assert opened.shown() == f"{sum(len(tools) == 0 for tools in rows['tool_calls'])} of {total}"
+    assert opened.shown_count() == f"{sum(len(tools) == 0 for tools in rows['tool_calls'])} of {total}"
     page.select_option("[name=tool]", "")
     for name, column in (("type", "defect_type"), ("view", "view"), ("split", "split")):
         value = rows[column].drop_nulls().sort()[0]
         page.select_option(f"[name={name}]", value)
-        assert opened.shown() == f"{len(rows.filter(pl.col(column) == value))} of {total}"
+        assert opened.shown_count() == f"{len(rows.filter(pl.col(column) == value))} of {total}"
         page.select_option(f"[name={name}]", "")
     page.fill("[name=text]", "ONERROR inspection")
-    assert opened.shown() == f"{sum('onerror' in text for text in rows['trajectory'])} of {total}"
+    assert opened.shown_count() == f"{sum('onerror' in text for text in rows['trajectory'])} of {total}"
     page.fill("[name=text]", "no such words")
-    assert opened.shown() == f"0 of {total}" and opened.current() == []
+    assert opened.shown_count() == f"0 of {total}" and opened.visible_ids() == []
     assert page.is_visible("#nothing") and page.is_disabled("#next") and page.is_disabled("#previous")
 
 
@@ -79,44 +79,44 @@ def test_keys_and_buttons_step_through_what_is_shown(opened):
     page.select_option("[name=answer]", "No")
     page.keyboard.press("Escape")
     order = page.eval_on_selector_all("article[data-answer=No]", "all => all.map(a => a.id)")
-    assert opened.current() == [order[0]] and page.is_disabled("#previous")
+    assert opened.visible_ids() == [order[0]] and page.is_disabled("#previous")
     page.click("#next")
-    assert opened.current() == [order[1]]
+    assert opened.visible_ids() == [order[1]]
     assert page.evaluate("location.hash") == f"#{order[1]}"
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("j")
-    assert opened.current() == [order[3]] and page.inner_text("#position") == f"4 of {len(order)}"
+    assert opened.visible_ids() == [order[3]] and page.inner_text("#position") == f"4 of {len(order)}"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("k")
     page.click("#previous")
-    assert opened.current() == [order[0]]
+    assert opened.visible_ids() == [order[0]]
     page.keyboard.press("/")
     page.keyboard.type("jjj")
     assert page.input_value("[name=text]") == "jjj"
     page.fill("[name=text]", "")
     page.click(f'#sheet a[data-of="{order[-1]}"]')
-    assert opened.current() == [order[-1]] and page.is_disabled("#next")
+    assert opened.visible_ids() == [order[-1]] and page.is_disabled("#next")
 
 
 def test_a_deep_link_opens_its_trajectory_whatever_the_filters(chromium, workspace, rows):
     target = rows.filter(pl.col("answer") == "Yes")["id"][-1]
     context = chromium.new_context(reduced_motion="reduce")
     visit = Visit(context, workspace.reports / "index.html", f"#{target}")
-    assert visit.current() == [target]
+    assert visit.visible_ids() == [target]
     assert visit.page.evaluate(f"document.getElementById('{target}').getBoundingClientRect().top") < 400
     visit.page.select_option("[name=answer]", "No")
-    assert target not in visit.current()
+    assert target not in visit.visible_ids()
     visit.page.evaluate(f"location.hash = '{target}'")
     expect(visit.page.locator(f"[id='{target}']")).to_be_visible()
-    assert visit.current() == [target] and visit.shown() == f"{len(rows)} of {len(rows)}"
+    assert visit.visible_ids() == [target] and visit.shown_count() == f"{len(rows)} of {len(rows)}"
     context.close()
 
 
 def test_boxes_lie_where_the_corpus_says_and_toggles_hold_for_the_next(opened, rows):
     page = opened.page
     page.select_option("[name=answer]", "Yes")
-    [shown] = opened.current()
+    [shown] = opened.visible_ids()
     frame = page.locator(f"[id='{shown}'] .frame").bounding_box()
     box = page.locator(f"[id='{shown}'] .mark.verdict").first.bounding_box()
     drawn = [

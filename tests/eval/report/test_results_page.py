@@ -13,7 +13,7 @@ from cot_builder.inspection.toolbox import Toolbox
 from cot_builder.storage.results import PREDICTIONS_FILE
 from cot_builder.storage.samples import SampleImages
 from cot_builder.storage.workspace import Workspace
-from eval.metrics import metrics, read_metrics, write_metrics
+from eval.metrics import compute_metrics, read_metrics, write_metrics
 from eval.report.items import ITEMS_A_SCRIPT, write_items
 from eval.report.report import report
 from schemas.errors import IndusCotError
@@ -65,7 +65,7 @@ def evaluated(workspace: Workspace, results: Path) -> pl.DataFrame:
             {"text": HOSTILE},
         ]  # fmt: skip
         transcripts.append(json.dumps({"turns": turns}))
-    table = predictions.table(
+    table = predictions.make_predictions(
         [truth[sample.sample_id].label == "anomalous" for sample in samples],
         sample_id=[sample.sample_id for sample in samples],
         source_set="held_out",
@@ -88,9 +88,17 @@ def evaluated(workspace: Workspace, results: Path) -> pl.DataFrame:
     folder = results / "held_out"
     folder.mkdir(parents=True)
     PREDICTION.write(table, folder / PREDICTIONS_FILE)
-    facts = predictions.run(set="held_out", policy="endpoint", model=HOSTILE)
+    facts = predictions.make_run(set="held_out", policy="endpoint", model=HOSTILE)
     write_metrics(
-        metrics(table, facts, predictions.listing(len(samples), 99), predictions.NOTHING_SEEN, draws=50, seed=0), folder
+        compute_metrics(
+            table,
+            facts,
+            predictions.make_listing(len(samples), 99),
+            predictions.UNKNOWN_CONTAMINATION,
+            draws=50,
+            seed=0,
+        ),
+        folder,
     )
     return table
 

@@ -43,8 +43,11 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
             {"role": "assistant", "content": f"{HOSTILE} {'long ' * 400}of step {step}", "tool_calls": []},
             {"role": "tool", "content": [{"type": "image", "image": image}, {"type": "text", "text": "x" * 300}]},
         ]
-        kept = [rollouts.rollout(f"row-{n}", asked, done, "No", {"reward": step / 4, "format": -1.0}) for n in range(8)]
-        rollouts.save(made.grpo / "rollouts", step, kept)
+        kept = [
+            rollouts.rollout_to_json(f"row-{n}", asked, done, "No", {"reward": step / 4, "format": -1.0})
+            for n in range(8)
+        ]
+        rollouts.save_step(made.grpo / "rollouts", step, kept)
     values = {"mean": 0.5, "low": 0.25, "high": 0.75}
     (made.reports / "learn.json").write_text(
         json.dumps(
@@ -70,7 +73,7 @@ def test_without_a_training_there_is_no_such_section(page):
 
 def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
     page = (trained.reports / "index.html").read_text("utf-8")
-    tables = Tables(page).found
+    tables = Tables(page).rows_by_caption
     assert tables["Fine-tuning in figures"] == [["trajectories", "22"], ["loss", "2"], ["seconds", "12.5"]]
     assert tables["Reinforcement in figures"] == [["reward", "-0.25", "0.25"], ["confidence gain", "–", "0.0012"]]
     described = dict(re.findall(r'<desc id="(\w+-\d+)-d">(.*?)</desc>', page))
@@ -90,7 +93,7 @@ def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
 
 def test_the_proof_is_told_with_what_did_not_hold(trained):
     page = (trained.reports / "index.html").read_text("utf-8")
-    tables = Tables(page).found
+    tables = Tables(page).rows_by_caption
     assert tables["What had to hold"] == [
         ["GRPO beats SFT", "balanced accuracy", "0.500 [0.250, 0.750]", "yes"],
         ["tools beat none", "reward", "0.500 [-0.100, 0.750]", "no"],
@@ -137,5 +140,5 @@ def test_trainings_fit_the_window_and_load_nothing(chromium, trained, width):
     assert wide == width
     assert visit.page.locator(".rollout img").count() == 16
     assert visit.page.evaluate("[...document.querySelectorAll('.rollout img')].every(i => i.naturalWidth > 0)")
-    assert visit.outside() == [] and visit.complaints == []
+    assert visit.external_requests() == [] and visit.errors == []
     context.close()
