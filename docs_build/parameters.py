@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cot_builder.params import Params, PullSet
 from docs_build.markdown import attribute_docs, code, described_table, sentence, table
-from train.rewards import declared_terms, reward_parameters
+from train.rewards import list_terms, reward_parameters
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")
 _COMMENT = re.compile(r"^ *# ?(?P<text>.*)$")
@@ -112,7 +112,7 @@ def _rows(
 def _reward_rows(
     values: Mapping[str, float], comments: Mapping[tuple[str, ...], str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    weighed = {term.weight: term.title for term in declared_terms()}
+    weighed = {term.weight: term.title for term in list_terms()}
     for name, default in reward_parameters().items():
         words = sentence(comments.get(("grpo", "reward", name), "") or f"weight of {weighed.get(name, 'a term')}")
         yield code(f"grpo.reward.{name}"), "number, at least 0", code(values.get(name, default)), words

@@ -21,7 +21,7 @@ from docs_build.verbs import verbs_page
 from eval.metrics import FIGURES
 from eval.scoreboard import SETS, published
 from schemas.taxonomy import describe, families, family, iso8785, leaves
-from train.rewards import declared_terms
+from train.rewards import list_terms
 
 ENDPOINT_GATES = {
     "audit": "A second reading without supervision finds no ungrounded statement (endpoint teacher only).",
@@ -100,7 +100,7 @@ def rewards_page() -> str:
         "`R_acc (1 + alpha R_loc + beta R_type + gamma R_tool) + R_format`. A term behind the gate scores 0 unless the "
         "verdict is right. A weight of 0 leaves a term out.",
     ]
-    for term in declared_terms():
+    for term in list_terms():
         further = ", ".join(f"{code(f'grpo.reward.{name}')} = {value}" for name, value in term.parameters.items())
         weight = f"`grpo.reward.{term.weight}`, default {term.default}" if term.weight else f"fixed at {term.default}"
         parts += [
