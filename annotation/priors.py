@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from cot_builder.teacher.find_leaks import find_leaks, replace_category_name
 from label_studio_sdk import LabelStudio
 
 from annotation import page, prior_page
@@ -42,6 +41,7 @@ from cot_builder.params import Params
 from cot_builder.progress import track
 from cot_builder.storage.output import Output, stage_output, write_text
 from cot_builder.storage.workspace import Workspace
+from cot_builder.teacher.leaks import find_leaks, replace_category_name
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
