@@ -70,9 +70,9 @@ class _WaitingRequest(NamedTuple):
 class BatchQueue:
     """Submits the batches of one client, and collects those that an earlier run left open."""
 
-    def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, pace: EndpointLimits) -> None:
+    def __init__(self, ledger: Ledger, sdk: openai.AsyncOpenAI, limits: EndpointLimits) -> None:
         self._ledger = ledger
-        self._pace = pace
+        self._limits = limits
         self._sdk = sdk
         self._spools: dict[tuple[str, str], _Spool] = {}
         self._waiting: dict[str, _WaitingRequest] = {}
@@ -114,7 +114,7 @@ class BatchQueue:
         """
         if collect and self._started and not self._resumed.is_set():
             try:
-                async with asyncio.timeout(self._pace.timeout_s):
+                async with asyncio.timeout(self._limits.timeout_s):
                     await self._resumed.wait()
             except TimeoutError:
                 pass
@@ -164,7 +164,7 @@ class BatchQueue:
             IndusCotError: the run has to stop.
         """
         errors: list[str] = []
-        for _ in range(self._pace.attempts):
+        for _ in range(self._limits.attempts):
             self._check(request)
             self._add_to_spool(request, price)
             try:
@@ -249,7 +249,7 @@ class BatchQueue:
     async def _submit(self, name: tuple[str, str], spool: _Spool) -> None:
         try:
             async with self._upload_lock:
-                file_id = await self._with_retries(lambda: self._upload(spool), self._pace.attempts)
+                file_id = await self._with_retries(lambda: self._upload(spool), self._limits.attempts)
                 if self._ledger.is_closing:
                     return
                 batch = await self._create(name, spool, file_id)
@@ -309,7 +309,7 @@ class BatchQueue:
 
         answers.open_batch(PENDING_PREFIX + file_id, spool.keys)
         try:
-            batch = await self._with_retries(create, self._pace.attempts)
+            batch = await self._with_retries(create, self._limits.attempts)
         except (NotAnsweredError, StopError):
             answers.close_batch(PENDING_PREFIX + file_id)
             raise
@@ -364,7 +364,7 @@ class BatchQueue:
 
     async def _poll(self, batch: Batch, keys: list[str], from_earlier_run: bool) -> None:
         while batch.status not in FINAL_STATUSES:
-            await asyncio.sleep(self._pace.poll_s)
+            await asyncio.sleep(self._limits.poll_s)
             try:
                 batch = await self._retrieve(batch.id, len(keys))
             except NotAnsweredError as error:

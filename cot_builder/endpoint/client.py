@@ -68,7 +68,7 @@ class EndpointClient:
     def __init__(
         self,
         endpoint: Endpoint,
-        pace: EndpointLimits,
+        limits: EndpointLimits,
         budget: BudgetParams,
         answers: AnswerStore,
         *,
@@ -80,7 +80,7 @@ class EndpointClient:
 
         Args:
             endpoint: Address, name of the key's environment variable, models.
-            pace: Concurrency, rate limits, timeouts, attempts.
+            limits: Concurrency, rate limits, timeouts, attempts.
             budget: Caps on spend.
             answers: The answer store.
             price: Returns the price of a model.
@@ -92,22 +92,22 @@ class EndpointClient:
         """
         self.last_error = ""
         """Error of the last failed attempt, which will be retried."""
-        self.throttle = Throttle(pace.concurrency, pace.rpm, pace.tpm)
-        self._pace = pace
+        self.throttle = Throttle(limits.concurrency, limits.rpm, limits.tpm)
+        self._limits = limits
         self._offline = offline
         self._refresh = refresh
         self._in_flight: dict[str, asyncio.Future[Answer]] = {}
         self._fatal_error: IndusCotError | None = None
         key = "" if offline else _read_key(endpoint)
         address = endpoint.base_url or "api.openai.com"
-        self.ledger = Ledger(answers, pace, budget, price=price, address=address, key=key, section=endpoint.section)
-        self._sdk = None if offline else _make_sdk_client(endpoint, pace, key)
+        self.ledger = Ledger(answers, limits, budget, price=price, address=address, key=key, section=endpoint.section)
+        self._sdk = None if offline else _make_sdk_client(endpoint, limits, key)
         # Collect open batches even if batch mode is off now: they are paid for.
         self._batches: BatchQueue | None = None
-        if self._sdk is not None and (pace.batch or answers.open_batches()):
+        if self._sdk is not None and (limits.batch or answers.open_batches()):
             from cot_builder.endpoint import batch
 
-            self._batches = batch.BatchQueue(self.ledger, self._sdk, pace)
+            self._batches = batch.BatchQueue(self.ledger, self._sdk, limits)
 
     async def __aenter__(self) -> "EndpointClient":
         if self._batches:
@@ -193,8 +193,8 @@ class EndpointClient:
         bound = prices.max_usage(price, request)
         if self._batches and (answer := await self._batches.get_from_earlier_batch(request, refresh)):
             return answer
-        async with self.ledger.budget.reserve(prices.compute_cost(price, bound, self._pace.batch), bound.total):
-            if self._batches and self._pace.batch:
+        async with self.ledger.budget.reserve(prices.compute_cost(price, bound, self._limits.batch), bound.total):
+            if self._batches and self._limits.batch:
                 return await self._batches.ask(request, price)
             response = await self._send_with_retries(request, price)
             return self.ledger.store_response(request, price, response)
@@ -202,7 +202,7 @@ class EndpointClient:
     async def _send_with_retries(self, request: Request, price: Price) -> dict[str, Any]:
         tokens = prices.estimate_input_tokens(price, request) + request.max_tokens
         errors: list[str] = []
-        for attempt in range(self._pace.attempts):
+        for attempt in range(self._limits.attempts):
             if self.ledger.is_closing and attempt:
                 raise CacheMissError(request)
             async with self.throttle.slot(tokens):
@@ -221,10 +221,10 @@ class EndpointClient:
                         self.ledger.stats.overloaded += 1
                         self.throttle.record_overload(sent, error.wait)
                     wait = error.wait
-            if attempt + 1 < self._pace.attempts:
+            if attempt + 1 < self._limits.attempts:
                 await self.throttle.wait(self.ledger.compute_delay(attempt, wait))
         causes = ", ".join(f"{count} x {reason}" for reason, count in Counter(errors).items())
-        raise self.ledger.make_exhausted_error(f"no answer after {self._pace.attempts} attempts: {causes}")
+        raise self.ledger.make_exhausted_error(f"no answer after {self._limits.attempts} attempts: {causes}")
 
     async def _send(self, request: Request) -> dict[str, Any]:
         import httpx2
@@ -232,7 +232,7 @@ class EndpointClient:
 
         assert self._sdk is not None
         try:
-            async with asyncio.timeout(self._pace.timeout_s):
+            async with asyncio.timeout(self._limits.timeout_s):
                 # Not the SDK's typed method: it walks and encodes every message, images included, which takes more
                 # than half of the client's time.
                 raw = await self._sdk.post("/chat/completions", cast_to=httpx2.Response, content=request.encode_body())
@@ -243,7 +243,7 @@ class EndpointClient:
         except (TimeoutError, openai.APIConnectionError) as error:
             cause = error if isinstance(error, TimeoutError) else find_root_cause(error)
             if isinstance(cause, TimeoutError):
-                raise TransientError(f"no answer within {self._pace.timeout_s:g} s") from None
+                raise TransientError(f"no answer within {self._limits.timeout_s:g} s") from None
             raise TransientError(f"no connection ({type(cause).__name__})") from None
         except openai.OpenAIError as error:
             raise TransientError(f"unreadable answer ({type(error).__name__})") from None
@@ -263,14 +263,14 @@ def _read_key(endpoint: Endpoint) -> str:
     return key
 
 
-def _make_sdk_client(endpoint: Endpoint, pace: EndpointLimits, key: str) -> "openai.AsyncOpenAI":
+def _make_sdk_client(endpoint: Endpoint, limits: EndpointLimits, key: str) -> "openai.AsyncOpenAI":
     import openai
 
     return openai.AsyncOpenAI(
         api_key=key,
         base_url=endpoint.base_url or None,
         max_retries=0,
-        timeout=pace.timeout_s,
+        timeout=limits.timeout_s,
         # Takes a quarter less CPU per request than the default transport.
         http_client=openai.DefaultAioHttpClient(),
     )

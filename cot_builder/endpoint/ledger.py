@@ -58,7 +58,7 @@ class Ledger:
     def __init__(
         self,
         answers: AnswerStore,
-        pace: EndpointLimits,
+        limits: EndpointLimits,
         budget: BudgetParams,
         *,
         price: Callable[[str], Price],
@@ -70,7 +70,7 @@ class Ledger:
 
         Args:
             answers: The answer store.
-            pace: Number of attempts and backoff.
+            limits: Number of attempts and backoff.
             budget: Caps on spend.
             price: Returns the price of a model.
             address: Address of the endpoint, for messages.
@@ -87,7 +87,7 @@ class Ledger:
         """Whether the endpoint has responded at all, an error response included."""
         self.is_closing = False
         """Whether no new request may be sent."""
-        self._pace = pace
+        self._limits = limits
         self._key = key
         self._failures_in_a_row = 0
 
@@ -120,7 +120,7 @@ class Ledger:
     def compute_delay(self, attempt: int, wait: float | None) -> float:
         """Return the seconds to wait after ``attempt`` (from 0), at least the ``wait`` that the server asked for."""
         # The jitter affects no result, so it needs no seed.
-        delay = backoff(attempt, self._pace.backoff_s, MAX_WAIT_S) * random.uniform(0.5, 1.5)
+        delay = backoff(attempt, self._limits.backoff_s, MAX_WAIT_S) * random.uniform(0.5, 1.5)
         return max(delay, wait or 0.0)
 
     def classify_error(self, error: "openai.APIStatusError") -> Exception:

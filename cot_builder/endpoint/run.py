@@ -86,7 +86,7 @@ def run_with_client(
     allow_unpriced: bool,
     status: Callable[[], str] = str,
 ) -> None:
-    """Process every item with a client of ``endpoint``, at the pace and within the budget of ``params``.
+    """Process every item with a client of ``endpoint``, within the limits and the budget of ``params``.
 
     Raises:
         IndusCotError: no model, price or key; the budget limit is reached; the endpoint refuses every request.
@@ -114,8 +114,8 @@ def run_with_client(
             refresh=refresh,
         )
         async with client:
-            pace = params.compute.endpoint
-            concurrency = BATCH_CONCURRENCY if pace.batch else pace.concurrency
+            limits = params.compute.endpoint
+            concurrency = BATCH_CONCURRENCY if limits.batch else limits.concurrency
             await run_in_order(
                 items, lambda item: work(client, item), on_result, client, concurrency, description, total, unit, status
             )

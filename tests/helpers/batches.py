@@ -39,7 +39,7 @@ def run_in_client(work: Callable[[EndpointClient], Awaitable[Any]], url: str, st
     refresh = settings.pop("refresh", False)
     price = settings.pop("price", lambda _: PRICE)
     changes = {"batch": True, "poll_s": 0.02, "attempts": 3, "backoff_s": 0.01, "timeout_s": 10.0} | settings
-    pace: EndpointLimits = PARAMS.compute.endpoint.model_copy(update=changes)
+    limits: EndpointLimits = PARAMS.compute.endpoint.model_copy(update=changes)
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Any:
@@ -47,7 +47,7 @@ def run_in_client(work: Callable[[EndpointClient], Awaitable[Any]], url: str, st
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),
-                EndpointClient(endpoint, pace, caps, answers, price=price, refresh=refresh) as client,
+                EndpointClient(endpoint, limits, caps, answers, price=price, refresh=refresh) as client,
             ):
                 return await work(client)
         finally:

@@ -38,8 +38,8 @@ def make_questions(count: int) -> list[Request]:
     return [make_question(f"what is at place {number:03}?") for number in range(count)]
 
 
-def make_pace(**changes: Any) -> EndpointLimits:
-    """Make a pace with short waits and the given ``changes``."""
+def make_limits(**changes: Any) -> EndpointLimits:
+    """Make limits with short waits and the given ``changes``."""
     quick = {"concurrency": 8, "rpm": None, "tpm": None, "timeout_s": 20.0, "attempts": 4, "backoff_s": 0.01}
     return PARAMS.compute.endpoint.model_copy(update=quick | changes)
 
@@ -54,7 +54,7 @@ def run_in_client(
     refresh: bool = False,
     **changes: Any,
 ) -> Result:
-    """Run ``work`` with a new client on ``store``, and return its result; ``changes`` go to :func:`make_pace`."""
+    """Run ``work`` with a new client on ``store``, and return its result; ``changes`` go to :func:`make_limits`."""
     endpoint = Endpoint(url, KEY_VARIABLE, ["small"], "teacher")
 
     async def run() -> Result:
@@ -62,7 +62,7 @@ def run_in_client(
         try:
             async with EndpointClient(
                 endpoint,
-                make_pace(**changes),
+                make_limits(**changes),
                 Budget(usd=usd, tokens=tokens),
                 answers,
                 price=lambda _: PRICE,

@@ -23,7 +23,7 @@ from tests.helpers.endpoint_client import (
     count_answers,
     echo,
     gather_outcomes,
-    make_pace,
+    make_limits,
     make_question,
     make_questions,
     read_spend,
@@ -58,7 +58,7 @@ def test_two_clients_share_one_store(store: Path) -> None:
             other_store = AnswerStore(store)
             endpoint = Endpoint(server.url, KEY_VARIABLE, ["small"], "teacher")
             async with EndpointClient(
-                endpoint, make_pace(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
+                endpoint, make_limits(), Budget(usd=None, tokens=None), other_store, price=lambda _: PRICE
             ) as other:
                 assert not (await client.ask(make_question("one"))).is_cached
                 assert (await other.ask(make_question("one"))).is_cached
