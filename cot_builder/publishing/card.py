@@ -1,4 +1,4 @@
-"""The dataset card: what the corpus is, how it was made, what is wrong with it, and whose images it shows."""
+"""The dataset card: content, provenance, known faults and licences of the corpus."""
 
 import json
 import re
@@ -48,7 +48,7 @@ CONFIG_DESCRIPTIONS: Mapping[Config, str] = {
 
 
 def measure_splits(folder: Path) -> dict[Config, dict[str, tuple[int, int, int]]]:
-    """Rows, bytes and files of each split of each configuration that is there."""
+    """Number of rows, bytes and files by configuration and split."""
     found: dict[Config, dict[str, tuple[int, int, int]]] = {}
     for config in CONFIGS:
         for split in SPLITS:
@@ -63,7 +63,7 @@ def measure_splits(folder: Path) -> dict[Config, dict[str, tuple[int, int, int]]
 def dataset_info(folder: Path) -> list[dict[str, Any]]:
     """``dataset_info`` of the card: columns, rows and sizes of every configuration.
 
-    The cache of `datasets` for a local folder is keyed by these and by nothing of the files.
+    `datasets` keys its cache of a local folder by these values only, not by the files.
     """
     found = []
     for config, splits in measure_splits(folder).items():
@@ -84,7 +84,7 @@ def dataset_info(folder: Path) -> list[dict[str, Any]]:
 
 
 def copy_card(card: Path, folder: Path) -> None:
-    """Copy a card into a folder whose shards have other sizes."""
+    """Copy a card into a folder with shards of other sizes."""
     from huggingface_hub import DatasetCard
 
     found = DatasetCard.load(card)
@@ -93,7 +93,7 @@ def copy_card(card: Path, folder: Path) -> None:
 
 
 def list_licences(params: Params, shown: Mapping[str, Source]) -> list[str]:
-    """Identifiers of the licences of the texts and of every set's images."""
+    """Licence identifiers of the texts and of the images of every set."""
     return sorted({params.publish.licence, *(to_hub_licence(source.facts.licence) for source in shown.values())})
 
 
@@ -117,8 +117,8 @@ def render_card(
         params: The parameters.
         workspace: The project.
         shown: The data sets that the images come from, by name.
-        manifest: Of the publication.
-        audit: Share of the drafts drawn at random that experts took, where some were reviewed.
+        manifest: Manifest of the publication.
+        audit: Share of randomly drawn drafts that experts accepted; None if none was reviewed.
 
     Raises:
         IndusCotError: the corpus is damaged.
@@ -190,7 +190,7 @@ def _make_config_entry(config: Config, splits: Mapping[str, Any]) -> dict[str, A
 
 
 def list_left_out(folder: Path) -> list[str]:
-    """What `preference` and `review` of ``data/publish`` do not hold, or hold of no row, with its number."""
+    """Counts of pairs and reviews that ``data/publish`` leaves out or that have no row."""
     counts = read_manifest(folder)["counts"]
     return [f"{name}: {count}" for name, count in sorted(counts.items()) if name.startswith(("reviews ", "pairs "))]
 
@@ -200,7 +200,7 @@ def _count_reviewed(index: pl.DataFrame) -> int:
 
 
 def _list_example_turns(example: pictures.Example) -> dict[str, Any]:
-    """The example's chat, turn by turn, with the picture that stands in each."""
+    """Turns of the example's chat with their pictures."""
     images = iter(example.pictures)
     turns = []
     for message in json.loads(example.row["messages"])[1:]:
@@ -264,7 +264,7 @@ def _summarise_reviews(workspace: Workspace, index: pl.DataFrame, audit: Accepte
 
 
 def _read_agreement(workspace: Workspace) -> list[dict[str, Any]]:
-    """Agreement without names."""
+    """Agreement of experts, without their names."""
     path = workspace.reports / "agreement.json"
     if not path.is_file():
         return []
@@ -277,7 +277,7 @@ def _read_agreement(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _read_leakage(workspace: Workspace) -> str:
-    """The report of `select`, its headings two levels down; empty where there is none."""
+    """The leakage report of `select` with headings two levels lower; empty if there is none."""
     path = workspace.select / "leakage.md"
     if not path.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""What changed between two corpora: rows added, removed, changed, reviewed again; the version that follows from it."""
+"""Changes between two corpora (rows added, removed, changed, reviewed again), and the next version number."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ SHOWN = 10
 
 
 class Changes(NamedTuple):
-    """Ids of rows."""
+    """Changed rows, by id."""
 
     added: list[str]
     removed: list[str]
     changed: list[str]
-    """Another text, image, verdict or split."""
+    """Rows with another text, image, verdict or split."""
     rereviewed: list[str]
-    """The same, with other reviews, or other drafts that were turned down beside it."""
+    """Equal rows with other reviews or other rejected drafts."""
     same: int
     texts: int
-    """Of the changed, how many have another text, or other facts."""
+    """Number of changed rows with another text or other facts."""
     moved: int
-    """Of the others among them, how many are in another split; the rest have other images alone."""
+    """Number of the remaining changed rows that moved to another split; the rest differ only in images."""
 
     @property
     def has_changes(self) -> bool:
@@ -42,7 +42,7 @@ class Changes(NamedTuple):
 
 
 def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
-    """Hold two indexes against each other, row by row."""
+    """Compare two indexes row by row."""
     both = before.join(after, on="id", suffix="_after")
     text, images = (pl.col(name) != pl.col(f"{name}_after") for name in ("text_sha256", "images_sha256"))
     moved = pl.col("split") != pl.col("split_after")
@@ -50,7 +50,7 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
         pl.col("reviewers") != pl.col("reviewers_after")
     )
     for name in ("reviews_sha256", "pairs_sha256"):
-        # What is not published, or was before there were any, does not know of them.
+        # Old or unpublished indexes lack these columns; treat null as unchanged.
         reviews |= (pl.col(name) != pl.col(f"{name}_after")).fill_null(False)
     other = text | images | moved
     changed, again = both.filter(other), both.filter(~other & reviews)
@@ -66,17 +66,17 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Changes:
 
 
 def hash_rows(index: pl.DataFrame) -> str:
-    """Of every row: equal corpora have it alike, whenever and wherever they were made."""
+    """Hash over all rows; equal corpora have equal hashes."""
     return combine_hashes(
         map("".join, index.sort("id").select("id", "split", "text_sha256", "images_sha256").iter_rows())
     )
 
 
 def load_index(place: str) -> pl.DataFrame:
-    """The index of a corpus: a folder of `assemble` or of `publish`, or ``OWNER/NAME[@REVISION]`` on the Hub.
+    """Read the index of a corpus: a folder of `assemble` or `publish`, or ``OWNER/NAME[@REVISION]`` on the Hub.
 
     Raises:
-        IndusCotError: there is none.
+        IndusCotError: there is no corpus.
     """
     folder = Path(place)
     if (folder / INDEX).is_file():
@@ -87,31 +87,31 @@ def load_index(place: str) -> pl.DataFrame:
 
 
 def read_published_index(path: Path, place: str) -> pl.DataFrame:
-    """The index of what is published.
+    """Read a published index.
 
     Raises:
-        IndusCotError: it is damaged, a pointer of git-lfs, or somebody else's file.
+        IndusCotError: it is damaged, a git-lfs pointer, or not written by indus-cot.
     """
     from cot_builder.publishing.manifest import refuse_lfs_pointer
 
     try:
         found = pl.read_parquet(refuse_lfs_pointer(path))
     except pl.exceptions.PolarsError as error:
-        raise IndusCotError(f"{place}: its {INDEX} is damaged ({error}); take it anew from where it came") from None
-    # Version 1 of the format had no word of them.
+        raise IndusCotError(f"{place}: {INDEX} is damaged ({error}); download the corpus again") from None
+    # Version 1 of the format lacks these columns.
     later = [name for name in ("reviews_sha256", "pairs_sha256") if name not in found.columns]
     found = found.with_columns(pl.lit(None, pl.String).alias(name) for name in later)
     if missing := sorted(set(INDEX_SCHEMA.names) - set(found.columns)):
-        raise IndusCotError(f"{place}: its {INDEX} is none that indus-cot wrote: it has no column {', '.join(missing)}")
+        raise IndusCotError(f"{place}: {INDEX} was not written by indus-cot: it has no column {', '.join(missing)}")
     return found
 
 
 def download_file(place: str, path: str, token: str | bool | None = None) -> Path:
-    """A file of a dataset on the Hub.
+    """Download a file of a dataset on the Hub.
 
     Raises:
-        NotThereError: no such repository, revision or file.
-        IndusCotError: the Hub refuses, or cannot be reached.
+        NotFoundError: the repository, revision or file does not exist.
+        IndusCotError: the Hub refuses or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -130,24 +130,24 @@ def download_file(place: str, path: str, token: str | bool | None = None) -> Pat
             )
     except (HfHubHTTPError, HFValidationError):
         raise NotFoundError(
-            f"{place}: neither a folder with a corpus, nor a dataset on the Hub that indus-cot published; write a "
-            "folder, or OWNER/NAME or OWNER/NAME@REVISION (`hf auth login` where it is private)"
+            f"{place}: neither a folder with a corpus nor a dataset on the Hub that indus-cot published; give a "
+            "folder, OWNER/NAME or OWNER/NAME@REVISION (and run `hf auth login` if it is private)"
         ) from None
 
 
 def diff(before: str, after: str) -> tuple[Changes, str]:
-    """What changed, and the same in lines for people.
+    """Compare two corpora; returns the changes and a text that describes them.
 
     Raises:
-        IndusCotError: one of them is no corpus.
+        IndusCotError: one of them is not a corpus.
     """
     old, new = load_index(before), load_index(after)
     found = compare(old, new)
     lines = [f"{before} → {after}: {found}"]
     if found.changed:
         lines.append(
-            f"of the changed, {found.texts} have another text or other facts, {found.moved} the same in another split, "
-            "the rest other images alone"
+            f"changed rows: {found.texts} with another text or other facts, {found.moved} moved to another split, "
+            "the rest with other images only"
         )
     for name, ids, table in (
         ("added", found.added, new),
@@ -164,7 +164,7 @@ def diff(before: str, after: str) -> tuple[Changes, str]:
 
 
 def next_version(before: Mapping[str, Any] | None, changes: Changes | None) -> str:
-    """Semantic: major where the columns change, minor where rows come or go, patch for everything else."""
+    """Next semantic version: major if the format changes, minor if rows are added or removed, else patch."""
     if before is None:
         return "1.0.0"
     major, minor, patch = map(int, before["version"].split("."))
@@ -176,7 +176,7 @@ def next_version(before: Mapping[str, Any] | None, changes: Changes | None) -> s
 
 
 def make_changelog_entry(version: str, day: str, rows: int, changes: Changes | None, note: str) -> dict[str, Any]:
-    """A line of the changelog, for the manifest."""
+    """A changelog entry for the manifest."""
     counts = (
         {name: len(getattr(changes, name)) for name in ("added", "removed", "changed", "rereviewed")} if changes else {}
     )
@@ -184,7 +184,7 @@ def make_changelog_entry(version: str, day: str, rows: int, changes: Changes | N
 
 
 def render_changelog(entries: Sequence[Mapping[str, Any]]) -> str:
-    """CHANGELOG.md, the newest version first."""
+    """Text of CHANGELOG.md, the newest version first."""
     parts = ["# Changelog", "", "Versions are semantic: columns.rows.content.", ""]
     for item in reversed(entries):
         parts += [f"## {item['version']} ({item['date']})", ""]

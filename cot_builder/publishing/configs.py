@@ -16,9 +16,9 @@ from schemas.supervision import Supervision
 Config = Literal["sft", "rl", "preference", "review"]
 CONFIGS: tuple[Config, ...] = ("sft", "rl", "preference", "review")
 STUDENT_CONFIGS: tuple[Config, ...] = ("sft", "preference")
-"""Every column of these may be shown to a policy: what it is asked, and what it is to write."""
+"""Configurations whose columns may all be shown to a policy, as prompt or target."""
 SUPERVISION_COLUMNS = frozenset({"answer", *Supervision.model_fields} - {"sample_id"})
-"""Columns that say what is true of an image; `rl` has some, for rewards alone."""
+"""Columns with the ground truth of an image; `rl` has some of them, only for rewards."""
 
 _TEXT = Value("string")
 REFERENCE = {
@@ -29,8 +29,8 @@ REFERENCE = {
     "file_sha256": _TEXT,
     "box": List(Value("int32")),
 }
-"""How to make an image again: ``kind`` is file (the published one), region (its ``box``, half-open pixels, as PNG) or
-observation (what the call of ``turn``, from 1, returns); ``file_sha256`` is the published file's."""
+"""How to regenerate an image. ``kind``: file (the original), region (``box`` of it, half-open pixels, as PNG) or
+observation (returned by the call of ``turn``, counted from 1). ``file_sha256``: hash of the original file."""
 _SAMPLE_COLUMNS = {
     "sample_id": _TEXT,
     "source_set": _TEXT,
@@ -40,8 +40,8 @@ _SAMPLE_COLUMNS = {
     "image_licence": _TEXT,
     "obtain": _TEXT,
 }
-"""``licence`` is the strictest of texts and image, as an identifier of the Hub; ``image_licence`` the image's own, in
-words."""
+"""``licence``: the stricter of the licences of texts and image, as an identifier of the Hub. ``image_licence``: that of
+the image, in words."""
 _ORIGIN_COLUMNS = {
     "teacher": _TEXT,
     "prompt_version": _TEXT,
@@ -118,15 +118,15 @@ IMAGES: Mapping[Config, dict[str, str]] = {
     },
     "review": {},
 }
-"""Columns of images of each configuration, with the column that says how to make them again."""
+"""Image columns of each configuration, with the column of their references."""
 
 
 @cache
 def features(config: Config) -> Features:
-    """The columns as `datasets` types.
+    """Columns of a configuration as `datasets` types.
 
     Raises:
-        IndusCotError: a configuration that students are shown has a column of supervision.
+        IndusCotError: a student-facing configuration has a supervision column.
     """
     columns = COLUMNS[config]
     if config in STUDENT_CONFIGS and (told := sorted(SUPERVISION_COLUMNS & columns.keys())):
@@ -139,7 +139,7 @@ def features(config: Config) -> Features:
 
 @cache
 def schema(config: Config) -> pa.Schema:
-    """The columns as Arrow types, with what `datasets` needs to know them again."""
+    """Columns of a configuration as Arrow types, with the metadata that `datasets` needs."""
     return features(config).arrow_schema
 
 
@@ -156,7 +156,7 @@ def _hash_bytes(value: Any) -> str:
 
 
 def combine_hashes(hashes: Iterable[str]) -> str:
-    """One sha256 of many, in their order."""
+    """One sha256 over a sequence of hashes."""
     whole = hashlib.sha256()
     for item in hashes:
         whole.update(item.encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Croissant 1.0 metadata (mlcommons.org/croissant/1.0): what the files are, for tools other than `datasets`."""
+"""Croissant 1.0 metadata (mlcommons.org/croissant/1.0), for tools other than `datasets`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ LICENCES = {
     "cc-by-nc-nd-4.0": "https://creativecommons.org/licenses/by-nc-nd/4.0/",
 }
 TYPES = {"string": "sc:Text", "int64": "sc:Integer", "int32": "sc:Integer", "float64": "sc:Float", "bool": "sc:Boolean"}
-# The context of the specification, word for word: a validator compares it.
+# The context of the specification, verbatim, because validators compare it.
 CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -62,7 +62,7 @@ CONTEXT = {
 def render_croissant(
     repo: str, version: str, published: str, licence: str, summary: str, cite: str, configs: Mapping[str, Features]
 ) -> str:
-    """``croissant.json``: a record set each configuration; chats and references are their JSON."""
+    """Text of ``croissant.json``: one record set for each configuration; chats and references as JSON."""
     url = f"https://huggingface.co/datasets/{repo}"
     document = {
         "@context": CONTEXT,
@@ -83,7 +83,7 @@ def render_croissant(
                 "name": "repo",
                 "contentUrl": url,
                 "encodingFormat": "git+https",
-                # What the Hub itself writes for a repository, which has no hash of its own.
+                # The value that the Hub itself writes, since a repository has no hash.
                 "sha256": "https://github.com/mlcommons/croissant/issues/80",
             },
             *(_make_file_set(config) for config in configs),
@@ -116,7 +116,7 @@ def _make_fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
     fields = []
     for column, feature in columns.items():
         inner = feature.feature if isinstance(feature, List) and isinstance(feature.feature, dict) else None
-        # Of a list of structures, each entry: Croissant's own structures would need a record set each.
+        # Flatten lists of structures, because each Croissant structure would need its own record set.
         parts = {f"{column}.{name}": (name, part) for name, part in inner.items()} if inner else {column: ("", feature)}
         for name, (part, kind) in parts.items():
             data_type, repeated, inside = _describe_feature(kind)
@@ -136,7 +136,7 @@ def _make_fields(config: str, columns: Features) -> Sequence[dict[str, Any]]:
 
 
 def _describe_feature(feature: Any) -> tuple[str, bool, str]:
-    """Type of a column, whether it is a list, and where in a value its content is."""
+    """Type of a column, whether it is a list, and the JSON path of its content."""
     if isinstance(feature, ImageFeature):
         return "sc:ImageObject", False, "bytes"
     if isinstance(feature, List):

@@ -1,4 +1,4 @@
-"""The door to the Hub: what is there, what differs, one guarded commit; every refusal in words that say what to do."""
+"""Access to one repository of the Hub: inspect it, find differences, push one guarded commit."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from schemas.errors import IndusCotError
 
 Kind = Literal["dataset", "model"]
 UPLOAD_GROUP = 32
-"""Files that are uploaded before progress is told."""
+"""Number of files in one upload, after which the progress line moves."""
 BLOCK = 2**20
 SHOWN = 3
 README = "README.md"
 HUB_FILES = {".gitattributes", README}
-"""What the Hub itself writes into a new repository; its card has metadata and no word."""
+"""Files that the Hub itself writes into a new repository; its README has metadata and no text."""
 
 
 class RemoteFile(NamedTuple):
@@ -27,55 +27,55 @@ class RemoteFile(NamedTuple):
 
     size: int
     sha256: str | None
-    """Of a large file; None of one that git itself keeps."""
+    """Hash of a large file (LFS); None for a file that git stores."""
     blob: str
-    """git's own hash of a file that git keeps."""
+    """git blob hash of a file that git stores."""
 
 
 class Remote(NamedTuple):
-    """A repository as it was looked at."""
+    """State of a repository when it was inspected."""
 
     head: str | None
-    """Its last commit; None where there is no such repository."""
+    """Its last commit; None if the repository does not exist."""
     files: Mapping[str, RemoteFile]
     private: bool = False
 
 
 class Commit(NamedTuple):
-    """What was pushed."""
+    """A pushed commit or pull request."""
 
     revision: str
-    """To load it back by."""
+    """Revision to load it by."""
     url: str
     pull_request: bool
 
 
 class RepoState(NamedTuple):
-    """What a publication finds before it sends anything."""
+    """What is known of a repository before anything is sent."""
 
     hub: "Hub | None"
     remote: Remote | None
-    """None where the Hub was not asked."""
+    """None if the Hub could not be asked."""
     state: dict[str, Any] | None
-    """The manifest of what is there; None where nothing is, or nobody asked."""
+    """Manifest of the published version; None if nothing is published or the Hub could not be asked."""
     note: str
-    """Why the Hub was not asked."""
+    """Reason why the Hub could not be asked."""
 
 
 def inspect_repo(repo: str, kind: Kind, *, pull_request: bool, private: bool, parent: str, offline: bool) -> RepoState:
-    """Look at a repository that is to be published to.
+    """Inspect the repository to publish to and check the options against it.
 
     Args:
         repo: ``OWNER/NAME``.
-        kind: Of the repository.
-        pull_request: It is to be proposed to, so it must be there.
-        private: It is to be private; one that is there must be.
-        parent: Commit that must still be its head, where one is given.
-        offline: Go on without a token or a connection, for a dry run.
+        kind: Kind of the repository.
+        pull_request: Propose a pull request; the repository must exist.
+        private: Create the repository as private; an existing one must be private.
+        parent: Commit that must still be the head; empty for any.
+        offline: Continue without a token or a connection, for a dry run.
 
     Raises:
         UnreachableError: there is no token, or no connection, and ``offline`` is not set.
-        IndusCotError: the Hub refuses; the repository is somebody else's, or not as it is asked for.
+        IndusCotError: the Hub refuses; the repository belongs to another project or contradicts the options.
     """
     try:
         hub = Hub(repo, kind)
@@ -89,11 +89,11 @@ def inspect_repo(repo: str, kind: Kind, *, pull_request: bool, private: bool, pa
 
 
 class Hub:
-    """One repository, seen with one account.
+    """One repository, accessed with one account.
 
     Raises:
         UnreachableError: there is no token, or no connection.
-        IndusCotError: it is no name, or the Hub does not know the token.
+        IndusCotError: the name is invalid, or the Hub rejects the token.
     """
 
     def __init__(self, repo: str, kind: Kind) -> None:
@@ -107,12 +107,12 @@ class Hub:
             repo = repo.partition("/")[2] and ""
         if not repo.partition("/")[2]:
             raise IndusCotError(
-                f"{self.repo!r}: is no repository; write --repo OWNER/NAME, your account or organisation first"
+                f"{self.repo!r} is not a repository name; write --repo OWNER/NAME with your account or organisation"
             )
         token = get_token()
         if not token:
             raise UnreachableError(
-                "the Hub wants to know who you are: run `hf auth login`, or set HF_TOKEN, with a token that may write "
+                "not logged in to the Hub: run `hf auth login`, or set HF_TOKEN, with a token that has write access "
                 "(huggingface.co/settings/tokens)"
             )
         self._api: Any = HfApi(token=token)
@@ -123,10 +123,10 @@ class Hub:
         return {"repo_id": self.repo, "repo_type": self.kind}
 
     def inspect(self) -> Remote:
-        """The repository's head and its files.
+        """Read the head and the files of the repository.
 
         Raises:
-            IndusCotError: there is none, and its name is that of a repository of the other kind.
+            IndusCotError: the name belongs to a repository of the other kind.
         """
         from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -137,16 +137,16 @@ class Hub:
             other: Kind = "model" if self.kind == "dataset" else "dataset"
             if self._call(lambda: self._api.repo_exists(self.repo, repo_type=other)):
                 raise IndusCotError(
-                    f"{self.repo}: is a {other} on the Hub, and a {self.kind} of the same name would be taken for it; "
+                    f"{self.repo}: a {other} of this name exists on the Hub, and a {self.kind} could be taken for it; "
                     "choose another name with --repo"
                 ) from None
             return Remote(None, {})
 
-    def list_files(self, revision: str, stands: str = "") -> dict[str, RemoteFile]:
-        """Every file at a revision; ``stands`` as :func:`call_hub`.
+    def list_files(self, revision: str, committed: str = "") -> dict[str, RemoteFile]:
+        """List every file at a revision; ``committed`` as in :func:`call_hub`.
 
         Raises:
-            NotThereError: there is no such revision.
+            NotFoundError: the revision does not exist.
         """
         from huggingface_hub.errors import RevisionNotFoundError
         from huggingface_hub.hf_api import RepoFile
@@ -160,17 +160,17 @@ class Hub:
             }
 
         try:
-            return self._call(list_tree, stands)
+            return self._call(list_tree, committed)
         except RevisionNotFoundError:
             raise NotFoundError(
-                f"{self.repo}: has no revision {short_revision(revision)}; {stands or 'run again'}"
+                f"{self.repo}: has no revision {short_revision(revision)}; {committed or 'run again'}"
             ) from None
 
     def read_manifest(self, remote: Remote) -> dict[str, Any] | None:
-        """The manifest of what is there, which says that it is this command's to change; None where nothing is.
+        """Read the manifest, which proves that this command may change the repository; None if nothing is published.
 
         Raises:
-            IndusCotError: it is somebody else's, or its manifest is damaged.
+            IndusCotError: another project owns the repository, or its manifest is damaged.
         """
         if remote.head is None:
             return None
@@ -184,58 +184,58 @@ class Hub:
         if strangers:
             named = ", ".join(strangers[:SHOWN]) + (" …" if len(strangers) > SHOWN else "")
             raise IndusCotError(
-                f"{self.repo}: is no {self.kind} that indus-cot published, and would be overwritten; it holds {named}. "
+                f"{self.repo}: indus-cot did not publish this {self.kind} and would overwrite it; it holds {named}. "
                 "Choose another name with --repo"
             )
         return None
 
     def check_options(self, remote: Remote, private: bool, pull_request: bool, parent: str) -> None:
-        """Hold what is there against what is asked for, before anything is sent.
+        """Check the options against the repository, before anything is sent.
 
         Raises:
-            IndusCotError: somebody has committed since ``parent``; it is public and was to be private; nothing is there
-                that a pull request could be made to.
+            IndusCotError: the head is not ``parent``; the repository is public although ``private`` is set; it does not
+                exist although ``pull_request`` is set.
         """
         if parent and remote.head is None:
             raise IndusCotError(
-                f"{self.repo}: is not there, so {parent[:8]} cannot be its head; publish without --parent first"
+                f"{self.repo} does not exist, so {parent[:8]} cannot be its head; publish without --parent first"
             )
         if parent and remote.head is not None and not remote.head.startswith(parent):
             raise IndusCotError(
                 f"{self.repo}: its head is {remote.head[:8]}, not {parent[:8]}: somebody has "
-                "committed since. Look at what is there, then publish on top of the new head"
+                "committed since. Check that commit, then publish on top of the new head"
             )
         if remote.head is None and pull_request:
             raise IndusCotError(
-                f"{self.repo}: is not there, so nothing can be proposed to it; publish without --pr first"
+                f"{self.repo} does not exist, so a pull request is not possible; publish without --pr first"
             )
         if remote.head is not None and private and not remote.private:
             raise IndusCotError(
-                f"{self.repo}: is there and public, and --private does not change that; nothing was sent. Make it "
+                f"{self.repo} exists and is public, and --private does not change that; nothing was sent. Make it "
                 "private in its settings on the Hub, or leave --private out"
             )
 
     def _create(self, private: bool) -> Remote:
-        """Make the repository; one of the same kind that is there already is taken as it is.
+        """Create the repository; an existing one of the same kind is used as it is.
 
         Raises:
-            IndusCotError: it was made by somebody else meanwhile, and is public or holds something.
+            IndusCotError: somebody else has created it meanwhile, and it is public or not empty.
         """
         self._call(lambda: self._api.create_repo(**self._repo_arguments, private=private or None, exist_ok=True))
         made = self.inspect()
         self.check_options(made, private, False, "")
         if self.read_manifest(made) is not None:
             raise IndusCotError(
-                f"{self.repo}: somebody else has published to it since it was looked at; nothing was overwritten. Look "
-                "at what is there, then publish again"
+                f"{self.repo}: somebody else has published to it since it was inspected; nothing was overwritten. "
+                "Check that version, then publish again"
             )
         return made
 
     def fetch(self, path: str, revision: str) -> Path:
-        """A file of the repository, downloaded.
+        """Download a file of the repository.
 
         Raises:
-            IndusCotError: it is not there.
+            IndusCotError: the file does not exist.
         """
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -248,15 +248,14 @@ class Hub:
                 )
         except HfHubHTTPError:
             raise IndusCotError(
-                f"{self.repo}: has no {path} any more, which it had when it was published; put it back there from an "
-                "earlier commit"
+                f"{self.repo}: {path} is missing, although it was published; restore it from an earlier commit"
             ) from None
 
     def _validate_card(self, card: str) -> None:
-        """Let the Hub check the metadata of a card.
+        """Let the Hub validate the metadata of a card.
 
         Raises:
-            IndusCotError: it finds a fault.
+            IndusCotError: the metadata is invalid.
         """
         from huggingface_hub import RepoCard
 
@@ -267,7 +266,7 @@ class Hub:
                 return str(error)
             return ""
 
-        # Asked inside: what comes out of `call_hub` is no more than the 400 behind it.
+        # Catch the error inside: `call_hub` would reduce it to its status 400.
         if found := self._call(faults):
             raise IndusCotError(
                 f"{self.repo}: the Hub refuses the metadata of the card, README.md: {_parse_card_errors(found)}"
@@ -285,21 +284,21 @@ class Hub:
         pull_request: bool,
         tag: str,
     ) -> Commit:
-        """Make the repository where it is not there, and push what differs from ``remote``, what was looked at.
+        """Create the repository if needed, and push what differs from ``remote``.
 
         Args:
-            files: Everything that is to be there, the card among them.
-            changed: What of it differs.
-            gone: What is there and is not to be.
-            remote: What was looked at.
-            title: Of the commit.
-            private: As :func:`inspect_repo`, for a repository that is made.
-            pull_request: Propose it.
-            tag: What the commit is to be named afterwards, where it is.
+            files: All files of the publication, including the card.
+            changed: Files that differ.
+            gone: Paths to delete.
+            remote: State of the repository when it was inspected.
+            title: Title of the commit.
+            private: As in :func:`inspect_repo`, for a new repository.
+            pull_request: Propose a pull request.
+            tag: Tag that the commit gets afterwards; empty for none.
 
         Raises:
-            IndusCotError: the Hub finds a fault in the card, or refuses; another commit has the tag; somebody else has
-                committed, or has made the repository, since it was looked at.
+            IndusCotError: the card is invalid; the Hub refuses; another commit has the tag; somebody else has committed
+                or created the repository since it was inspected.
         """
         card = files[README]
         assert isinstance(card, bytes)
@@ -314,12 +313,12 @@ class Hub:
     def push(
         self, changed: Mapping[str, Path | bytes], deleted: list[str], remote: Remote, message: str, pull_request: bool
     ) -> Commit:
-        """One commit on top of ``remote``. Large files go first: what arrived of an interrupted push is kept.
+        """Push one commit on top of ``remote``. Large files go first, so an interrupted push keeps the uploaded ones.
 
-        A pull request that is open and proposes the same is not made twice: the answer to it may have been lost.
+        An open pull request with the same content is reused, because its response may have been lost.
 
         Raises:
-            IndusCotError: somebody else has committed since ``remote`` was looked at; the Hub refuses.
+            IndusCotError: somebody else has committed since ``remote`` was inspected; the Hub refuses.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
@@ -355,17 +354,17 @@ class Hub:
             try:
                 return self._call(
                     commit,
-                    unsure="whether it was committed is not known: run the same command again, which looks and goes on",
+                    unknown="it is unknown whether the commit succeeded; run the same command again, which checks it",
                 )
             except HfHubHTTPError as error:
                 if error.response.status_code != 412:
                     raise
                 now = self.inspect()
-                # The answer to a commit that was taken may be lost on its way: then what is there is ours.
+                # The response to a successful commit may be lost; then the repository holds our files.
                 if find_changed_files(changed, now.files) or any(path in now.files for path in deleted):
                     raise IndusCotError(
-                        f"{self.repo}: somebody else has committed since it was looked at ({(remote.head or '')[:8]}, "
-                        f"now {(now.head or '')[:8]}); nothing was overwritten. Look at `indus-cot diff`, then publish "
+                        f"{self.repo}: somebody else has committed since it was inspected ({(remote.head or '')[:8]}, "
+                        f"now {(now.head or '')[:8]}); nothing was overwritten. Run `indus-cot diff`, then publish "
                         "again"
                     ) from None
                 return Commit(now.head or "main", f"{self._url}/commit/{now.head}", False)
@@ -377,7 +376,7 @@ class Hub:
     def _find_open_pull_request(
         self, changed: Mapping[str, Path | bytes], deleted: list[str], title: str
     ) -> Commit | None:
-        """An open pull request of this title that makes the same of the repository."""
+        """Find an open pull request with this title and the same content."""
         found = self._call(
             lambda: list(
                 self._api.get_repo_discussions(
@@ -397,38 +396,38 @@ class Hub:
         return None
 
     def check_tag_is_free(self, name: str) -> None:
-        """Before a commit that is to have it.
+        """Check that the tag does not exist yet.
 
         Raises:
-            IndusCotError: there is one already.
+            IndusCotError: the tag exists.
         """
         if found := self._find_tag(name):
             raise IndusCotError(
-                f"{self.repo}: another commit, {found[:8]}, has the tag {name}; nothing was sent. Delete it there "
+                f"{self.repo}: another commit, {found[:8]}, has the tag {name}; nothing was sent. Delete that tag "
                 "first, or leave --tag out"
             )
 
-    def _find_tag(self, name: str, stands: str = "") -> str | None:
-        refs = self._call(lambda: self._api.list_repo_refs(**self._repo_arguments), stands)
+    def _find_tag(self, name: str, committed: str = "") -> str | None:
+        refs = self._call(lambda: self._api.list_repo_refs(**self._repo_arguments), committed)
         return next((item.target_commit for item in refs.tags if item.name == name), None)
 
     def tag(self, name: str, revision: str) -> bool:
-        """Name a commit; False where it has the name already.
+        """Tag a commit; returns False if it has the tag already.
 
         Raises:
-            IndusCotError: another commit has it.
+            IndusCotError: another commit has the tag.
         """
         commit = short_revision(revision)
-        stands = f"{commit} is committed, without the tag {name}: run the same command again, which sets it"
-        if found := self._find_tag(name, stands):
+        committed = f"{commit} is committed, without the tag {name}: run the same command again, which sets it"
+        if found := self._find_tag(name, committed):
             if found == revision:
                 return False
             raise IndusCotError(f"{self.repo}: another commit, {found[:8]}, has the tag {name}; delete it there first")
-        self._call(lambda: self._api.create_tag(**self._repo_arguments, tag=name, revision=revision), stands)
+        self._call(lambda: self._api.create_tag(**self._repo_arguments, tag=name, revision=revision), committed)
         return True
 
-    def _call(self, action: Callable[[], T], stands: str = "", unsure: str = "") -> T:
-        return call_hub(action, self.repo, stands, unsure)
+    def _call(self, action: Callable[[], T], committed: str = "", unknown: str = "") -> T:
+        return call_hub(action, self.repo, committed, unknown)
 
 
 def not_compared_message(revision: str) -> str:
@@ -449,15 +448,15 @@ def _has_text(card: bytes) -> bool:
 
 
 def _parse_card_errors(answer: str) -> str:
-    """The faults in what the Hub answers about a card: JSON, or plain text."""
+    """Error messages of the Hub's answer about a card, which is JSON or plain text."""
     try:
         return "; ".join(item["message"] for item in json.loads(answer)["errors"])
     except (ValueError, TypeError, KeyError):
-        return (answer.strip().splitlines() or ["it does not say why"])[0]
+        return (answer.strip().splitlines() or ["no reason given"])[0]
 
 
 def find_changed_files(wanted: Mapping[str, Path | bytes], there: Mapping[str, RemoteFile]) -> dict[str, Path | bytes]:
-    """Which of the wanted files are not there with the same content."""
+    """Files that are missing in the repository or have other content there."""
     return {
         path: source
         for path, source in wanted.items()
@@ -466,7 +465,7 @@ def find_changed_files(wanted: Mapping[str, Path | bytes], there: Mapping[str, R
 
 
 def size_of(source: Path | bytes) -> int:
-    """Bytes of a file."""
+    """Size of a file, bytes."""
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 

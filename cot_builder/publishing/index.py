@@ -1,4 +1,4 @@
-"""The index of a published corpus: one line a row, without its images."""
+"""Index of a published corpus: one line for each row, without images."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,19 +22,19 @@ INDEX_SCHEMA = pa.schema(
     ]
     + [("reviewers", pa.int64()), ("reviews_sha256", pa.string()), ("pairs_sha256", pa.string())]
 )
-"""One line a row: what `diff` compares. ``text_sha256`` is of everything but the images and the review;
-``reviews_sha256`` and ``pairs_sha256`` are of its rows of `review` and `preference`, null where they are not known."""
+"""One line for each row, which `diff` compares. ``text_sha256`` covers everything except images and reviews;
+``reviews_sha256`` and ``pairs_sha256`` cover its rows of `review` and `preference` and are null if unknown."""
 BATCH = 16
 INDEXED_COLUMNS = (
     "id", "sample_id", "source_set", "category", "view", "image.path", "image_sha256", "region", "messages", "tools",
     "trajectory", "answer", "boxes", "defect_type", "review_status", "reviewers", "teacher", "prompt_version",
     "toolbox_version", "licence",
 )  # fmt: skip
-"""Columns of the corpus whose values, images aside, make a published row; ``text_sha256`` hashes most of them."""
+"""Columns of the corpus that form a published row, besides images; ``text_sha256`` hashes most of them."""
 
 
 def read_split(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> Iterator[pa.RecordBatch]:
-    """The columns :data:`COMPARED` and ``more`` of a split, a few rows at a time.
+    """Read the columns :data:`COMPARED` and ``more`` of a split in small batches.
 
     Raises:
         IndusCotError: a shard is damaged, or lacks a column.
@@ -45,10 +45,10 @@ def read_split(corpus: Path, split: str, more: Sequence[str] = ("images",)) -> I
 
 
 def build_index(corpus: Path) -> pl.DataFrame:
-    """The index that a corpus as `assemble` writes it would be published with.
+    """Build the index of a corpus that `assemble` has written.
 
     Raises:
-        IndusCotError: no corpus is there, or it is damaged.
+        IndusCotError: the corpus is missing or damaged.
     """
     if not list_shards(corpus):
         raise IndusCotError(f"{corpus}: no data/*.parquet and no {INDEX}; is this a corpus?")
@@ -62,13 +62,15 @@ def build_index(corpus: Path) -> pl.DataFrame:
                 try:
                     trajectory = Trajectory.model_validate_json(row["trajectory"])
                 except ValidationError as error:
-                    raise IndusCotError(f"{corpus}, row {row['id']}: its trajectory is none ({error})") from None
+                    raise IndusCotError(
+                        f"{corpus}, row {row['id']}: invalid trajectory ({error}); run `indus-cot assemble`"
+                    ) from None
                 lines.append(make_index_row(row, split, trajectory))
     return pl.DataFrame(lines, schema=dict.fromkeys(INDEX_SCHEMA.names, pl.String) | {"reviewers": pl.Int64})
 
 
 def make_index_row(row: Mapping[str, Any], split: str, trajectory: Trajectory) -> dict[str, Any]:
-    """A row of the index, without what is known of its reviews and preference pairs."""
+    """A row of the index, without the hashes of its reviews and preference pairs."""
     text = [
         row[name]
         for name in INDEXED_COLUMNS

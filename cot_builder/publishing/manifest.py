@@ -12,11 +12,11 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class NotFoundError(IndusCotError):
-    """No such repository, revision or file."""
+    """The repository, revision or file does not exist."""
 
 
 def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
-    """A manifest of what is published, read.
+    """Parse the manifest of a published version.
 
     Raises:
         IndusCotError: it is damaged.
@@ -30,22 +30,22 @@ def parse_manifest(text: bytes, where: str) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise IndusCotError(
-        f"{where}: its {MANIFEST} is damaged, or not what indus-cot wrote. Put back the one of an earlier commit there"
+        f"{where}: {MANIFEST} is damaged, or not written by indus-cot. Restore it from an earlier commit"
     )
 
 
 def refuse_lfs_pointer(path: Path) -> Path:
-    """The same path.
+    """Return the path.
 
     Raises:
-        IndusCotError: a pointer of git-lfs lies there in place of the file.
+        IndusCotError: it holds a git-lfs pointer instead of the file.
     """
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) != LFS_POINTER:
             return path
     raise IndusCotError(
-        f"{path}: is a pointer of git-lfs, not the file: this folder was cloned without git-lfs. Run `git lfs pull` in "
-        "it, or name the dataset as OWNER/NAME"
+        f"{path}: is a git-lfs pointer, because this folder was cloned without git-lfs. Run `git lfs pull` in it, or "
+        "give the dataset as OWNER/NAME"
     )
 
 
@@ -53,9 +53,9 @@ MANIFEST = "indus-cot.json"
 
 
 FORMAT = 2
-"""Of what is published; another one is a new major version."""
+"""Version of the published format; a new format is a new major version."""
 
 
 def render_manifest(manifest: Mapping[str, Any]) -> str:
-    """``indus-cot.json``."""
+    """Text of ``indus-cot.json``."""
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""A trained model on the Hub: its weights, and a card that links corpus, parameters and evaluation."""
+"""Publication of a trained model: weights, and a card that links corpus, parameters and evaluation."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ from schemas.errors import IndusCotError
 from schemas.metrics import Metrics
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a model and its processor; checkpoints, rollouts and curves stay."""
+"""Files of a model and its processor; checkpoints, rollouts and curves are not published."""
 UNPUBLISHED_FILES = {"manifest.json", "trainer_state.json"}
 TEXT_SUFFIXES = (".md", ".json", ".jinja", ".txt")
 VOCABULARIES = ("vocab.json", "merges.txt")
@@ -39,21 +39,21 @@ TOKENIZER = "tokenizer.json"
 
 
 class ModelPlan(NamedTuple):
-    """What would be sent."""
+    """Plan of a publication."""
 
     repo: str
     version: str
     corpus: str
-    """What it was trained on, in words."""
+    """Training corpus, in words."""
     files: Mapping[str, Path | bytes]
-    """Everything that is to be there."""
+    """All files of the publication."""
     changed: Mapping[str, Path | bytes]
     deleted: list[str]
-    """Files of an earlier version that this one does not have."""
+    """Files of an earlier version that this one lacks."""
     remote: Remote | None
-    """None where the Hub was not asked."""
+    """None if the Hub could not be asked."""
     note: str
-    """Why it was not."""
+    """Reason why the Hub could not be asked."""
 
     @property
     def is_empty(self) -> bool:
@@ -61,13 +61,13 @@ class ModelPlan(NamedTuple):
 
 
 class ModelPublication(NamedTuple):
-    """What became of it."""
+    """Result of a publication."""
 
     plan: ModelPlan
     commit: Commit | None
-    """None where nothing changed."""
+    """None if nothing changed."""
     tag: str
-    """What the commit is named; empty where it is not."""
+    """Tag of the commit; empty if it has none."""
 
 
 def plan_model(
@@ -81,7 +81,7 @@ def plan_model(
     parent: str = "",
     offline: bool = False,
 ) -> tuple[ModelPlan, Hub | None]:
-    """What publishing a model would send.
+    """Plan the publication of a model.
 
     Args:
         params: The parameters.
@@ -91,15 +91,15 @@ def plan_model(
         pull_request: As :func:`publish_model`.
         private: As :func:`publish_model`.
         parent: As :func:`publish_model`.
-        offline: Go on without a token or a connection, for a dry run.
+        offline: Continue without a token or a connection, for a dry run.
 
     Raises:
-        IndusCotError: no trained model is there; a text of it must not leave; the Hub refuses; the repository is
-            somebody else's, or not as it is asked for.
+        IndusCotError: there is no trained model; a text contains a secret; the Hub refuses; the repository belongs to
+            another project or contradicts the options.
     """
     stage = read_manifest(folder).get("stage")
     if stage not in ("sft", "grpo") or not list(folder.glob("*.safetensors")):
-        raise IndusCotError(f"{folder}: is no trained model; give models/sft or models/grpo (`indus-cot repro`)")
+        raise IndusCotError(f"{folder}: not a trained model; give models/sft or models/grpo (`indus-cot repro`)")
     parts = {
         path.name: path
         for part in MODEL_FILES
@@ -113,8 +113,8 @@ def plan_model(
     earlier = set(before["files"]) if before else set()
     if strangers := sorted(there.keys() - parts.keys() - earlier - HUB_FILES - {MANIFEST}):
         raise IndusCotError(
-            f"{repo}: holds files that neither this model nor an earlier one of it has ({strangers[0]} …); choose "
-            "another name with --repo, or delete them there"
+            f"{repo}: holds files that neither this model nor its earlier version has ({strangers[0]} …); choose "
+            "another name with --repo, or delete them on the Hub"
         )
     corpus, linked = _describe_corpus(params, workspace, folder, asked=remote is not None)
     digests = {name: file_hash(path) for name, path in parts.items()}
@@ -145,7 +145,7 @@ def plan_model(
 
 
 def _drop_vocabulary(name: str, text: str) -> str:
-    """A file's text without a vocabulary: of 150,000 pieces of words, some look like a path or a name."""
+    """Text of a file without its vocabulary, because some of 150,000 tokens look like a path or a name."""
     if name in VOCABULARIES:
         return ""
     if name == TOKENIZER:
@@ -167,21 +167,21 @@ def publish_model(
     tag: bool = False,
     parent: str = "",
 ) -> ModelPublication:
-    """Push what differs of a model as one commit; then compare the Hub's own hash of every file.
+    """Push the changed files of a model as one commit; then compare the Hub's hash of every file.
 
     Args:
         params: The parameters.
         workspace: The project.
         folder: ``models/sft`` or ``models/grpo``.
-        repo: ``OWNER/NAME``; made where it is not there.
-        pull_request: As a pull request, to an existing repository.
-        private: Make it private; one that is there must be.
-        tag: Name the commit after the version.
+        repo: ``OWNER/NAME``; created if it does not exist.
+        pull_request: Propose a pull request to an existing repository.
+        private: Create the repository as private; an existing one must be private.
+        tag: Tag the commit with the version.
         parent: Commit that must still be the repository's head.
 
     Raises:
-        IndusCotError: as :func:`plan_model`; somebody else has committed since; what is there differs; another commit
-            has the tag.
+        IndusCotError: as :func:`plan_model`; somebody else has committed since; a file on the Hub differs; another
+            commit has the tag.
     """
     made, hub = plan_model(params, workspace, folder, repo, pull_request=pull_request, private=private, parent=parent)
     assert hub is not None and made.remote is not None
@@ -195,8 +195,8 @@ def publish_model(
         there = hub.list_files(commit.revision, not_compared_message(commit.revision))
         if wrong := sorted([*find_changed_files(made.files, there), *(path for path in made.deleted if path in there)]):
             raise IndusCotError(
-                f"{repo}: what is there as {short_revision(commit.revision)} differs from what was sent: "
-                f"{', '.join(wrong)}; look at it there, and publish again"
+                f"{repo}: files of {short_revision(commit.revision)} differ from those that were sent: "
+                f"{', '.join(wrong)}; check them on the Hub and publish again"
             )
     if name:
         hub.tag(name, commit.revision if commit else (remote.head or "main"))
@@ -204,7 +204,7 @@ def publish_model(
 
 
 def _next_version(before: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """Other weights are a new minor version, another card or processor a patch."""
+    """Next version: minor if the weights change, patch if only the card or the processor does."""
     major, minor, patch = map(int, before["version"].split("."))
     if before.get("weights_sha256") != state["weights_sha256"]:
         return f"{major}.{minor + 1}.0"
@@ -212,19 +212,19 @@ def _next_version(before: Mapping[str, Any], state: Mapping[str, Any]) -> str:
 
 
 def _describe_corpus(params: Params, workspace: Workspace, folder: Path, asked: bool) -> tuple[str, dict[str, str]]:
-    """What it was trained on: in words, and name and version of the dataset where it is published.
+    """Training corpus of the model: in words, and name and version of its published dataset if there is one.
 
     Raises:
-        IndusCotError: the Hub cannot say whether it is.
+        IndusCotError: the Hub cannot be asked for the dataset.
     """
     named, here = find_training_corpus(folder, workspace)
     if not here:
-        return f"an Indus-CoT corpus that is not the one beside it any more (manifest sha256 `{named}`)", {}
+        return f"an Indus-CoT corpus that is no longer beside it (manifest sha256 `{named}`)", {}
     repo = params.publish.repo
     if not repo:
-        return f"an Indus-CoT corpus (manifest sha256 `{named}`); publish.repo names no dataset that it would be", {}
+        return f"an Indus-CoT corpus (manifest sha256 `{named}`); publish.repo names no dataset", {}
     if not asked:
-        return f"an Indus-CoT corpus (manifest sha256 `{named}`); whether {repo} is it was not asked", {}
+        return f"an Indus-CoT corpus (manifest sha256 `{named}`); whether {repo} holds it was not checked", {}
     try:
         published = parse_manifest(changes.download_file(repo, MANIFEST).read_bytes(), repo)
     except NotFoundError:
@@ -233,11 +233,11 @@ def _describe_corpus(params: Params, workspace: Workspace, folder: Path, asked: 
     if published.get("corpus_sha256") == made:
         link = {"repo": repo, "version": published["version"], "sha256": made}
         return f"[{repo}](https://huggingface.co/datasets/{repo}) version {published['version']}", link
-    return f"an Indus-CoT corpus that is not the one in {repo} (manifest sha256 `{named}`)", {}
+    return f"an Indus-CoT corpus other than the one in {repo} (manifest sha256 `{named}`)", {}
 
 
 def _read_evaluations(workspace: Workspace, folder: Path) -> list[Metrics]:
-    """Evaluations of these very weights."""
+    """Evaluations of exactly these weights."""
     weights = weights_sha256(folder)
     found = []
     for result in find_set_folders(workspace.results, METRICS_FILE):
@@ -246,7 +246,7 @@ def _read_evaluations(workspace: Workspace, folder: Path) -> list[Metrics]:
             metrics = Metrics.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise IndusCotError(
-                f"{path}: is no metrics file ({error.errors()[0]['msg']}); run `indus-cot rescore`"
+                f"{path}: not a valid metrics file ({error.errors()[0]['msg']}); run `indus-cot rescore`"
             ) from None
         if metrics.run.model_sha256 == weights:
             found.append(metrics)
@@ -254,11 +254,11 @@ def _read_evaluations(workspace: Workspace, folder: Path) -> list[Metrics]:
 
 
 def _render_model_card(folder: Path, repo: str, dataset: str, corpus: str, results: list[Metrics]) -> str:
-    """The card that training wrote, with its name on the Hub, the corpus and the evaluation."""
+    """The card of the training, completed with its name on the Hub, the corpus and the evaluation."""
     from huggingface_hub import EvalResult, ModelCard
 
     if not (folder / README).is_file():
-        raise IndusCotError(f"{folder}: has no README.md, the card that training writes; train again")
+        raise IndusCotError(f"{folder}: the card README.md is missing; train the model again")
     found = ModelCard.load(folder / README)
     text = found.text.replace(f'"models/{folder.name}"', f'"{repo}"')
     lines = ["", "## Corpus and evaluation", "", f"Trained on {corpus}.", ""]

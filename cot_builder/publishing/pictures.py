@@ -1,4 +1,4 @@
-"""Pictures of the card: an example as a student meets it, and bars of what the corpus holds."""
+"""Pictures of the card: an example row, and bar charts of the corpus."""
 
 import io
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ EXAMPLES = "assets/example-*.png"
 
 
 class Example(NamedTuple):
-    """A row, with its images made small."""
+    """A row with thumbnails of its images."""
 
     row: dict[str, Any]
     pictures: dict[str, bytes]
-    """Path in the repository to PNG bytes, in the order of the chat."""
+    """PNG bytes by path in the repository, in the order of the chat."""
 
 
 def pick_example(folder: Path) -> Example | None:
-    """The first row of `sft` with an observation image in it, else with any image; None where none has one."""
+    """The first row of `sft` with an observation image, else with any image; None if there is none."""
     best: dict[str, Any] | None = None
     for path in sorted((folder / "sft" / "train").glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
@@ -50,7 +50,7 @@ def _shrink(data: bytes) -> bytes:
 
 
 def draw_bars(title: str, groups: Sequence[tuple[str, int, int]], legend: tuple[str, str] | None = None) -> bytes:
-    """Horizontal bars as PNG: each group's name, a dark count and a light one on top of it."""
+    """Horizontal bar chart as PNG: for each group its name, a dark count and a light count after it."""
     head = 2 * ROW if legend else ROW + 8
     canvas = Image.new("RGB", (WIDTH, head + ROW * len(groups) + 12), PAPER)
     draw, font, bold = ImageDraw.Draw(canvas), ImageFont.load_default(14), ImageFont.load_default(16)

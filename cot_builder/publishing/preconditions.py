@@ -1,4 +1,4 @@
-"""What must hold before a corpus is published, and what it is published from."""
+"""Preconditions of a publication, and the inputs that it is made from."""
 
 from cot_builder.corpus.reading import list_shards
 from cot_builder.corpus.validated import check_up_to_date, check_validated, corpus_sha256, read_change_stamp
@@ -7,11 +7,11 @@ from cot_builder.storage.workspace import Workspace, file_hash
 
 
 def check_corpus(workspace: Workspace) -> dict[str, int]:
-    """Rows by split of the validated corpus.
+    """Check that the corpus may be published; returns its rows by split.
 
     Raises:
-        IndusCotError: it is not there, was not validated, was changed since, or drafts or reviews have overtaken it:
-            a row that an expert rejected since would leave as if nobody had looked at it.
+        IndusCotError: the corpus is missing, not validated, changed since its validation, or older than the drafts or
+            reviews: a row that an expert has rejected since would be published as if it were not reviewed.
     """
     counts = check_validated(workspace.indus_cot)
     check_up_to_date(workspace)
@@ -19,9 +19,9 @@ def check_corpus(workspace: Workspace) -> dict[str, int]:
 
 
 def corpus_inputs(workspace: Workspace) -> dict[str, str]:
-    """What the published files are made from: name to hash."""
+    """Hashes of the inputs of the published files, by name."""
     inputs = {"corpus": corpus_sha256(workspace.indus_cot)}
-    # A changed shard has another time; hashing the images here would read everything twice.
+    # The modification time of a shard is enough; hashing the images would read everything twice.
     inputs["shards"] = combine_hashes(
         f"{path.name} {read_change_stamp(path)}" for path in list_shards(workspace.indus_cot)
     )

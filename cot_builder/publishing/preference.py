@@ -1,4 +1,4 @@
-"""Rows of `preference`: what was turned down, beside what was taken instead."""
+"""Rows of `preference`: rejected trajectories beside the chosen ones."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ JUDGE = "judge"
 
 @dataclass
 class Pair:
-    """A trajectory that was turned down, beside the one that was taken."""
+    """A rejected trajectory, to be paired with the chosen one."""
 
     origin: str
     reasons: list[str]
@@ -36,9 +36,9 @@ class Pair:
 
 
 def find_pairs(workspace: Workspace, reviews: Sequence[Review], counts: Counter[str]) -> dict[str, list[Pair]]:
-    """What was turned down, by the id of the row or of the sample that holds what was taken instead.
+    """Find rejected trajectories by the id of the row or sample of the chosen one.
 
-    Drafts that a gate found to leak supervision are left out: nobody should learn from their texts.
+    Drafts that failed the leak gate are left out, because nobody should learn from their texts.
     """
     found: dict[str, list[Pair]] = {}
     rejected = workspace.draft / "rejected.parquet"
@@ -62,7 +62,7 @@ def find_pairs(workspace: Workspace, reviews: Sequence[Review], counts: Counter[
 
 
 def open_observation_images(workspace: Workspace) -> ObservationImages | None:
-    """The images that the tools returned while drafting; None where none were kept."""
+    """Images that the tools returned during drafting; None if none were kept."""
     folder = workspace.draft
     return ObservationImages(folder) if (folder / "observation.parquet").is_file() else None
 
@@ -77,20 +77,20 @@ def make_preference_row(
     references: list[dict[str, Any]],
     number: int,
 ) -> dict[str, Any]:
-    """A row of `preference`.
+    """Build a row of `preference`.
 
     Args:
-        context: Of the publication.
-        observations: Images that tools returned while drafting.
-        row: Of the corpus, without images.
-        pair: What was turned down.
-        taken: What was taken.
-        images: Of the row.
-        references: How to make them again.
-        number: Of the pair, among those of the row.
+        context: Context of the publication.
+        observations: Images that tools returned during drafting.
+        row: Row of the corpus without images.
+        pair: The rejected trajectory.
+        taken: The chosen trajectory.
+        images: Images of the row.
+        references: References of these images.
+        number: Number of the pair within the row.
 
     Raises:
-        IndusCotError: a text tells the truth, or a tool returns another image than was recorded.
+        IndusCotError: a text reveals supervision, or a tool returns another image than the recorded one.
     """
     source = context.sources[row["source_set"]]
     chosen = images.as_py()
@@ -125,7 +125,7 @@ def make_preference_row(
 def _collect_observations(
     observations: ObservationImages | None, row: Mapping[str, Any], trajectory: Trajectory, inspected: bytes
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Observation images of a trajectory that is not in the corpus, and how to make them again."""
+    """Observation images of a trajectory outside the corpus, with their references."""
     toolbox: Toolbox | None = None
     shown, references = [], []
     for number, turn in enumerate(trajectory.turns, 1):
@@ -138,7 +138,7 @@ def _collect_observations(
             _, png = toolbox.observe(turn.call)
         if png is None or hashlib.sha256(png).hexdigest() != digest:
             raise IndusCotError(
-                f"preference of row {row['id']}, turn {number}: the tool returns another image than was recorded; "
+                f"preference of row {row['id']}, turn {number}: the tool returns another image than the recorded one; "
                 "run `indus-cot repro draft`"
             )
         path = f"{digest[:16]}.png"

@@ -1,4 +1,4 @@
-"""Names that leave as pseudonyms, made with a salt that stays here."""
+"""Pseudonyms of names, made with a local salt."""
 
 import hashlib
 import hmac
@@ -12,10 +12,10 @@ SALT, SALT_DIGITS = "publish.salt", 64
 
 
 def read_salt(workspace: Workspace) -> bytes:
-    """This project's own salt, made once and never published: who has it can try names.
+    """Read the project's salt; created once and never published, because its owner could test names.
 
     Raises:
-        IndusCotError: it is cut short.
+        IndusCotError: the salt is truncated.
     """
     path = workspace.root / ".indus-cot" / SALT
     if not path.is_file():
@@ -23,12 +23,12 @@ def read_salt(workspace: Workspace) -> bytes:
     salt = path.read_bytes()
     if len(salt.strip()) < SALT_DIGITS:
         raise IndusCotError(
-            f"{path}: is cut short, and pseudonyms made with it could be guessed; take it from where the corpus was "
-            "published before, or delete it, which gives every reviewer another pseudonym"
+            f"{path}: truncated, so its pseudonyms could be guessed; restore it from the machine that published the "
+            "corpus before, or delete it, which gives every reviewer a new pseudonym"
         )
     return salt
 
 
 def make_pseudonym(salt: bytes, name: str, digits: int) -> str:
-    """Hexadecimal digits that stand for a name; the same name has the same ones."""
+    """Hexadecimal pseudonym of a name; equal names have equal pseudonyms."""
     return hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:digits]

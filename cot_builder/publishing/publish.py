@@ -1,4 +1,4 @@
-"""`publish`: the corpus, or a trained model, to the Hub as one guarded commit, and back again to compare."""
+"""`publish`: push the corpus to the Hub as one guarded commit, then load it back and compare."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ TEXT_SUFFIXES = (".md", ".json")
 
 
 class Plan(NamedTuple):
-    """What a publication would do."""
+    """Plan of a publication."""
 
     repo: str
     version: str
@@ -42,17 +42,17 @@ class Plan(NamedTuple):
     sources: Mapping[str, Source]
     licence: str
     left_out: list[str]
-    """Pairs and reviews that are left out, or are of no row, by reason with their number."""
+    """Pairs and reviews that are left out or have no row, counted by reason."""
     files: Mapping[str, Path | bytes]
-    """Everything that is to be there."""
+    """All files of the publication."""
     changed: Mapping[str, Path | bytes]
     deleted: list[str]
     changes: Changes | None
-    """Of the rows; None where nothing is published yet."""
+    """Changes of the rows; None if nothing is published yet."""
     remote: Remote | None
-    """None where the Hub was not asked."""
+    """None if the Hub could not be asked."""
     note: str
-    """Why it was not."""
+    """Reason why the Hub could not be asked."""
 
     @property
     def is_empty(self) -> bool:
@@ -64,14 +64,14 @@ class Plan(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """What became of it."""
+    """Result of a publication."""
 
     plan: Plan
     commit: Commit | None
-    """None where nothing changed."""
+    """None if nothing changed."""
     rows_compared: int
     tag: str
-    """What the commit is named; empty where it is not."""
+    """Tag of the commit; empty if it has none."""
 
 
 def plan(
@@ -85,7 +85,7 @@ def plan(
     offline: bool = False,
     audit: AcceptedShare | None = None,
 ) -> tuple[Plan, Hub | None]:
-    """Write ``data/publish`` and hold it against the repository; nothing is sent.
+    """Write ``data/publish`` and compare it with the repository; sends nothing.
 
     Args:
         params: The parameters.
@@ -94,12 +94,12 @@ def plan(
         pull_request: As :func:`publish`.
         private: As :func:`publish`.
         parent: As :func:`publish`.
-        offline: Go on without a token or a connection, for a dry run.
-        audit: Share of the drafts drawn at random that experts took, for the card; None where none was reviewed.
+        offline: Continue without a token or a connection, for a dry run.
+        audit: Share of randomly drawn drafts that experts accepted, for the card; None if none was reviewed.
 
     Raises:
-        IndusCotError: the corpus may not leave as it is; the Hub refuses; the repository is somebody else's, or not
-            as it is asked for.
+        IndusCotError: the corpus may not be published as it is; the Hub refuses; the repository belongs to another
+            project or contradicts the options.
     """
     check_publishable(params, workspace)
     hub, remote, before, note = inspect_repo(
@@ -115,13 +115,13 @@ def plan(
     deleted = sorted(
         path for path in there if path not in data and path.partition("/")[0] in CONFIGS
     )  # fmt: skip
-    # As it is published: where nothing else differs, nothing is to do, and no version is to be made.
+    # Compare with the manifest of the published version: if nothing differs, no new version is made.
     state = _make_manifest(params, workspace, shown, index, before, None)
     texts = _render_texts(repo, params, workspace, shown, state, audit) if before else {}
     if not before or moved or deleted or find_changed_files(texts, there):
         version = changes.next_version(before, differences)
         today = datetime.now(UTC).date().isoformat()
-        same = "the same rows; card, making, or reviews of drafts that are no row changed"
+        same = "same rows; changed: card, provenance, or reviews of drafts that became no row"
         note_of = "" if not before or (differences and differences.has_changes) else same
         entry = changes.make_changelog_entry(version, today, len(index), differences, note_of)
         state = _make_manifest(params, workspace, shown, index, before, entry)
@@ -158,21 +158,21 @@ def publish(
     parent: str = "",
     audit: AcceptedShare | None = None,
 ) -> Publication:
-    """Push what differs, as one commit on top of what was looked at; then load all of it back and compare.
+    """Push the changed files as one commit on top of the inspected state; then load everything back and compare.
 
     Args:
         params: The parameters.
         workspace: The project.
-        repo: ``OWNER/NAME``; made where it is not there.
-        pull_request: As a pull request, to an existing repository.
-        private: Make it private; one that is there must be.
-        tag: Name the commit after the version.
+        repo: ``OWNER/NAME``; created if it does not exist.
+        pull_request: Propose a pull request to an existing repository.
+        private: Create the repository as private; an existing one must be private.
+        tag: Tag the commit with the version.
         parent: Commit that must still be the repository's head.
         audit: As :func:`plan`.
 
     Raises:
-        IndusCotError: as :func:`plan`; somebody else has committed; what was loaded back differs; another commit has
-            the tag.
+        IndusCotError: as :func:`plan`; somebody else has committed; a row that was loaded back differs; another
+            commit has the tag.
     """
     made, hub = plan(params, workspace, repo, pull_request=pull_request, private=private, parent=parent, audit=audit)
     assert hub is not None and made.remote is not None
@@ -184,7 +184,7 @@ def publish(
             made.files, made.changed, made.deleted, remote, title, private=private, pull_request=pull_request, tag=name
         )
     revision = commit.revision if commit else (remote.head or "main")
-    # Whatever ended the comparison of an earlier run, it is made up for.
+    # If an earlier run was interrupted before it had compared, compare now.
     compared = workspace.root / ".indus-cot" / "published.json"
     known: dict[str, str] = json.loads(compared.read_text()) if compared.is_file() else {}
     rows = 0
@@ -257,7 +257,7 @@ def _render_texts(
     state: Mapping[str, Any],
     audit: AcceptedShare | None,
 ) -> dict[str, bytes]:
-    """Everything in the repository but the data, looked through for what must not leave."""
+    """All files of the repository except the data, scanned for secrets."""
     found = card.render_card(repo, params, workspace, shown, state, audit)
     found[card.CHANGELOG] = changes.render_changelog(state["changelog"]).encode()
     found[MANIFEST] = manifest.render_manifest(state).encode()
@@ -278,10 +278,10 @@ def _render_texts(
 
 
 def _verify_published(repo: str, revision: str, folder: Path) -> int:
-    """Load every configuration as a stranger would and compare each row with what was written.
+    """Load every configuration with `datasets` and compare each row with the written one.
 
     Raises:
-        IndusCotError: a row differs, or is missing.
+        IndusCotError: a row differs or is missing.
     """
     import datasets
     from huggingface_hub import get_token
@@ -292,7 +292,7 @@ def _verify_published(repo: str, revision: str, folder: Path) -> int:
 
     compared = 0
     datasets.disable_progress_bars()
-    stands = not_compared_message(revision)
+    committed = not_compared_message(revision)
     try:
         for config, splits in card.measure_splits(folder).items():
             for split, (rows, _, _) in splits.items():
@@ -305,7 +305,7 @@ def _verify_published(repo: str, revision: str, folder: Path) -> int:
                 with hide_hub_progress():
                     theirs = (
                         row
-                        for table in call_hub(load, repo, stands).with_format("arrow").iter(BATCH)
+                        for table in call_hub(load, repo, committed).with_format("arrow").iter(BATCH)
                         for row in table.to_pylist()
                     )
                     pairs = track(
@@ -315,8 +315,8 @@ def _verify_published(repo: str, revision: str, folder: Path) -> int:
                         if ours is None or read is None or row_hash(ours) != row_hash(read):
                             identity = (ours or read)["id"]
                             raise IndusCotError(
-                                f"{repo}, {config}, {split}, row {identity}: what was loaded back differs from what "
-                                f"was published as {short_revision(revision)}; look at that row there, and publish "
+                                f"{repo}, {config}, {split}, row {identity}: the loaded row differs from the one "
+                                f"published as {short_revision(revision)}; check that row on the Hub and publish "
                                 "again"
                             )
                         compared += 1
@@ -328,7 +328,7 @@ def _verify_published(repo: str, revision: str, folder: Path) -> int:
         pa.ArrowException,
         datasets.exceptions.DatasetsError,
     ) as error:
-        raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {stands}") from None
+        raise IndusCotError(f"{repo}: {type(error).__name__} while it was loaded back; {committed}") from None
     finally:
         datasets.enable_progress_bars()
     return compared

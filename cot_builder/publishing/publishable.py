@@ -1,7 +1,7 @@
-"""The corpus as it leaves the machine: configurations in small shards, and an index of what each row holds.
+"""Build the files of a published corpus: configurations in small shards, and an index of all rows.
 
-A shard holds the rows whose ids, which are hashes, begin with the same bits: a handful. A change of one row so
-changes one file of a configuration, whatever is added or removed elsewhere, and equal rows make equal bytes.
+A shard holds the few rows whose ids (hashes) begin with the same bits. A changed row therefore changes only one file of
+a configuration, independent of rows added or removed elsewhere, and equal rows give equal bytes.
 """
 
 import json
@@ -42,20 +42,20 @@ from schemas.trajectory import Trajectory
 
 INDEX_BATCH = 4096
 MAX_PENDING = 12
-"""Shards that are left to the writers while the next batch is read: with fewer, they have nothing to do meanwhile."""
+"""Maximum number of queued shards; with fewer, the writers idle while the next batch is read."""
 
 
 def build_shards(params: Params, workspace: Workspace, bits_before: int | None = None) -> Path:
-    """Write ``data/publish``, unless it is there already and made from the same; returns the folder.
+    """Write ``data/publish`` unless it is up to date; returns the folder.
 
     Args:
         params: The parameters.
         workspace: The project.
-        bits_before: Leading bits of an id that name a shard in what is published; kept while shards stay small.
+        bits_before: Number of shard bits of the published version; kept while shards stay small.
 
     Raises:
-        IndusCotError: the corpus is not there, was not validated or was changed since; a licence forbids what
-            ``publish.images`` asks for; a row holds something that must not leave.
+        IndusCotError: the corpus is missing, not validated or changed since; a licence forbids the value of
+            ``publish.images``; a row holds a secret or supervision.
     """
     counts = check_corpus(workspace)
     shown = read_sources(params, workspace.indus_cot)
@@ -67,7 +67,7 @@ def build_shards(params: Params, workspace: Workspace, bits_before: int | None =
         "bits": bits,
         # A change of code alters the bytes even if no version changes.
         "code": compute_code_key(__name__),
-        # What was looked for, which holds secrets, under a key that stays here.
+        # The scanned expression contains secrets, so only its keyed hash is stored.
         "looked_for": make_pseudonym(salt, expression, 64),
         "sets": {name: [source.facts.licence, source.embedded, source.obtain] for name, source in shown.items()},
     }
@@ -83,17 +83,17 @@ def build_shards(params: Params, workspace: Workspace, bits_before: int | None =
 
 
 def check_publishable(params: Params, workspace: Workspace) -> None:
-    """What can be told before anything is written.
+    """Check the preconditions before anything is written.
 
     Raises:
-        IndusCotError: as :func:`build`, of the corpus as a whole and of licences.
+        IndusCotError: as :func:`build`, for the corpus as a whole and for licences.
     """
     check_corpus(workspace)
     read_sources(params, workspace.indus_cot)
 
 
 def _stamp_files(folder: Path) -> str:
-    """Of every file of rows in the folder: another one where one was changed since."""
+    """Stamp of all row files in the folder; differs if one of them has changed."""
     paths = sorted(folder.rglob("*.parquet"))
     return combine_hashes(f"{path.relative_to(folder).as_posix()} {read_change_stamp(path)}" for path in paths)
 
@@ -109,7 +109,7 @@ def _is_built(folder: Path, request: Mapping[str, Any], inputs: Mapping[str, str
 
 
 class _ShardBuilder:
-    """Reads the corpus once, and writes shards, index and reviews as it goes."""
+    """Reads the corpus once and writes shards, index and reviews."""
 
     def __init__(self, context: RowContext, bits: int, output: Output, reviews: Sequence[Review]) -> None:
         self.context = context
@@ -124,7 +124,7 @@ class _ShardBuilder:
         self._index: list[dict[str, Any]] = []
 
     def run(self, due: Mapping[str, int]) -> dict[str, Any]:
-        """Write everything; what was written, in numbers."""
+        """Write everything; returns counts."""
         with (
             ThreadPoolExecutor(self.context.params.compute.workers) as self._pool,
             pq.ParquetWriter(self.output.path / INDEX, INDEX_SCHEMA, compression="zstd") as self._indexed,
@@ -139,7 +139,7 @@ class _ShardBuilder:
         return {**self.counts, "bits": self.bits}
 
     def _write_split(self, split: str, count: int) -> None:
-        """Cut each batch, made ready as a whole, where the leading bits of the ids change."""
+        """Prepare each batch as a whole, then split it where the leading bits of the ids change."""
         held: dict[Config, list[pa.Table]] = {}
         bucket, last = -1, ""
         batches = read_split(self.context.workspace.indus_cot, split)
@@ -149,8 +149,8 @@ class _ShardBuilder:
             for before, identity in pairwise([last, *ids]):
                 if identity <= before:
                     raise IndusCotError(
-                        f"{self.context.workspace.indus_cot}, row {identity}: is out of order or there twice; the "
-                        "corpus is of an older version: run `indus-cot repro assemble`"
+                        f"{self.context.workspace.indus_cot}, row {identity}: is out of order or duplicated: the "
+                        "corpus was made by an older version; run `indus-cot repro assemble`"
                     )
             last = ids[-1]
             ready = self._convert_batch(batch, split)
@@ -168,7 +168,7 @@ class _ShardBuilder:
         self._submit_shard(held, split, bucket)
 
     def _convert_batch(self, batch: pa.RecordBatch, split: str) -> dict[Config, tuple[pa.Table, list[int]]]:
-        """Each configuration's rows of a batch, and where the rows of each trajectory begin, and end, among them."""
+        """Rows of a batch by configuration, with the offsets at which the rows of each trajectory begin and end."""
         context, images = self.context, batch.column("images")
         rows = batch.select([name.partition(".")[0] for name in INDEXED_COLUMNS]).to_pylist()
         paths = iter(pc.struct_field(images.flatten(), "path").to_pylist())
@@ -229,7 +229,7 @@ class _ShardBuilder:
             self.counts[f"{config}/{split}"] += len(table)
 
     def _write_reviews(self) -> None:
-        """Decisions beside the rows they are of, and those on drafts that became no row, in the split of their part."""
+        """Write the reviews of rows, and those of drafts that became no row, in the split of their part."""
         path = self.context.workspace.select / "split.parquet"
         splits = dict(SPLIT.read(path).select("sample_id", "split").iter_rows()) if path.is_file() else {}
         for identity, reviews in self.reviews.by_row.items():

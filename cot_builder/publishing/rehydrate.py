@@ -1,4 +1,4 @@
-"""Makes a corpus whole whose images were published by reference, from the user's own copy of their source."""
+"""Fill in the images of a corpus that were published by reference, from the user's own copy of their source."""
 
 import hashlib
 import json
@@ -35,12 +35,12 @@ STAGE = "rehydrate"
 _REFERENCE_NOTICE = re.compile(
     r"^The images of [^\n]* may not be passed on.*?^```bash\n.*?^```\n", re.DOTALL | re.MULTILINE
 )
-"""What the card says of images that are not there."""
+"""Paragraph of the card about missing images."""
 SHOWN = 5
 
 
 class RehydratedCorpus(NamedTuple):
-    """What was made whole."""
+    """Result of `rehydrate`."""
 
     folder: Path
     rows: int
@@ -48,30 +48,30 @@ class RehydratedCorpus(NamedTuple):
 
 
 def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> RehydratedCorpus:
-    """Write ``target``: the published corpus with every image in its rows, as if they had been embedded.
+    """Write ``target``: the published corpus with every image embedded in its rows.
 
     Args:
         place: A published folder, or ``OWNER/NAME[@REVISION]`` on the Hub.
-        copies: Set to the user's own copy of it: anything `pull` reads, or the folder that `pull` wrote.
+        copies: The user's own copy of each set: any source that `pull` reads, or a folder that `pull` wrote.
         target: Folder to write.
 
     Raises:
-        IndusCotError: a set that is needed has no copy, a copy lacks an image, or an image made here has another
-            hash than the published one.
+        IndusCotError: a needed set has no copy, a copy lacks an image, or a regenerated image has another hash than
+            the published one.
     """
     folder = open_or_download(place)
     if not any((folder / config).is_dir() for config in CONFIGS):
-        raise IndusCotError(f"{place}: holds no configuration of a published corpus ({', '.join(CONFIGS)})")
+        raise IndusCotError(f"{place}: not a published corpus: it holds no configuration ({', '.join(CONFIGS)})")
     needed = _find_needed_files(folder)
     if missing := sorted(needed.keys() - copies.keys()):
         raise IndusCotError(
-            f"{place}: the images of {', '.join(missing)} are published by reference; give your own copy of each: "
+            f"{place}: the images of {', '.join(missing)} are published by reference; give your own copies: "
             + " ".join(f"--source {name}=PATH" for name in missing)
         )
     if unknown := sorted(copies.keys() - needed.keys()):
         raise IndusCotError(
-            f"{place}: has no image of {', '.join(unknown)} to make; "
-            + (f"by reference are those of {', '.join(sorted(needed))}" if needed else "every image is in its rows")
+            f"{place}: needs no images of {', '.join(unknown)}; "
+            + (f"it needs those of {', '.join(sorted(needed))}" if needed else "all images are in its rows")
         )
     with (
         stage_output(target, stage=STAGE, params={"sets": sorted(needed)}, inputs={"corpus": place}) as output,
@@ -102,7 +102,7 @@ def rehydrate(place: str, copies: Mapping[str, str], target: Path) -> Rehydrated
 
 
 def _find_needed_files(folder: Path) -> dict[str, set[str]]:
-    """Published files that rows without images need, by set and sha256."""
+    """Original files that rows without images need: sha256 by set."""
     found: dict[str, set[str]] = {}
     for config in CONFIGS:
         for path in sorted((folder / config).rglob("*.parquet")):
@@ -111,11 +111,11 @@ def _find_needed_files(folder: Path) -> dict[str, set[str]]:
                 there = {field.name: field.type for field in shard.schema_arrow}
                 if wrong := [field.name for field in schema(config) if there.get(field.name) != field.type]:
                     raise IndusCotError(
-                        f"{path}: is no shard of {config} that indus-cot published: it has no column "
-                        f"{', '.join(wrong)} of the type that is due"
+                        f"{path}: not a shard of {config} that indus-cot published: missing, or of another "
+                        f"type, is {', '.join(wrong)}"
                     )
                 for column, references in IMAGES[config].items():
-                    # Their paths tell whether images are there, without reading one.
+                    # The paths show whether images are present, without reading an image.
                     leaf = f"{column}.path" if column == "image" else f"{column}.list.element.path"
                     table = shard.read(columns=["source_set", references, leaf])
                     for row in table.to_pylist():
@@ -125,7 +125,7 @@ def _find_needed_files(folder: Path) -> dict[str, set[str]]:
 
 
 def _update_manifest(published: Path, target: Path, made: Collection[str]) -> None:
-    """The manifest, of which sets the images are within the rows by now."""
+    """Write the manifest with the sets whose images are now embedded."""
     state = parse_manifest(refuse_lfs_pointer(published).read_bytes(), str(published.parent))
     for name, source in state.get("sources", {}).items():
         source["images"] = "embedded" if name in made else source["images"]
@@ -133,16 +133,16 @@ def _update_manifest(published: Path, target: Path, made: Collection[str]) -> No
 
 
 def _update_card(published: Path, folder: Path, made: Sequence[str]) -> None:
-    """The card, which speaks of this copy and not of what was published: sizes, and where the images are."""
+    """Write the card for this copy: its sizes, and embedded images."""
     from huggingface_hub import DatasetCard
 
     card.copy_card(published, folder)
     found = DatasetCard.load(folder / card.README)
     if made:
         note = (
-            f"This copy was made whole by `indus-cot rehydrate`: the images of {', '.join(made)} are within its rows, "
-            "every sha256 as published; whether they may be passed on is told below, set by set. Load it by its path, "
-            "not by the name.\n"
+            f"`indus-cot rehydrate` has embedded the images of {', '.join(made)} in the rows of this copy, "
+            "every sha256 as published. The table below says for each set whether its images may be redistributed. "
+            "Load this copy by its path, not by its name.\n"
         )
         found.text = _REFERENCE_NOTICE.sub("", found.text).replace("| by reference |", "| within the rows |")
         found.text = re.sub(r"(?m)^(# .*\n)", lambda title: f"{title[1]}\n{note}", found.text, count=1)
@@ -154,7 +154,7 @@ def _update_card(published: Path, folder: Path, made: Sequence[str]) -> None:
 
 
 class _SourceCopy:
-    """The published files of one set, found in a copy of it by their hash."""
+    """The original files of one set, found in a copy by their hash."""
 
     def __init__(self, copy: str, wanted: set[str], scratch: Path, name: str) -> None:
         self._places: dict[str, tuple[str, int]] = {}
@@ -167,8 +167,8 @@ class _SourceCopy:
         if missing := sorted(wanted - self._places.keys()):
             named = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
             raise IndusCotError(
-                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are not there; sha256 {named}. Take the "
-                "copy that the card names: the same version and resolution, not re-encoded"
+                f"{copy}: {len(missing)} of {len(wanted)} images of {name} are missing; sha256 {named}. Use the "
+                "copy that the card names: same version and resolution, not re-encoded"
             )
 
     def get(self, digest: str) -> bytes:
@@ -176,7 +176,7 @@ class _SourceCopy:
 
 
 def _iter_images(copy: str, downloads: Path, description: str) -> Iterator[bytes]:
-    """Every image file of a user's copy, which may be what `pull` has made of it; shows how far the search is."""
+    """Read every image file of a user's copy, which may be a folder of `pull`; shows progress."""
     folder = Path(copy)
     if (folder / "manifest.json").is_file() and read_manifest(folder).get("stage") == "pull":
         reader = ShardReader(folder)
@@ -191,7 +191,7 @@ def _iter_images(copy: str, downloads: Path, description: str) -> Iterator[bytes
 
 
 def _fill_images(table: pa.Table, config: Config, files: Mapping[str, _SourceCopy], where: str) -> tuple[pa.Table, int]:
-    """The shard with its images in place, and how many were made."""
+    """Fill in the images of a shard; returns it with the number of images."""
     rows, made = table.to_pylist(), 0
     for row in rows:
         box: Toolbox | None = None
@@ -216,7 +216,7 @@ def _fill_images(table: pa.Table, config: Config, files: Mapping[str, _SourceCop
 def _open_toolbox(row: Mapping[str, Any], files: Mapping[str, _SourceCopy], where: str) -> Toolbox:
     if row.get("toolbox_version", TOOLBOX_VERSION) != TOOLBOX_VERSION:
         raise IndusCotError(
-            f"{where}: made with tools of version {row['toolbox_version']}, here is {TOOLBOX_VERSION}; check out the "
+            f"{where}: made with tools of version {row['toolbox_version']}, but this is {TOOLBOX_VERSION}; use the "
             f'indus-cot whose cot_builder.inspection.tools has TOOLBOX_VERSION "{row["toolbox_version"]}"'
         )
     first = row["references"][0]
@@ -236,8 +236,8 @@ def _make_image(
         data = box.observe(calls[item["turn"] - 1])[1]
     if data is None or hashlib.sha256(data).hexdigest() != item["sha256"]:
         raise IndusCotError(
-            f"{where}: the {item['kind']} {item['path']} made here has another sha256 than the published one; another "
-            "version of OpenCV packs PNG files otherwise: install the versions of requirements.lock"
+            f"{where}: the {item['kind']} {item['path']} has another sha256 than the published one: another version of "
+            "OpenCV compresses PNG differently; install the versions of requirements.lock"
         )
     return data
 

@@ -1,4 +1,4 @@
-"""What a publication did or would do, in lines for a terminal."""
+"""Text report of a publication or a dry run, for the terminal."""
 
 from cot_builder.publishing.hub import Commit, Remote, size_of
 from cot_builder.publishing.model import ModelPlan, ModelPublication
@@ -9,7 +9,7 @@ SHOWN = 3
 
 
 def describe_plan(plan: Plan, done: Publication | None = None) -> str:
-    """A plan, or what became of it."""
+    """Describe a plan, or a finished publication."""
     lines = [f"{plan.repo}: Indus-CoT {plan.version}, licence {plan.licence}"]
     for config, splits in plan.sizes.items():
         for split, (rows, size, files) in splits.items():
@@ -34,7 +34,7 @@ def describe_plan(plan: Plan, done: Publication | None = None) -> str:
         lines.append(f"nothing changed: no commit{again}")
     else:
         compared = f"{done.rows_compared} rows loaded back, every hash as written"
-        # Proposed again, it is the pull request that an earlier run made and compared.
+        # An existing pull request was compared by an earlier run.
         lines.append(
             f"{_name_commit(done.commit)}: {done.commit.url}; {compared if done.rows_compared else 'compared before'}"
         )
@@ -44,7 +44,7 @@ def describe_plan(plan: Plan, done: Publication | None = None) -> str:
 
 
 def describe_model_plan(plan: ModelPlan, done: ModelPublication | None = None) -> str:
-    """The same of a model."""
+    """Describe a plan or a finished publication of a model."""
     sizes = {name: size_of(source) for name, source in plan.files.items()}
     lines = [
         f"{plan.repo}: model {plan.version}, {len(sizes)} files, {sum(sizes.values()) / MEGABYTE:.1f} MB; corpus: "
@@ -67,7 +67,7 @@ def describe_model_plan(plan: ModelPlan, done: ModelPublication | None = None) -
 def _describe_remote(remote: Remote | None, note: str) -> str:
     if remote is None:
         return f"  not compared with the Hub: {note}"
-    return "  the repository is not there yet" if remote.head is None else f"  on top of commit {remote.head}"
+    return "  the repository does not exist yet" if remote.head is None else f"  on top of commit {remote.head}"
 
 
 def _name_commit(commit: Commit) -> str:

@@ -1,4 +1,4 @@
-"""Rows of `review`: what experts said of drafts, under pseudonyms."""
+"""Rows of `review`: expert reviews of drafts, under pseudonyms."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from schemas.trajectory import DRAFT
 
 
 class CurrentReviews(NamedTuple):
-    """What was said of drafts as they are now."""
+    """Reviews of current drafts."""
 
     by_row: dict[str, list[Review]]
-    """By the id of the row that each draft would be."""
+    """Reviews by the row id of their draft."""
     samples: Mapping[str, str]
-    """Sample of each draft, by the same id."""
+    """Sample of each draft, by row id."""
 
 
 def select_current_reviews(workspace: Workspace, reviews: Sequence[Review], counts: Counter[str]) -> CurrentReviews:
-    """The reviews of drafts as they are now; ``counts`` takes up how many others there are.
+    """Select the reviews of current drafts; ``counts`` receives the number of the others.
 
-    A gold page shows another draft on purpose, with its mistake.
+    A gold page is exempt, because it shows a modified draft on purpose.
     """
     table = workspace.draft / "trajectory.parquet"
     drafts = DRAFT.read(table) if reviews and table.is_file() else DRAFT.frame([])
@@ -36,7 +36,7 @@ def select_current_reviews(workspace: Workspace, reviews: Sequence[Review], coun
         if identity not in samples:
             counts["reviews left out: of drafts that are no more"] += 1
         elif review.role != "gold" and review.draft_sha256 not in current:
-            # It was said of an earlier draft of the row, as `assemble` sees it too.
+            # The review is of an earlier draft of the row; `assemble` ignores it, too.
             counts["reviews left out: of earlier drafts"] += 1
         else:
             found.setdefault(identity, []).append(review)
@@ -44,7 +44,7 @@ def select_current_reviews(workspace: Workspace, reviews: Sequence[Review], coun
 
 
 def make_review_row(context: RowContext, review: Review, sample: str) -> dict[str, Any]:
-    """A row of `review`."""
+    """Build a row of `review`."""
     said = review.model_dump(
         include={
             "seconds", "verdict", "reasons", "evidence_rating", "logic_rating", "changes", "caught", "problems"

@@ -1,4 +1,4 @@
-"""Rows of `sft` and `rl`: what a row of the corpus must be to leave, and its columns as they leave."""
+"""Rows of `sft` and `rl`: checks of a corpus row before it is published, and its published columns."""
 
 import hashlib
 import json
@@ -24,26 +24,26 @@ from schemas.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class RowContext:
-    """What every published row is made with."""
+    """Shared inputs of all published rows."""
 
     params: Params
     workspace: Workspace
     sources: Mapping[str, Source]
     expression: str
-    """What must not leave, as :func:`cot_builder.publishing.secrets.build_pattern` has it."""
+    """Regular expression of texts that must not be published, see :func:`.secrets.build_pattern`."""
     salt: bytes
     licences: Mapping[str, str]
-    """Of the texts and images of each set together, as an identifier of the Hub."""
+    """Combined licence of texts and images by set, as an identifier of the Hub."""
     tools: str
-    """JSON of the schemas of this version's tools."""
+    """Tool schemas of this version, as JSON."""
     source_paths: Mapping[str, str]
-    """Of each sample within its benchmark; says what is wrong with it, so no text may hold it."""
+    """Path of each sample in its benchmark. It reveals the label, so no text may contain it."""
 
 
 def make_row_context(
     params: Params, workspace: Workspace, sources: Mapping[str, Source], expression: str, salt: bytes
 ) -> RowContext:
-    """The context of a publication of the project as it is now."""
+    """Build the context for the project's current state."""
     return RowContext(
         params,
         workspace,
@@ -57,23 +57,25 @@ def make_row_context(
 
 
 def check_row(context: RowContext, row: Mapping[str, Any], where: str) -> Trajectory:
-    """The trajectory of a row, once its chat is what the trajectory renders to, and no more.
+    """Check a row and return its trajectory; its chat must be exactly the rendering of the trajectory.
 
     Raises:
-        IndusCotError: it is something else; nobody has reviewed it, and that is required; it tells the truth.
+        IndusCotError: the chat differs; a required review is missing; a text reveals supervision.
     """
     if row["source_set"] not in context.sources:
-        raise IndusCotError(f"{where}: is of the unknown set {row['source_set']}")
+        raise IndusCotError(f"{where}: unknown set {row['source_set']}")
     if context.params.publish.require_review and row["review_status"] == "auto":
         raise IndusCotError(
-            f"{where}: no person has looked at it, and publish.require_review is true; review it "
+            f"{where}: not reviewed, although publish.require_review is true; review it "
             "(`indus-cot review push`) or set assemble.review to reviewed, which leaves such rows out"
         )
     try:
         trajectory = Trajectory.model_validate_json(row["trajectory"])
         chat = json.loads(row["messages"])
     except (ValidationError, ValueError):
-        raise IndusCotError(f"{where}: messages or trajectory hold no JSON of theirs; assemble again") from None
+        raise IndusCotError(
+            f"{where}: `messages` or `trajectory` is not valid JSON; run `indus-cot assemble`"
+        ) from None
     if chat != render_messages(trajectory, row["category"], row["view"]):
         raise IndusCotError(
             f"{where}, messages: {_describe_mismatch(chat)}; nothing was published. Run `indus-cot verify`"
@@ -83,20 +85,20 @@ def check_row(context: RowContext, row: Mapping[str, Any], where: str) -> Trajec
         verdict.answer, [tuple(box) for box in verdict.boxes], verdict.defect_type
     ):  # fmt: skip
         raise IndusCotError(
-            f"{where}: answer, boxes or defect_type are not those of its trajectory; nothing was published. Run "
+            f"{where}: answer, boxes or defect_type differ from its trajectory; nothing was published. Run "
             "`indus-cot verify`"
         )
     if row["tools"] != context.tools and json.loads(row["tools"]) != json.loads(context.tools):
-        raise IndusCotError(f"{where}, tools: are not the tools of this version; run `indus-cot repro assemble`")
+        raise IndusCotError(f"{where}, tools: differ from the tools of this version; run `indus-cot repro assemble`")
     check_without_path(context, row, row["messages"], f"{where}, messages")
     return trajectory
 
 
 def check_without_path(context: RowContext, row: Mapping[str, Any], text: str, where: str) -> None:
-    """Refuse a text with the path of the benchmark's image, which says what is wrong with it.
+    """Refuse a text that contains the benchmark's path of its image, because the path reveals the label.
 
     Raises:
-        IndusCotError: the path is in it.
+        IndusCotError: the text contains the path.
     """
     if (path := context.source_paths.get(row["sample_id"])) and path in text:
         raise IndusCotError(
@@ -107,10 +109,10 @@ def check_without_path(context: RowContext, row: Mapping[str, Any], text: str, w
 def make_references(
     row: Mapping[str, Any], trajectory: Trajectory, names: Sequence[str], images: pa.ListScalar | None, where: str
 ) -> list[dict[str, Any]]:
-    """How to make each image of a row again.
+    """Describe how to regenerate each image of a row.
 
     Raises:
-        IndusCotError: the row has another number of images than its trajectory.
+        IndusCotError: the number of images differs from the trajectory.
     """
     digests = [
         (turn.observation.image_sha256, number)
@@ -118,9 +120,11 @@ def make_references(
         if turn.observation and turn.observation.image_sha256
     ]
     if len(names) != len(digests) + 1:
-        raise IndusCotError(f"{where}: has {len(names)} images for {len(digests)} observations; assemble again")
+        raise IndusCotError(
+            f"{where}: has {len(names)} images for {len(digests)} observations; run `indus-cot assemble`"
+        )
     file = row["image_sha256"]
-    # Only a region is a file of our own making, whose hash nothing recorded.
+    # Only a region is a file of our own, whose hash was not recorded.
     first = hashlib.sha256(images[0]["bytes"].as_py()).hexdigest() if images is not None else file
     kind = "file" if images is None else "region"
     made = [
@@ -132,7 +136,7 @@ def make_references(
 
 
 def make_observation_reference(digest: str, turn: int, path: str, file: str) -> dict[str, Any]:
-    """How to make the image again that the call of a turn returned."""
+    """Describe how to regenerate the image that the call of a turn returned."""
     return {"sha256": digest, "kind": "observation", "turn": turn, "path": path, "file_sha256": file, "box": []}
 
 
@@ -142,13 +146,13 @@ def make_learner_tables(
     rows: Sequence[Mapping[str, Any]],
     references: Sequence[list[dict[str, Any]]],
 ) -> dict[Config, pa.Table]:
-    """The rows of `sft` and `rl` of a batch of the corpus.
+    """Build the rows of `sft` and `rl` for a batch of the corpus.
 
     Args:
-        context: Of the publication.
-        batch: Of the corpus.
-        rows: The same without images.
-        references: How to make the images of each row again.
+        context: Context of the publication.
+        batch: Batch of the corpus.
+        rows: Its rows without images.
+        references: References of the images of each row.
     """
     images = batch.column("images")
     embedded = [context.sources[row["source_set"]].embedded for row in rows]
@@ -170,12 +174,12 @@ def make_learner_tables(
 
 @cache
 def render_prompt_json(category: str, view: str) -> str:
-    """JSON of the messages that ask for an inspection."""
+    """The prompt messages of an inspection, as JSON."""
     return json.dumps(prompt(category, view), ensure_ascii=False)
 
 
 def _select_embedded(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
-    """The lists of images, empty where a row's are published by reference."""
+    """Lists of images; empty for rows whose images are published by reference."""
     if all(embedded):
         return images
     if not any(embedded):
@@ -185,7 +189,7 @@ def _select_embedded(images: pa.Array, embedded: Sequence[bool]) -> pa.Array:
 
 
 def _take_first_images(images: pa.ListArray, embedded: Sequence[bool]) -> pa.ChunkedArray:
-    """The first image of each row, where it lies: one chunk a row, nothing is copied."""
+    """First image of each row, as one chunk for each row, without a copy."""
     flat, starts = images.values, images.offsets.to_pylist()
     none = pa.nulls(1, flat.type)
     chunks = [flat.slice(start, 1) if inside else none for start, inside in zip(starts, embedded, strict=False)]
@@ -198,7 +202,7 @@ def _make_table(config: Config, columns: Mapping[str, Any]) -> pa.Table:
 
 
 def _cast(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Values as an array of ``kind``; a list of texts may become JSON."""
+    """Convert values to an array of type ``kind``; a list of texts may become JSON."""
     storage = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if isinstance(values, list):
         values = pa.array(values, storage)
@@ -210,14 +214,14 @@ def _cast(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
 
 
 def _describe_mismatch(chat: Any) -> str:
-    """What in a chat is not of a trajectory's rendering, for a refusal."""
+    """Explain how a chat differs from the rendering of a trajectory."""
     for number, message in enumerate(chat if isinstance(chat, list) else []):
         fields = set(message) if isinstance(message, dict) else set()
         if told := sorted(fields & SUPERVISION_COLUMNS):
             return f"message {number} has the supervision field {', '.join(told)}, which students must not see"
         if other := sorted(fields - {"role", "content", "tool_calls", "name"}):
             return f"message {number} has the unknown field {', '.join(other)}"
-    return "are not what the trajectory renders to"
+    return "differ from the rendering of the trajectory"
 
 
 def _read_source_paths(workspace: Workspace) -> dict[str, str]:

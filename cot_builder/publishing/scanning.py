@@ -1,4 +1,4 @@
-"""Looks through every text that is to leave, many at once, for what must not."""
+"""Scan the texts of published rows for secrets, in batches."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +20,17 @@ SCANNED_COLUMNS = (
     "prompt_version",
     "licence",
 )
-"""Columns of the corpus that are looked through: of what leaves, all others are numbers, hashes, or this project's own
-words."""
+"""Scanned columns of the corpus; all other published columns are numbers, hashes or this project's own words."""
 
 
 def scan_batch(batch: pa.RecordBatch, split: str, expression: str) -> None:
-    """Look through every text of a batch of the corpus at once.
+    """Scan every text of a batch of the corpus.
 
     Raises:
-        IndusCotError: something is found; names column and row.
+        IndusCotError: a match; names column and row.
     """
     columns = {name: _to_json_texts(batch.column(name)) for name in SCANNED_COLUMNS}
-    # The expression is compiled anew for each array: it takes longer than looking through this one.
+    # Concatenate first: the expression is compiled for each array, which takes longer than the scan.
     if not secrets.contains_match(pa.concat_arrays(columns.values()), expression):
         return
     ids = batch.column("id").to_pylist()
@@ -40,16 +39,16 @@ def scan_batch(batch: pa.RecordBatch, split: str, expression: str) -> None:
             for identity, text in zip(ids, written.to_pylist(), strict=True):
                 secrets.check_text(text, f"{split}, row {identity}, column {name}", expression)
             raise IndusCotError(
-                f"{split}, one of the rows {ids[0]} to {ids[-1]}, column {name}: holds something that must not "
-                "leave; nothing was published. Reject their drafts in review, then run again"
+                f"{split}, one of the rows {ids[0]} to {ids[-1]}, column {name}: holds a text that must not "
+                "be published; nothing was published. Reject their drafts in review, then run again"
             )
 
 
 def make_scanned_table(config: Config, rows: Sequence[Mapping[str, Any]], expression: str) -> pa.Table:
-    """Rows of a small configuration as a table; their texts, which are in no batch of the corpus, are looked through.
+    """Build a table of rows whose texts are not in a corpus batch, and scan these texts.
 
     Raises:
-        IndusCotError: something is found; names the row.
+        IndusCotError: a match; names the row.
     """
     texts = [(row["id"], text) for row in rows for text in _iter_texts(row)]
     if secrets.contains_match(pa.array([secrets.to_json_text(text) for _, text in texts], pa.string()), expression):
@@ -59,7 +58,7 @@ def make_scanned_table(config: Config, rows: Sequence[Mapping[str, Any]], expres
 
 
 def _iter_texts(value: Any) -> Iterator[str]:
-    """Every text in a row, on its own: JSON within JSON would have its signs escaped twice."""
+    """Yield each text of a row separately; nested JSON would be escaped twice."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -71,7 +70,7 @@ def _iter_texts(value: Any) -> Iterator[str]:
 
 
 def _to_json_texts(texts: pa.Array) -> pa.StringArray:
-    """Texts as JSON: those that are none yet are made so."""
+    """Texts in their JSON form."""
     if isinstance(texts, pa.ExtensionArray):
         return texts.storage
     return pa.array([json.dumps(text, ensure_ascii=False) for text in texts.to_pylist()], pa.string())

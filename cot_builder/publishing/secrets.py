@@ -1,7 +1,7 @@
-"""Texts that must not leave: secrets, paths of this machine, names of reviewers.
+"""Detection of texts that must not be published: secrets, local paths, reviewer names.
 
-Texts are looked through as JSON writes them, by RE2 and by Python's `re` with one expression. It has no ``\\b``,
-``\\s`` or ``\\w`` and looks neither ahead nor behind: RE2 knows these for ASCII alone, or not at all.
+RE2 and Python's `re` use one expression, on texts in their JSON form. It has no ``\\b``, ``\\s``, ``\\w`` and no
+look-around, because RE2 supports these for ASCII only or not at all.
 """
 
 import json
@@ -20,7 +20,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 
 _ESCAPED = r"\\[nrtfb]|\\u[0-9a-fA-F]{4}"
-"""A character that JSON writes with letters and digits, which are of no word then."""
+"""A character that JSON escapes with letters and digits, which belong to no word."""
 _BEGIN = rf"(?:^|[^A-Za-z0-9]|{_ESCAPED})"
 _END = r"(?:$|[^A-Za-z0-9])"
 _NOT_ASCII = r"[^\x00-\x7f]"
@@ -29,7 +29,7 @@ _ROOTS = (
     "home|Users|root|tmp|mnt|media|opt|srv|var|private|work|workspace|data|scratch|gpfs|lustre|Volumes|usr|etc|nfs"
     "|proc|run|dev|lib|bin|Library|Applications|System"
 )
-"""Folders that are known to begin a path, whatever stands before: behind a letter of ASCII it is no beginning."""
+"""Folders that begin a path; not after an ASCII letter."""
 _SECRET = "|".join(
     (
         r"hf_[A-Za-z0-9]{16,}",
@@ -47,8 +47,8 @@ _SECRET = "|".join(
         r"://[^/ \"\\:@]+:[^/ \"\\:@]+@",
     )
 )
-# A path of any root has two parts, begins with a letter (1/2 does not), and stands behind a space, a quote or the like:
-# behind a letter it is and/or, behind a dot or a bracket it goes on.
+# A path with any other root has two parts, begins with a letter (unlike 1/2), and follows a space, a quote or similar.
+# After a letter it would be "and/or"; after a dot or a bracket it continues a word.
 _PATH = "|".join(
     (
         r"(?i:file)://",
@@ -68,20 +68,20 @@ KINDS = {
     "reviewer": "a reviewer's name",
     "machine": "a path of this machine or a source of params.yaml",
 }
-"""What it is to the group of the expression that finds it."""
+"""Description of each group of the expression."""
 SECRET_VARIABLES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY", re.IGNORECASE)
 MIN_VALUE_LENGTH = 8
-"""Characters of a value of the environment that is looked for: a shorter one is found in any text."""
+"""Minimum length of an environment value to search for; shorter ones occur in any text."""
 MAX_CASE_SENSITIVE = 3
-"""Characters of a name that is looked for as it is written; a longer one in capitals or without."""
+"""Names up to this length are matched case-sensitively; longer ones ignore case."""
 
 
 def build_pattern(root: Path = Path(), params: Params | None = None) -> str:
-    """One expression for everything that must not leave, this machine's own values and names of reviewers among it.
+    """Build the expression of everything that must not be published, including local values and reviewer names.
 
     Args:
-        root: The project, with the reviews.
-        params: Whose keys and sources are looked for too.
+        root: The project with its reviews.
+        params: Parameters whose keys and sources are included.
     """
     people = {row.reviewer for row in read_reviews(Workspace(root))}
     people |= {row.reviewer for row in read_prior_reviews(Workspace(root))}
@@ -100,21 +100,21 @@ def build_pattern(root: Path = Path(), params: Params | None = None) -> str:
            if len(place) > 3]  # fmt: skip
     if own:
         found["machine"] = "|".join(own)
-    # In the order of what a refusal is to say first.
+    # The order decides which kind a refusal names first.
     return "|".join(f"(?P<{kind}>{found[kind]})" for kind in ("secret", "reviewer", "email", "machine", "path")
                     if kind in found)  # fmt: skip
 
 
 def contains_match(texts: pa.Array, expression: str) -> bool:
-    """Whether any of these texts, JSON each, holds any of it."""
+    """Whether the expression matches in any of the texts, each in JSON form."""
     return bool(pc.any(pc.match_substring_regex(texts, expression)).as_py())
 
 
 def check_text(text: str, where: str, expression: str) -> None:
-    """Refuse a text, JSON or any other, that holds any of it.
+    """Refuse a text, JSON or not, in which the expression matches.
 
     Raises:
-        IndusCotError: saying where and what kind of thing, never the thing itself.
+        IndusCotError: names the position and the kind of the match, never the match itself.
     """
     written = to_json_text(text)
     if not contains_match(pa.array([written], pa.string()), expression):
@@ -124,13 +124,13 @@ def check_text(text: str, where: str, expression: str) -> None:
     start = found.start() if found else 0
     at = 1 + written.count("\n", 0, start) + (0 if written is text else written.count("\\n", 0, start))
     raise IndusCotError(
-        f"{where}, line {at}, character {start}: holds {kind}; nothing was published. Remove it where it "
-        "was written (a draft: reject it in review), then run again"
+        f"{where}, line {at}, character {start}: holds {kind}; nothing was published. Remove it at its "
+        "source (reject a draft in review), then run again"
     )
 
 
 def to_json_text(text: str) -> str:
-    """A text as JSON writes it, which one that is JSON is already."""
+    """The JSON form of a text; a text that is JSON is returned as it is."""
     try:
         json.loads(text)
     except ValueError:
@@ -139,7 +139,7 @@ def to_json_text(text: str) -> str:
 
 
 def _list_spellings(source: str | list[str], root: Path) -> set[str]:
-    """How a source of a set may be written in a text; what is public, or a plain word, is none."""
+    """Spellings of a set's source that must not be published; public addresses and plain words are not among them."""
     found = set()
     for place in [source] if isinstance(source, str) else source:
         scheme, mark, rest = place.partition("://")

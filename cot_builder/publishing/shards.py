@@ -1,4 +1,4 @@
-"""How published rows are dealt into parquet shards."""
+"""Distribution of published rows over parquet shards."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -12,30 +12,30 @@ from cot_builder.publishing.configs import CONFIGS, Config, schema
 from cot_builder.storage.shards import image_parquet_options
 
 ROWS_PER_SHARD = 4
-"""On average, at most: a change of 1 % of the rows, drawn at random, then touches less than 5 % of the bytes."""
+"""Maximum average rows of a shard: changing a random 1 % of the rows then changes less than 5 % of the bytes."""
 
 
 MAX_FILES = 24_000
-"""Shards in all: the Hub takes 25,000 large files in a commit (`HfApi.create_commit`), and recommends fewer than 10,000
-in a folder (huggingface.co/docs/hub/repositories-recommendations), of which there are at least four."""
+"""Maximum number of shards. The Hub accepts 25,000 large files in a commit (`HfApi.create_commit`) and recommends fewer
+than 10,000 in a folder (huggingface.co/docs/hub/repositories-recommendations); there are at least four folders."""
 
 
 MAX_ROW_GROUP = 128 * 2**20
-"""Bytes of images in a row group of several rows: the Hub's viewer scans 300 MB of one at most."""
+"""Maximum image bytes of a row group; the Hub's viewer scans at most 300 MB of one."""
 
 
 WRITE_BUFFER = 2**16
-"""Bytes: what is smaller, as pages of texts are, is gathered before it is written; images go to the file at once."""
+"""Write buffer, bytes: collects small writes such as text pages; images are larger and bypass it."""
 
 
 def choose_shard_bits(rows: Mapping[str, int], before: int | None = None) -> int:
-    """Leading bits of an id that name its shard: two to four rows a shard, more in a large corpus.
+    """Number of leading id bits that select the shard: two to four rows in a shard, more in a large corpus.
 
-    Where something is published, its number stays as long as it keeps shards small: another one moves every row.
+    The number of the published version is kept while its shards stay small, because another number moves every row.
 
     Args:
-        rows: By split.
-        before: The number of what is published.
+        rows: Number of rows by split.
+        before: Number of bits of the published version.
     """
     count = sum(rows.values())
     if before is not None and count <= ROWS_PER_SHARD * 2**before and 2**before <= max(count, 1):
@@ -61,7 +61,7 @@ def bucket_of(identity: str, bits: int) -> int:
 
 
 def write_shard(path: Path, table: pa.Table, config: Config) -> None:
-    """Write one shard: images as they are, texts compressed; the same rows give the same bytes."""
+    """Write one shard with compressed texts and uncompressed images; equal rows give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         pa.output_stream(str(path), buffer_size=WRITE_BUFFER) as file,
@@ -72,7 +72,7 @@ def write_shard(path: Path, table: pa.Table, config: Config) -> None:
 
 
 def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
-    """The rows, cut where their images are more than the viewer scans at once."""
+    """Split the rows where their images exceed what the viewer scans."""
     if len(table) < 2 or table.nbytes < MAX_ROW_GROUP // 2:
         yield table
         return

@@ -1,4 +1,4 @@
-"""The data sets that the images of a corpus come from, and what may be done with them."""
+"""Source sets of the images of a corpus, and the terms of their licences."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from schemas.errors import IndusCotError
 
 
 class Source(NamedTuple):
-    """A set of the corpus: its facts, and whether its images are within the rows."""
+    """A set of the corpus: its facts, and whether its images are embedded in the rows."""
 
     facts: Benchmark
     embedded: bool
@@ -19,19 +19,19 @@ class Source(NamedTuple):
 
 
 def read_sources(params: Params, corpus: Path) -> dict[str, Source]:
-    """Every set of the corpus, with what may be done with its images.
+    """List the sets of the corpus, and whether their images may be embedded.
 
     Raises:
-        IndusCotError: a set is not in the parameters any more, or its rows have another licence than it; a set may
-            not be passed on and ``publish.images`` is embed.
+        IndusCotError: a set is missing in the parameters; its rows have another licence; ``publish.images`` is embed
+            although the licence of a set forbids redistribution.
     """
     found: dict[str, Source] = {}
     table = read_columns(corpus, ("source_set", "licence")).unique()
     for name, licence in sorted(table.iter_rows()):
         if name not in params.pull:
             raise IndusCotError(
-                f"{corpus}: has rows of the set {name}, which params.yaml does not know: its licence is not known "
-                "either. Run with the profile the corpus was made with"
+                f"{corpus}: has rows of the set {name}, which is not in params.yaml, so its licence is unknown. "
+                "Run with the profile that the corpus was made with"
             )
         facts = resolve_benchmark(params.pull[name])
         adapts = "nd" not in CONDITIONS.get(to_hub_licence(facts.licence), ())
@@ -43,9 +43,9 @@ def read_sources(params: Params, corpus: Path) -> dict[str, Source]:
         allowed = facts.redistribution == "allowed" and adapts
         if params.publish.images == "embed" and not allowed:
             raise IndusCotError(
-                f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be passed on: "
-                f"redistribution is {facts.redistribution}, for {facts.clause}"
-                + ("" if adapts else "; and the licence allows no changed copies, such as crops are")
+                f"publish: the images of {name} ({facts.title}, licence {facts.licence}) may not be redistributed: "
+                f"redistribution is {facts.redistribution} ({facts.clause})"
+                + ("" if adapts else "; and the licence forbids derived copies such as crops")
                 + ". Set publish.images to auto, which "
                 "publishes them by reference, or to reference"
             )

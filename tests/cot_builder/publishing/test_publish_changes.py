@@ -69,7 +69,7 @@ def test_a_pull_request_leaves_main_alone(hub: HubServer, client: Client, publis
     again = client.run("publish", "--repo", REPO, "--pr", folder=copy).out
     assert f"{REPO}/discussions/1; compared before" in again, again
     assert len(hub.repository(REPO).proposals) == 1
-    assert_refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "no version yet", "--tag")
+    assert_refused(client.run("publish", "--repo", REPO, "--pr", "--tag", folder=copy), "cannot be tagged", "--tag")
 
 
 def test_a_tag_stays_where_it_is(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
@@ -90,7 +90,7 @@ def test_private_is_no_wish(hub: HubServer, client: Client, published: CommandRe
     head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
     for words in ((), ("--dry-run",), ("--pr",)):
         assert_refused(
-            client.run("publish", "--repo", REPO, "--private", *words, folder=copy), "is there and public", "--private"
+            client.run("publish", "--repo", REPO, "--private", *words, folder=copy), "exists and is public", "--private"
         )
     assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
 
@@ -98,7 +98,9 @@ def test_private_is_no_wish(hub: HubServer, client: Client, published: CommandRe
 def test_who_may_only_read_writes_nothing(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     change(copy, lambda rows: reword(rows[2]))
     head, sent = hub.repository(REPO).refs["main"], len(hub.uploads)
-    assert_refused(client.run("publish", "--repo", REPO, token=READER, folder=copy), "no right to write there (403)")
+    assert_refused(
+        client.run("publish", "--repo", REPO, token=READER, folder=copy), "may not write or read there (403)"
+    )
     assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
 
 
@@ -115,7 +117,7 @@ def test_what_is_served_with_other_bytes_is_refused(hub: HubServer, client: Clie
 
     words = ("publish", "--repo", name)
     hub.after_commit = lambda: alter(lambda rows: [*rows[:-1], {**rows[-1], "category": "another"}])
-    assert_refused(client.run(*words, folder=copy), "sft, train, row ", "what was loaded back differs")
+    assert_refused(client.run(*words, folder=copy), "sft, train, row ", "the loaded row differs")
     hub.after_commit = lambda: alter(lambda rows: [])
     assert_refused(client.run(*words, folder=copy), "loaded back")
     hub.after_commit = lambda: None

@@ -46,7 +46,7 @@ def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
 def test_a_refused_commit_leaves_no_doubt(hub: HubServer, client: Client, copy: Path) -> None:
     hub.fail("POST /api/datasets/owner/forbidden/commit", 403)
     done = client.run("publish", "--repo", "owner/forbidden", folder=copy)
-    assert_refused(done, "no right to write there (403)")
+    assert_refused(done, "may not write or read there (403)")
     assert "not known" not in done.out and "is committed" not in done.out, done.out
 
 
@@ -54,7 +54,7 @@ def test_a_commit_that_could_not_be_tagged_is_said_to_stand(hub: HubServer, clie
     words = ("publish", "--repo", "owner/untagged", "--tag")
     hub.fail("POST /api/datasets/owner/untagged/tag", 403)
     assert_refused(
-        client.run(*words, folder=copy), "no right to write there (403)", "is committed, without the tag v1.0.0"
+        client.run(*words, folder=copy), "may not write or read there (403)", "is committed, without the tag v1.0.0"
     )
     assert not hub.repository("owner/untagged").tags
     assert client.run(*words, folder=copy).code == 0
@@ -97,7 +97,7 @@ def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, pub
     number, date, _ = client.python("from cot_builder.storage import retry; value = retry.waits")
     assert done.code == 0 and number == 90 and 200 < date <= 300 and "retrying in 90 s" in done.out, done.out
     hub.fail("whoami", 429, retry_after="7200")
-    assert_refused(client.run(*words), "the Hub answers 429", "come back in 120 minutes")
+    assert_refused(client.run(*words), "the Hub answers 429", "asks to wait 120 minutes")
     client.python("from cot_builder.storage import retry; retry.time = retry.kept")
 
 

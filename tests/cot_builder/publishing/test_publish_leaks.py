@@ -58,9 +58,7 @@ def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: s
 
 def test_a_verdict_that_was_changed_beside_its_trajectory_stops_it(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[2].update(boxes=[[1, 2, 3, 4]]))
-    assert_refused(
-        client.run("publish", "--repo", "owner/never", folder=copy), "are not those of its trajectory", "verify"
-    )
+    assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "differ from its trajectory", "verify")
 
 
 def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None:
@@ -86,7 +84,7 @@ def test_supervision_in_a_chat_stops_it(client: Client, copy: Path) -> None:
 def test_tools_of_another_version_stop_it(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[1].update(tools="[]"))
     assert_refused(
-        client.run("publish", "--repo", "owner/never", folder=copy), "tools: are not the tools of this version"
+        client.run("publish", "--repo", "owner/never", folder=copy), "tools: differ from the tools of this version"
     )
 
 

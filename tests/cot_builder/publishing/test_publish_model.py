@@ -85,7 +85,7 @@ def test_a_dry_run_of_a_model(
     asked = ("--set", "publish.repo=owner/unsure", *MODEL, "--dry-run")
     done = client.run(*asked, folder=copy)
     assert done.code == 0 and "nothing was sent" in done.out, done.out
-    assert "corpus that is not the one in owner/unsure" in done.out
+    assert "corpus other than the one in owner/unsure" in done.out
     assert "publish.repo names no dataset" in client.run(*MODEL, "--dry-run", folder=copy).out
     assert ("models", "owner/model") not in hub.repositories
     done = client.run(*asked, token="", folder=copy)
@@ -102,10 +102,10 @@ def test_a_dry_run_of_a_model(
 def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Path, trained: Path) -> None:
     hub.repositories.pop(("models", "owner/model"), None)
     hub.after_commit = lambda: hub.alter("owner/model", "model.safetensors", b"others", "models")
-    assert_refused(client.run(*MODEL, folder=copy), "differs from what was sent: model.safetensors")
+    assert_refused(client.run(*MODEL, folder=copy), "differ from those that were sent: model.safetensors")
     hub.after_commit = lambda: None
     assert "every hash as written" in client.run(*MODEL, folder=copy).out
-    assert_refused(client.run(*MODEL, "--private", folder=copy), "is there and public")
+    assert_refused(client.run(*MODEL, "--private", folder=copy), "exists and is public")
     hub.put("owner/model", "notes.txt", b"mine", "models")
     assert_refused(client.run(*MODEL, folder=copy), "holds files that neither this model", "notes.txt")
     hub.make("owner/finetune", "models")

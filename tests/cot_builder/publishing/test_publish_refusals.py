@@ -15,21 +15,19 @@ from tests.servers.hub_server import READER, HubServer
 def test_what_is_not_there_for_somebody_who_is_not_logged_in(hub: HubServer, client: Client) -> None:
     """The Hub answers 401, and does not say whether it is missing or private."""
     hub.fail("owner/elsewhere", 401, times=99)
-    assert_refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and nobody is logged in")
+    assert_refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and you are not logged in")
 
 
 def test_tokens(client: Client) -> None:
     assert_refused(client.run("publish", "--repo", REPO, token=""), "hf auth login", "HF_TOKEN")
-    assert_refused(
-        client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "does not know the token (401)"
-    )
+    assert_refused(client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "rejects the token (401)")
     assert_refused(client.run("publish", "--repo", "owner/new", token=READER), "no right to write", "(403)")
     assert "hf_wrong" not in client.output and READER not in client.output
 
 
 def test_names(hub: HubServer, client: Client) -> None:
     assert_refused(client.run("publish"), "--repo OWNER/NAME", "publish.repo")
-    assert_refused(client.run("publish", "--repo", "nameless"), "no repository", "OWNER/NAME")
+    assert_refused(client.run("publish", "--repo", "nameless"), "is not a repository name", "OWNER/NAME")
     assert_refused(client.run("publish", "--repo", "owner/missing", "--pr"), "is not there", "--pr")
     hub.make("owner/taken", "models")
     assert_refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
@@ -71,8 +69,8 @@ def test_what_somebody_elses_folder_holds(
     pq.write_table(pa.table({"id": ["1"], "text": ["theirs"]}), other / "data/train-00000-of-00001.parquet")
     assert_refused(client.run("diff", str(other)), "has no column", "is", "a corpus?")
     for folder, index, shard in (
-        (clone, "index.parquet: is a pointer of git-lfs", "is a pointer of git-lfs"),
-        (damaged, "its index.parquet is damaged", ".parquet: damaged parquet file"),
+        (clone, "index.parquet: is a git-lfs pointer", "is a git-lfs pointer"),
+        (damaged, "index.parquet is damaged", ".parquet: damaged parquet file"),
         (foreign, "no column category", "no shard of sft that indus-cot published"),
     ):
         assert_refused(client.run("diff", str(folder)), index)
@@ -95,7 +93,7 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
     pq.write_table(pa.concat_tables([table.slice(1), table.slice(0, 1)]), shard)
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "changed after it was validated", "sha256")
     mark_validated(copy)
-    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or there twice")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "is out of order or duplicated")
     training_project.change_manifest(copy / "data/indus_cot", stage="draft")
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
     shutil.rmtree(copy / "data/indus_cot")
@@ -104,7 +102,7 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
 
 def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) -> None:
     done = client.run("--set", "publish.require_review=true", "publish", "--repo", REPO, folder=copy)
-    assert_refused(done, "no person has looked at it", "publish.require_review")
+    assert_refused(done, "not reviewed", "publish.require_review")
 
 
 def test_the_check_of_the_real_hub_runs(hub: HubServer, client: Client, published: CommandResult) -> None:

@@ -162,7 +162,7 @@ def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.Mo
     assert not (copy / ".indus-cot/publish.salt").exists()
     names = {row["reviewer"] for row in built(copy)["review"]}
     (copy / ".indus-cot/publish.salt").write_text("")
-    with pytest.raises(IndusCotError, match="cut short, and pseudonyms made with it could be guessed"):
+    with pytest.raises(IndusCotError, match="truncated, so its pseudonyms could be guessed"):
         built(copy)
     (copy / ".indus-cot/publish.salt").unlink()
     # Another salt, other pseudonyms: what is there does not do.
@@ -247,7 +247,7 @@ def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path)
     (copy / "other").mkdir()
     other.write_parquet(copy / "other" / INDEX)
     assert (
-        "0 have another text or other facts, 1 the same in another split"
+        "0 with another text or other facts, 1 moved to another split"
         in changes.diff(str(copy / "data/publish"), str(copy / "other"))[1]
     )
 

@@ -45,7 +45,7 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     assert {bool(images) for name, images in rows if name == "mine"} == {True}
     assert_refused(client.run("rehydrate", "owner/mixed", folder=guarded), "guarded", "--source guarded=PATH")
     twice = ("--source", "guarded=mine", "--source", "guarded=mine/parts.csv")
-    assert_refused(client.run("rehydrate", "owner/mixed", *twice, folder=guarded), "guarded is mine already")
+    assert_refused(client.run("rehydrate", "owner/mixed", *twice, folder=guarded), "guarded was already given as mine")
     made = client.run("rehydrate", "owner/mixed", "--source", "guarded=mine/parts.csv", "--to", "whole", folder=guarded)
     assert made.code == 0 and "every sha256 as published" in made.out, made.out
     (guarded / "params.yaml").unlink()
@@ -54,7 +54,7 @@ def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Clie
     assert client.run("publish", "--repo", "owner/embedded", "--dry-run", folder=guarded).code == 0
     embedded, whole = guarded / "data/publish", guarded / "whole"
     card = (whole / "README.md").read_text()
-    assert "made whole" in card and "by reference" not in card and "may not be passed on" not in card
+    assert "has embedded the images" in card and "by reference" not in card and "may not be passed on" not in card
     size = sum(path.stat().st_size for path in (whole / "sft/train").glob("*.parquet")) / 1e6
     assert re.search(rf"\| `sft` \| train \| \d+ \| {size:.1f} \|", card)
     state = json.loads((whole / "indus-cot.json").read_text())
@@ -95,7 +95,7 @@ def test_all_by_reference_is_made_whole_to_the_byte(
             assert (copy / "whole" / path).read_bytes() == hub.files(REPO)[path], path
     assert_refused(
         client.run("rehydrate", REPO, "--source", "mine=mine/parts.csv", "--to", "again", folder=copy),
-        "has no image of mine to make; every image is in its rows",
+        "needs no images of mine; all images are in its rows",
     )
     looked = next(
         path for path in shards if path.startswith("sft/") and '"crop"' in _text(copy / "data/publish" / path)
@@ -143,7 +143,7 @@ def test_a_licence_without_changed_copies_takes_images_by_reference(client: Clie
     change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows])
     change(copy, lambda rows: [row.update(licence="CC BY-ND 4.0") for row in rows], "validation")
     embedded = client.run("--set", "publish.images=embed", "publish", "--repo", "owner/nd", "--dry-run", folder=copy)
-    assert_refused(embedded, "mine", "CC BY-ND 4.0", "allows no changed copies")
+    assert_refused(embedded, "mine", "CC BY-ND 4.0", "forbids derived copies")
     done = client.run("publish", "--repo", "owner/nd", "--dry-run", folder=copy)
     assert done.code == 0, done.out
     shards = [pq.read_table(path).to_pylist() for path in (copy / "data/publish/sft").rglob("*.parquet")]
