@@ -67,7 +67,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Cli
     dry = ("publish", "--dry-run", "--repo")
     assert_refused(client.run(*dry, REPO, token="hf_wrongwrongwrongwrong"), "rejects the token (401)")
     assert_refused(client.run(*dry, "nameless", token=""), "is not a repository name", "OWNER/NAME")
-    assert_refused(client.run(*dry, "owner/missing", "--pr"), "is not there", "--pr")
+    assert_refused(client.run(*dry, "owner/missing", "--pr"), "does not exist", "--pr")
     assert_refused(client.run(*dry, REPO, "--parent", "0" * 40), "somebody has committed since")
     assert_refused(
         client.run(*dry, "owner/missing", "--parent", "0" * 40), "does not exist, so 00000000 cannot be its head"

@@ -89,8 +89,8 @@ def test_a_dry_run_of_a_model(
     assert "publish.repo names no dataset" in client.run(*MODEL, "--dry-run", folder=copy).out
     assert ("models", "owner/model") not in hub.repositories
     done = client.run(*asked, token="", folder=copy)
-    assert done.code == 0 and "not compared with the Hub" in done.out and "was not asked" in done.out, done.out
-    assert_refused(client.run(*MODEL, "--dry-run", "--pr", folder=copy), "is not there", "--pr")
+    assert done.code == 0 and "not compared with the Hub" in done.out and "was not checked" in done.out, done.out
+    assert_refused(client.run(*MODEL, "--dry-run", "--pr", folder=copy), "does not exist", "--pr")
     # What is not known is not said.
     hub.fail("owner/unsure", 403, times=99)
     assert_refused(client.run(*asked, folder=copy), "owner/unsure", "(403)")
@@ -113,7 +113,7 @@ def test_a_models_repository_is_guarded(hub: HubServer, client: Client, copy: Pa
         hub.put("owner/finetune", name, b"{}", "models")
     theirs = hub.files("owner/finetune", "models")
     done = client.run("publish", "--repo", "owner/finetune", "--model", "models/sft", folder=copy)
-    assert_refused(done, "no model that indus-cot published", "config.json")
+    assert_refused(done, "did not publish this model", "config.json")
     assert hub.files("owner/finetune", "models") == theirs
 
 

@@ -21,14 +21,14 @@ def test_what_is_not_there_for_somebody_who_is_not_logged_in(hub: HubServer, cli
 def test_tokens(client: Client) -> None:
     assert_refused(client.run("publish", "--repo", REPO, token=""), "hf auth login", "HF_TOKEN")
     assert_refused(client.run("publish", "--repo", REPO, token="hf_wrongwrongwrongwrong"), "rejects the token (401)")
-    assert_refused(client.run("publish", "--repo", "owner/new", token=READER), "no right to write", "(403)")
+    assert_refused(client.run("publish", "--repo", "owner/new", token=READER), "may not write", "(403)")
     assert "hf_wrong" not in client.output and READER not in client.output
 
 
 def test_names(hub: HubServer, client: Client) -> None:
     assert_refused(client.run("publish"), "--repo OWNER/NAME", "publish.repo")
     assert_refused(client.run("publish", "--repo", "nameless"), "is not a repository name", "OWNER/NAME")
-    assert_refused(client.run("publish", "--repo", "owner/missing", "--pr"), "is not there", "--pr")
+    assert_refused(client.run("publish", "--repo", "owner/missing", "--pr"), "does not exist", "--pr")
     hub.make("owner/taken", "models")
     assert_refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
     hub.make("owner/strange")
@@ -71,7 +71,7 @@ def test_what_somebody_elses_folder_holds(
     for folder, index, shard in (
         (clone, "index.parquet: is a git-lfs pointer", "is a git-lfs pointer"),
         (damaged, "index.parquet is damaged", ".parquet: damaged parquet file"),
-        (foreign, "no column category", "no shard of sft that indus-cot published"),
+        (foreign, "no column category", "not a shard of sft that indus-cot published"),
     ):
         assert_refused(client.run("diff", str(folder)), index)
         assert_refused(client.run("rehydrate", str(folder), "--to", str(tmp_path / "whole")), shard)

@@ -121,7 +121,7 @@ def test_all_by_reference_is_made_whole_to_the_byte(
     assert mine.read_text() == "of a person"
     (copy / "other" / "0.png").write_bytes(encode_png(decode((copy / "mine/widget/0.png").read_bytes())[::-1]))
     assert_refused(
-        client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are not there", "sha256"
+        client.run("rehydrate", name, "--source", "mine=other", folder=copy), "images of mine are missing", "sha256"
     )
 
 
