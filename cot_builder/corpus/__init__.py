@@ -1,1 +1,1 @@
-"""."""
+"""Read, check and write the corpus, its drafts, reviews and priors."""

@@ -1,4 +1,4 @@
-"""Drafts as tables hold them, and the images of their observations."""
+"""Convert drafts to and from table columns, and read the images of their observations."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from schemas.trajectory import OBSERVATION, Draft, Trajectory
 
 
 def derive_columns(trajectory: Trajectory) -> dict[str, Any]:
-    """The columns of a draft that follow from its trajectory."""
+    """Compute the columns of a draft that are derived from its trajectory."""
     text = trajectory.model_dump_json()
     observations = [turn.observation.image_sha256 for turn in trajectory.turns if turn.observation]
     return {
@@ -25,12 +25,12 @@ def derive_columns(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def read_trajectory(row: Draft) -> Trajectory:
-    """The trajectory of a draft."""
+    """Parse the trajectory of a draft."""
     return Trajectory.model_validate_json(row.trajectory)
 
 
 class ObservationImages:
-    """PNG bytes of observation images by sha256."""
+    """Reads observation images (PNG bytes) by their sha256."""
 
     def __init__(self, folder: Path) -> None:
         table = OBSERVATION.read(folder / "observation.parquet")
@@ -41,13 +41,13 @@ class ObservationImages:
         return digest in self._places
 
     def get(self, digest: str) -> bytes:
-        """The PNG stored under ``digest``.
+        """Return the PNG stored under ``digest``.
 
         Raises:
-            IndusCotError: there is none, or what is stored has another hash.
+            IndusCotError: the image is missing, or its content has another hash.
         """
         if digest not in self._places:
-            raise IndusCotError(f"no observation image {digest}; run `indus-cot draft` again")
+            raise IndusCotError(f"observation image {digest} is missing; run `indus-cot draft` again")
         png = self._reader.get(*self._places[digest])
         if hashlib.sha256(png).hexdigest() != digest:
             raise IndusCotError(f"observation image {digest} was changed on disk; run `indus-cot draft` again")

@@ -1,4 +1,4 @@
-"""Figures of a corpus from its index: counts, balance, tool use, lengths, and which trajectories to show."""
+"""Compute statistics of a corpus from its index, and choose trajectories for the gallery of the report."""
 
 import hashlib
 import math
@@ -13,7 +13,7 @@ BINS = 12
 
 @dataclass(frozen=True)
 class Balance:
-    """Trajectories of one group, by verdict."""
+    """Number of normal and anomalous trajectories of one group."""
 
     name: str
     normal: int
@@ -26,7 +26,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts by bin, with what to say of the whole."""
+    """Counts by bin, with summary statistics of all values."""
 
     title: str
     unit: str
@@ -41,7 +41,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class ToolUse:
-    """How one tool is used: trajectories that call it, calls in all."""
+    """Use of one tool: number of trajectories that call it, and total number of calls."""
 
     tool: str
     trajectories: int
@@ -50,7 +50,7 @@ class ToolUse:
 
 @dataclass(frozen=True)
 class DefectTypeToolUse:
-    """Of the trajectories of one defect type (or of none), how many call each tool."""
+    """Number of trajectories of one defect type, or of normal ones, that call each tool."""
 
     name: str
     total: int
@@ -58,7 +58,7 @@ class DefectTypeToolUse:
 
 
 def count_balance(index: pl.DataFrame, *columns: str) -> list[Balance]:
-    """Normal and anomalous trajectories by the value of one or more columns, in the order of the values."""
+    """Count normal and anomalous trajectories by the value of one or more columns, sorted by value."""
     table = (
         index.group_by(columns)
         .agg((pl.col("answer") == "No").sum().alias("normal"), (pl.col("answer") == "Yes").sum().alias("anomalous"))
@@ -68,13 +68,13 @@ def count_balance(index: pl.DataFrame, *columns: str) -> list[Balance]:
 
 
 def count_defect_types(index: pl.DataFrame) -> list[tuple[str, int]]:
-    """Anomalous trajectories by defect type, commonest first."""
+    """Count anomalous trajectories by defect type, most frequent first."""
     table = index.drop_nulls("defect_type").group_by("defect_type").len().sort(["len", "defect_type"])
     return list(reversed(list(table.iter_rows())))
 
 
 def count_tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
-    """How often each of ``tools`` is used; last, as ``no tool``, the trajectories that answer at once."""
+    """Count how often each of ``tools`` is used; the last entry, ``no tool``, counts trajectories without calls."""
     calls = pl.col("tool_calls")
     rows = [
         ToolUse(
@@ -88,7 +88,7 @@ def count_tool_use(index: pl.DataFrame, tools: Iterable[str]) -> list[ToolUse]:
 
 
 def count_tool_use_by_type(index: pl.DataFrame, tools: Collection[str]) -> list[DefectTypeToolUse]:
-    """Use of each of ``tools``, and of none, by defect type, commonest type first, ``normal`` last."""
+    """Count the use of each of ``tools``, and of no tool, by defect type: most frequent first, ``normal`` last."""
     named = index.with_columns(pl.col("defect_type").fill_null("normal").alias("kind"))
     uses = []
     for kind in [*(name for name, _ in count_defect_types(index)), "normal"]:
@@ -99,7 +99,7 @@ def count_tool_use_by_type(index: pl.DataFrame, tools: Collection[str]) -> list[
 
 
 def make_histogram(values: pl.Series, title: str, unit: str) -> Histogram:
-    """Counts of non-negative integers, by value where there are few, otherwise in equal bins of a round width."""
+    """Count non-negative integers by value if their range is small, otherwise in equal bins of a round width."""
     low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
     step = _round_width((high - low + 1) / BINS)
     first = low // step * step
@@ -122,6 +122,7 @@ def make_histogram(values: pl.Series, title: str, unit: str) -> Histogram:
 
 
 def _round_width(least: float) -> int:
+    """Return the smallest of 1, 2, 5, 10, 20, … that is at least ``least``."""
     if least <= 1:
         return 1
     power = 10 ** math.floor(math.log10(least))
@@ -129,9 +130,9 @@ def _round_width(least: float) -> int:
 
 
 def choose_gallery(index: pl.DataFrame, count: int) -> pl.DataFrame:
-    """At most ``count`` rows, spread evenly over categories and verdicts, and within these over types and views.
+    """Choose at most ``count`` rows, spread evenly over categories and verdicts, then over defect types and views.
 
-    The choice depends on the ids alone, not on their order.
+    The choice depends only on the ids, not on the order of the rows.
     """
     ranked = (
         index.with_columns(
@@ -154,5 +155,5 @@ def _hash(text: str) -> str:
 
 
 def count_values(index: pl.DataFrame, column: str) -> Sequence[tuple[str, int]]:
-    """Values of a column with their counts, in order; nulls left out."""
+    """Count the values of a column, sorted by value, without nulls."""
     return list(index.drop_nulls(column).group_by(column).len().sort(column).iter_rows())

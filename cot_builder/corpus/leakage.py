@@ -1,4 +1,4 @@
-"""The leakage report: what was done so that no evaluation image or category is trained on, and what it cannot show."""
+"""Write the leakage report: how evaluation images and categories were kept out of training, and its limits."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from cot_builder.storage.output import write_text
 
 MAX_LISTED = 50
 CANNOT_PROVE = (
-    "Categories are compared by name. Two names of one object without a word in common would pass; "
-    "name them in `select.drop_categories`.",
-    "Images are compared with the local copies of the evaluation sets only; where a copy is partial, "
-    "the rest was not seen.",
-    "The comparison finds copies that were re-encoded, resized or slightly brightened. It does not find cut-outs, "
-    "rotated or mirrored copies, or another photograph of the same part.",
-    "An image without features (a blank surface) is compared by its bytes alone.",
-    "Nothing is known of what a teacher or a backbone model saw before.",
+    "Categories are compared by name. Two names of the same object without a common word are not recognised; "
+    "add such categories to `select.drop_categories`.",
+    "Images are compared only with the local copies of the evaluation sets. If a copy is partial, "
+    "the missing images are not compared.",
+    "The comparison finds copies that were re-encoded, resized or slightly brightened. It does not find crops, "
+    "rotated or mirrored copies, or other photographs of the same part.",
+    "An image without features (a blank surface) is compared only by its bytes.",
+    "The training data of the teacher and of the backbone model are not known.",
 )
 
 

@@ -1,4 +1,4 @@
-"""The identity of a model: the hash of its weights, and the corpus it was trained on."""
+"""Identify a model: the hash of its weights, and the corpus it was trained on."""
 
 import hashlib
 import json
@@ -11,14 +11,12 @@ from cot_builder.storage.output import read_manifest
 from cot_builder.storage.workspace import Workspace, file_hash
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt", "*.model")
-"""Files of a model that shape what it says."""
-
-
+"""Files of a model that affect its output."""
 NOT_WEIGHTS = ("manifest.json",)
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash of the files of a model that shape what it says; how results name the model they are of."""
+    """Hash the files of a model that affect its output; results refer to their model by this hash."""
     files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)} - {folder / n for n in NOT_WEIGHTS})
     return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in files]).encode()).hexdigest()
 
@@ -27,10 +25,15 @@ TRAINING_STAGES = ("sft", "grpo")
 
 
 def find_training_corpus(model: Path, workspace: Workspace) -> tuple[str, bool]:
-    """Which corpus a model was trained on, by the hash of its manifest, and whether it is the one that lies here.
+    """Find the corpus that a model was trained on.
 
-    A model that began from another one of this project has seen what that one saw too. Where it is not known which
-    weights it began from, or others lie there by now (a model that went on from itself), nothing is known of them.
+    A model that was trained from another model of this project has also seen the data of that model. If those initial
+    weights are gone, or were replaced since (for example by training a model further in place), their training data
+    are unknown.
+
+    Returns:
+        The hash of the corpus' manifest, and whether the model, with all models it was trained from, has only seen
+        the corpus in this workspace.
     """
     manifest = read_manifest(model)
     inputs: dict[str, Any] = manifest["inputs"]
@@ -39,19 +42,19 @@ def find_training_corpus(model: Path, workspace: Workspace) -> tuple[str, bool]:
     began = parameters.get("grpo", {}).get("model") or parameters.get("train", {}).get("model", "")
     earlier = workspace.root / began
     if not began or not is_trained_here(earlier):
-        # Weights of this project that have gone since: their manifest's hash was kept.
+        # A hash in `inputs` means that the initial weights were a model of this project, and that it is gone now.
         gone = is_sha256(inputs.get("model"))
         return named, here and not gone
-    # Asked of what is the same alone, this ends: no manifest holds its own hash.
+    # The recursion ends: it only continues if the hash matches, and no manifest contains its own hash.
     same = inputs.get("model") == file_hash(earlier / "manifest.json")
     return named, here and same and find_training_corpus(earlier, workspace)[1]
 
 
 def is_trained_here(model: Path) -> bool:
-    """Whether a folder holds what a training of this project left there."""
+    """Return whether a folder contains a model trained by this project."""
     return (model / "manifest.json").is_file() and read_manifest(model).get("stage") in TRAINING_STAGES
 
 
 def is_sha256(value: object) -> bool:
-    """Whether a value is a sha256 in hexadecimal digits."""
+    """Return whether a value is a sha256 in hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

@@ -1,4 +1,4 @@
-"""The experts' reviews of priors, and what they mean for a text that is there now."""
+"""Read the experts' reviews of priors, and match them with the current texts."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,33 +10,33 @@ from schemas.prior_review import PRIOR_REVIEW, PriorReview
 
 STAGE = "prior_review"
 EXPERT = "expert"
-"""Author of a text that an expert edited: the corpus names no account."""
+"""Author of a text that an expert edited; the corpus does not name accounts."""
 ReviewKey = tuple[str, str]
-"""A prior and the sha256 of its text."""
+"""(prior id, sha256 of the text)."""
 
 
 def read_prior_reviews(workspace: Workspace) -> list[PriorReview]:
-    """The reviews pulled so far; none where there is no table yet."""
+    """Read the reviews pulled so far; empty if there is no table yet."""
     path = workspace.prior_reviews
     return PRIOR_REVIEW.records(PRIOR_REVIEW.read(path)) if path.is_file() else []
 
 
 def select_latest_reviews(reviews: Iterable[PriorReview]) -> dict[ReviewKey, PriorReview]:
-    """The latest applicable review of each text, whoever wrote it: one project shows a prior to all."""
+    """Return the latest applicable review of each text by any expert, because all experts share one project."""
     ordered = sorted(reviews, key=lambda row: (row.reviewed_at, row.review_id))
     return {(row.prior_id, row.text_sha256): row for row in ordered if not row.problems}
 
 
 def review_key(row: NormalcyPrior) -> ReviewKey:
-    """What a review of this text is found by."""
+    """Return the key under which a review of this text is stored."""
     return row.prior_id, text_sha256(row.text)
 
 
 def text_sha256(text: str) -> str:
-    """sha256 of a text, by which a changed one is told."""
+    """Return the sha256 of a text, which shows whether the text has changed."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ensure_prior_table(workspace: Workspace) -> None:
-    """Make the empty table where nobody has reviewed a prior yet, as :func:`ensure_empty_table` says."""
+    """Write an empty table if no prior has been reviewed yet; see :func:`ensure_empty_table`."""
     ensure_empty_table(workspace, workspace.prior_reviews, STAGE, PRIOR_REVIEW)

@@ -1,4 +1,4 @@
-"""The normalcy priors that stages, rollouts and evaluation look up."""
+"""Read the normalcy priors that stages, rollouts and evaluation use, and the normal images behind them."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
 
 MACHINE_FILE = "machine.parquet"
-"""The priors before the experts' edits: what review shows."""
+"""The priors before the experts' edits, as shown for review."""
 Priors = dict[tuple[str, str], str]
 """Text by (category, view)."""
 Groups = dict[tuple[str, str, str], list[Sample]]
@@ -24,20 +24,23 @@ Groups = dict[tuple[str, str, str], list[Sample]]
 
 
 def read_priors(workspace: Workspace, sets: Collection[str]) -> Priors:
-    """Normalcy text by (category, view), of the given sets only: training never reads an evaluation set's prior."""
+    """Read the normalcy texts of the given sets; training must not pass an evaluation set."""
     table = PRIOR.read(workspace.prior / "prior.parquet").filter(pl.col("source_set").is_in(list(sets)))
     shared = table.filter(table.select("category", "view").is_duplicated())
     if not shared.is_empty():
         first = shared.row(0, named=True)
         raise IndusCotError(
             f"prior: several training sets have the category {first['category']!r}, view {first['view']!r} "
-            f"({', '.join(sorted(set(shared['source_set'])))}); rename it in all but one of them"
+            f"({', '.join(sorted(set(shared['source_set'])))}); rename the category in all but one of them"
         )
     return {(row["category"], row["view"]): row["text"] for row in table.iter_rows(named=True)}
 
 
 def read_normal_samples(params: Params, workspace: Workspace, output: Output) -> Groups:
-    """Training-split normal samples by (set, category, view); a group without any is left out, and named."""
+    """Read the normal samples of the training splits by (set, category, view).
+
+    A group without normal samples is recorded in ``left_out.csv``.
+    """
     groups: Groups = {}
     for name, source in params.pull.items():
         supervision = SUPERVISION.read(workspace.pull(name) / "supervision.parquet").select("sample_id", "label")
@@ -54,7 +57,7 @@ def read_normal_samples(params: Params, workspace: Workspace, output: Output) ->
         for (category, view), rows in table.group_by("category", "view", maintain_order=True):
             chosen = rows.filter(usable).select(list(SAMPLE.dtypes))
             if chosen.is_empty():
-                # Of the benchmark, or of the draw: nothing is damaged, and a strict run goes on.
+                # Caused by the benchmark or by the random selection, not by damage: a strict run continues.
                 output.left_out.append(("no normal image in the training split", f"{name}/{category}/{view}", ""))
             else:
                 groups[name, str(category), str(view)] = SAMPLE.records(chosen)
@@ -62,7 +65,7 @@ def read_normal_samples(params: Params, workspace: Workspace, output: Output) ->
 
 
 def draw_samples(group: Sequence[Sample], most: int, seed: int) -> list[Sample]:
-    """The samples that are measured: a fixed draw that does not favour low numbers."""
+    """Draw up to ``most`` samples, pseudo-randomly by hash, so that low file numbers are not preferred."""
     drawn = sorted(group, key=lambda item: hashlib.sha256(f"{seed}/{item.sample_id}".encode()).digest())[:most]
-    # In storage order, so that a shard is read once.
+    # Sort in storage order, so that each shard is read once.
     return sorted(drawn, key=lambda item: (item.shard, item.row, item.sample_id))

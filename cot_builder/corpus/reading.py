@@ -1,6 +1,7 @@
-"""The one reader of a corpus as `assemble` writes it: small columns as one frame, whole rows, Arrow batches.
+"""Read a corpus as `assemble` writes it: small columns as a data frame, full rows, or Arrow batches.
 
-Images are never all in memory at once. What is published has another layout (``cot_builder/publishing/configs.py``).
+All readers keep only a few images in memory. A published corpus has another layout
+(``cot_builder/publishing/configs.py``).
 """
 
 import json
@@ -40,20 +41,20 @@ INDEX_SCHEMA = {
 
 
 class RowLocation(NamedTuple):
-    """Shard file name and row in it."""
+    """Position of a corpus row: shard file name, and row in the shard."""
 
     shard: str
     row: int
 
 
 def read_index(corpus: Path) -> pl.DataFrame:
-    """One line a trajectory: its small columns, its place, and its lengths.
+    """Read a data frame with one row for each trajectory: its small columns, its location and its lengths.
 
-    ``words`` are those of all thoughts together, ``turns`` the thoughts, ``images`` the observation images,
+    ``words`` counts the words of all thoughts, ``turns`` the thoughts, ``images`` the observation images, and
     ``refused`` the calls that a tool answered with an error.
 
     Raises:
-        IndusCotError: no corpus is there, a shard is damaged, or a column is missing.
+        IndusCotError: there is no corpus, a shard is damaged, or a column is missing.
     """
     frames = []
     for shard in _existing_shards(corpus):
@@ -74,7 +75,7 @@ def read_index(corpus: Path) -> pl.DataFrame:
 
 
 def read_ids(corpus: Path) -> list[tuple[str, str, RowLocation]]:
-    """Id, sample id and place of every trajectory.
+    """Read the id, the sample id and the location of every trajectory.
 
     Raises:
         IndusCotError: as :func:`read_index`.
@@ -87,10 +88,10 @@ def read_ids(corpus: Path) -> list[tuple[str, str, RowLocation]]:
 
 
 def read_rows(corpus: Path, places: Collection[RowLocation]) -> Iterator[IndusCot]:
-    """The whole rows at ``places``, in the order of the corpus, a few in memory at a time.
+    """Yield the full rows at ``places``, in the order of the corpus, a few in memory at a time.
 
     Raises:
-        IndusCotError: a shard is damaged, or a row breaks the contract.
+        IndusCotError: a shard is damaged, or a row does not match the schema.
     """
     for shard in _existing_shards(corpus):
         wanted = {place.row for place in places if place.shard == shard.name}
@@ -107,7 +108,7 @@ def read_rows(corpus: Path, places: Collection[RowLocation]) -> Iterator[IndusCo
 
 
 def read_all(corpus: Path) -> Iterator[IndusCot]:
-    """Every row in the order of the corpus, a few in memory at a time.
+    """Yield every row in the order of the corpus, a few in memory at a time.
 
     Raises:
         IndusCotError: as :func:`read_rows`.
@@ -119,7 +120,7 @@ def read_all(corpus: Path) -> Iterator[IndusCot]:
 
 
 def read_columns(corpus: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Some columns of every row, in the order of the corpus.
+    """Read some columns of every row, in the order of the corpus.
 
     Raises:
         IndusCotError: as :func:`read_index`.
@@ -133,38 +134,38 @@ def read_columns(corpus: Path, columns: Sequence[str]) -> pl.DataFrame:
 def read_batches(
     shard: Path, columns: Sequence[str] | None, size: int, groups: list[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a shard as Arrow batches of at most ``size``; of a struct's field (``image.path``) that field alone.
+    """Yield the rows of a shard as Arrow batches of at most ``size`` rows.
 
     Args:
         shard: A parquet file of the corpus.
-        columns: All, if None.
-        size: Rows of a batch.
-        groups: Numbers of the row groups to read; all, if None.
+        columns: Columns, or single fields of structs (``image.path``), to read; None for all.
+        size: Maximum rows of a batch.
+        groups: Numbers of the row groups to read; None for all.
 
     Raises:
         IndusCotError: the file is damaged, or a column is missing.
     """
     if missing := find_missing_columns(shard, columns or ()):
         raise IndusCotError(
-            f"{shard}: no column {', '.join(missing)}; this is no Indus-CoT corpus, or one of another "
+            f"{shard}: no column {', '.join(missing)}; this is not an Indus-CoT corpus, or it has another "
             "version: run `indus-cot assemble` again"
         )
     with _open_shard(shard) as (file, window):
-        # Threads of its own would stand in the way of those that work on the batches.
+        # Threads of pyarrow would compete with the threads that process the batches.
         chosen = columns and list(columns)
         for batch in file.iter_batches(size, row_groups=groups, columns=chosen, use_threads=False):
             yield batch
-            # Release the pages just read: else the whole corpus would count as this process's memory.
+            # Release the pages just read; otherwise the whole corpus would count as memory of this process.
             window.madvise(mmap.MADV_DONTNEED)
 
 
 def list_shards(corpus: Path) -> list[Path]:
-    """The shards of a corpus as `assemble` writes it, in their order; none where no corpus is."""
+    """Return the shards of a corpus in order; empty if there is no corpus."""
     return sorted((corpus / "data").glob("*.parquet"))
 
 
 def find_missing_columns(shard: Path, columns: Iterable[str] = INDUS_COT.dtypes) -> list[str]:
-    """Which of the columns, those of the contract by default, a shard does not have.
+    """Return the columns, by default those of the schema, that a shard does not have.
 
     Raises:
         IndusCotError: the file is damaged.
@@ -176,7 +177,9 @@ def find_missing_columns(shard: Path, columns: Iterable[str] = INDUS_COT.dtypes)
 def _existing_shards(corpus: Path) -> list[Path]:
     shards = list_shards(corpus)
     if not shards:
-        raise IndusCotError(f"{corpus}: no data/*.parquet; is this a corpus? `indus-cot assemble` writes one")
+        raise IndusCotError(
+            f"{corpus}: contains no data/*.parquet, so it is not a corpus; `indus-cot assemble` writes one"
+        )
     return shards
 
 
@@ -210,7 +213,7 @@ def _measure_trajectory(text: str, shard: Path, row: dict[str, Any]) -> dict[str
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndusCotError(
-            f"{shard}, id {row['id']}: column trajectory holds no trajectory ({error!r}); assemble again"
+            f"{shard}, id {row['id']}: column trajectory is invalid ({error!r}); run `indus-cot assemble` again"
         ) from error
 
 
@@ -220,5 +223,5 @@ def _validate_row(row: dict[str, Any], where: str) -> IndusCot:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise IndusCotError(
-            f"{where}: breaks the contract of indus_cot: {'; '.join(lines)}; run `indus-cot assemble` again"
+            f"{where}: does not match the schema indus_cot: {'; '.join(lines)}; run `indus-cot assemble` again"
         ) from None

@@ -1,4 +1,4 @@
-"""The experts' reviews, and what they mean for a draft."""
+"""Read the experts' reviews, and decide from them which drafts are accepted."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,24 +13,24 @@ from schemas.table import Table
 
 
 class Decision(NamedTuple):
-    """What becomes of one draft."""
+    """The experts' decision on one draft."""
 
     status: Literal["accepted", "fixed", "rejected"]
     reasons: list[str]
-    """Of a rejection."""
+    """Reasons of a rejection; empty otherwise."""
     trajectory: str
-    """JSON, as the experts left it."""
+    """The trajectory as JSON, with the experts' corrections."""
     reviewers: int
 
 
 def read_reviews(workspace: Workspace) -> list[Review]:
-    """The reviews pulled so far; none where there is no table yet."""
+    """Read the reviews pulled so far; empty if there is no table yet."""
     path = workspace.reviews
     return REVIEW.records(REVIEW.read(path)) if path.is_file() else []
 
 
 def select_latest_reviews(reviews: Iterable[Review], role: ReviewRole) -> dict[str, list[Review]]:
-    """The last applicable review of each reviewer in this role, in order of time, by ``draft_sha256``."""
+    """Return the latest applicable review of each reviewer in this role, by ``draft_sha256``, sorted by time."""
     last: dict[str, dict[str, Review]] = {}
     for review in sorted(reviews, key=lambda row: (row.reviewed_at, row.review_id)):
         if review.role == role and not review.problems:
@@ -41,18 +41,18 @@ def select_latest_reviews(reviews: Iterable[Review], role: ReviewRole) -> dict[s
 
 
 def decide_drafts(reviews: Sequence[Review]) -> dict[str, Decision]:
-    """What the experts decided, by ``draft_sha256``.
+    """Decide on each reviewed draft, by ``draft_sha256``.
 
-    The last word of each reviewer counts. One rejection leaves a draft out; of several corrections the latest
-    is taken. Where somebody has adjudicated, that decision wins. Pages with a planted mistake decide nothing.
+    The latest review of each reviewer counts. One rejection rejects the draft; of several corrections the latest is
+    used. An adjudication overrides all reviews. Reviews of pages with a planted mistake are ignored.
     """
-    said, settled = select_latest_reviews(reviews, "review"), select_latest_reviews(reviews, "adjudication")
+    reviewed, adjudicated = select_latest_reviews(reviews, "review"), select_latest_reviews(reviews, "adjudication")
     found: dict[str, Decision] = {}
-    for digest in dict.fromkeys([*said, *settled]):
-        words = [*said.get(digest, []), *settled.get(digest, [])]
-        # The latest adjudication is the last word, whoever adjudicated before.
-        deciding = settled[digest][-1:] if digest in settled else words
-        found[digest] = _decide(deciding, len({row.reviewer for row in words}))
+    for digest in dict.fromkeys([*reviewed, *adjudicated]):
+        both = [*reviewed.get(digest, []), *adjudicated.get(digest, [])]
+        # If several people have adjudicated, only the latest adjudication counts.
+        deciding = adjudicated[digest][-1:] if digest in adjudicated else both
+        found[digest] = _decide(deciding, len({row.reviewer for row in both}))
     return found
 
 
@@ -66,15 +66,15 @@ def _decide(reviews: Sequence[Review], reviewers: int) -> Decision:
 
 
 def ensure_review_table(workspace: Workspace) -> None:
-    """Make the empty table where nobody has reviewed yet, as :func:`ensure_empty_table` says."""
+    """Write an empty table if no draft has been reviewed yet; see :func:`ensure_empty_table`."""
     ensure_empty_table(workspace, workspace.reviews, "review", REVIEW)
 
 
 def ensure_empty_table(workspace: Workspace, path: Path, stage: str, table: Table) -> None:
-    """Make the empty ``table`` where a frozen stage has brought nothing yet: DVC asks it for its output.
+    """Write an empty ``table`` if a frozen stage has no output yet, because DVC requires the output to exist.
 
-    Where dvc.lock knows of reviews that are not here, none is made: DVC then says that they are missing, and
-    `dvc pull` or `dvc checkout` brings them.
+    If dvc.lock lists reviews that are missing here, no empty table is written: DVC then reports them as missing, and
+    `dvc pull` or `dvc checkout` restores them.
     """
     if path.is_file() or _is_in_dvc_lock(workspace, stage):
         return
@@ -90,7 +90,7 @@ def _is_in_dvc_lock(workspace: Workspace, stage: str) -> bool:
 
 
 class AcceptedShare(NamedTuple):
-    """Drafts an expert took, accepted or fixed, of those reviewed."""
+    """Share of reviewed drafts that experts accepted or fixed."""
 
     name: str
     accepted: int
@@ -99,7 +99,7 @@ class AcceptedShare(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share of accepted and fixed (Wilson 1927); 0 to 1 where nothing is reviewed."""
+        """95 % interval of the share of accepted and fixed drafts (Wilson 1927); 0 to 1 if nothing is reviewed."""
         if not self.reviewed:
             return 0.0, 1.0
         # Imported here: it takes half a second, and most readers of reviews need no interval.

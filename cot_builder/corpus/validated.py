@@ -1,4 +1,4 @@
-"""Is this the validated corpus? Its manifest, its rows, its bytes, and what it was assembled from."""
+"""Check that a corpus is validated, unchanged and up to date, and identify the corpus of a model."""
 
 import hashlib
 import json
@@ -22,20 +22,23 @@ ASSEMBLE_HINT = "run `indus-cot repro assemble`, which validates every row"
 
 
 def check_validated(corpus: Path) -> dict[str, int]:
-    """Rows by split of a corpus that `assemble` has validated, and whose shards still have as many rows.
+    """Check that `assemble` validated the corpus and that its shards still have the same number of rows.
 
-    Only the footers of the shards are read; :func:`check_bytes` compares the bytes.
+    Reads only the footers of the shards; :func:`check_bytes` compares the bytes.
+
+    Returns:
+        Number of rows by split.
 
     Raises:
-        IndusCotError: no corpus is there, it was not validated, or it was changed afterwards.
+        IndusCotError: there is no corpus, it was not validated, or it was changed afterwards.
     """
     if not corpus.is_dir():
-        raise IndusCotError(f"{corpus}: no corpus is there; {ASSEMBLE_HINT}")
+        raise IndusCotError(f"{corpus}: there is no corpus; {ASSEMBLE_HINT}")
     manifest = read_manifest(corpus)
     if manifest.get("stage") != STAGE:
         raise IndusCotError(
-            f"{corpus}: was not validated: its manifest is of {manifest.get('stage')!r}, not of {STAGE}, which "
-            f"validates a corpus; run `indus-cot repro {STAGE}`"
+            f"{corpus}: was not validated: its manifest is from the stage {manifest.get('stage')!r}, not from {STAGE}, "
+            f"which validates a corpus; run `indus-cot repro {STAGE}`"
         )
     due = {split: int(manifest["counts"].get(split, 0)) for split in SPLITS}
     found: Counter[str] = Counter()
@@ -48,38 +51,38 @@ def check_validated(corpus: Path) -> dict[str, int]:
 
 
 def check_counts(corpus: Path, found: Mapping[str, int], due: Mapping[str, int]) -> None:
-    """Compare rows by split with those of the manifest; a split without rows may be absent.
+    """Compare the number of rows by split with the manifest; a split without rows may be missing.
 
     Raises:
-        IndusCotError: they differ.
+        IndusCotError: the numbers differ.
     """
     if {name: count for name, count in found.items() if count} != {name: count for name, count in due.items() if count}:
         raise IndusCotError(
-            f"{corpus}: holds {dict(found)} rows, its manifest says {dict(due)}: it was changed after it was "
+            f"{corpus}: contains {dict(found)} rows, but its manifest lists {dict(due)}: it was changed after it was "
             f"validated; {ASSEMBLE_HINT}"
         )
 
 
 def check_up_to_date(workspace: Workspace) -> None:
-    """Compare drafts and reviews with those that the corpus was assembled from.
+    """Check that drafts and reviews have not changed since the corpus was assembled.
 
     Raises:
-        IndusCotError: others lie there now: the corpus may hold what an expert has rejected since.
+        IndusCotError: they have changed, so the corpus may contain drafts that an expert has rejected since.
     """
     inputs = read_manifest(workspace.indus_cot).get("inputs", {})
     for name, path in (("trajectory", workspace.draft / "trajectory.parquet"), ("reviews", workspace.reviews)):
         if path.is_file() and inputs.get(name) != file_hash(path):
             raise IndusCotError(
-                f"{workspace.indus_cot}: was assembled from another {path.name} than lies in {path.parent} now; run "
-                "`indus-cot repro assemble`, which takes up what was drafted and reviewed since"
+                f"{workspace.indus_cot}: was assembled before {path} changed; run `indus-cot repro assemble`, which "
+                "includes the latest drafts and reviews"
             )
 
 
 def check_bytes(workspace: Workspace) -> None:
-    """Compare the sha256 of every shard with the one that `assemble` gave it; an unchanged file is hashed once.
+    """Compare the sha256 of every shard with the one that `assemble` recorded; hash an unchanged file only once.
 
     Raises:
-        IndusCotError: a shard is another one, or its manifest has no hash of it.
+        IndusCotError: a shard has another hash, or the manifest has no hash for it.
     """
     due = read_manifest(workspace.indus_cot).get("outputs", {})
     kept = workspace.root / ".indus-cot" / HASHES_FILE
@@ -90,35 +93,39 @@ def check_bytes(workspace: Workspace) -> None:
         found[path.name] = before if before[0] == stamp else [stamp, file_hash(path)]
         if due.get(f"data/{path.name}") != found[path.name][1]:
             raise IndusCotError(
-                f"{path}: has another sha256 than when it was validated, or none is recorded: it was changed after it "
-                f"was validated; {ASSEMBLE_HINT}"
+                f"{path}: its sha256 is not the one recorded at validation: the file was changed after it was "
+                f"validated; {ASSEMBLE_HINT}"
             )
     if found != known:
         write_text(kept, json.dumps(found, indent=1) + "\n")
 
 
 def read_change_stamp(path: Path) -> str:
-    """A text that differs once the file was written again: its time of change cannot be set back."""
+    """Return a text that changes whenever the file is written; it includes ctime, which programs cannot set back."""
     found: os.stat_result = path.stat()
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def corpus_sha256(corpus: Path) -> str:
-    """The hash by which trainings and evaluations name a corpus: that of its manifest."""
+    """Return the hash of the manifest, by which trainings and evaluations identify a corpus."""
     return file_hash(corpus / "manifest.json")
 
 
 def hash_shards(corpus: Path) -> dict[str, str]:
-    """sha256 of every shard by file name; empty where no corpus is."""
+    """Return the sha256 of every shard by file name; empty if there is no corpus."""
     return {path.name: file_hash(path) for path in list_shards(corpus)}
 
 
 def identify_corpus(inputs: Mapping[str, Any], corpus: Path) -> tuple[str, bool]:
-    """The corpus that a model was trained on, by its hash, and whether it is the one in the folder ``corpus``.
+    """Identify the corpus that a model was trained on.
 
     Args:
-        inputs: Of the model's manifest: GRPO names the corpus by the hash of its manifest, SFT by those of its shards.
-        corpus: The folder that may hold it.
+        inputs: ``inputs`` of the model's manifest. GRPO records the hash of the corpus' manifest, SFT those of its
+            shards.
+        corpus: Folder of the current corpus.
+
+    Returns:
+        The hash of the corpus, and whether it is the one in the folder ``corpus``.
     """
     now = corpus_sha256(corpus) if (corpus / "manifest.json").is_file() else None
     if "corpus" in inputs:

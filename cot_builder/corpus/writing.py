@@ -1,4 +1,4 @@
-"""Writes the rows of Indus-CoT as parquet shards that `datasets` loads."""
+"""Write the rows of Indus-CoT as parquet shards that `datasets` can load."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -15,21 +15,17 @@ from cot_builder.storage.shards import image_parquet_options
 from schemas.indus_cot import INDUS_COT, Image, IndusCot
 
 JSON_COLUMNS = ("messages", "tools", "trajectory")
-
-
 ROW_GROUP_BYTES = 64 * 2**20
-
-
 SHARD_BYTES = 512 * 2**20
 
 
 def row_id(draft_id: str) -> str:
-    """Id of the row that a draft becomes."""
+    """Return the id of the corpus row that is made from a draft."""
     return hashlib.sha256(draft_id.encode()).hexdigest()[:16]
 
 
 def corpus_features() -> Features:
-    """The columns of Indus-CoT as `datasets` types: images decode to PIL, JSON columns to Python objects."""
+    """Return the columns of Indus-CoT as `datasets` types: images decode to PIL, JSON columns to Python objects."""
     return Features(
         {
             name: Json() if name in JSON_COLUMNS else _make_feature(dtype, name)
@@ -49,7 +45,7 @@ def _make_feature(dtype: pl.DataType, name: str) -> Any:
 
 
 def write_split(folder: Path, split: str, rows: Iterable[IndusCot]) -> int:
-    """Write ``<split>-NNNNN.parquet`` shards batch by batch; returns the number of rows."""
+    """Write the shards ``<split>-NNNNN.parquet`` batch by batch; return the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = corpus_features().arrow_schema
     options = image_parquet_options(schema)

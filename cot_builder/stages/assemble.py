@@ -1,4 +1,4 @@
-"""Applies the review policy, validates every row and writes Indus-CoT for `datasets.load_dataset`."""
+"""Apply the review policy, validate every row, and write Indus-CoT for `datasets.load_dataset`."""
 
 import hashlib
 import json
@@ -33,14 +33,15 @@ from schemas.trajectory import DRAFT, Draft, Trajectory
 
 
 def assemble(params: Params, workspace: Workspace) -> None:
-    """Write ``data/indus_cot``: parquet shards a split with images embedded, the priors, a card.
+    """Write ``data/indus_cot``: parquet shards for each split with embedded images, the priors, and a dataset card.
 
-    A draft an expert rejected is left out; one they corrected is taken as they left it. Of a draft nobody has
-    looked at, ``assemble.review`` decides: ``auto`` takes it and marks it so, ``reviewed`` leaves it out.
+    Drafts that an expert rejected are left out; drafts that an expert corrected are used with the corrections. The
+    parameter ``assemble.review`` decides on drafts without a review: ``auto`` includes and marks them, ``reviewed``
+    leaves them out.
 
     Raises:
-        IndusCotError: an earlier stage has not run; a row breaks the contract of the table; an image is not the one
-            of its hash.
+        IndusCotError: an earlier stage has not run; a row does not match the schema of the table; an image does not
+            match its hash.
     """
     paths = {
         "trajectory": workspace.draft / "trajectory.parquet",
@@ -59,7 +60,8 @@ def assemble(params: Params, workspace: Workspace) -> None:
     priors = {(row.source_set, row.category, row.view): row for row in PRIOR.records(prior_table)}
     if unknown := sorted(set(drafts["sample_id"]) - samples.keys()):
         raise IndusCotError(
-            f"draft holds {len(unknown)} samples that select no longer has, {unknown[0]} first; draft again"
+            f"data/draft has {len(unknown)} samples that `select` no longer selects, for example {unknown[0]}; run "
+            "`indus-cot repro draft`"
         )
     images, observations = SampleImages(workspace), ObservationImages(workspace.draft)
     if workspace.reviews.is_file():
@@ -71,29 +73,30 @@ def assemble(params: Params, workspace: Workspace) -> None:
         "reviews of changed drafts": sum(row.draft_sha256 not in current for row in reviews),
         "reviews sent back": sum(bool(row.problems) and row.draft_sha256 in current for row in reviews),
     }
-    rerun = ObservationLoader(images, observations, read_priors(workspace, sets))
+    observation_loader = ObservationLoader(images, observations, read_priors(workspace, sets))
     settings = params.assemble.model_dump()
     with stage_output(
         workspace.indus_cot, stage="assemble", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
         taken = _apply_reviews(DRAFT.records(drafts), decided, params.assemble.review, output)
-        # In the order of the ids, which are hashes: `publish` cuts its shards where the leading bits change.
+        # Sort by id. Ids are hashes, and `publish` starts a new shard where their leading bits change.
         taken.sort(key=lambda item: row_id(item.draft.draft_id))
         tally: Counter[str] = Counter()
         for split in SPLITS:
             chosen = [item for item in taken if splits.get(item.draft.sample_id) == split]
             rows = (
-                _make_row(item, samples[item.draft.sample_id], split, images, rerun, patches, priors) for item in chosen
+                _make_row(item, samples[item.draft.sample_id], split, images, observation_loader, patches, priors)
+                for item in chosen
             )
             tally[split] = write_split(output.path / "data", split, track(rows, f"assemble {split}", len(chosen)))
-        # What was validated: `publish` takes no other bytes.
+        # Record the validated bytes: `publish` refuses files with other hashes.
         output.outputs |= {
             f"data/{path.name}": file_hash(path) for path in sorted((output.path / "data").glob("*.parquet"))
         }
         if tally.total() == 0:
             raise IndusCotError(
-                f"assemble: no row is left of {len(drafts)} drafts; see reports/gates.md, left_out.csv "
-                "and assemble.review, which may ask for a review of each"
+                f"assemble: none of the {len(drafts)} drafts became a row. See reports/gates.md and left_out.csv; "
+                "assemble.review: reviewed leaves out all drafts without a review"
             )
         PRIOR.write(prior_table, output.path / "priors" / "priors.parquet")
         status = Counter(item.status for item in taken)
@@ -106,7 +109,7 @@ def assemble(params: Params, workspace: Workspace) -> None:
 
 
 class _AssembledDraft(NamedTuple):
-    """A draft that becomes a row, as the experts left it."""
+    """A draft that becomes a row, with the experts' corrections."""
 
     draft: Draft
     status: Literal["auto", "accepted", "fixed"]
@@ -122,21 +125,21 @@ def _apply_reviews(
         if decision is None and policy == "auto":
             taken.append(_AssembledDraft(draft, "auto", 0))
         elif decision is None:
-            # A decision, not a loss: a strict run goes on.
+            # A decision, not an error, so a strict run continues.
             output.left_out.append(("not reviewed", draft.draft_id, "assemble.review is reviewed"))
         elif decision.status == "rejected":
             output.left_out.append(("rejected by an expert", draft.draft_id, "; ".join(decision.reasons)))
         else:
-            # The draft's own columns stay where nothing was changed.
-            left = Trajectory.model_validate_json(decision.trajectory)
+            # Only the columns derived from the trajectory change.
+            corrected = Trajectory.model_validate_json(decision.trajectory)
             taken.append(
-                _AssembledDraft(draft.model_copy(update=derive_columns(left)), decision.status, decision.reviewers)
+                _AssembledDraft(draft.model_copy(update=derive_columns(corrected)), decision.status, decision.reviewers)
             )
     return taken
 
 
 class ObservationLoader:
-    """Observation images: those of the drafts, and those of calls an expert edited, which are run again."""
+    """Loads the observation images of a trajectory; if an expert edited a tool call, runs the call again."""
 
     def __init__(
         self, images: SampleImages, observations: ObservationImages, priors: Mapping[tuple[str, str], str]
@@ -145,13 +148,13 @@ class ObservationLoader:
         self._observations = observations
         self._priors = priors
 
-    def images(self, trajectory: Trajectory, sample: Sample) -> list[bytes]:
-        """PNG bytes of every observation image, in order.
+    def load(self, trajectory: Trajectory, sample: Sample) -> list[bytes]:
+        """Return the PNG bytes of every observation image, in order.
 
         Raises:
-            IndusCotError: a call returns something else than when the review was pulled; a kept image is damaged.
+            IndusCotError: a call returns another image than when the review was pulled; a stored image is damaged.
         """
-        box: Toolbox | None = None
+        toolbox: Toolbox | None = None
         found: list[bytes] = []
         for number, turn in enumerate(trajectory.turns, 1):
             digest = turn.observation.image_sha256 if turn.observation else None
@@ -161,24 +164,24 @@ class ObservationLoader:
                 png = self._observations.get(digest)
                 if hashlib.sha256(png).hexdigest() != digest:
                     raise IndusCotError(
-                        f"{sample.sample_id}, turn {number}: the observation image in data/draft is not the one of its "
+                        f"{sample.sample_id}, turn {number}: the observation image in data/draft does not match its "
                         "hash; run `indus-cot repro draft`"
                     )
                 found.append(png)
                 continue
-            box = box or Toolbox(self._images.pixels(sample), self._priors)
-            observation, made = box.observe(turn.call)
+            toolbox = toolbox or Toolbox(self._images.pixels(sample), self._priors)
+            observation, made = toolbox.observe(turn.call)
             if made is None or observation.image_sha256 != digest:
                 raise IndusCotError(
-                    f"{sample.sample_id}, turn {number}: the call an expert edited returns another image than when "
-                    "the review was pulled; remove data/review/state.json and run `indus-cot review pull`"
+                    f"{sample.sample_id}, turn {number}: the tool call that an expert edited returns another image "
+                    "than when the review was pulled; delete data/review/state.json and run `indus-cot review pull`"
                 )
             found.append(made)
         return found
 
 
 def _group_proposals(table: pl.DataFrame) -> dict[str, list[PatchRef]]:
-    """Proposals by sample, most conspicuous first; the other kinds of patch were chosen by the truth."""
+    """Group proposals by sample, most conspicuous first; skip patches that were chosen with the ground truth."""
     found: dict[str, list[PatchRef]] = {}
     proposals = table.filter(pl.col("kind") == "proposal").sort("sample_id", "rank")
     for row in proposals.select("sample_id", "box", "score").iter_rows(named=True):
@@ -191,7 +194,7 @@ def _make_row(
     sample: Sample,
     split: Any,
     images: SampleImages,
-    rerun: ObservationLoader,
+    observation_loader: ObservationLoader,
     patches: dict[str, list[PatchRef]],
     priors: dict[tuple[str, str, str], NormalcyPrior],
 ) -> IndusCot:
@@ -200,7 +203,7 @@ def _make_row(
     original = images.original(sample)
     if hashlib.sha256(original).hexdigest() != sample.image_sha256:
         raise IndusCotError(
-            f"{sample.sample_id}: the image in data/pull/{sample.source_set} is not the one of its hash; run "
+            f"{sample.sample_id}: the image in data/pull/{sample.source_set} does not match its hash; run "
             f"`indus-cot repro pull@{sample.source_set}`"
         )
     name = row_id(draft.draft_id)
@@ -208,7 +211,7 @@ def _make_row(
     inspected = (
         whole if sample.region is None else Image(bytes=encode_png(images.pixels(sample)), path=f"{name}_region.png")
     )
-    pngs = zip(draft.observations, rerun.images(trajectory, sample), strict=True)
+    pngs = zip(draft.observations, observation_loader.load(trajectory, sample), strict=True)
     shown = [Image(bytes=png, path=f"{digest[:16]}.png") for digest, png in pngs]
     prior = priors.get((sample.source_set, sample.category, sample.view))
     return IndusCot(
@@ -271,22 +274,23 @@ from datasets import load_dataset
 corpus = load_dataset("data/indus_cot")
 ```
 
-`messages` are chat messages with native tool calls; their images, in order, are `images`. `tools` are the function
-schemas. `trajectory` is the same as structure and `tagged` in the tags of arXiv 2605.20682. Coordinates are
-integers 0-1000 of the inspected image. `review_status: auto` means that no person has looked at the row; `accepted`
-and `fixed`, that as many experts as `reviewers` says have, and that one of them corrected it.
+`messages` are chat messages with native tool calls; `images` contains their images in order. `tools` are the function
+schemas. `trajectory` is the same trajectory as structured JSON, and `tagged` uses the tags of arXiv 2605.20682.
+Coordinates are integers from 0 to 1000, relative to the inspected image. `review_status: auto` means that no person
+has reviewed the row. `accepted` and `fixed` mean that experts (their number is `reviewers`) have reviewed it; a
+`fixed` row was corrected by one of them.
 
 Licences of the images: {"; ".join(licences)}.
 
-Every tool call can be run again: `indus-cot verify FOLDER`.
+To run every tool call again and compare the results: `indus-cot verify FOLDER`.
 """
 
 
 def _render_info(config: str, shards: dict[str, list[Path]]) -> str:
-    """Sizes of a configuration, for `datasets`.
+    """Render the sizes of a configuration for `datasets`.
 
-    Its cache of a local data set with configurations is keyed by these and by nothing of the files themselves:
-    without them, a corpus made anew in the same place would be read from the cache of the old one.
+    The cache key of `datasets` for a local data set with configurations includes these sizes, but nothing else of the
+    files. Without them, `datasets` would load a rebuilt corpus in the same folder from the old cache.
     """
     sizes = {split: sum(path.stat().st_size for path in paths) for split, paths in shards.items()}
     rows = {split: sum(pq.read_metadata(path).num_rows for path in paths) for split, paths in shards.items()}

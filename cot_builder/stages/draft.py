@@ -1,4 +1,4 @@
-"""Drafts trajectories with a teacher, gates them, and keeps what failed apart with its reasons."""
+"""Draft trajectories with a teacher, check them with gates, and record failed drafts with their reasons."""
 
 import csv
 import io
@@ -36,23 +36,23 @@ def draft(
     only_failed: bool = False,
     allow_unpriced: bool = False,
 ) -> None:
-    """Draft every selected sample with ``draft.candidates`` candidates, gate them, and keep one that passes.
+    """Draft ``draft.candidates`` candidates for every selected sample, and keep one that passes the gates.
 
-    The offline teacher's first that passes is kept, the endpoint's best. Writes ``trajectory.parquet`` (what
-    passed), ``rejected.parquet`` (what did not, with its reasons), ``observation.parquet`` with the images' shards,
-    ``reports/gates.json`` and ``.md``, and ``reports/failures.csv``: each sample without a trajectory, why, and
-    what was tried.
+    With the offline teacher, the first candidate that passes is kept; with an endpoint, the best. Writes
+    ``trajectory.parquet`` (kept drafts), ``rejected.parquet`` (rejected drafts with reasons),
+    ``observation.parquet`` and the shards of the images, ``reports/gates.json`` and ``.md``, and
+    ``reports/failures.csv``: each sample without a trajectory, with the reasons and the attempts.
 
     Args:
         params: The parameters.
         workspace: The project.
-        refresh: Ask the endpoint anew about everything.
-        only_failed: Ask it about the samples of ``reports/failures.csv`` only; all others come from kept answers.
-        allow_unpriced: Ask a model whose price is not known.
+        refresh: Ignore cached answers of the endpoint and request all of them again.
+        only_failed: Send requests only for the samples in ``reports/failures.csv``; use cached answers for all others.
+        allow_unpriced: Use a model even if its price is unknown.
 
     Raises:
-        IndusCotError: no such backend; an earlier stage has not run; nothing passed the gates; the endpoint stops the
-            run.
+        IndusCotError: the backend does not exist; an earlier stage has not run; no draft passed the gates; the
+            endpoint stopped the run.
     """
     backend = load_backend(params.teacher.backend)
     tasks, priors = _read_tasks(params, workspace)
@@ -65,14 +65,14 @@ def draft(
         )
     }
     settings = {"seed": params.run.seed, **params.draft.model_dump(), "teacher": params.teacher.model_dump()}
-    again = _read_ids_to_retry(workspace, tasks) if only_failed else set()
+    retried = _read_ids_to_retry(workspace, tasks) if only_failed else set()
     with stage_output(
         workspace.draft, stage="draft", params=settings, inputs=inputs, strict=params.run.strict
     ) as output:
         with ShardWriter(output.path, "observations") as writer:
             sink = _DraftCollector(output, writer)
-            options = AskOptions(refresh, again, allow_unpriced)
-            backend.draft_samples(params, workspace, tasks, priors, sink.take, options)
+            options = AskOptions(refresh, retried, allow_unpriced)
+            backend.draft_samples(params, workspace, tasks, priors, sink.add, options)
         kept, rejected = _reject_duplicates(sink.kept, sink.rejected)
         _write_failures(workspace, [sample.sample_id for sample, _ in tasks], kept, rejected, sink.failures)
         if not kept:
@@ -104,17 +104,17 @@ def estimate_draft(
     only_failed: bool = False,
     allow_unpriced: bool = False,
 ) -> Estimate:
-    """What drafting with a teacher that asks a server would take and cost, without asking anything.
+    """Estimate requests, tokens and cost of drafting with an endpoint teacher, without sending a request.
 
-    With ``only_failed``, for the samples of the ledger alone, none of whose kept answers count.
+    With ``only_failed``, estimates only the samples in ``reports/failures.csv``, without using their cached answers.
 
     Raises:
-        IndusCotError: an earlier stage has not run; no model or price; nothing to try again.
+        IndusCotError: an earlier stage has not run; the model or its price is missing; there is nothing to retry.
     """
     tasks, priors = _read_tasks(params, workspace)
-    again = _read_ids_to_retry(workspace, tasks) if only_failed else set()
+    retried = _read_ids_to_retry(workspace, tasks) if only_failed else set()
     found: Estimate = load_backend(params.teacher.backend).estimate_drafts(
-        params, workspace, tasks, priors, AskOptions(refresh, again, allow_unpriced)
+        params, workspace, tasks, priors, AskOptions(refresh, retried, allow_unpriced)
     )
     found.failed = len(_read_failed_ids(workspace, tasks))
     return found
@@ -129,7 +129,7 @@ def _read_tasks(params: Params, workspace: Workspace) -> tuple[list[Task], Prior
 
 
 class _DraftCollector:
-    """Takes results as they come and stores each image once."""
+    """Collects results as they arrive, and stores each image once."""
 
     def __init__(self, output: Output, writer: ShardWriter) -> None:
         self.kept: list[Draft] = []
@@ -140,7 +140,7 @@ class _DraftCollector:
         self._output = output
         self._writer = writer
 
-    def take(self, result: SampleDrafts) -> None:
+    def add(self, result: SampleDrafts) -> None:
         if result.damage:
             self._output.leave_out("damaged image", result.sample_id, result.damage)
             self.failures.setdefault(result.sample_id, []).append(f"damaged image: {result.damage}")
@@ -157,7 +157,7 @@ class _DraftCollector:
 
 
 def _read_failed_ids(workspace: Workspace, tasks: list[Task]) -> set[str]:
-    """Samples of ``tasks`` that the failure ledger names; none before the first run has ended."""
+    """Return the samples of ``tasks`` listed in ``reports/failures.csv``; empty before the first run has finished."""
     path = workspace.reports / FAILURES
     if not path.is_file():
         return set()
@@ -170,8 +170,8 @@ def _read_ids_to_retry(workspace: Workspace, tasks: list[Task]) -> set[str]:
     failed = _read_failed_ids(workspace, tasks)
     if not failed:
         raise IndusCotError(
-            f"{workspace.reports / FAILURES} names none of the selected samples: nothing to try again "
-            "(`indus-cot draft` writes it at its end)"
+            f"{workspace.reports / FAILURES}: lists none of the selected samples, so there is nothing to retry; "
+            "run `indus-cot draft` without --only-failed"
         )
     return failed
 
@@ -200,11 +200,11 @@ def _write_failures(
 
 
 def _summarize_failures(reasons: Counter[str], failures: Mapping[str, list[str]]) -> str:
-    told = [f"{name} ({count})" for name, count in reasons.most_common(3)]
+    parts = [f"{name} ({count})" for name, count in reasons.most_common(3)]
     if failures:
         first = next(iter(failures.values()))[0]
-        told.append(f"no usable answer ({len(failures)} samples), for example {first[:300]}")
-    return ", ".join(told) or "none"
+        parts.append(f"no usable answer ({len(failures)} samples), for example {first[:300]}")
+    return ", ".join(parts) or "none"
 
 
 def _reject_duplicates(kept: list[Draft], rejected: list[Draft]) -> tuple[list[Draft], list[Draft]]:
@@ -224,7 +224,7 @@ def _count_failed_gates(rejected: Iterable[Draft]) -> Counter[str]:
 
 
 def _lost_to_better_candidate(item: Draft) -> bool:
-    """Whether it passed every gate, and another candidate was better."""
+    """Return whether the draft passed every gate, but another candidate was better."""
     return all(violation.gate == JUDGE for violation in item.violations)
 
 
@@ -265,7 +265,7 @@ def _write_gate_report(
 
 
 def _summarize_teacher(kept: list[Draft], rejected: list[Draft], unanswered: int) -> dict[str, Any]:
-    """Cost, corrections, judge and blind figures; the last two only where there was a judge or a blind question."""
+    """Summarize cost, corrections, judge and blind answers; the last two only if they were used."""
     drafts = [*kept, *rejected]
     judged = [item for item in drafts if item.judge_scores]
     figures: dict[str, Any] = {

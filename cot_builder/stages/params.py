@@ -1,4 +1,4 @@
-"""The parameters in force, written where DVC can watch them, with a fingerprint of each local source."""
+"""Write the parameters in force to a file that DVC watches, with a fingerprint of each local source."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from cot_builder.storage.workspace import Workspace
 
 
 def write_params(params: Params, workspace: Workspace, code: Mapping[str, str]) -> None:
-    """Write ``data/params.json``; make empty tables of reviews where there are none.
+    """Write ``data/params.json``, and empty review tables if there are none yet.
+
+    ``pull.<name>.fingerprint`` changes with the local source, so that `dvc repro` pulls it again. ``compute`` and
+    ``budget`` are not written: they affect the speed of a stage or whether it runs, but never its output.
 
     Args:
         params: The parameters in force.
         workspace: The project.
         code: Code key of each stage, written as ``code.<stage>``.
-
-    ``pull.<name>.fingerprint`` changes whenever a local source does, so that `dvc repro` pulls it again;
-    ``compute`` and ``budget`` are left out: they change how fast a stage runs and whether, never what it makes.
     """
     values: dict[str, Any] = params.model_dump(mode="json", exclude={"compute", "budget"})
     for name, settings in values["pull"].items():
@@ -34,7 +34,7 @@ def write_params(params: Params, workspace: Workspace, code: Mapping[str, str]) 
     del values["synthetic"]
     values["code"] = dict(code)
     write_text(workspace.params, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    # DVC runs this each time, and importing what makes the tables takes longer than all the rest.
+    # Imported only if needed: DVC runs this function every time, and these imports take longer than the rest.
     if not (workspace.reviews.is_file() and workspace.prior_reviews.is_file()):
         from cot_builder.corpus.prior_reviews import ensure_prior_table
         from cot_builder.corpus.reviews import ensure_review_table
@@ -44,9 +44,9 @@ def write_params(params: Params, workspace: Workspace, code: Mapping[str, str]) 
 
 
 def fingerprint_source(source: str) -> str:
-    """Hash over names, sizes and times of what a local source holds; of the text itself for anything else.
+    """Hash the names, sizes and modification times of the files of a local source; of a URL, hash the text.
 
-    A table stands for the folder it lies in, as in ``open_members``.
+    A table stands for its folder, as in ``open_members``.
     """
     digest = hashlib.sha256(source.encode())
     if "://" in source:
@@ -62,6 +62,6 @@ def _describe_file(file: Path, name: Path) -> bytes:
     try:
         stat = file.stat()
     except OSError:
-        # `pull` says what is wrong with it, if the source is pulled at all.
+        # `pull` reports the error if it reads this source.
         return f"{name}\0unreadable\n".encode("utf-8", "surrogateescape")
     return f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")

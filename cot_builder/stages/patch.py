@@ -1,4 +1,4 @@
-"""Makes global/local patch pairs: chunk by chunk, the same whatever the number of workers or the executor."""
+"""Make pairs of global and local patches, chunk by chunk; the result does not depend on workers or executor."""
 
 import hashlib
 import json
@@ -31,15 +31,15 @@ from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
 
 PATCH_VERSION = "2"
-"""Of what a patch is: raised with every change of it, so that no resumed run mixes two kinds."""
+"""Increase it with every change of how patches are made, so that a resumed run does not mix two versions."""
 CHUNK_SAMPLES = 16
-"""Samples a chunk: what a killed run loses at most, a worker."""
+"""Samples in a chunk, the unit of work that a killed run may lose per worker."""
 CONTEXT = 1.8
-"""Side of a defect-centred patch over the side of the defect's box."""
+"""Side of a defect-centred patch divided by the side of the defect's box."""
 MIN_SIDE = 110
 """Shortest side of a defect-centred patch, in 0-1000."""
-PIXELS = 8
-"""Surroundings of a patch are compared on every eighth pixel."""
+MIN_SIDE_SAMPLES = 32
+"""To measure conspicuousness, a patch is subsampled to about this many pixels along its shorter side."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Patch:
 
 
 class Chunk(TypedDict):
-    """A piece of the work, as it travels to a worker."""
+    """A chunk of samples with their supervision, as sent to a worker."""
 
     number: int
     samples: list[Sample]
@@ -62,18 +62,18 @@ class Chunk(TypedDict):
 
 
 def patch(params: Params, workspace: Workspace) -> None:
-    """Write ``data/patch``: ``patch.parquet`` and, a chunk, one shard of global views and local patches as PNG.
+    """Write ``data/patch``: ``patch.parquet``, and for each chunk a shard of global views and local patches as PNG.
 
-    A killed run goes on at the first chunk that it had not finished.
+    A run that was killed resumes with its unfinished chunks.
 
     Raises:
-        IndusCotError: an earlier stage has not run; ``compute.executor`` is ray and Ray is not installed; the run
-            is strict and an image is damaged; a shard of pulled images is missing; the system ended a worker.
+        IndusCotError: an earlier stage has not run; ``compute.executor`` is ray but Ray is not installed; the run is
+            strict and an image is damaged; a shard of pulled images is missing; the operating system killed a worker.
     """
     paths = {name: workspace.select / f"{name}.parquet" for name in ("sample", "supervision")}
     inputs = {name: file_hash(path) for name, path in paths.items()}
     truths = {row.sample_id: row for row in SUPERVISION.records(SUPERVISION.read(paths["supervision"]))}
-    # Neighbours in a shard are read together.
+    # Sort in storage order, so that samples of one shard are read together.
     samples = SAMPLE.records(SAMPLE.read(paths["sample"]).sort("source_set", "shard", "row", "sample_id"))
     chunks = [
         Chunk(number=number, samples=part, truths=[truths[sample.sample_id] for sample in part])
@@ -104,18 +104,19 @@ def patch(params: Params, workspace: Workspace) -> None:
 
 
 def patch_sample(image: np.ndarray, sample_id: str, truth: Supervision, params: PatchParams, seed: int) -> list[Patch]:
-    """The local patches of one image.
+    """Choose the local patches of one image.
 
-    Proposals are found without the truth. A defect-centred patch holds its whole box with context around it, off
-    centre by up to ``params.jitter`` of its side. Hard-normal patches are the most conspicuous proposals beyond
-    those that touch no truth box; on a defect-free image, the most conspicuous ones beyond the first.
+    Proposals are found without the ground truth. A defect-centred patch contains the whole box of the defect with
+    context, shifted off centre by up to ``params.jitter`` of its side. Hard-normal patches are the most conspicuous
+    proposals that do not overlap a ground-truth box; on a defect-free image, those after the first
+    ``params.proposals``.
 
     Args:
         image: uint8 (height, width, 3) BGR.
-        sample_id: With ``seed`` it fixes the jitter.
+        sample_id: Determines the jitter, together with ``seed``.
         truth: Supervision of the sample.
         params: The ``patch`` section.
-        seed: Of the run.
+        seed: Seed of the run.
     """
     found = propose(image, params.proposals + params.hard_normal + 2 * len(truth.boxes) + 1)
     patches = [
@@ -133,7 +134,7 @@ def patch_sample(image: np.ndarray, sample_id: str, truth: Supervision, params: 
 
 def _find_hard_normal(found: list[Proposal], truth: Supervision, params: PatchParams) -> list[Proposal]:
     if truth.label == "anomalous" and not truth.boxes:
-        return []  # where the defect lies is not known, so no place is known to be free of it
+        return []  # The location of the defect is unknown, so no region is known to be defect-free.
     start = 0 if truth.boxes else params.proposals
     free = [item for item in found[start:] if not any(intersection(item.box, box) for box in truth.boxes)]
     return free[: params.hard_normal]
@@ -145,30 +146,31 @@ def _jitter_box(box: Box, jitter: float, random: Random) -> Box:
     for low, high, start, end in ((box[0], box[2], wide[0], wide[2]), (box[1], box[3], wide[1], wide[3])):
         side = end - start
         shifted = round(start + random.uniform(-jitter, jitter) * side)
-        # The whole defect stays inside, and the patch inside the image.
+        # Keep the whole defect inside the patch, and the patch inside the image.
         shifted = min(max(shifted, high - side, 0), low, SCALE - side)
         spans.append((shifted, shifted + side))
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
 def _measure_conspicuousness(image: np.ndarray, box: Box) -> float:
+    """Return the mean absolute difference, in grey levels, of the box to the median colour of its surroundings."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = to_pixels(box, width, height)
     left, top, right, bottom = to_pixels(expand(box, 2.0), width, height)
-    step = max(1, min(x2 - x1, y2 - y1) // (4 * PIXELS))
+    step = max(1, min(x2 - x1, y2 - y1) // MIN_SIDE_SAMPLES)
     around = image[top:bottom:step, left:right:step].reshape(-1, 3)
     inside = image[y1:y2:step, x1:x2:step].reshape(-1, 3)
     return round(float(np.abs(inside - np.median(around, axis=0)).mean()), 2)
 
 
 def crop_patch(image: np.ndarray, box: Box, longest: int) -> np.ndarray:
-    """The pixels of ``box``; only downscaled, and only where a side is longer than ``longest``."""
+    """Crop ``box``, and downscale the crop if a side is longer than ``longest`` pixels."""
     x1, y1, x2, y2 = to_pixels(box, image.shape[1], image.shape[0])
     return shrink_image(image[y1:y2, x1:x2], longest)
 
 
 def shrink_image(image: np.ndarray, longest: int) -> np.ndarray:
-    """The image with no side longer than ``longest`` pixels."""
+    """Downscale the image if a side is longer than ``longest`` pixels."""
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -184,7 +186,7 @@ class _PatchWriter:
     seed: int
 
     def __call__(self, chunk: Chunk) -> int:
-        """Write one chunk's shard, then its rows: who finds the rows finds the shard whole."""
+        """Write the shard of a chunk and then its rows, so that existing rows imply a complete shard."""
         number = chunk["number"]
         images = SampleImages(self.workspace)
         rows: list[PatchPair] = []
@@ -208,7 +210,7 @@ class _PatchWriter:
         key = sample.sample_id
         patches = patch_sample(image, key, truth, self.params, self.seed)
         if not patches:
-            return  # a global view that no row leads to is not stored
+            return  # Without patches, no row would refer to the global view.
         global_shard, global_row = writer.add(f"{key}#global", encode_png(shrink_image(image, self.params.global_size)))
         for number, item in enumerate(patches):
             pixels = crop_patch(image, item.box, self.params.local_size)
@@ -245,7 +247,7 @@ def _run_on_ray(work: _PatchWriter, chunks: list[Chunk], workers: int) -> Iterat
     except ImportError:
         raise IndusCotError("compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`") from None
 
-    def alone(row: dict[str, Chunk]) -> dict[str, int]:
+    def run_chunk(row: dict[str, Chunk]) -> dict[str, int]:
         cv2.setNumThreads(1)
         return {"number": work(row["chunk"])}
 
@@ -253,12 +255,12 @@ def _run_on_ray(work: _PatchWriter, chunks: list[Chunk], workers: int) -> Iterat
     started = not ray.is_initialized()
     if started:
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    # Progress is shown by `track`.
+    # `track` already shows the progress.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         rows = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(1, len(chunks)))
-        done = rows.map(alone)
+        done = rows.map(run_chunk)
         yield from (row["number"] for row in done.iter_rows())
     finally:
         if started:

@@ -1,4 +1,4 @@
-"""Writes what a defect-free part looks like, a category and view, from training-split normal images only."""
+"""Describe what a defect-free part looks like, per category and view, from normal training images only."""
 
 import json
 from collections import Counter
@@ -26,29 +26,29 @@ MEASURED = "measured"
 
 
 def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False) -> None:
-    """Write ``data/prior``: ``prior.parquet``, the same to read, ``priors.md``, and ``machine.parquet``.
+    """Write ``data/prior``: ``prior.parquet``, a readable version of it, ``priors.md``, and ``machine.parquet``.
 
-    With an endpoint teacher, the model words the text, from several of the measured images in one request; where it
-    cannot, the measured text stays, and the prior is named in ``left_out.csv``.
+    An endpoint teacher writes the text from several of the measured images in one request. If it fails, the measured
+    text is kept, and the prior is listed in ``left_out.csv``.
 
-    Experts' reviews of a text are applied as long as it is the text they judged, and are counted where it is not.
-    What they wrote takes its place, with author ``expert``; facts and images stay. A rejected text of a model gives
-    way to the measured one. A rejected measured text stays, since the tool would else answer with the prior of some
-    other category; it is named in ``left_out.csv`` and on the report until somebody corrects it. ``machine.parquet``
-    holds all texts before this.
+    An expert's review is applied if the text has not changed since the review; otherwise it is only counted. The
+    expert's text replaces the reviewed text, with author ``expert``; facts and images stay the same. If the text of a
+    model was rejected, the measured text replaces it. A rejected measured text is kept, because the tool would
+    otherwise answer with the prior of another category; it is listed in ``left_out.csv`` and in the report until
+    somebody corrects it. ``machine.parquet`` contains all texts before reviews are applied.
 
-    Of the training pool, normal images that `select` put into the split train are measured; of an evaluation
-    set, normal images of the benchmark's own training split. A category and view without any is named in
+    In the training pool, the normal images of the split train (made by `select`) are measured; in an evaluation set,
+    the normal images of the benchmark's own training split. A category and view without normal images is listed in
     ``left_out.csv``.
 
     Args:
         params: The parameters.
         workspace: The project.
-        refresh: Ask the endpoint anew.
-        allow_unpriced: Ask a model whose price is not known.
+        refresh: Ignore cached answers of the endpoint and request all of them again.
+        allow_unpriced: Use a model even if its price is unknown.
 
     Raises:
-        IndusCotError: an earlier stage has not run; no category has a normal training image; the endpoint stops
+        IndusCotError: an earlier stage has not run; no category has a normal training image; the endpoint stopped
             the run.
     """
     backend = load_backend(params.teacher.backend)
@@ -74,10 +74,13 @@ def prior(params: Params, workspace: Workspace, *, refresh: bool = False, allow_
 def estimate_prior(
     params: Params, workspace: Workspace, *, refresh: bool = False, allow_unpriced: bool = False
 ) -> Estimate:
-    """What an endpoint teacher's wording would ask, take and cost, without asking anything; measures as the run does.
+    """Estimate requests, tokens and cost of an endpoint teacher's texts, without sending a request.
+
+    The images are measured as in the run.
 
     Raises:
-        IndusCotError: an earlier stage has not run; no category has a normal training image; no model or price.
+        IndusCotError: an earlier stage has not run; no category has a normal training image; the model or its price
+            is missing.
     """
     rows, groups = _measure_priors(params, workspace, Output(workspace.prior, params.run.strict))
     found: Estimate = load_backend(params.teacher.backend).estimate_priors(
@@ -87,7 +90,7 @@ def estimate_prior(
 
 
 def _measure_priors(params: Params, workspace: Workspace, output: Output) -> tuple[list[NormalcyPrior], Groups]:
-    """The priors as measured, and the normal images they may show."""
+    """Measure the priors; return them with the normal images of each group."""
     images = SampleImages(workspace)
     groups = read_normal_samples(params, workspace, output)
     rows = [
@@ -96,7 +99,7 @@ def _measure_priors(params: Params, workspace: Workspace, output: Output) -> tup
         if (row := _measure_prior(group, images, params.prior.max_images, params.run.seed, output))
     ]
     if not rows:
-        raise IndusCotError("prior: no category has a normal image in a training split; see left_out.csv of pull")
+        raise IndusCotError("prior: no category has a normal image in a training split; see data/pull/SET/left_out.csv")
     return rows, groups
 
 
@@ -139,15 +142,17 @@ def _measure_prior(
 def apply_reviews(
     made: Sequence[NormalcyPrior], measured: Sequence[NormalcyPrior], reviews: Sequence[PriorReview], output: Output
 ) -> list[NormalcyPrior]:
-    """The priors as the experts left them; counts what was applied and what was not, where there are any."""
+    """Apply the experts' reviews to the priors, and count in ``output`` which reviews were applied."""
     fallback = {row.prior_id: row for row in measured}
     last = select_latest_reviews(reviews)
     used: dict[ReviewKey, PriorReview] = {}
     rows = [_apply_review(row, fallback[row.prior_id], last, used, output) for row in made]
-    said = Counter(review.verdict for review in used.values())
+    verdicts = Counter(review.verdict for review in used.values())
     current = used.keys() | {review_key(row) for row in made}
     if reviews:
-        output.counts |= {f"{verdict}_by_experts": said[verdict] for verdict in ("accepted", "fixed", "rejected")} | {
+        output.counts |= {
+            f"{verdict}_by_experts": verdicts[verdict] for verdict in ("accepted", "fixed", "rejected")
+        } | {
             "reviews_of_changed_texts": sum((row.prior_id, row.text_sha256) not in current for row in reviews),
             "reviews_sent_back": sum(bool(row.problems) for row in reviews),
         }
@@ -175,7 +180,7 @@ def _apply_review(
             ("measured text rejected by an expert, kept until it is corrected", row.prior_id, review.reason)
         )
         return row
-    # A decision, not a loss: a strict run goes on.
+    # A decision, not an error, so a strict run continues.
     output.left_out.append(
         ("text rejected by an expert, the measured one takes its place", row.prior_id, review.reason)
     )

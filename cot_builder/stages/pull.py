@@ -1,8 +1,9 @@
-"""`pull SET`: reads a benchmark and writes image shards, samples and supervision.
+"""`pull SET`: read a benchmark and write image shards, samples and supervision.
 
-Nothing is unpacked and nothing is re-encoded: shards hold the published bytes. One thread lists, several read, hash
-and check while the bytes are in the processor's cache, one writes; a compressed stream is read by the one that lists.
-What is in flight is bounded, so memory does not grow with the data set.
+Archives are not unpacked and images are not re-encoded: shards contain the published bytes. One thread lists the
+files; several threads read, hash and check them, while the bytes are in the CPU cache; one thread writes. The listing
+thread also reads compressed archives, which are streams. The number of batches in flight is bounded, so memory does
+not grow with the data set.
 """
 
 import csv
@@ -53,24 +54,27 @@ from schemas.supervision import SUPERVISION
 BATCH_BYTES = 2 * 2**20
 BATCH_FILES = 32
 BATCHES_AHEAD = 10
-"""Batches in flight."""
+"""Maximum number of batches in flight."""
 MAX_LISTED = 20
+"""Number of items that an error message lists."""
 
 
 def pull(name: str, params: Params, workspace: Workspace) -> None:
     """Read one set of ``params.pull`` into ``data/pull/<name>``.
 
     Writes ``images-*.parquet`` and ``masks-*.parquet`` (the published files), ``sample.parquet``,
-    ``supervision.parquet``, ``left_out.csv`` (files not taken), ``warnings.csv`` (samples taken with a reservation),
-    ``duplicates.csv`` (byte-identical images) and ``manifest.json``. An image whose mask cannot be used is kept,
-    without boxes. Byte-identical images are one physical part.
+    ``supervision.parquet``, ``left_out.csv`` (skipped files), ``warnings.csv`` (doubtful samples that are kept),
+    ``duplicates.csv`` (byte-identical images) and ``manifest.json``. An image with an unusable mask is kept without
+    boxes. Byte-identical images count as one physical part.
 
     Raises:
-        IndusCotError: the set is not in the parameters; the source cannot be read, has another layout, or has
-            labels that the taxonomy does not know (all of them named).
+        IndusCotError: the set is not in the parameters; the source cannot be read, has another layout, or has labels
+            that the taxonomy does not contain (the message lists all of them).
     """
     if name not in params.pull:
-        raise IndusCotError(f"pull {name}: not in the pull section; there are {', '.join(params.pull)}")
+        raise IndusCotError(
+            f"pull {name}: not in the section pull of the parameters, which has {', '.join(params.pull)}"
+        )
     settings = params.pull[name]
     check_pull_set(name, settings)
     module = load_benchmarks()[settings.benchmark]
@@ -126,7 +130,7 @@ def pull(name: str, params: Params, workspace: Workspace) -> None:
 
 @contextmanager
 def _open_source(settings: PullSet, params: Params) -> Iterator[str | list[str]]:
-    """The source to open; a synthetic one is rendered into an archive that is read like any other."""
+    """Yield the source to open; a synthetic set is first rendered into a temporary archive."""
     if settings.source != SYNTHETIC:
         yield settings.source
         return
@@ -158,7 +162,10 @@ def _store_members(
     workers: int,
     output: Output,
 ) -> SourceContent:
-    """Stream the members into shards: this thread lists, ``workers`` threads read and examine, one thread writes."""
+    """Stream the members into shards.
+
+    This thread lists the members, ``workers`` threads read and examine them, and one thread writes.
+    """
     found = SourceContent()
     with (
         one_opencv_thread(),
@@ -170,7 +177,7 @@ def _store_members(
         shards = (images, masks)
         waiting: deque[Future[None]] = deque()
         batch: list[tuple[ClassifiedPath, Callable[[], bytes]]] = []
-        held = 0
+        batch_bytes = 0
 
         def submit() -> None:
             examined = examiners.submit(_examine_batch, batch, bands)
@@ -192,10 +199,10 @@ def _store_members(
                     found.other.append(spot.key)
                 else:
                     batch.append((spot, member.read if member.is_reusable else partial(bytes, member.read())))
-                    held += member.size
-                    if held >= BATCH_BYTES or len(batch) >= BATCH_FILES:
+                    batch_bytes += member.size
+                    if batch_bytes >= BATCH_BYTES or len(batch) >= BATCH_FILES:
                         submit()
-                        batch, held = [], 0
+                        batch, batch_bytes = [], 0
             if batch:
                 submit()
             while waiting:
@@ -209,7 +216,7 @@ def _store_members(
 def _add_record(records: dict[str, bytes], key: str, member: Member) -> None:
     data = member.read()
     if records.setdefault(key, data) != data:
-        raise IndusCotError(f"{member.path}: another {key} with other content is in the source; keep one of the two")
+        raise IndusCotError(f"{member.path}: the source contains two different files {key}; keep one of them")
 
 
 _Examined = tuple[Header, str] | Mask | DamagedError
@@ -248,13 +255,15 @@ def _store_batch(
         elif isinstance(facts, Mask):
             found.masks[key] = StoredMask(facts, *masks.add(hashlib.sha256(data).hexdigest(), data))
         else:
-            # Named by content: a path would tell the label to whoever reads the shard.
+            # Named by its hash, because the path would reveal the label to readers of the shard.
             found.images[key] = StoredImage(*facts, *images.add(facts[1], data))
 
 
 def _layout_error(source: str, name: str, benchmark: str, unrecognised: list[str]) -> IndusCotError:
     if not unrecognised:
-        return IndusCotError(f"{source}: holds no image; pull.{name}.source must be the data set's folder or archive")
+        return IndusCotError(
+            f"{source}: contains no image; set pull.{name}.source to the folder or archive of the data set"
+        )
     looks_like = _guess_benchmark(unrecognised[:2000])
     advice = (
         f"this looks like {looks_like}: set pull.{name}.benchmark: {looks_like}"
@@ -262,15 +271,15 @@ def _layout_error(source: str, name: str, benchmark: str, unrecognised: list[str
         else f"the layout is described in cot_builder/benchmarks/{benchmark}.py"
     )
     return IndusCotError(
-        f"{source}: no image lies where {benchmark} has them, for example {unrecognised[0]!r}; {advice}"
+        f"{source}: the paths do not match the layout of {benchmark}, for example {unrecognised[0]!r}; {advice}"
     )
 
 
 def _guess_benchmark(paths: list[str]) -> str | None:
-    """The data set whose layout most of the paths fit."""
+    """Return the data set whose layout matches most of the paths; None if no layout matches."""
     fits: dict[str, int] = {}
     for name, module in load_benchmarks().items():
-        # What has no layout of its own fits anything.
+        # Data sets that read records first have no fixed layout and would match all paths.
         if not module.BENCHMARK.records_first:
             fits[name] = sum(1 for path in paths if (spot := module.classify_path(path)) and spot.role == "image")
     best = max(fits, key=lambda name: fits[name])
@@ -284,27 +293,27 @@ def _guess_benchmark(paths: list[str]) -> str | None:
 
 
 def _find_same_layout(benchmark: str) -> dict[str, ModuleType]:
-    """The data sets that have the layout of ``benchmark``, itself among them."""
+    """Return all data sets with the layout of ``benchmark``, including itself."""
     place = load_benchmarks()[benchmark].classify_path
     return {name: module for name, module in load_benchmarks().items() if module.classify_path is place}
 
 
 def _find_most_categories(alike: Mapping[str, ModuleType], categories: set[str]) -> str | None:
-    """Which of the data sets publishes most of the categories, if any does."""
+    """Return the data set that publishes most of the categories; None if none of them is published."""
     overlap = {name: len(categories & set(module.BENCHMARK.categories)) for name, module in alike.items()}
     best = max(overlap, key=lambda name: overlap[name])
     return best if overlap[best] else None
 
 
 def _check_categories(name: str, benchmark: str, found: SourceContent) -> None:
-    """Raise where the categories are those of another data set with the same layout."""
+    """Raise an error if the categories are those of another data set with the same layout."""
     alike = _find_same_layout(benchmark)
     categories = {key.partition("/")[0] for key in found.images}
     if len(alike) == 1 or categories & set(alike[benchmark].BENCHMARK.categories):
         return
     if other := _find_most_categories(alike, categories):
         raise IndusCotError(
-            f"pull {name}: none of the categories {', '.join(sorted(categories)[:MAX_LISTED])} is one of {benchmark}; "
+            f"pull {name}: {benchmark} has none of the categories {', '.join(sorted(categories)[:MAX_LISTED])}; "
             f"this looks like {other}: set pull.{name}.benchmark: {other}"
         )
 
@@ -392,7 +401,7 @@ def _describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _hash_content(found: SourceContent) -> str:
-    """Hash over paths and contents of the images, equal however the set is packed."""
+    """Hash the paths and contents of the images; the hash does not depend on how the set is packed."""
     digest = hashlib.sha256()
     for key, image in sorted(found.images.items()):
         digest.update(f"{image.sha256}  {key}\n".encode())
@@ -400,7 +409,7 @@ def _hash_content(found: SourceContent) -> str:
 
 
 def _print_summary(name: str, benchmark: Benchmark, output: Output, unrecognised: int) -> None:
-    """Say on the console how partial the copy is and what is doubtful."""
+    """Print how complete the copy is, and the number of doubtful samples."""
     lines = []
     counts = output.counts
     wanted = counts["published"]
@@ -409,16 +418,16 @@ def _print_summary(name: str, benchmark: Benchmark, output: Output, unrecognised
         share = 100 * sum(min(have[key], wanted[key]) for key in wanted) / sum(wanted.values())
         cells = ", ".join(f"{key} {have[key]} of {wanted[key]}" for key in wanted)
         known = len(set(counts["by_category"]) & set(benchmark.categories))
-        copy = f"a partial copy, {share:.1f} %" if share < 100 else "more than all"
+        copy = f"partial copy, {share:.1f} %" if share < 100 else "more images than published,"
         lines.append(f"{copy} of {benchmark.title}: {cells}; {known} of {len(benchmark.categories)} categories")
     if unrecognised:
-        lines.append(f"{unrecognised} images lie where the layout has none and are not taken, named in left_out.csv")
-    lines += [f"{count} × {reason}, named in warnings.csv" for reason, count in counts["warnings"].items()]
+        lines.append(f"skipped {unrecognised} images whose paths do not match the layout; listed in left_out.csv")
+    lines += [f"{count} × {reason}; listed in warnings.csv" for reason, count in counts["warnings"].items()]
     twins = counts["duplicates"]
     if twins["groups"]:
         lines.append(
             f"{twins['images']} images are byte-identical in {twins['groups']} groups "
-            f"({twins['groups_with_conflicting_labels']} with different labels), named in duplicates.csv; "
+            f"({twins['groups_with_conflicting_labels']} with different labels), listed in duplicates.csv; "
             "each group counts as one physical part"
         )
     for line in lines:

@@ -1,4 +1,8 @@
-"""Picks the training samples: category-disjoint, no copies of evaluation images, visible, balanced, split by part."""
+"""Choose and split the training samples.
+
+The samples are category-disjoint from the evaluation sets, contain no copies of evaluation images, show their defects,
+are balanced, and are split by physical part.
+"""
 
 import csv
 import hashlib
@@ -35,17 +39,17 @@ DAMAGED = "image does not decode"
 def select(params: Params, workspace: Workspace) -> None:
     """Write ``data/select``: the chosen samples, their supervision and split, and the leakage report.
 
-    Sets of role ``train`` are the pool, sets of role ``evaluate`` are what it must be disjoint from. The
-    result depends on the samples, the parameters and ``run.seed``, not on the order of rows.
+    Sets with the role ``train`` form the pool, which must be disjoint from the sets with the role ``evaluate``. The
+    result depends on the samples, the parameters and ``run.seed``, not on the order of the rows.
 
     Raises:
-        IndusCotError: no set has the role train; a set was not pulled; an override names a category that no
-            training set has; nothing is left to select; the run is strict and an image is damaged.
+        IndusCotError: no set has the role train; a set was not pulled; an override lists a category that no training
+            set has; no samples remain; the run is strict and an image is damaged.
     """
     training = sorted(name for name, item in params.pull.items() if item.role == "train")
     evaluation = sorted(name for name, item in params.pull.items() if item.role == "evaluate")
     if not training:
-        raise IndusCotError("select: no set under pull has the role train; give one of them `role: train`")
+        raise IndusCotError("select: no set under pull has the role train; set `role: train` for at least one of them")
     tables = {
         f"{name}/{table}": workspace.pull(name) / f"{table}.parquet"
         for name in params.pull
@@ -64,7 +68,7 @@ def select(params: Params, workspace: Workspace) -> None:
 
 @dataclass
 class _SelectionLog:
-    """What is said of the run, filled as it goes."""
+    """Facts for the report, filled during the run."""
 
     dropped: list[dict[str, Any]] = field(default_factory=list)
     alike: list[dict[str, Any]] = field(default_factory=list)
@@ -92,9 +96,9 @@ def _select(
     chosen = _choose_balanced(pool, params.select.samples, params.run.seed)
     if not chosen:
         raise IndusCotError(
-            f"select: nothing is left to select: of {pulled} samples {in_categories} are of a kept category, and "
+            f"select: no samples remain: {in_categories} of {pulled} samples are of a kept category, and "
             f"{pool.height} of those are usable, but no category and view has both a normal and a visibly anomalous "
-            "one. Check the role of the sets and select.drop_categories, or pull more"
+            "sample. Check the roles of the sets and select.drop_categories, or pull more data"
         )
     rows = pool.filter(pl.col("sample_id").is_in(chosen)).sort("sample_id")
     splits = _assign_splits(rows, params.select.validation_fraction, params.run.seed)
@@ -172,7 +176,7 @@ def _read_set(workspace: Workspace, name: str) -> pl.DataFrame:
 
 
 def _list_evaluation_categories(params: Params, others: dict[str, pl.DataFrame]) -> dict[str, list[str]]:
-    """Category to the evaluation sets that have it: those of the local copies and the published ones."""
+    """Map each category, local or published, to the evaluation sets that have it."""
     known: dict[str, list[str]] = {}
     for name, frame in others.items():
         official = load_benchmarks()[params.pull[name].benchmark].BENCHMARK.categories
@@ -189,17 +193,19 @@ def _keep_categories(
         unknown = sorted(set(getattr(settings, key)) - set(sizes))
         if unknown:
             raise IndusCotError(
-                f"select.{key} names {', '.join(unknown)}, which no training set has; they have: {', '.join(sizes)}"
+                f"select.{key} lists {', '.join(unknown)}, but no training set has it; they have: {', '.join(sizes)}"
             )
     both = sorted(set(settings.keep_categories) & set(settings.drop_categories))
     if both:
-        raise IndusCotError(f"select.keep_categories and select.drop_categories both name {', '.join(both)}")
+        raise IndusCotError(
+            f"select.keep_categories and select.drop_categories both list {', '.join(both)}; remove it from one of them"
+        )
     found = find_overlaps(sizes, known)
-    spared = sorted({category for category, _, _ in found} & set(settings.keep_categories))
+    kept_by_override = sorted({category for category, _, _ in found} & set(settings.keep_categories))
     report.dropped = [
         _dropped_row(category, other, known[other], rule, sizes[category])
         for category, other, rule in found
-        if category not in spared
+        if category not in kept_by_override
     ] + [
         _dropped_row(category, "", [], "drop_categories", sizes[category])
         for category in sorted(settings.drop_categories)
@@ -210,11 +216,11 @@ def _keep_categories(
         {"category": category, "evaluation_category": other, "evaluation_sets": known[other]}
         for category in kept
         for other in sorted(known)
-        if category not in spared and share_a_word(category, other)
+        if category not in kept_by_override and share_a_word(category, other)
     ]
     overrides = {
-        "kept": spared,
-        "kept_without_need": sorted(set(settings.keep_categories) - set(spared)),
+        "kept": kept_by_override,
+        "kept_without_need": sorted(set(settings.keep_categories) - set(kept_by_override)),
         "dropped": sorted(settings.drop_categories),
     }
     return kept, overrides
@@ -225,9 +231,9 @@ def _dropped_row(category: str, other: str, sets: list[str], rule: str, samples:
 
 
 def _drop_invisible(pool: pl.DataFrame, least: float, report: _SelectionLog) -> pl.DataFrame:
-    # A set that publishes boxes and no masks has no area; its boxes are what shows the defect.
-    seen = (pl.col("boxes").list.len() > 0) & pl.col("area_fraction").ge(least).fill_null(True)
-    hidden = pool.filter((pl.col("label") == "anomalous") & ~seen)
+    # Sets with boxes but without masks have no area; there, a box is enough.
+    visible = (pl.col("boxes").list.len() > 0) & pl.col("area_fraction").ge(least).fill_null(True)
+    hidden = pool.filter((pl.col("label") == "anomalous") & ~visible)
     for row in hidden.select("sample_id", "area_fraction", "boxes").iter_rows(named=True):
         detail = f"mask covers {row['area_fraction'] or 0:.3g} of the image" if row["boxes"] else "no box"
         report.excluded.append((NOT_VISIBLE, row["sample_id"], detail))
@@ -235,7 +241,7 @@ def _drop_invisible(pool: pl.DataFrame, least: float, report: _SelectionLog) -> 
 
 
 def _drop_repeated(pool: pl.DataFrame, report: _SelectionLog) -> pl.DataFrame:
-    """One sample an image: the first by id, or none where the same bytes have different labels."""
+    """Keep one sample of each image: the first by id, or none if equal images have different labels."""
     groups: dict[Hashable, list[tuple[str, str]]] = {}
     columns = pool.select("image_sha256", "region", "sample_id", "label").iter_rows()
     for digest, region, sample_id, label in columns:
@@ -305,12 +311,12 @@ def _leave_out(images: Fingerprints, output: Output, consequence: str) -> None:
 
 
 def _random_key(seed: int, text: str) -> bytes:
-    """A place in a random order that depends on the seed and the item alone."""
+    """Return a pseudo-random sort key that depends only on the seed and the text."""
     return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
 
 
 def _spread_evenly(capacities: dict[T, int], total: int) -> dict[T, int]:
-    """Spread ``total`` over capacities as evenly as they allow; earlier keys get the remainder."""
+    """Distribute ``total`` over the keys as evenly as their capacities allow; earlier keys get the remainder."""
     shares = dict.fromkeys(capacities, 0)
     left = min(total, sum(capacities.values()))
     while left:
@@ -326,9 +332,9 @@ def _spread_evenly(capacities: dict[T, int], total: int) -> dict[T, int]:
 def _pick_balanced(
     items: Iterable[T], count: int, group: Callable[[T], str], taken: Counter[str], ever: Counter[str]
 ) -> list[T]:
-    """``count`` of ``items``, each from the group ``taken`` least so far, of such from the one picked least ``ever``.
+    """Pick ``count`` of ``items``, each from the group with the lowest count in ``taken``.
 
-    Otherwise in the order given. Both counters are updated.
+    Ties are broken by the lowest count in ``ever``, then by the order of ``items``. Both counters are updated.
     """
     queues: dict[str, list[T]] = {}
     for item in items:
@@ -345,10 +351,10 @@ def _pick_balanced(
 
 
 def _choose_balanced(pool: pl.DataFrame, samples: int, seed: int) -> list[str]:
-    """Ids of up to ``samples`` samples: as many normal as anomalous ones in each category and view.
+    """Choose ids of up to ``samples`` samples: equally many normal and anomalous ones in each category and view.
 
-    Pairs of one normal and one anomalous sample are spread evenly over categories, then over the views of
-    each; the anomalous ones evenly over defect types, the normal ones over the benchmark's own splits.
+    Pairs of one normal and one anomalous sample are spread evenly over categories, then over the views of each. The
+    anomalous samples are spread evenly over defect types, the normal samples over the benchmark's own splits.
     """
     cells: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
     columns = ("sample_id", "source_set", "category", "view", "split", "label", "defect_type")
@@ -384,7 +390,7 @@ class _Part:
 
 
 def _group_parts(rows: pl.DataFrame) -> list[_Part]:
-    """Physical parts with what they show, by key."""
+    """Group samples into physical parts, sorted by key."""
     members: dict[str, list[dict[str, Any]]] = {}
     columns = ("sample_id", "source_set", "category", "part_id", "label", "defect_type")
     for row in rows.select(columns).iter_rows(named=True):
@@ -400,8 +406,11 @@ def _group_parts(rows: pl.DataFrame) -> list[_Part]:
 
 
 def _assign_splits(rows: pl.DataFrame, fraction: float, seed: int) -> dict[str, str]:
-    """Sample id to split. A part stays whole; each category's normal and defective parts occur in both splits
-    wherever there are two of them, and so do defect types where that leaves a choice."""
+    """Assign each sample id to a split; all samples of a physical part go to the same split.
+
+    Both splits contain normal and defective parts of each category, if there are at least two of them. The validation
+    parts are spread over defect types as far as possible.
+    """
     strata: dict[str, list[_Part]] = {}
     for part in sorted(_group_parts(rows), key=lambda part: _random_key(seed, part.key)):
         strata.setdefault(part.stratum, []).append(part)
@@ -414,8 +423,8 @@ def _assign_splits(rows: pl.DataFrame, fraction: float, seed: int) -> dict[str, 
         everything = [part for parts in strata.values() for part in parts]
         if not validation and len(everything) > 1:
             validation = [min(everything, key=lambda part: _random_key(seed, part.key))]
-    held = {sample_id for part in validation for sample_id in part.sample_ids}
-    return {key: "validation" if key in held else "train" for key in rows["sample_id"].to_list()}
+    validation_ids = {sample_id for part in validation for sample_id in part.sample_ids}
+    return {key: "validation" if key in validation_ids else "train" for key in rows["sample_id"].to_list()}
 
 
 def _find_straddling_parts(rows: pl.DataFrame, splits: dict[str, str]) -> dict[str, Any]:

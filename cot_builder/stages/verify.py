@@ -1,4 +1,4 @@
-"""Replays every tool call of a corpus, renders every text again, and compares with what it recorded."""
+"""Verify a corpus: run every tool call again, render every text again, and compare both with the recorded rows."""
 
 import hashlib
 import json
@@ -23,16 +23,17 @@ Priors = dict[tuple[str, str], str]
 
 
 def verify(corpus: Path) -> tuple[int, int]:
-    """Check every row: image hashes, every tool call run again, and every rendering of the trajectory.
+    """Check every row: image hashes, the results of all tool calls, and all renderings of the trajectory.
 
-    Texts must be equal and images equal pixel by pixel. The stored PNG bytes are held to their hash, the
-    replayed ones are not: another libpng may pack the same pixels otherwise.
+    Texts must be equal, and images equal pixel by pixel. Stored PNG bytes must match their hash; replayed PNG bytes
+    need not, because another libpng may compress the same pixels differently.
 
     Returns:
-        Number of trajectories and of calls.
+        Number of trajectories and number of tool calls.
 
     Raises:
-        IndusCotError: no corpus is there, a file is damaged, or the first difference, by row, turn and tool.
+        IndusCotError: there is no corpus, a file is damaged, or a row differs; the message names the row, turn and
+            tool of the first difference.
     """
     total = len(read_ids(corpus))
     table = PRIOR.read(corpus / "priors" / "priors.parquet")
@@ -47,13 +48,15 @@ def verify(corpus: Path) -> tuple[int, int]:
 def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
     if row.toolbox_version != TOOLBOX_VERSION:
         raise IndusCotError(
-            f"{where}: made with tools of version {row.toolbox_version}, here is {TOOLBOX_VERSION}; "
-            "verify it with the version of this project that made it"
+            f"{where}: made with tools of version {row.toolbox_version}, but this project has {TOOLBOX_VERSION}; "
+            "verify the corpus with the version of this project that made it"
         )
     try:
         trajectory = Trajectory.model_validate_json(row.trajectory)
     except ValidationError as error:
-        raise IndusCotError(f"{where}: column trajectory holds no trajectory ({error.errors()[0]['msg']})") from None
+        raise IndusCotError(
+            f"{where}: column trajectory is invalid ({error.errors()[0]['msg']}); run `indus-cot assemble` again"
+        ) from None
     pixels = _verify_images(row, where)
     calls = replay(trajectory, Toolbox(pixels, priors), [image.bytes for image in row.images[1:]], where)
     _verify_renderings(row, trajectory, where)
@@ -61,15 +64,15 @@ def _verify_row(row: IndusCot, priors: Priors, where: str) -> int:
 
 
 def _verify_images(row: IndusCot, where: str) -> np.ndarray:
-    """The inspected pixels, once image, hash, region and the first of images agree."""
+    """Check that image, hash, region and the first entry of `images` agree; return the inspected pixels."""
     if hashlib.sha256(row.image.bytes).hexdigest() != row.image_sha256:
-        raise IndusCotError(f"{where}: the image differs from its sha256")
+        raise IndusCotError(f"{where}: the image does not match its sha256")
     pixels = decode(row.image.bytes, row.region, where)
     shown = row.images[0].bytes if row.images else b""
     if row.region is None and shown != row.image.bytes:
-        raise IndusCotError(f"{where}: the first of images is not the inspected image")
+        raise IndusCotError(f"{where}: the first entry of images is not the inspected image")
     if not np.array_equal(decode(shown, name=where), pixels):
-        raise IndusCotError(f"{where}: the first of images does not show the inspected region")
+        raise IndusCotError(f"{where}: the first entry of images does not show the inspected region")
     return pixels
 
 
@@ -90,6 +93,6 @@ def _verify_renderings(row: IndusCot, trajectory: Trajectory, where: str) -> Non
             try:
                 recorded = json.loads(recorded)
             except ValueError as error:
-                raise IndusCotError(f"{where}: column {column} holds no JSON ({error})") from None
+                raise IndusCotError(f"{where}: column {column} is not valid JSON ({error})") from None
         if recorded != expected:
-            raise IndusCotError(f"{where}: column {column} is not what its trajectory renders to")
+            raise IndusCotError(f"{where}: column {column} does not match the rendering of the trajectory")

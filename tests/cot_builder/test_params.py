@@ -26,19 +26,19 @@ def test_every_profile_loads(name: str) -> None:
     assert isinstance(load_params(name, root=ROOT), Params)
 
 
-def test_the_default_profile_is_params_yaml_itself() -> None:
+def test_default_profile_is_params_yaml() -> None:
     written = yaml.safe_load((ROOT / "params.yaml").read_text())
     assert load_params(root=ROOT) == Params.model_validate(written)
 
 
-def test_a_setting_wins_over_the_profile_and_the_profile_over_params_yaml(project: Path) -> None:
+def test_setting_overrides_profile_overrides_file(project: Path) -> None:
     (project / "profiles" / "small.yaml").write_text("select: {samples: 11, validation_fraction: 0.3}\n")
     params = load_params("small", ["select.samples=5"], project)
     assert (params.select.samples, params.select.validation_fraction) == (5, 0.3)
     assert params.select.near_duplicate_bits == load_params(root=project).select.near_duplicate_bits
 
 
-def test_a_setting_reaches_nested_keys_and_takes_yaml_values(project: Path) -> None:
+def test_setting_with_nested_key_and_yaml(project: Path) -> None:
     params = load_params(settings=["select.keep_categories=[pcb, zipper]", "pull.sdd.source=a=b.zip"], root=project)
     assert params.select.keep_categories == ["pcb", "zipper"]
     assert params.pull["sdd"].source == "a=b.zip"
@@ -46,7 +46,7 @@ def test_a_setting_reaches_nested_keys_and_takes_yaml_values(project: Path) -> N
 
 
 @given(st.integers(2, 10**6), st.floats(0, 1))
-def test_numbers_arrive_as_they_were_given(samples: int, fraction: float) -> None:
+def test_numbers_are_not_changed(samples: int, fraction: float) -> None:
     params = load_params(
         settings=[f"select.samples={samples}", f"select.validation_fraction={fraction:.17f}"], root=ROOT
     )
@@ -54,7 +54,7 @@ def test_numbers_arrive_as_they_were_given(samples: int, fraction: float) -> Non
     assert params.select.validation_fraction == pytest.approx(fraction, abs=1e-12)
 
 
-def test_everything_that_does_not_fit_is_named_at_once(project: Path) -> None:
+def test_all_invalid_values_are_listed(project: Path) -> None:
     settings = ["select.samples=0", "patch.jiter=0.1", "teacher.structured=oracle", "compute.workers=two"]
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=settings, root=project)
@@ -74,13 +74,13 @@ def test_everything_that_does_not_fit_is_named_at_once(project: Path) -> None:
         ("run.qqq=1", "no such parameter: run.qqq"),
     ],
 )
-def test_an_unknown_parameter_is_named_with_the_one_that_may_be_meant(setting: str, told: str) -> None:
+def test_unknown_parameter_has_a_suggestion(setting: str, told: str) -> None:
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=[setting], root=ROOT)
     assert str(caught.value).splitlines()[1:] == [f"  {told}"]
 
 
-def test_an_empty_setting_is_the_empty_text_where_a_text_is_due_and_nothing_elsewhere() -> None:
+def test_empty_setting_is_text_or_null() -> None:
     params = load_params(settings=["teacher.model=", "teacher.base_url=", "budget.usd="], root=ROOT)
     assert (params.teacher.model, params.teacher.base_url, params.budget.usd) == ("", "", None)
     with pytest.raises(IndusCotError, match=r"select\.samples: "):
@@ -88,13 +88,13 @@ def test_an_empty_setting_is_the_empty_text_where_a_text_is_due_and_nothing_else
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_no_generator_takes_is_refused_before_anything_is_asked(seed: int) -> None:
+def test_invalid_seed_is_refused(seed: int) -> None:
     with pytest.raises(IndusCotError, match=r"run\.seed: "):
         load_params(settings=[f"run.seed={seed}"], root=ROOT)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "https://", "http:///v1", "ftp://here/v1", "/v1"])
-def test_an_address_that_is_none_is_named_with_its_parameter(url: str) -> None:
+def test_invalid_url_names_its_parameter(url: str) -> None:
     with pytest.raises(IndusCotError, match=r"teacher\.base_url: must begin with http:// or https://"):
         load_params(settings=[f"teacher.base_url={url}"], root=ROOT)
 
@@ -102,12 +102,12 @@ def test_an_address_that_is_none_is_named_with_its_parameter(url: str) -> None:
 @pytest.mark.parametrize(
     "place", ["s3", "s3://bucket", "s3://bucket/", "s3://bucket/a/", "s3://bucket/a=b", "gs://bucket/a"]
 )
-def test_a_place_for_images_that_is_none_is_named_with_its_parameter(place: str) -> None:
+def test_invalid_image_storage(place: str) -> None:
     with pytest.raises(IndusCotError, match=r"review\.images: must be local, or s3://BUCKET/PREFIX"):
         load_params(settings=[f"review.images={place}"], root=ROOT)
 
 
-def test_an_address_is_checked_once_its_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_is_checked_after_expansion(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = "teacher.base_url='${TEST_ENDPOINT}'"
     monkeypatch.setenv("TEST_ENDPOINT", "http://127.0.0.1:8000/v1")
     assert load_params(settings=[setting], root=ROOT).teacher.base_url == "http://127.0.0.1:8000/v1"
@@ -116,7 +116,7 @@ def test_an_address_is_checked_once_its_variables_are_filled_in(monkeypatch: pyt
         load_params(settings=[setting], root=ROOT)
 
 
-def test_a_missing_section_or_key_is_named(project: Path) -> None:
+def test_missing_section_or_key(project: Path) -> None:
     values = yaml.safe_load((project / "params.yaml").read_text())
     del values["patch"], values["select"]["samples"]
     (project / "params.yaml").write_text(yaml.safe_dump(values))
@@ -127,24 +127,24 @@ def test_a_missing_section_or_key_is_named(project: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["samples=3", "select.samples", "select", "="])
-def test_a_setting_in_another_form_is_refused_with_an_example(setting: str) -> None:
+def test_malformed_setting_gives_an_example(setting: str) -> None:
     with pytest.raises(IndusCotError, match=r"write section\.key=value, for example --set select\.samples=40"):
         load_params(settings=[setting], root=ROOT)
 
 
-def test_a_setting_that_is_no_yaml_is_refused() -> None:
+def test_setting_with_invalid_yaml() -> None:
     with pytest.raises(IndusCotError, match=r"--set select\.samples=\[: the value is not valid YAML"):
         load_params(settings=["select.samples=["], root=ROOT)
 
 
-def test_an_unknown_profile_is_refused_with_those_there_are(project: Path) -> None:
+def test_unknown_profile_lists_the_profiles(project: Path) -> None:
     with pytest.raises(IndusCotError, match=r"no profile 'papr'; available profiles: default"):
         load_params("papr", root=project)
     with pytest.raises(IndusCotError, match="no profile"):
         load_params("../params", root=project)
 
 
-def test_a_file_that_is_absent_no_yaml_or_no_sections_is_named(project: Path, tmp_path: Path) -> None:
+def test_missing_or_malformed_file(project: Path, tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"params\.yaml: not found; run indus-cot in the project's folder"):
         load_params(root=tmp_path / "elsewhere")
     (project / "profiles" / "broken.yaml").write_text("a: [1")
@@ -155,7 +155,7 @@ def test_a_file_that_is_absent_no_yaml_or_no_sections_is_named(project: Path, tm
         load_params("listed", root=project)
 
 
-def test_environment_variables_stand_in_values(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_expanded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PART_ARCHIVES", "/archives")
     monkeypatch.delenv("PART_UNSET", raising=False)
     params = load_params(
@@ -168,13 +168,13 @@ def test_environment_variables_stand_in_values(project: Path, monkeypatch: pytes
         load_params(settings=["pull.visa.source='${PART_UNSET}'"], root=project)
 
 
-def test_parameters_cannot_be_changed_afterwards() -> None:
+def test_parameters_are_frozen() -> None:
     params = load_params(root=ROOT)
     with pytest.raises(ValidationError):
         params.select.samples = 3
 
 
-def test_values_that_no_run_could_use_are_refused(project: Path) -> None:
+def test_unusable_values_are_refused(project: Path) -> None:
     (project / "profiles" / "latin.yaml").write_bytes(b"review: {project: Pr\xfcfung}\n")
     with pytest.raises(IndusCotError, match=r"latin\.yaml: not UTF-8 .*save the file as UTF-8"):
         load_params("latin", root=project)

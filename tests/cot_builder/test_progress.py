@@ -10,9 +10,7 @@ from cot_builder import progress
 
 
 @pytest.mark.parametrize("share", [None, lambda number: (number + 1) / 8])
-def test_a_line_tells_done_total_rate_and_remaining_time(
-    share: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_line(share: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     total = None if share else 8
     assert list(progress.track(range(8), "pull", total, lambda: "well", share)) == list(range(8))  # type: ignore[arg-type]
@@ -23,7 +21,7 @@ def test_a_line_tells_done_total_rate_and_remaining_time(
     assert len(lines) == 8 and re.fullmatch(r"pull: 8 in \d+\.\d s, well", last)
 
 
-def test_nothing_is_said_of_a_total_that_nobody_knows(
+def test_unknown_total_shows_no_remaining_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
@@ -31,7 +29,7 @@ def test_nothing_is_said_of_a_total_that_nobody_knows(
     assert "left" not in capsys.readouterr().err
 
 
-def test_at_a_terminal_an_estimated_total_leaves_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_rate_with_estimated_total(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = StringIO()
     console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(progress, "console", console)

@@ -213,12 +213,12 @@ def test_verify_passes_and_names_the_first_difference(project, tmp_path):
     "column, change, message",
     [
         ("trajectory", lambda text: text.replace(" px shown", " px  shown", 1), "returned"),
-        ("image_sha256", lambda digest: "0" * 64, "differs from its sha256"),
-        ("messages", lambda text: text.replace(" px shown", " px  shown", 1), "column messages is not what"),
-        ("tagged", lambda text: text.replace("<think>", "<think> ", 1), "column tagged is not what"),
-        ("answer", lambda answer: "No" if answer == "Yes" else "Yes", "column answer is not what"),
+        ("image_sha256", lambda digest: "0" * 64, "does not match its sha256"),
+        ("messages", lambda text: text.replace(" px shown", " px  shown", 1), "column messages does not match"),
+        ("tagged", lambda text: text.replace("<think>", "<think> ", 1), "column tagged does not match"),
+        ("answer", lambda answer: "No" if answer == "Yes" else "Yes", "column answer does not match"),
         ("toolbox_version", lambda version: version + "x", "made with tools of version"),
-        ("trajectory", lambda text: text[:-3], "column trajectory holds no trajectory"),
+        ("trajectory", lambda text: text[:-3], "column trajectory is invalid"),
     ],
 )
 def test_verify_refuses_a_changed_row(project, tmp_path, column, change, message):
@@ -240,7 +240,7 @@ def test_verify_of_a_damaged_corpus_is_one_message(project, tmp_path):
     done = run(project, "verify", str(corpus))
     assert done.returncode == 1 and "damaged parquet file" in done.stderr and "Traceback" not in done.stderr
     done = run(project, "verify", str(tmp_path))
-    assert done.returncode == 1 and "is this a corpus?" in done.stderr
+    assert done.returncode == 1 and "so it is not a corpus" in done.stderr
 
 
 @pytest.mark.parametrize("stage", STAGES)

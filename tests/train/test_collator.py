@@ -154,7 +154,7 @@ def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
 
 def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
     change_manifest(copied, stage="draft")
-    with pytest.raises(IndusCotError, match="its manifest is of 'draft', not of assemble"):
+    with pytest.raises(IndusCotError, match="its manifest is from the stage 'draft', not from assemble"):
         corpus.read(copied)
     (copied / "manifest.json").write_text("{")
     with pytest.raises(IndusCotError, match=r"manifest\.json: damaged or truncated .*run the stage again"):

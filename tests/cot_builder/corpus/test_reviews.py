@@ -41,19 +41,19 @@ def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draf
     return Draft.model_validate(values | changes)
 
 
-def test_the_last_word_of_a_reviewer_counts() -> None:
+def test_latest_review_counts() -> None:
     first = review(1, verdict="rejected", reasons=["wrong type"])
     assert decide_drafts([review(2), first])[A].status == "accepted"
     assert decide_drafts([review(2, verdict="rejected", reasons=["wrong type"]), review(1)])[A].status == "rejected"
 
 
-def test_one_rejection_leaves_a_draft_out_whoever_spoke_last() -> None:
+def test_one_rejection_rejects_the_draft() -> None:
     no = review(1, verdict="rejected", reasons=["wrong type", "poor reasoning"])
     found = decide_drafts([no, review(2, reviewer="bo@example.org")])[A]
     assert (found.status, found.reasons, found.reviewers) == ("rejected", ["wrong type", "poor reasoning"], 2)
 
 
-def test_a_correction_wins_over_an_acceptance_and_the_later_over_the_earlier() -> None:
+def test_latest_correction_wins() -> None:
     rows = [
         review(1, verdict="fixed", trajectory="first"),
         review(3, reviewer="bo@example.org"),
@@ -63,17 +63,17 @@ def test_a_correction_wins_over_an_acceptance_and_the_later_over_the_earlier() -
     assert (found.status, found.trajectory, found.reviewers) == ("fixed", "second", 3)
 
 
-def test_a_review_that_cannot_be_applied_says_nothing() -> None:
+def test_inapplicable_review_is_ignored() -> None:
     assert decide_drafts([review(1, problems=["grammar: a tag"])]) == {}
     assert decide_drafts([review(1), review(2, problems=["grammar: a tag"])])[A].reviewers == 1
 
 
-def test_drafts_are_told_apart_by_their_content() -> None:
+def test_decisions_follow_the_draft_hash() -> None:
     found = decide_drafts([review(1), review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
     assert (found[A].status, found[B].status) == ("accepted", "rejected")
 
 
-def test_reasons_to_look_come_first_and_are_named() -> None:
+def test_suspect_drafts_have_priority() -> None:
     plain = draft()
     audited = PARAMS.model_copy(update={"audit_share": 0.0})
     suspects = [
@@ -94,7 +94,7 @@ def test_reasons_to_look_come_first_and_are_named() -> None:
 
 
 @given(share=st.sampled_from([0.05, 0.1, 0.5]), seed=st.integers(0, 1000))
-def test_the_audit_takes_its_share_and_does_not_know_the_suspects(share: float, seed: int) -> None:
+def test_audit_draw_ignores_suspicion(share: float, seed: int) -> None:
     params = PARAMS.model_copy(update={"audit_share": share})
     names = [f"real_iad/nut/{number:016x}" for number in range(1000)]
     drawn = [rank_draft(draft(name), params, seed).audit for name in names]
@@ -103,7 +103,7 @@ def test_the_audit_takes_its_share_and_does_not_know_the_suspects(share: float, 
     assert drawn == [rank_draft(draft(name, corrections=1), params, seed).audit for name in names]
 
 
-def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_path: Path) -> None:
+def test_empty_table_only_without_locked_reviews(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     ensure_review_table(workspace)
     assert read_reviews(workspace) == []
@@ -113,7 +113,7 @@ def test_the_empty_table_is_made_once_and_never_over_reviews_that_dvc_knows(tmp_
     assert not workspace.reviews.exists()
 
 
-def test_a_damaged_table_is_one_message(tmp_path: Path) -> None:
+def test_damaged_review_table(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     ensure_review_table(workspace)
     path = workspace.reviews

@@ -92,18 +92,18 @@ def other_drafts(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_corpus, "no corpus is there; run `indus-cot repro assemble`"),
-        (no_shard, r"holds \{\} rows, its manifest says .* changed after it was validated"),
+        (no_corpus, "there is no corpus; run `indus-cot repro assemble`"),
+        (no_shard, r"contains \{\} rows, but its manifest lists .* changed after it was validated"),
         (
             other_stage,
-            "was not validated: its manifest is of 'draft', not of assemble, which validates a corpus; run `indus-cot repro assemble`",
+            "was not validated: its manifest is from the stage 'draft', not from assemble, which validates a corpus; run `indus-cot repro assemble`",
         ),
         (row_less, "changed after it was validated; run `indus-cot repro assemble`"),
         (column_less, r"train-00000\.parquet: has no column answer"),
         (cut_short, r"train-00000\.parquet: damaged parquet file"),
         (empty, r"train-00000\.parquet: damaged parquet file"),
-        (same_rows_other_bytes, r"train-00000\.parquet: has another sha256"),
-        (other_drafts, r"was assembled from another trajectory\.parquet"),
+        (same_rows_other_bytes, r"train-00000\.parquet: its sha256 is not the one recorded"),
+        (other_drafts, r"was assembled before .*trajectory\.parquet changed"),
     ],
 )
 def test_changed_corpus_is_refused(workspace: Workspace, change: Callable[[Workspace], None], message: str) -> None:
@@ -118,7 +118,7 @@ def test_unchanged_shards_are_hashed_once(workspace: Workspace, monkeypatch: pyt
     check_bytes(workspace)
 
 
-def test_corpus_of_a_model(workspace: Workspace) -> None:
+def test_identify_corpus_of_a_model(workspace: Workspace) -> None:
     corpus = workspace.indus_cot
     ours, shards = corpus_sha256(corpus), hash_shards(corpus)
     assert identify_corpus({"corpus": ours, "prior": "1" * 64}, corpus) == (ours, True)
@@ -131,7 +131,7 @@ def test_corpus_of_a_model(workspace: Workspace) -> None:
     assert not identify_corpus({**shards}, corpus)[1] and identify_corpus({"corpus": ours}, corpus) == (ours, False)
 
 
-def test_some_columns_of_every_row(assembled: Workspace) -> None:
+def test_read_columns(assembled: Workspace) -> None:
     found = read_columns(assembled.indus_cot, ("view", "id"))
     assert found.rows() == [(row.view, row.id) for row in read_all(assembled.indus_cot)]
     with pytest.raises(IndusCotError, match="no column colour"):

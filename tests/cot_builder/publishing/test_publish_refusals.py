@@ -97,7 +97,7 @@ def test_a_corpus_that_was_not_validated(client: Client, copy: Path) -> None:
     training_project.change_manifest(copy / "data/indus_cot", stage="draft")
     assert_refused(client.run("publish", "--repo", REPO, folder=copy), "was not validated")
     shutil.rmtree(copy / "data/indus_cot")
-    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "no corpus is there")
+    assert_refused(client.run("publish", "--repo", REPO, folder=copy), "there is no corpus")
 
 
 def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) -> None:

@@ -124,7 +124,7 @@ def test_no_image_is_assembled_under_the_hash_of_another(copy: Path, monkeypatch
         with monkeypatch.context() as patch:
             real = getattr(place, name)
             patch.setattr(place, name, lambda self, key, real=real: real(self, key) + b" ")
-            with pytest.raises(IndusCotError, match=f"in {word} is not the one of its hash"):
+            with pytest.raises(IndusCotError, match=f"in {word} does not match its hash"):
                 assemble(small_corpus.params(), Workspace(copy))
 
 

@@ -41,7 +41,7 @@ from tests.servers.chat_server import (
 )
 
 
-def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -> None:
+def test_estimate_matches_the_run(project: Path) -> None:
     with chat_server(answer_form) as server:
         before = run_draft(project, server, "--dry-run", more=("draft.candidates=2",), key="")
         assert before.returncode == 0, before.stderr
@@ -76,7 +76,7 @@ def test_an_estimate_asks_nothing_and_is_what_the_run_then_asks(project: Path) -
     answers.close()
 
 
-def test_the_truth_is_told_to_whoever_writes_and_to_nobody_else(project: Path) -> None:
+def test_only_the_writer_sees_the_truth(project: Path) -> None:
     with chat_server(answer_form) as server:
         ran = run_draft(project, server, more=("draft.blind=true",))
         assert ran.returncode == 0, ran.stderr
@@ -111,7 +111,7 @@ def by_hash(share: float, *faults: Fault) -> Callable[[dict[str, Any], int], Fau
     return choose
 
 
-def test_bad_weather_changes_nothing_but_the_way(project: Path, tmp_path: Path) -> None:
+def test_server_faults_do_not_change_results(project: Path, tmp_path: Path) -> None:
     calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
     with chat_server(answer_form) as server:
         assert run_draft(calm, server).returncode == 0
@@ -148,7 +148,7 @@ def careless(body: dict[str, Any]) -> dict[str, Any]:
     return right | (flipped, leaked, {"thoughts": []}, {"type": "rust"}, {"boxes": [[5, 5, 2, 2]]}, {})[way]
 
 
-def test_what_is_wrong_goes_back_to_the_teacher_and_comes_right(project: Path) -> None:
+def test_violations_are_corrected(project: Path) -> None:
     with chat_server(careless) as server:
         ran = run_draft(project, server)
     assert ran.returncode == 0, ran.stderr
@@ -159,7 +159,7 @@ def test_what_is_wrong_goes_back_to_the_teacher_and_comes_right(project: Path) -
     assert not any("annotation" in text for text in kept["trajectory"])
 
 
-def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project: Path) -> None:
+def test_only_failed_samples_are_retried(project: Path) -> None:
     samples = pl.read_parquet(project / "data/select/sample.parquet")
     stubborn = set(samples["image_sha256"].sort().head(3))
     mended = False
@@ -212,10 +212,10 @@ def test_what_stays_wrong_is_in_the_ledger_and_only_that_is_tried_again(project:
         (("teacher.backend=offline",), ("--dry-run",), KEY, "draft --dry-run: teacher.backend is offline, which queries no server"),
         (("teacher.backend=offline",), ("--refresh",), KEY, "draft --refresh: teacher.backend is offline"),
         (("teacher.backend=offline",), ("--only-failed",), KEY, "draft --only-failed: teacher.backend is offline"),
-        ((), ("--only-failed",), KEY, "names none of the selected samples"),
+        ((), ("--only-failed",), KEY, "lists none of the selected samples"),
     ],
 )  # fmt: skip
-def test_what_cannot_run_says_why_in_one_message(
+def test_bad_options_give_one_message(
     project: Path, more: tuple[str, ...], flags: tuple[str, ...], key: str, told: str
 ) -> None:
     with chat_server(answer_form) as server:
@@ -227,7 +227,7 @@ def test_what_cannot_run_says_why_in_one_message(
     assert not (project / "data/draft").exists()
 
 
-def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
+def test_allowed_unpriced_model_runs(project: Path) -> None:
     with chat_server(answer_form) as server:
         estimate = run_draft(project, server, "--dry-run", "--allow-unpriced", more=("teacher.model=my-own",))
         priced_judge = ("teacher.model=my-own", "teacher.judge_model=gpt-4.1")
@@ -242,7 +242,7 @@ def test_an_unpriced_model_runs_where_that_is_allowed(project: Path) -> None:
     assert read_drafts(project)["teacher"].unique().to_list() == ["my-own"]
 
 
-def test_the_key_is_nowhere_but_in_the_header(project: Path) -> None:
+def test_key_is_only_in_the_header(project: Path) -> None:
     echo = by_hash(1.0, status_fault(400, message=f"bad request with key {KEY}"))
     with chat_server(answer_form, echo) as server:
         result = run_draft(project, server)
@@ -261,7 +261,7 @@ def test_repeated_reasons_are_joined() -> None:
     assert join_reasons(["no JSON", "no JSON", "cut", "no JSON"], "; ") == "no JSON (2 times); cut; no JSON"
 
 
-def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> None:
+def test_prior_request_has_several_images(project: Path) -> None:
     with chat_server(answer_form) as server:
         before = run(project, "prior", "--dry-run", settings=endpoint_settings(server))
         assert before.returncode == 0, before.stderr
@@ -284,7 +284,7 @@ def test_priors_are_worded_from_several_images_in_one_request(project: Path) -> 
     assert "prior --dry-run: teacher.backend is offline, which queries no server" in refused.stderr
 
 
-def test_its_drafts_become_a_corpus_that_verifies(project: Path) -> None:
+def test_endpoint_drafts_become_a_valid_corpus(project: Path) -> None:
     with chat_server(answer_form) as server:
         for verb in ("patch", "draft", "assemble"):
             ran = run(project, verb, settings=endpoint_settings(server), OPENAI_API_KEY=KEY)

@@ -41,7 +41,7 @@ def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(project: Path, tmp_path: Path) -> None:
+def test_random_kills_repeat_no_request(project: Path, tmp_path: Path) -> None:
     calm = Path(shutil.copytree(project, tmp_path / "calm", symlinks=True))
     with chat_server(answer_form) as server:
         assert run_draft(calm, server, more=("teacher.judge_readings=1",)).returncode == 0
@@ -85,7 +85,7 @@ def test_killed_at_random_moments_it_asks_nothing_twice_and_ends_the_same(projec
     assert read_drafts(project).equals(read_drafts(calm))
 
 
-def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
+def test_ctrl_c_keeps_requests_in_flight(project: Path) -> None:
     running: subprocess.Popen[str] | None = None
     interrupted = False
 
@@ -114,7 +114,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_keeps_it(project: Path) -> None:
         assert not {compute_key(body) for body in server.requests[before:]} & stored
 
 
-def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
+def test_higher_budget_resumes_the_run(project: Path) -> None:
     with chat_server(answer_form) as server:
         stopped = run_draft(project, server, more=("budget.tokens=30000",))
         assert stopped.returncode == 1
@@ -127,7 +127,7 @@ def test_the_budget_stops_the_run_and_raising_it_goes_on(project: Path) -> None:
         assert len({json.dumps(body, sort_keys=True) for body in server.requests}) == len(server.requests) - 24
 
 
-def test_two_runs_do_not_spend_against_one_cap_at_once(project: Path) -> None:
+def test_second_endpoint_run_is_refused(project: Path) -> None:
     begun, release = threading.Event(), threading.Event()
 
     def holding(body: dict[str, Any]) -> dict[str, Any]:

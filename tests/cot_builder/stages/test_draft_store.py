@@ -9,7 +9,7 @@ from tests.helpers.scripted_teacher import answer_form
 from tests.servers.chat_server import chat_server
 
 
-def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) -> None:
+def test_new_prices_keep_past_costs(project: Path) -> None:
     with chat_server(answer_form) as server:
         assert run_draft(project, server).returncode == 0
         before, sent = read_drafts(project), len(server.requests)
@@ -22,7 +22,7 @@ def test_new_prices_change_what_is_to_come_and_not_what_was_paid(project: Path) 
     assert parse_request_count(estimate) == 24
 
 
-def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(project: Path) -> None:
+def test_damaged_store_is_salvaged(project: Path) -> None:
     with chat_server(answer_form) as server:
         assert run_draft(project, server).returncode == 0
         before, sent = read_drafts(project), len(server.requests)
@@ -44,7 +44,7 @@ def test_a_damaged_store_is_one_message_and_what_can_be_read_is_used_again(proje
     assert read_drafts(project).drop("cost_usd").equals(before.drop("cost_usd"))
 
 
-def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> None:
+def test_doctor_reports_an_unreadable_store(project: Path) -> None:
     answer_store_path(project).parent.mkdir()
     answer_store_path(project).write_bytes(b"no database at all" * 400)
     examined = run(project, "doctor", settings=endpoint_settings("http://127.0.0.1:9/v1"), OPENAI_API_KEY=KEY)
@@ -52,7 +52,7 @@ def test_a_store_that_does_not_open_is_a_fault_to_the_doctor(project: Path) -> N
     assert "`indus-cot cache --salvage`" in examined.stdout
 
 
-def test_what_the_cache_cannot_do_says_why(project: Path, tmp_path: Path) -> None:
+def test_invalid_cache_options(project: Path, tmp_path: Path) -> None:
     for flags in (("--older-than", "3"), ("--model", "gpt-4.1"), ("--salvage", "--model", "gpt-4.1")):
         result = run(project, "cache", *flags)
         assert (result.returncode, "add --prune" in result.stderr) == (1, True)

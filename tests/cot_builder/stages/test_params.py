@@ -21,7 +21,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("source", ["photos", "photos/labels.csv", "photos/labels.jsonl", "~/photos"])
-def test_changed_photos_change_the_fingerprint(
+def test_changed_files_change_the_fingerprint(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -34,7 +34,7 @@ def test_changed_photos_change_the_fingerprint(
     assert len({before, changed, fingerprint_source(source)}) == 3
 
 
-def test_an_archive_has_its_own_fingerprint(tmp_path: Path) -> None:
+def test_archive_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "set.tar"
     path.write_bytes(b"1")
     before = fingerprint_source(str(path))
@@ -52,7 +52,7 @@ def test_hidden_files_do_not_count(photos: Path) -> None:
     assert fingerprint_source(str(photos)) == before
 
 
-def test_links_are_followed_and_end(tmp_path: Path, photos: Path) -> None:
+def test_links_are_followed_without_loops(tmp_path: Path, photos: Path) -> None:
     elsewhere = write_folder(tmp_path / "elsewhere", {"c.png": b"3"})
     (photos / "linked").symlink_to(elsewhere)
     (photos / "a" / "again").symlink_to(photos)
@@ -61,19 +61,19 @@ def test_links_are_followed_and_end(tmp_path: Path, photos: Path) -> None:
     assert fingerprint_source(str(photos)) != before
 
 
-def test_a_dangling_link_counts_by_its_name(photos: Path) -> None:
+def test_dangling_link_counts_by_name(photos: Path) -> None:
     before = fingerprint_source(str(photos))
     (photos / "gone.png").symlink_to(photos / "nowhere")
     assert fingerprint_source(str(photos)) != before
 
 
 @pytest.mark.parametrize("source", ["https://example.org/" + "x" * 5000, "hf://datasets/owner/name", "synthetic"])
-def test_what_is_not_local_is_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_remote_source_is_hashed_by_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert fingerprint_source(source) == fingerprint_source(source) != fingerprint_source(source + "y")
 
 
-def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> None:
+def test_params_file_contains_the_fingerprint(tmp_path: Path, photos: Path) -> None:
     params = load_params("default", settings("folder", str(photos)), ROOT)
     write_params(params, Workspace(tmp_path), {})
     written = json.loads(Workspace(tmp_path).params.read_text())
@@ -82,7 +82,7 @@ def test_the_parameters_carry_the_fingerprint(tmp_path: Path, photos: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_doctor_knows_a_home_folder(
+def test_doctor_expands_the_home_folder(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

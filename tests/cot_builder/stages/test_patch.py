@@ -33,7 +33,7 @@ from tests.helpers.patches import (
 from tests.helpers.pulled import Pulled, picture
 
 
-def test_every_row_is_a_crop_of_the_original_beside_its_whole(many: Workspace) -> None:
+def test_patches_are_crops_with_global_views(many: Workspace) -> None:
     samples = {row.sample_id: row for row in SAMPLE.records(SAMPLE.read(many.select / "sample.parquet"))}
     originals, stored = SampleImages(many), ShardReader(many.patch)
     small = large = 0
@@ -61,7 +61,7 @@ def test_every_row_is_a_crop_of_the_original_beside_its_whole(many: Workspace) -
     assert len(ids) == len(set(ids))
 
 
-def test_a_global_view_is_the_whole_at_most_as_long_as_asked_for(tmp_path: Path) -> None:
+def test_global_view_size(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(3)})
     patch(with_settings(patch__global_size=100, patch__local_size=400), workspace)
     stored = ShardReader(workspace.patch)
@@ -70,7 +70,7 @@ def test_a_global_view_is_the_whole_at_most_as_long_as_asked_for(tmp_path: Path)
         assert row.width <= WIDTH and row.height <= HEIGHT, "patches are never enlarged"
 
 
-def test_defect_patches_hold_the_whole_truth_box_and_hard_normal_ones_touch_none(many: Workspace) -> None:
+def test_defect_and_hard_normal_patch_boxes(many: Workspace) -> None:
     truths = {row.sample_id: row for row in SUPERVISION.records(SUPERVISION.read(many.select / "supervision.parquet"))}
     kinds: dict[str, list[str]] = {}
     for row in rows_of(many):
@@ -93,7 +93,7 @@ def test_defect_patches_hold_the_whole_truth_box_and_hard_normal_ones_touch_none
     }
 
 
-def test_the_truth_does_not_move_a_proposal(many: Workspace, tmp_path: Path) -> None:
+def test_proposals_do_not_depend_on_truth(many: Workspace, tmp_path: Path) -> None:
     def proposals(workspace: Workspace) -> list[tuple[str, Box, int]]:
         return [(row.sample_id, row.box, row.rank) for row in rows_of(workspace) if row.kind == "proposal"]
 
@@ -109,7 +109,7 @@ def test_the_truth_does_not_move_a_proposal(many: Workspace, tmp_path: Path) -> 
     assert not any(row.kind == "defect" for row in rows_of(other))
 
 
-def test_where_a_defect_lies_unknown_no_place_is_taken_for_defect_free(tmp_path: Path) -> None:
+def test_unknown_defect_location_has_no_hard_normals(tmp_path: Path) -> None:
     image = np.full((HEIGHT, WIDTH, 3), 210, np.uint8)
     for x in (40, 120, 200):
         cv2.circle(image, (x, 90), 9, (30, 30, 30), -1)
@@ -133,9 +133,7 @@ def test_where_a_defect_lies_unknown_no_place_is_taken_for_defect_free(tmp_path:
     jitter=st.floats(0, 0.5),
     seed=st.integers(0, 99),
 )
-def test_a_jittered_patch_holds_a_defect_at_any_place_of_any_size(
-    x: int, y: int, width: int, height: int, jitter: float, seed: int
-) -> None:
+def test_jittered_patch_contains_the_defect(x: int, y: int, width: int, height: int, jitter: float, seed: int) -> None:
     box = x, y, min(x + width, WIDTH), min(y + height, HEIGHT)
     truth = Supervision(
         sample_id="a/b/0", source_path="b", label="anomalous", raw_type="dent", defect_type="dent",
@@ -169,7 +167,7 @@ def test_jitter_follows_the_seed(many: Workspace, tmp_path: Path) -> None:
     assert len(set(defects(1, 0.0))) == 1 and defects(1, 0.0) == defects(2, 0.0)
 
 
-def test_regions_of_one_image_are_cut_out(tmp_path: Path) -> None:
+def test_regions_are_cropped(tmp_path: Path) -> None:
     third = HEIGHT // 3
     file = encode_png(picture("strip", WIDTH, HEIGHT))
     thirds = [
@@ -193,7 +191,7 @@ def test_regions_of_one_image_are_cut_out(tmp_path: Path) -> None:
                 assert np.array_equal(decode(stored.get(row.shard, row.row)), region[y1:y2, x1:x2])
 
 
-def test_a_damaged_image_costs_that_image(many: Workspace, tmp_path: Path) -> None:
+def test_damaged_image_is_left_out(many: Workspace, tmp_path: Path) -> None:
     damaged = Pulled("bracket", "broken", data=NO_IMAGE).sample_id("real_iad")
     assert left_out(many) == [("damaged image", damaged)]
     assert read_manifest(many.patch)["left_out"] == {"damaged image": 1}
@@ -207,7 +205,7 @@ def test_a_damaged_image_costs_that_image(many: Workspace, tmp_path: Path) -> No
     assert written(other.patch) == written(many.patch)
 
 
-def test_a_missing_shard_is_no_damaged_image(many: Workspace, tmp_path: Path) -> None:
+def test_missing_shard_is_an_error(many: Workspace, tmp_path: Path) -> None:
     other = again(many, tmp_path)
     name = SAMPLE.records(SAMPLE.read(other.select / "sample.parquet"))[0].shard
     (other.pull("real_iad") / name).unlink()
@@ -216,7 +214,7 @@ def test_a_missing_shard_is_no_damaged_image(many: Workspace, tmp_path: Path) ->
     assert not other.patch.exists()
 
 
-def test_samples_without_a_patch_leave_no_file_behind(tmp_path: Path) -> None:
+def test_samples_without_patches(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(4)})
     patch(with_settings(patch__proposals=0, patch__hard_normal=0), workspace)
     assert [row.kind for row in rows_of(workspace)] == ["defect"] * 2
@@ -225,6 +223,6 @@ def test_samples_without_a_patch_leave_no_file_behind(tmp_path: Path) -> None:
     assert {path.name for path in workspace.patch.iterdir()} == {"patch.parquet", "manifest.json", "left_out.csv"}
 
 
-def test_before_select_it_says_what_to_run(tmp_path: Path) -> None:
+def test_missing_selection_names_the_stage(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"select/sample.parquet: not found; first run the stage that makes it"):
         patch(with_settings(), Workspace(tmp_path))

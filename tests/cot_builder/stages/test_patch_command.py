@@ -22,7 +22,7 @@ from tests.helpers.paths import ROOT
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_same_bytes(many: Workspace, tmp_path: Path) -> None:
+def test_two_workers_write_equal_bytes(many: Workspace, tmp_path: Path) -> None:
     other = again(many, tmp_path)
     patch(with_settings(compute__workers=2), other)
     assert written(other.patch) == written(many.patch)
@@ -62,7 +62,7 @@ def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Workspace, bytes], workers: int) -> None:
+def test_killed_run_resumes(killed: tuple[Workspace, bytes], workers: int) -> None:
     workspace, data = killed
     staging = workspace.data / ".patch.partial"
     child = command(workspace, "--set", f"compute.workers={workers}")
@@ -98,7 +98,7 @@ def test_after_kill_9_the_next_run_goes_on_where_it_stopped(killed: tuple[Worksp
 
 
 @pytest.mark.slow
-def test_ray_writes_the_same_bytes_quietly_and_ends(many: Workspace, tmp_path: Path) -> None:
+def test_ray_writes_equal_bytes_and_exits(many: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     other = again(many, tmp_path)
     # Ray's sockets need a short path.
@@ -130,7 +130,7 @@ sys.meta_path.insert(0, NoRay())
 
 
 @pytest.mark.slow
-def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
+def test_missing_ray_names_the_package(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(2)})
     child = command(workspace, "--set", "compute.executor=ray", script=NO_RAY)
     said, _ = child.communicate(timeout=60)
@@ -139,7 +139,7 @@ def test_without_ray_the_message_says_what_to_install(tmp_path: Path) -> None:
     assert not workspace.patch.exists()
 
 
-def test_the_number_of_workers_is_no_reason_to_start_again(tmp_path: Path) -> None:
+def test_worker_count_does_not_invalidate_patches(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(2)})
     patch(with_settings(), workspace)
     one = json.dumps(read_manifest(workspace.patch)["params"])
@@ -148,7 +148,7 @@ def test_the_number_of_workers_is_no_reason_to_start_again(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_worker_imports_neither_pandas_nor_pandera(tmp_path: Path) -> None:
+def test_worker_imports_no_pandas(tmp_path: Path) -> None:
     # Each costs a worker process half a second before its first image.
     script = "import sys\nfrom cot_builder.stages import patch\nfrom cot_builder.storage.shards import ShardWriter\n"
     script += f"with ShardWriter(__import__('pathlib').Path({str(tmp_path)!r})) as writer:\n    writer.add('a', b'b')\n"
@@ -157,7 +157,7 @@ def test_a_worker_imports_neither_pandas_nor_pandera(tmp_path: Path) -> None:
     assert said.stdout.strip() == "[]"
 
 
-def test_the_version_of_the_patches_is_part_of_what_a_resumed_run_must_share(tmp_path: Path) -> None:
+def test_manifest_contains_the_patch_version(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(2)})
     patch(with_settings(), workspace)
     assert read_manifest(workspace.patch)["params"]["patch_version"] == PATCH_VERSION

@@ -82,7 +82,7 @@ def left_out(workspace: Workspace) -> list[tuple[str, str]]:
         return [(row["reason"], row["item"]) for row in csv.DictReader(file)]
 
 
-def test_only_normal_images_of_a_training_split_are_measured(tmp_path: Path) -> None:
+def test_only_normal_training_images_are_measured(tmp_path: Path) -> None:
     params, workspace = prepare(tmp_path)
     prior(params, workspace)
     rows = rows_of(workspace)
@@ -114,7 +114,7 @@ def test_only_normal_images_of_a_training_split_are_measured(tmp_path: Path) -> 
     assert all(key in readable and row.text in readable for key, row in rows.items())
 
 
-def test_the_same_run_gives_the_same_bytes_and_the_seed_changes_the_draw(tmp_path: Path) -> None:
+def test_seed_determines_the_drawn_images(tmp_path: Path) -> None:
     params, workspace = prepare(tmp_path, prior__max_images=2)
     found = []
     for seed in (1, 1, 2, 3):
@@ -127,7 +127,7 @@ def test_the_same_run_gives_the_same_bytes_and_the_seed_changes_the_draw(tmp_pat
     assert len(set(found)) > 1
 
 
-def test_a_damaged_image_costs_that_image_and_a_category_of_damaged_ones_is_named(tmp_path: Path) -> None:
+def test_damaged_images_are_left_out(tmp_path: Path) -> None:
     broken = Pulled("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
     alone = Pulled("cable", "alone", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use either")
     params, workspace = prepare(tmp_path, [broken, alone])
@@ -145,7 +145,7 @@ def test_a_damaged_image_costs_that_image_and_a_category_of_damaged_ones_is_name
     )
 
 
-def test_a_strict_run_stops_at_a_damaged_image_and_keeps_the_last_output(tmp_path: Path) -> None:
+def test_strict_run_stops_at_damaged_image(tmp_path: Path) -> None:
     broken = Pulled("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
     capsule = Pulled("capsule", "first", "default", split="train")
     params, workspace = prepare(tmp_path, [broken, capsule])
@@ -158,7 +158,7 @@ def test_a_strict_run_stops_at_a_damaged_image_and_keeps_the_last_output(tmp_pat
     assert (workspace.prior / "prior.parquet").read_bytes() == before
 
 
-def test_no_normal_training_image_at_all_is_one_message(tmp_path: Path) -> None:
+def test_no_normal_training_images(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     params = params_for({"mvtec_ad": ("mvtec_ad", "evaluate")})
     write_pulled_set(workspace, "mvtec_ad", [Pulled("bottle", "good"), Pulled("bottle", "bad", defect="crack")])
@@ -170,7 +170,7 @@ def test_no_normal_training_image_at_all_is_one_message(tmp_path: Path) -> None:
     assert not workspace.prior.exists()
 
 
-def test_before_select_it_says_what_to_run(tmp_path: Path) -> None:
+def test_missing_selection_names_the_stage(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for name in SETS:
         write_pulled_set(workspace, name, evaluation())
@@ -181,7 +181,7 @@ def test_before_select_it_says_what_to_run(tmp_path: Path) -> None:
 # The facts and the text
 
 
-def test_a_red_square_on_white_is_said_to_be_one() -> None:
+def test_text_describes_a_red_square() -> None:
     facts = measure_normalcy([block()] * 2)
     assert facts["colours"] == {"red": 1.0} and facts["backgrounds"] == {"white": 1.0}
     assert facts["share"]["median"] == pytest.approx(80 * 80 / (240 * 180), rel=0.1)
@@ -210,12 +210,12 @@ def test_a_red_square_on_white_is_said_to_be_one() -> None:
         (block((60, 20, 180, 160)), "takes about 40 % of the image"),
     ],
 )
-def test_another_part_gets_another_text(image: np.ndarray, said: str) -> None:
+def test_different_parts_have_different_texts(image: np.ndarray, said: str) -> None:
     assert said in text_of(image, image)
     assert said not in text_of(block(), block())
 
 
-def test_a_lopsided_part_is_not_called_symmetric() -> None:
+def test_asymmetric_part_is_not_called_symmetric() -> None:
     image = block((60, 20, 180, 160))
     image[20:160, 60:120] = (0, 0, 90)
     assert "Top and bottom mirror each other." in text_of(image)
@@ -223,7 +223,7 @@ def test_a_lopsided_part_is_not_called_symmetric() -> None:
     assert "Left and right mirror each other." in text_of(np.ascontiguousarray(image.transpose(1, 0, 2)))
 
 
-def test_the_course_of_a_texture_is_said() -> None:
+def test_texture_direction_is_described() -> None:
     rows = np.arange(200)
     stripes = np.repeat((128 + 90 * np.sign(np.sin(rows / 3)))[:, None, None], 200, axis=1).repeat(3, axis=2)
     across = stripes.astype(np.uint8)
@@ -232,7 +232,7 @@ def test_the_course_of_a_texture_is_said() -> None:
     assert "its structure runs vertically" in text_of(np.ascontiguousarray(across.transpose(1, 0, 2)))
 
 
-def test_hardly_any_pattern_without_a_course_or_a_period_is_said_to_have_one() -> None:
+def test_irregular_pattern_has_no_direction_or_period() -> None:
     texts = [text_of(picture(f"no course {number}", 200, 200)) for number in range(40)]
     assert sum("its structure runs" in text for text in texts) == 0
     assert sum("a pattern repeats" in text for text in texts) <= 4
@@ -240,7 +240,7 @@ def test_hardly_any_pattern_without_a_course_or_a_period_is_said_to_have_one() -
 
 @pytest.mark.parametrize("count", [3, 5])
 @pytest.mark.parametrize("shade", [10, 230])
-def test_features_of_like_size_are_counted(count: int, shade: int) -> None:
+def test_similar_features_are_counted(count: int, shade: int) -> None:
     image = plain(320, 240, (230, 230, 230))
     image[60:180, 30:290] = 90
     for number in range(count):
@@ -248,13 +248,13 @@ def test_features_of_like_size_are_counted(count: int, shade: int) -> None:
     assert f"It shows {count} features of like size." in text_of(image)
 
 
-def test_what_lies_beside_a_round_part_is_no_feature_of_it() -> None:
+def test_background_beside_round_part_is_no_feature() -> None:
     image = plain(240, 240, (230, 230, 230))
     cv2.circle(image, (120, 120), 70, (60, 60, 60), -1)
     assert "features" not in text_of(image) and "features" not in text_of(block())
 
 
-def test_brightness_that_varies_is_no_fault_and_says_the_range() -> None:
+def test_varying_brightness_gives_a_range() -> None:
     images = [block(colour=(level, level, level)) for level in (30, 60, 120)]
     facts = measure_normalcy(images)
     low, high = round(facts["brightness"]["least"]), round(facts["brightness"]["greatest"])
@@ -263,7 +263,7 @@ def test_brightness_that_varies_is_no_fault_and_says_the_range() -> None:
     assert "hardly varies from part to part" in alike and "fault" not in alike
 
 
-def test_view_and_number_of_images_are_said() -> None:
+def test_text_names_view_and_image_count() -> None:
     assert text_of(block(), view="C3").endswith("Measured on 1 defect-free image from view C3.")
     assert text_of(block(), block()).endswith("Measured on 2 defect-free images.")
     assert text_of(block(), category="Woven_001").startswith("A woven takes")
@@ -295,7 +295,7 @@ def images(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(images(), min_size=1, max_size=4))
-def test_whatever_the_images_every_number_said_was_measured(found: list[np.ndarray]) -> None:
+def test_every_number_in_the_text_was_measured(found: list[np.ndarray]) -> None:
     facts = measure_normalcy(found)
     assert facts["images"] == len(found)
     assert json.loads(json.dumps(facts)) == facts

@@ -46,7 +46,7 @@ def labels(pulled: Pulled) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("benchmark", list(LAYOUTS))
-def test_shards_hold_the_published_bytes(tmp_path: Path, benchmark: str) -> None:
+def test_shards_contain_the_published_bytes(tmp_path: Path, benchmark: str) -> None:
     files = LAYOUTS[benchmark]
     pulled = pull_set(tmp_path / "work", benchmark, write_tar(tmp_path / "set.tar", files))
     assert pulled.samples.height == pulled.counts["samples"] > 0
@@ -63,7 +63,7 @@ def test_shards_hold_the_published_bytes(tmp_path: Path, benchmark: str) -> None
 
 
 @pytest.mark.parametrize("benchmark", list(LAYOUTS))
-def test_every_packing_gives_the_same_tables(tmp_path: Path, benchmark: str) -> None:
+def test_archive_format_does_not_change_tables(tmp_path: Path, benchmark: str) -> None:
     files = LAYOUTS[benchmark]
     sources = [
         write_folder(tmp_path / "plain", files),
@@ -142,7 +142,7 @@ def test_real_iad(tmp_path: Path) -> None:
     assert "NG" not in "".join(pulled.samples["part_id"])
 
 
-def test_real_iad_takes_the_resolution_it_is_told(tmp_path: Path) -> None:
+def test_real_iad_resolution(tmp_path: Path) -> None:
     both = real_iad_files() | {n: d for n, d in real_iad_files(folder="realiad_256").items() if "256" in n}
     both = {n: picture(99, 32, 24, ".jpg") if "256" in n and n.endswith("jpg") else d for n, d in both.items()}
     source = write_tar(tmp_path / "iad.tar", both)
@@ -177,7 +177,7 @@ def test_sdd_thirds(tmp_path: Path) -> None:
     assert pulled.counts["samples"] == 12
 
 
-def test_sdd_duplicates_are_reported_and_are_one_part(tmp_path: Path) -> None:
+def test_sdd_duplicates_are_one_part(tmp_path: Path) -> None:
     pulled = pull_set(tmp_path, "sdd", write_folder(tmp_path / "KolektorSDD", sdd_files()))
     assert pulled.counts["duplicates"] == {"groups": 1, "images": 2, "groups_with_conflicting_labels": 1}
     pairs = pl.read_csv(pulled.folder / "duplicates.csv")
@@ -190,7 +190,7 @@ def test_sdd_duplicates_are_reported_and_are_one_part(tmp_path: Path) -> None:
     assert len({parts["kos01"], parts["kos05"], parts["kos15"]}) == 3
 
 
-def test_sdd_tells_where_mask_and_published_list_differ(tmp_path: Path) -> None:
+def test_sdd_mask_and_list_conflicts(tmp_path: Path) -> None:
     """kos15_Part3 has its published defect in other thirds than this made-up mask."""
     files = {
         "kos15/Part3.jpg": picture(1, 50, 121, ".jpg", grey=True),
@@ -237,7 +237,7 @@ def table_files() -> tuple[Files, list[dict[str, str]]]:
 
 @pytest.mark.parametrize("form", ["comma", "semicolon", "jsonl"])
 @pytest.mark.parametrize("named", [True, False])
-def test_own_parts_with_a_table(tmp_path: Path, form: str, named: bool) -> None:
+def test_own_images_with_a_table(tmp_path: Path, form: str, named: bool) -> None:
     files, rows = table_files()
     folder = write_folder(tmp_path / "parts", files)
     if form == "jsonl":
@@ -274,7 +274,7 @@ def test_own_parts_with_a_table(tmp_path: Path, form: str, named: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_folder_that_tells_the_label_names_no_category(
+def test_label_folder_is_not_a_category(
     tmp_path: Path, folders: tuple[str, ...], category: str | None, deep: bool
 ) -> None:
     """The table lies in the folder ``parts``, or one in each of the folders."""
@@ -297,7 +297,7 @@ def test_a_folder_that_tells_the_label_names_no_category(
         assert [named.row(image)["category"] for image in images] == list(folders)
 
 
-def test_own_columns_are_told_once_and_json_may_hold_any_character(tmp_path: Path) -> None:
+def test_extra_columns_are_reported_once(tmp_path: Path) -> None:
     rows = [{"image": f"{n}.png", "label": "ok", "remark": "a\u2028b\x85c", "plant": "Ulm"} for n in range(3)]
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     files = {f"{n}.png": picture(n) for n in range(3)} | {"parts.jsonl": text.encode()}
@@ -309,7 +309,7 @@ def test_own_columns_are_told_once_and_json_may_hold_any_character(tmp_path: Pat
     ]
 
 
-def test_own_parts_with_a_table_in_an_archive_and_a_split(tmp_path: Path) -> None:
+def test_own_images_in_an_archive_with_splits(tmp_path: Path) -> None:
     files, rows = table_files()
     for row, split in zip(rows, ("train", "test", "test"), strict=True):
         row |= {"split": split, "category": "Flansch groß"}
@@ -319,7 +319,7 @@ def test_own_parts_with_a_table_in_an_archive_and_a_split(tmp_path: Path) -> Non
     assert set(pulled.samples["category"]) == {"Flansch groß"}
 
 
-def test_own_parts_in_folders_need_no_masks(tmp_path: Path) -> None:
+def test_own_image_folders_without_masks(tmp_path: Path) -> None:
     files = {name: data for name, data in mvtec_files("flange", "scratch").items() if "ground_truth" not in name}
     pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files), strict=True)
     row = pulled.row("flange/test/scratch/000.png")
@@ -327,7 +327,7 @@ def test_own_parts_in_folders_need_no_masks(tmp_path: Path) -> None:
     assert row["defect_type"] == "scratch"
 
 
-def test_the_noise_of_a_jpeg_mask_is_no_defect(tmp_path: Path) -> None:
+def test_jpeg_mask_noise_is_ignored(tmp_path: Path) -> None:
     marked = np.zeros((96, 128), np.uint8)
     marked[21:51, 19:60] = 255
     encoded = cv2.imencode(".jpg", marked, [cv2.IMWRITE_JPEG_QUALITY, 40])[1]
@@ -339,10 +339,10 @@ def test_the_noise_of_a_jpeg_mask_is_no_defect(tmp_path: Path) -> None:
     assert row["area_fraction"] == pytest.approx((marked > 0).mean(), rel=0.02)
 
 
-def test_a_partial_copy_says_how_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_partial_copy_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pulled = pull_set(tmp_path / "work", "mvtec_ad", write_folder(tmp_path / "mvtec", mvtec_files()))
     assert (
-        "a partial copy, 0.1 % of MVTec AD: train normal 2 of 3629, test normal 1 of 467, test anomalous 2 of 1258; "
+        "partial copy, 0.1 % of MVTec AD: train normal 2 of 3629, test normal 1 of 467, test anomalous 2 of 1258; "
         "1 of 15 categories" in capsys.readouterr().err
     )
     assert pulled.counts["published"] == {"train normal": 3629, "test normal": 467, "test anomalous": 1258}
@@ -351,14 +351,14 @@ def test_a_partial_copy_says_how_partial(tmp_path: Path, capsys: pytest.CaptureF
     assert "Bergmann" in pulled.counts["benchmark"]["citation"]
 
 
-def test_the_hash_of_an_archive_is_recorded(tmp_path: Path) -> None:
+def test_archive_hash_is_recorded(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "MPDD.zip", mvtec_files("tubes", "anomalous"))
     right = hashlib.sha256(source.read_bytes()).hexdigest()
     assert pull_set(tmp_path / "a", "mpdd", source).counts["archive_sha256"] == {"MPDD.zip": right}
     assert pull_set(tmp_path / "b", "mpdd", source, sha256=right).counts["archive_sha256"] == {"MPDD.zip": right}
 
 
-def test_a_second_pull_gives_the_same_files(tmp_path: Path) -> None:
+def test_second_pull_gives_equal_files(tmp_path: Path) -> None:
     source = write_tar(tmp_path / "set.tar", mvtec_files())
     first = pull_set(tmp_path / "a", "mvtec_ad", source).folder
     second = pull_set(tmp_path / "b", "mvtec_ad", source).folder

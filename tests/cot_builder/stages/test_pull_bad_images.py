@@ -51,11 +51,11 @@ DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "cut PNG header": (".png", lambda: picture(4)[:20], "truncated"),
     "cut JPEG": (".jpg", lambda: picture(4, suffix=".jpg")[:-40], "truncated: the JPEG has no end"),
     "JPEG without markers": (".jpg", lambda: picture(4, suffix=".jpg")[:20] + bytes(200), "corrupt at byte"),
-    "overwritten JPEG": (".jpg", lambda: overwritten(jpeg()), "no JPEG marker where one must be"),
+    "overwritten JPEG": (".jpg", lambda: overwritten(jpeg()), "expected a JPEG marker"),
     "overwritten progressive JPEG": (
         ".jpg",
         lambda: overwritten(jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
-        "no JPEG marker where one must be",
+        "expected a JPEG marker",
     ),
     "cut progressive JPEG": (
         ".jpg",
@@ -73,7 +73,7 @@ DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
-def test_a_damaged_image_costs_that_image(tmp_path: Path, damage: str) -> None:
+def test_damaged_image_is_left_out(tmp_path: Path, damage: str) -> None:
     suffix, make, message = DAMAGES[damage]
     name = f"flange/test/scratch/000{suffix}"
     files = {n: d for n, d in mvtec_files("flange", "scratch").items() if n != "flange/test/scratch/000.png"}
@@ -101,7 +101,7 @@ def tagged(suffix: str, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
-def test_an_image_that_viewers_turn_is_left_out(tmp_path: Path, suffix: str) -> None:
+def test_rotated_image_is_left_out(tmp_path: Path, suffix: str) -> None:
     turned, upright = f"flange/test/scratch/turned{suffix}", f"flange/test/scratch/upright{suffix}"
     files = mvtec_files("flange", "scratch") | {turned: tagged(suffix, 6), upright: tagged(suffix, 1)}
     pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
@@ -116,7 +116,7 @@ def test_an_image_that_viewers_turn_is_left_out(tmp_path: Path, suffix: str) -> 
     assert pulled.row(upright)["width"] == 64
 
 
-def test_orientation_by_xmp_counts_too(tmp_path: Path) -> None:
+def test_xmp_orientation_is_checked(tmp_path: Path) -> None:
     packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="8"/></x:xmpmeta>'
     jpeg = picture(4, suffix=".jpg")
     payload = b"http://ns.adobe.com/xap/1.0/\0" + packet
@@ -131,7 +131,7 @@ def test_orientation_by_xmp_counts_too(tmp_path: Path) -> None:
     }
 
 
-def test_only_damaged_images_is_an_error(tmp_path: Path) -> None:
+def test_all_images_damaged(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "mvtec", {"bottle/test/good/000.png": b"x", "bottle/test/good/001.png": b"y"})
     with pytest.raises(IndusCotError, match=r"no sample could be made of it; left out:\n  bottle/test/good/000\.png"):
         pull_set(tmp_path, "mvtec_ad", source)
@@ -147,7 +147,7 @@ def test_only_damaged_images_is_an_error(tmp_path: Path) -> None:
         (mask((1, 1, 9, 9))[:-20], "damaged mask"),
     ],
 )
-def test_an_unusable_mask_costs_the_boxes_only(tmp_path: Path, change: bytes | None, reason: str) -> None:
+def test_unusable_mask_drops_only_boxes(tmp_path: Path, change: bytes | None, reason: str) -> None:
     name = "bottle/ground_truth/contamination/000_mask.png"
     files: Files = {n: d for n, d in mvtec_files().items() if n != name}
     source = write_folder(tmp_path / "mvtec", files | ({name: change} if change is not None else {}))
@@ -175,7 +175,7 @@ def chunked(size: int) -> bytes:
 
 
 @given(st.integers(10, 500), st.data())
-def test_any_byte_of_any_chunk_is_covered_by_a_checksum(size: int, data: st.DataObject) -> None:
+def test_checksums_cover_every_png_byte(size: int, data: st.DataObject) -> None:
     whole = chunked(size)
     assert read_header(whole) == Header(63, 6, 1, "PNG")
     damaged = bytearray(whole)

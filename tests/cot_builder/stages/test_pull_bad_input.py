@@ -22,14 +22,14 @@ from tests.helpers.layouts import (
 )
 
 
-def test_without_its_mask_an_sdd_image_has_no_label(tmp_path: Path) -> None:
+def test_sdd_image_without_mask(tmp_path: Path) -> None:
     files = {n: d for n, d in sdd_files().items() if n != "kos05/Part0_label.bmp"}
     pulled = pull_set(tmp_path, "sdd", write_folder(tmp_path / "sdd", files))
     assert {row["item"] for row in pulled.left_out} == {f"kos05/Part0.jpg#{band}" for band in range(3)}
     assert pulled.samples.height == 9
 
 
-def test_a_mask_without_an_image_is_named(tmp_path: Path) -> None:
+def test_mask_without_image(tmp_path: Path) -> None:
     files = {n: d for n, d in mvtec_files().items() if n != "bottle/test/contamination/001.png"}
     pulled = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "mvtec", files))
     assert [(row["reason"], row["item"]) for row in pulled.left_out] == [
@@ -53,7 +53,7 @@ def test_listed_and_absent_present_and_unlisted(tmp_path: Path) -> None:
         pull_set(tmp_path / "strict", "visa", source, strict=True)
 
 
-def test_images_where_the_layout_has_none_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_outside_the_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = mvtec_files()
     strays = ["bottle/test/loose.png", "bottle/validation/good/000.png"]
     source = write_folder(tmp_path / "own", files | {name: picture(91) for name in strays} | {"readme.txt": b"-"})
@@ -61,19 +61,19 @@ def test_images_where_the_layout_has_none_are_named(tmp_path: Path, capsys: pyte
     assert [(row["reason"], row["item"]) for row in pulled.left_out] == [
         ("outside the layout", f"own/{name}") for name in strays
     ]
-    assert "2 images lie where the layout has none" in "".join(capsys.readouterr()).replace("\n", " ")
+    assert "skipped 2 images whose paths do not match the layout" in "".join(capsys.readouterr()).replace("\n", " ")
     with pytest.raises(IndusCotError, match="outside the layout"):
         pull_set(tmp_path / "strict", "folder", source, strict=True)
 
 
-def test_a_category_that_is_listed_and_wholly_absent_is_one_line(tmp_path: Path) -> None:
+def test_missing_category_is_one_line(tmp_path: Path) -> None:
     files = real_iad_files()
     files["realiad_jsons/usb.json"] = real_iad_files("usb")["realiad_jsons/usb.json"]
     pulled = pull_set(tmp_path, "real_iad", write_tar(tmp_path / "iad.tar", files))
     assert pulled.left_out == [{"reason": "category listed and absent", "item": "usb", "detail": "6 listed images"}]
 
 
-def test_an_image_twice_is_named(tmp_path: Path) -> None:
+def test_duplicate_image_path(tmp_path: Path) -> None:
     name = "bottle/train/good/000.png"
     first = write_folder(tmp_path / "one", mvtec_files())
     second = write_folder(tmp_path / "two", {name: picture(77)})
@@ -83,7 +83,7 @@ def test_an_image_twice_is_named(tmp_path: Path) -> None:
     assert pulled.stored(row["shard"], row["row"]) == mvtec_files()[name]
 
 
-def test_unknown_labels_are_named_all_at_once(tmp_path: Path) -> None:
+def test_all_unknown_labels_are_listed(tmp_path: Path) -> None:
     files = mvtec_files() | {
         "bottle/test/wobble/000.png": picture(7),
         "bottle/test/wobble/001.png": picture(8),
@@ -97,7 +97,7 @@ def test_unknown_labels_are_named_all_at_once(tmp_path: Path) -> None:
     no_trace(tmp_path)
 
 
-def test_an_unknown_category_is_named_and_kept(tmp_path: Path) -> None:
+def test_unknown_category_is_kept_with_warning(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "mvtec", mvtec_files() | mvtec_files("gearbox"))
     pulled = pull_set(tmp_path, "mvtec_ad", source)
     assert [(row["reason"], row["item"]) for row in pulled.warnings] == [("unknown category", "gearbox")]
@@ -120,23 +120,23 @@ def test_an_unknown_category_is_named_and_kept(tmp_path: Path) -> None:
         ("folder", sdd_files(), "sdd"),
     ],
 )
-def test_a_wrong_layout_says_which_it_looks_like(tmp_path: Path, asked: str, files: Files, looks_like: str) -> None:
+def test_wrong_layout_suggests_another(tmp_path: Path, asked: str, files: Files, looks_like: str) -> None:
     with pytest.raises(IndusCotError, match=rf"this looks like {looks_like}: set pull\.mine\.benchmark: {looks_like}$"):
         pull_set(tmp_path, asked, write_folder(tmp_path / "source", files))
     no_trace(tmp_path)
 
 
-def test_a_layout_like_none_gives_an_example(tmp_path: Path) -> None:
+def test_unknown_layout_gives_an_example(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"for example 'source/pictures/a\.png'"):
         pull_set(tmp_path, "visa", write_folder(tmp_path / "source", {"pictures/a.png": picture(1)}))
-    with pytest.raises(IndusCotError, match="holds no image"):
+    with pytest.raises(IndusCotError, match="contains no image"):
         pull_set(tmp_path, "visa", write_folder(tmp_path / "notes", {"a.txt": b"x"}))
     (tmp_path / "void").mkdir()
     with pytest.raises(IndusCotError, match="contains no file"):
         pull_set(tmp_path, "visa", tmp_path / "void")
 
 
-def test_records_that_the_labels_depend_on_must_be_there(tmp_path: Path) -> None:
+def test_missing_label_records(tmp_path: Path) -> None:
     visa = {n: d for n, d in visa_files().items() if not n.startswith("split_csv")}
     with pytest.raises(IndusCotError, match=r"no split_csv/1cls\.csv in the source"):
         pull_set(tmp_path, "visa", write_folder(tmp_path / "visa", visa))
@@ -164,13 +164,13 @@ def test_records_that_the_labels_depend_on_must_be_there(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_malformed_real_iad_record_is_named(tmp_path: Path, record: bytes, message: str) -> None:
+def test_malformed_real_iad_record(tmp_path: Path, record: bytes, message: str) -> None:
     files = real_iad_files() | {"realiad_jsons/toy.json": record}
     with pytest.raises(IndusCotError, match=message):
         pull_set(tmp_path, "real_iad", write_folder(tmp_path / "iad", files))
 
 
-def test_a_malformed_visa_split_is_named(tmp_path: Path) -> None:
+def test_malformed_visa_split(tmp_path: Path) -> None:
     files = visa_files()
     files["split_csv/1cls.csv"] = files["split_csv/1cls.csv"].replace(b",train,", b",trian,")
     with pytest.raises(
@@ -194,7 +194,7 @@ def test_a_malformed_visa_split_is_named(tmp_path: Path) -> None:
         ({"split": "val"}, r"parts\.csv row 3, column split: 'val' is neither train nor test"),
     ],
 )
-def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_invalid_row_is_located(tmp_path: Path, change: dict[str, str], message: str) -> None:
     row = {"image": "a.png", "label": "good", "boxes": "", "split": ""}
     rows = [row, row | {"image": "b.png", "label": "bad"} | change]
     files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": csv_bytes(rows)}
@@ -212,7 +212,7 @@ def test_a_wrong_row_is_named_by_file_row_and_column(tmp_path: Path, change: dic
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_a_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suffix: str) -> None:
+def test_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suffix: str) -> None:
     rows = [{"image": "a.png", "label": "good", column: ""}, {"image": "b.png", "label": "bad", column: "x"}]
     table = csv_bytes(rows) if suffix == "csv" else "\n".join(map(json.dumps, rows)).encode()
     files = {"a.png": picture(1), "b.png": picture(2), f"parts.{suffix}": table}
@@ -222,7 +222,7 @@ def test_a_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, s
 
 
 @pytest.mark.parametrize("line", ["b.png,bad,0,0,9,9", "b.png,bad,,stray"])
-def test_cells_beyond_the_header_are_named_by_row(tmp_path: Path, line: str) -> None:
+def test_extra_cells_are_located(tmp_path: Path, line: str) -> None:
     table = f"image,label,boxes\na.png,good,,,\n{line}\n".encode()
     files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table}
     with pytest.raises(IndusCotError, match=r"parts\.csv row 3: has more cells than the header"):
@@ -237,7 +237,7 @@ def test_cells_beyond_the_header_are_named_by_row(tmp_path: Path, line: str) -> 
     ("line", "column"),
     [('"b.png,bad,', "image"), ('b.png,"bad,', "label"), ('b.png,bad,"sc"ratch', "type"), ('"b.png",bad,"x', "type")],
 )
-def test_a_stray_quote_is_named_by_file_row_and_column(tmp_path: Path, line: str, column: str) -> None:
+def test_stray_quote_is_located(tmp_path: Path, line: str, column: str) -> None:
     table = f'image,label,type\na.png,good,"all\nwell"\n{line}\nc.png,good,\n'.encode()
     files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "parts.csv": table}
     with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is no CSV"):
@@ -245,7 +245,7 @@ def test_a_stray_quote_is_named_by_file_row_and_column(tmp_path: Path, line: str
     no_trace(tmp_path / "work")
 
 
-def test_a_quoted_field_may_hold_quotes_and_line_breaks(tmp_path: Path) -> None:
+def test_quoted_field_with_quotes_and_newlines(tmp_path: Path) -> None:
     table = b'image,label,part\na.png,good,"4"" bolt,\nleft"\nb.png,good,4" bolt\n'
     files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": table, "notes.csv": b'remark\n"never closed\n'}
     pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
@@ -253,7 +253,7 @@ def test_a_quoted_field_may_hold_quotes_and_line_breaks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("boxes", ["5", "true", "false", '{"x": 1}', "[5]", "[true]", "[[1, 2, 3]]"])
-def test_boxes_of_another_kind_are_named(tmp_path: Path, boxes: str) -> None:
+def test_malformed_boxes(tmp_path: Path, boxes: str) -> None:
     table = f'{{"image": "a.png", "label": "bad", "boxes": {boxes}}}\n'.encode()
     source = write_folder(tmp_path / "parts", {"a.png": picture(1), "parts.jsonl": table})
     with pytest.raises(IndusCotError, match=r"parts\.jsonl row 1, column boxes: .* is no list of boxes"):
@@ -261,7 +261,7 @@ def test_boxes_of_another_kind_are_named(tmp_path: Path, boxes: str) -> None:
     no_trace(tmp_path / "work")
 
 
-def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
+def test_table_without_required_columns(tmp_path: Path) -> None:
     files = {"a.png": picture(1), "parts.csv": csv_bytes([{"image": "a.png", "lable": "good"}])}
     folder = write_folder(tmp_path / "parts", files)
     with pytest.raises(IndusCotError, match=r"parts\.csv: has no column label; its columns are image, lable"):
@@ -271,7 +271,7 @@ def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
         pull_set(tmp_path / "work", "folder", folder / "parts.jsonl")
 
 
-def test_own_parts_listed_and_absent_present_and_unlisted(tmp_path: Path) -> None:
+def test_own_images_listed_or_present_only(tmp_path: Path) -> None:
     rows = [{"image": "a.png", "label": "good"}, {"image": "gone.png", "label": "good"}]
     files = {"a.png": picture(1), "extra.png": picture(2), "parts.csv": csv_bytes(rows)}
     pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))

@@ -16,7 +16,7 @@ from tests.helpers.layouts import Pulled, mvtec_files, picture, pull_set, settin
 from tests.helpers.paths import ROOT
 
 
-def test_a_damaged_archive_leaves_the_last_output_alone(tmp_path: Path) -> None:
+def test_damaged_archive_keeps_the_old_output(tmp_path: Path) -> None:
     source = write_tar(tmp_path / "set.tar", mvtec_files())
     before = pull_set(tmp_path, "mvtec_ad", source)
     kept = {path.name: path.read_bytes() for path in before.folder.iterdir()}
@@ -58,7 +58,7 @@ def stuck_source(tmp_path: Path) -> tuple[Path, Path]:
     return source, pipe
 
 
-def test_kill_in_the_middle_leaves_nothing_visible(tmp_path: Path) -> None:
+def test_killed_pull_leaves_nothing_visible(tmp_path: Path) -> None:
     source, pipe = stuck_source(tmp_path)
     before = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "old", mvtec_files("cable")))
     with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:

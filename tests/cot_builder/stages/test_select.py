@@ -72,7 +72,7 @@ def leakage(workspace: Workspace) -> dict:
     return json.loads((workspace.select / "leakage.json").read_text())
 
 
-def test_the_official_names_give_exactly_the_papers_drops() -> None:
+def test_official_names_match_the_paper() -> None:
     training = load_benchmarks()["real_iad"].BENCHMARK.categories
     official = {category for name in EVALUATION for category in load_benchmarks()[name].BENCHMARK.categories}
     assert len(training) == 30
@@ -130,15 +130,13 @@ def test_the_official_names_give_exactly_the_papers_drops() -> None:
         ("123", "456", None),
     ],
 )
-def test_names_are_one_category_up_to_case_number_separators_and_plural(
-    training: str, evaluation: str, rule: str | None
-) -> None:
+def test_category_names_are_normalised(training: str, evaluation: str, rule: str | None) -> None:
     assert match_category(training, evaluation) == rule
     assert match_category(evaluation, training) == rule
 
 
 @given(NAMES, NAMES, st.integers(0, 99), st.sampled_from("_- "))
-def test_a_number_or_a_separator_never_hides_a_category(first: str, second: str, number: int, separator: str) -> None:
+def test_numbers_and_separators_are_ignored(first: str, second: str, number: int, separator: str) -> None:
     name = f"{first}{separator}{second}"
     assert match_category(name, f"{first}_{second}{number}")
     assert match_category(name.upper(), f"{first}{second}")
@@ -158,14 +156,12 @@ def test_a_number_or_a_separator_never_hides_a_category(first: str, second: str,
         ("redwoods", "wool", False),
     ],
 )
-def test_names_that_share_a_word_or_begin_or_end_with_the_other_are_flagged_and_not_dropped(
-    training: str, evaluation: str, flagged: bool
-) -> None:
+def test_similar_names_are_flagged_only(training: str, evaluation: str, flagged: bool) -> None:
     assert share_a_word(training, evaluation) == share_a_word(evaluation, training) == flagged
     assert find_overlaps([training], [evaluation]) == []
 
 
-def test_overlapping_categories_are_dropped_also_by_the_official_list_and_told(tmp_path: Path) -> None:
+def test_overlapping_categories_are_dropped(tmp_path: Path) -> None:
     # The local copy of MVTec-AD holds bottles only; hazelnut and transistor are known from the published list.
     pool = [image for name in ("ball_screw", "hazelnut", "transistor1", "bottle_cap") for image in parts(name, 2)]
     workspace = run(tmp_path, pool)
@@ -180,7 +176,7 @@ def test_overlapping_categories_are_dropped_also_by_the_official_list_and_told(t
     assert "| mvtec_ad | MVTec AD | 1 | 5354 | 1 | 1 | 15 |" in page
 
 
-def test_a_category_of_the_local_copy_counts_where_no_list_is_published(tmp_path: Path) -> None:
+def test_local_categories_count_without_official_list(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_pulled_set(workspace, "real_iad", [*parts("gear", 2), *parts("lid", 2)])
     write_pulled_set(workspace, "ours", [Pulled("Gears", "1")])
@@ -189,31 +185,31 @@ def test_a_category_of_the_local_copy_counts_where_no_list_is_published(tmp_path
     assert leakage(workspace)["evaluation_sets"][0]["published_images"] is None
 
 
-def test_overrides_keep_and_drop_and_are_told(tmp_path: Path) -> None:
+def test_overrides_are_applied_and_reported(tmp_path: Path) -> None:
     pool = [image for name in ("hazelnut", "lid", "gear") for image in parts(name, 2)]
     settings: dict[str, Any] = {"select__keep_categories": ["hazelnut", "lid"], "select__drop_categories": ["gear"]}
     workspace = run(tmp_path, pool, **settings)
     assert set(chosen(workspace)["category"]) == {"hazelnut", "lid"}
     assert leakage(workspace)["overrides"] == {"kept": ["hazelnut"], "kept_without_need": ["lid"], "dropped": ["gear"]}
-    assert "Kept against the rule: `hazelnut`" in (workspace.select / "leakage.md").read_text()
+    assert "Kept by `keep_categories` against the rule: `hazelnut`" in (workspace.select / "leakage.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"select__drop_categories": ["geer"]}, r"select\.drop_categories names geer, .* they have: gear, hazelnut"),
-        ({"select__keep_categories": ["nut"]}, r"select\.keep_categories names nut"),
-        ({"select__keep_categories": ["gear"], "select__drop_categories": ["gear"]}, "both name gear"),
-        ({"select__drop_categories": ["gear"]}, "nothing is left to select: of 16 samples 0 are"),
+        ({"select__drop_categories": ["geer"]}, r"select\.drop_categories lists geer, .* they have: gear, hazelnut"),
+        ({"select__keep_categories": ["nut"]}, r"select\.keep_categories lists nut"),
+        ({"select__keep_categories": ["gear"], "select__drop_categories": ["gear"]}, "both list gear"),
+        ({"select__drop_categories": ["gear"]}, "no samples remain: 0 of 16 samples are"),
     ],
 )
-def test_overrides_that_cannot_be_meant_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+def test_contradictory_overrides_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(IndusCotError, match=message):
         run(tmp_path, [*parts("gear", 2), *parts("hazelnut", 2)], **settings)
     assert not (tmp_path / "data" / "select").exists()
 
 
-def test_copies_of_evaluation_images_are_dropped_and_the_pairs_written(tmp_path: Path) -> None:
+def test_copies_of_evaluation_images_are_dropped(tmp_path: Path) -> None:
     original = picture("original", 256, 200)
     half = cv2.resize(original, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     coarse = cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
@@ -238,7 +234,7 @@ def test_copies_of_evaluation_images_are_dropped_and_the_pairs_written(tmp_path:
     assert {row["sample_id"] for row in excluded} == {row["sample_id"] for row in pairs.values()}
 
 
-def test_featureless_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
+def test_featureless_images_are_not_copies(tmp_path: Path) -> None:
     def flat(level: int) -> bytes:
         return encode_png(np.full((80, 96, 3), level, np.uint8))
 
@@ -248,7 +244,7 @@ def test_featureless_images_are_no_copies_of_each_other(tmp_path: Path) -> None:
     assert leakage(workspace)["featureless"] == 3
 
 
-def test_hashes_that_agree_need_thumbnails_that_agree() -> None:
+def test_equal_hashes_need_similar_thumbnails() -> None:
     random = np.random.default_rng(0)
     thumbnails = random.integers(0, 255, (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE), dtype=np.uint8)
     first = Fingerprints(["a", "b"], np.array([5, 6], np.uint64), thumbnails[:2])
@@ -259,7 +255,7 @@ def test_hashes_that_agree_need_thumbnails_that_agree() -> None:
     assert find_near_pairs(first, second, bits=64).refused == 4
 
 
-def test_the_search_finds_what_a_plain_loop_finds() -> None:
+def test_search_matches_brute_force() -> None:
     random = np.random.default_rng(1)
     same = np.tile(random.integers(0, 255, (1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), dtype=np.uint8), (700, 1, 1))
     base = random.integers(0, 2**63, 40, dtype=np.uint64)
@@ -279,7 +275,7 @@ def test_the_search_finds_what_a_plain_loop_finds() -> None:
     assert len(expected) > 100
 
 
-def test_only_defects_visible_in_the_view_are_kept(tmp_path: Path) -> None:
+def test_invisible_defects_are_dropped(tmp_path: Path) -> None:
     pool = [
         *parts("lid", 3),
         Pulled("lid", "tiny", defect="dent", area_fraction=0.00001),
@@ -293,7 +289,7 @@ def test_only_defects_visible_in_the_view_are_kept(tmp_path: Path) -> None:
     assert ids["maskless"] in chosen(workspace)["sample_id"].to_list()
 
 
-def test_normal_and_anomalous_balance_within_category_and_view(tmp_path: Path) -> None:
+def test_balance_within_category_and_view(tmp_path: Path) -> None:
     pool = [
         *parts("lid", 5),
         *parts("gear", 3, views=("C1", "C2", "C3")),
@@ -311,7 +307,7 @@ def test_normal_and_anomalous_balance_within_category_and_view(tmp_path: Path) -
     assert table.height == 2 * (5 * 2 + 3 * 3)
 
 
-def test_the_number_asked_for_is_spread_over_categories_types_and_benchmark_splits(tmp_path: Path) -> None:
+def test_samples_are_spread_evenly(tmp_path: Path) -> None:
     defects = ("scratch", "scratch", "scratch", "dent", "stain", "scratch")
     pool = [
         *parts("lid", 12, defects=defects),
@@ -331,13 +327,13 @@ def test_the_number_asked_for_is_spread_over_categories_types_and_benchmark_spli
 
 
 @pytest.mark.parametrize("samples", [2, 3, 7, 10])
-def test_never_more_than_asked_for(tmp_path: Path, samples: int) -> None:
+def test_never_selects_too_many(tmp_path: Path, samples: int) -> None:
     table = chosen(run(tmp_path, parts("lid", 6), select__samples=samples))
     assert table.height == samples // 2 * 2
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 1.0])
-def test_a_part_never_straddles_and_labels_occur_in_both_splits(tmp_path: Path, fraction: float) -> None:
+def test_parts_stay_in_one_split(tmp_path: Path, fraction: float) -> None:
     pool = [*parts("lid", 8, defects=("scratch", "dent")), *parts("gear", 8, views=("C1", "C2", "C3"))]
     workspace = run(tmp_path, pool, select__samples=1000, select__validation_fraction=fraction)
     table = chosen(workspace)
@@ -355,12 +351,12 @@ def test_a_part_never_straddles_and_labels_occur_in_both_splits(tmp_path: Path, 
         assert set(held["defect_type"].drop_nulls()) == {"scratch", "dent"}
 
 
-def test_two_parts_are_enough_for_two_splits(tmp_path: Path) -> None:
+def test_two_parts_give_two_splits(tmp_path: Path) -> None:
     table = chosen(run(tmp_path, parts("lid", 1)))
     assert set(table["split"]) == {"train", "validation"}
 
 
-def test_the_result_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path) -> None:
+def test_row_order_does_not_matter(tmp_path: Path) -> None:
     pool = [*parts("lid", 10), *parts("gear", 10)]
     first = run(tmp_path / "a", pool, select__samples=20)
     second = run(tmp_path / "b", pool[::-1], select__samples=20, compute__workers=1)
@@ -372,7 +368,7 @@ def test_the_result_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: P
     assert chosen(first)["sample_id"].to_list() != chosen(third)["sample_id"].to_list()
 
 
-def test_of_images_with_the_same_bytes_one_is_kept_and_none_where_labels_differ(tmp_path: Path) -> None:
+def test_identical_images_are_dropped(tmp_path: Path) -> None:
     twin, disputed = encode_png(picture("twin")), encode_png(picture("disputed"))
     pool = [
         *parts("lid", 3),
@@ -387,10 +383,10 @@ def test_of_images_with_the_same_bytes_one_is_kept_and_none_where_labels_differ(
         "same bytes as another training sample": 1,
         "same bytes as a training sample with another label": 2,
     }
-    assert "| left out | same bytes as |" in (workspace.select / "leakage.md").read_text()
+    assert "| dropped | same bytes as |" in (workspace.select / "leakage.md").read_text()
 
 
-def test_damaged_images_are_left_out_counted_and_named(tmp_path: Path) -> None:
+def test_damaged_images_are_reported(tmp_path: Path) -> None:
     pool = [*parts("lid", 3), Pulled("lid", "broken", data=b"no image"), Pulled("lid", "cut", data=b"\x89PNG\r\n")]
     workspace = run(tmp_path, pool, [Pulled("bottle", "0"), Pulled("bottle", "1", data=b"\xff\xd8\xff")])
     left_out = {row["item"]: row for row in rows(workspace, "left_out.csv")}
@@ -409,7 +405,7 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match="role train"):
         select(params_for({"mvtec_ad": ("mvtec_ad", "evaluate")}), workspace)
     write_pulled_set(workspace, "real_iad", parts("lid", 2))
-    with pytest.raises(IndusCotError, match=r"mvtec_ad/sample\.parquet: not there"):
+    with pytest.raises(IndusCotError, match=r"mvtec_ad/sample\.parquet: not found"):
         select(params_for(SETS), workspace)
     write_pulled_set(workspace, "mvtec_ad", [Pulled("bottle", "0"), Pulled("bottle", "1")])
     path = workspace.pull("mvtec_ad") / "supervision.parquet"
@@ -418,21 +414,21 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
         select(params_for(SETS), workspace)
 
 
-def test_nothing_to_balance_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(IndusCotError, match="no category and view has both a normal and a visibly anomalous one"):
+def test_nothing_to_balance(tmp_path: Path) -> None:
+    with pytest.raises(IndusCotError, match="no category and view has both a normal and a visibly anomalous sample"):
         run(tmp_path, [Pulled("lid", f"{n}", "C1") for n in range(4)])
 
 
-def test_without_evaluation_sets_the_report_says_that_nothing_was_checked(tmp_path: Path) -> None:
+def test_report_without_evaluation_sets(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_pulled_set(workspace, "real_iad", parts("hazelnut", 2))
     select(params_for({"real_iad": ("real_iad", "train")}), workspace)
     assert set(chosen(workspace)["category"]) == {"hazelnut"}
-    assert "No evaluation set is configured: nothing was checked" in (workspace.select / "leakage.md").read_text()
+    assert "No evaluation set is configured, so nothing was checked" in (workspace.select / "leakage.md").read_text()
 
 
 @pytest.mark.slow
-def test_many_processes_find_what_one_finds(tmp_path: Path) -> None:
+def test_process_count_does_not_change_pairs(tmp_path: Path) -> None:
     small = [Pulled("lid", f"{n:03d}", "C1", "dent" if n % 2 else None) for n in range(420)]
     copy = [Pulled("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))]
     first = run(tmp_path / "a", small, copy, compute__workers=2)

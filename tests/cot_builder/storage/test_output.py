@@ -31,7 +31,7 @@ def write(target: Path, text: str, **options) -> None:
         output.leave_out("damaged", "image 7", "cut short")
 
 
-def test_output_holds_a_manifest_and_names_what_was_left_out(tmp_path):
+def test_output_has_manifest_and_left_out(tmp_path):
     write(tmp_path / "out", "one")
     manifest = read_manifest(tmp_path / "out")
     assert manifest["counts"] == {"rows": 3} and manifest["left_out"] == {"damaged": 1}
@@ -43,7 +43,7 @@ def test_output_holds_a_manifest_and_names_what_was_left_out(tmp_path):
     ]
 
 
-def test_a_strict_run_stops_at_the_first_thing_left_out_and_changes_nothing(tmp_path):
+def test_strict_run_keeps_the_old_output(tmp_path):
     write(tmp_path / "out", "one")
     with pytest.raises(
         IndusCotError, match=r"image 7: damaged \(cut short\); run\.strict is true, so the stage stops here"
@@ -52,7 +52,7 @@ def test_a_strict_run_stops_at_the_first_thing_left_out_and_changes_nothing(tmp_
     assert (tmp_path / "out/table").read_text() == "one"
 
 
-def test_a_failing_stage_leaves_the_last_output_and_no_staging(tmp_path):
+def test_failed_stage_keeps_the_old_output(tmp_path):
     write(tmp_path / "out", "one")
     with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS) as output:
         (output.path / "table").write_text("half")
@@ -67,7 +67,7 @@ def _die_inside(target: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_kill_9_leaves_the_last_output_and_the_next_run_starts_clean(tmp_path):
+def test_killed_stage_keeps_the_old_output(tmp_path):
     write(tmp_path / "out", "one")
     child = multiprocessing.get_context("spawn").Process(target=_die_inside, args=(str(tmp_path / "out"),))
     child.start()
@@ -79,7 +79,7 @@ def test_kill_9_leaves_the_last_output_and_the_next_run_starts_clean(tmp_path):
     assert not (tmp_path / "out/table").exists()
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+def test_kill_between_renames_loses_nothing(tmp_path):
     write(tmp_path / "out", "one")
     (tmp_path / "out").rename(tmp_path / ".out.retired")
     with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS):
@@ -87,7 +87,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert (tmp_path / "out/table").read_text() == "one"
 
 
-def test_an_output_that_is_a_link_is_replaced_again_and_again(tmp_path):
+def test_linked_output_is_replaced(tmp_path):
     write(tmp_path / "elsewhere", "one")
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
     for text in ("two", "three", "four"):
@@ -97,7 +97,7 @@ def test_an_output_that_is_a_link_is_replaced_again_and_again(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".retired")]
 
 
-def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_path, capsys):
+def test_resume_needs_equal_settings(tmp_path, capsys):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:
             (output.path / "chunk").touch()
@@ -112,7 +112,7 @@ def test_a_resumable_stage_finds_its_work_again_only_for_the_same_request(tmp_pa
     assert (tmp_path / "out/chunk").exists() and not (tmp_path / ".out.aside").exists()
 
 
-def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
+def test_resume_needs_equal_versions(tmp_path, monkeypatch):
     def found() -> bool:
         with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", resumable=True, **FACTS) as output:
             there = (output.path / "chunk").exists()
@@ -126,7 +126,7 @@ def test_work_of_other_library_versions_is_not_taken_up(tmp_path, monkeypatch):
     assert [found(), found()] == [False, True]
 
 
-def test_two_runs_at_once_are_refused(tmp_path):
+def test_second_run_is_refused(tmp_path):
     with (
         stage_output(tmp_path / "out", **FACTS),
         pytest.raises(IndusCotError, match="another run is writing this folder"),
@@ -134,7 +134,7 @@ def test_two_runs_at_once_are_refused(tmp_path):
         write(tmp_path / "out", "two")
 
 
-def test_a_stage_does_not_replace_what_another_one_wrote(tmp_path):
+def test_output_of_another_stage_is_kept(tmp_path):
     write(tmp_path / "out", "one")
     with pytest.raises(IndusCotError, match=r"out: contains the output of select, which evaluate would delete"):
         write(tmp_path / "out", "two", stage="evaluate")
@@ -145,7 +145,7 @@ def test_a_stage_does_not_replace_what_another_one_wrote(tmp_path):
     assert (tmp_path / "reviews/table").read_text() == "review pull"
 
 
-def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_text_write_leaves_nothing(tmp_path, monkeypatch):
     write_text(tmp_path / "a.md", "old")
 
     def full(partial, _):
@@ -158,7 +158,7 @@ def test_a_text_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.md", "old")]
 
 
-def test_a_folder_without_manifest_is_no_output(tmp_path):
+def test_missing_manifest(tmp_path):
     with pytest.raises(IndusCotError, match="the stage has not finished"):
         read_manifest(tmp_path)
 
@@ -178,7 +178,7 @@ def tiny_disk(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["text", "shards", "table"])
-def test_a_full_disk_is_one_message_and_changes_nothing(tiny_disk, how):
+def test_full_disk_keeps_the_old_output(tiny_disk, how):
     import polars as pl
 
     write(tiny_disk / "out", "one")
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_message_and_changes_nothing(tiny_disk, how):
 
 
 @pytest.mark.parametrize("by", ["python", "torch"])
-def test_a_full_disk_leaves_what_a_resumable_stage_has_done(tiny_disk, by):
+def test_full_disk_keeps_resumable_work(tiny_disk, by):
     import torch
 
     other = tiny_disk / "other"
@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_what_a_resumable_stage_has_done(tiny_disk, by):
 
 @settings(max_examples=25, deadline=None)
 @given(files=st.lists(st.binary(max_size=300), min_size=1, max_size=40))
-def test_shards_give_back_every_byte(tmp_path_factory, files):
+def test_shard_round_trip(tmp_path_factory, files):
     folder = tmp_path_factory.mktemp("shards")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "ROW_GROUP_BYTES", 500)
@@ -231,7 +231,7 @@ def test_shards_give_back_every_byte(tmp_path_factory, files):
     assert stored == [(str(number), data) for number, data in enumerate(files)]
 
 
-def test_a_shard_that_nobody_reads_any_longer_leaves_memory_at_once(tmp_path):
+def test_closed_reader_frees_its_memory(tmp_path):
     with ShardWriter(tmp_path) as writer:
         place = writer.add("a", b"x")
     maps = Path("/proc/self/maps")
@@ -248,7 +248,7 @@ def test_a_shard_that_nobody_reads_any_longer_leaves_memory_at_once(tmp_path):
         gc.enable()
 
 
-def test_a_missing_row_or_shard_says_what_to_run(tmp_path):
+def test_missing_row_or_shard(tmp_path):
     with ShardWriter(tmp_path) as writer:
         shard, _ = writer.add("a", b"x")
     reader = ShardReader(tmp_path)
@@ -262,7 +262,7 @@ def test_a_missing_row_or_shard_says_what_to_run(tmp_path):
         ShardReader(tmp_path).get(shard, 0)
 
 
-def test_the_manifest_is_json_a_person_can_read(tmp_path):
+def test_manifest_is_indented_json(tmp_path):
     write(tmp_path / "out", "one")
     assert json.loads((tmp_path / "out/manifest.json").read_text())["stage"] == "select"
 

@@ -51,7 +51,7 @@ def wait(number: int) -> int:
 
 
 @pytest.mark.parametrize(("workers", "chunksize"), [(1, 1), (1, 4), (2, 1), (2, 4)])
-def test_results_come_in_order_from_initialised_workers_with_one_thread_each(workers: int, chunksize: int) -> None:
+def test_workers_are_initialised_and_ordered(workers: int, chunksize: int) -> None:
     threads = cv2.getNumThreads()
     done = list(process_map(add, range(21), workers, remember, (100,), chunksize))
     assert [value for value, _, _ in done] == list(range(100, 121))
@@ -60,11 +60,11 @@ def test_results_come_in_order_from_initialised_workers_with_one_thread_each(wor
     assert cv2.getNumThreads() == threads
 
 
-def test_without_items_there_is_nothing() -> None:
+def test_no_items_give_no_results() -> None:
     assert list(process_map(add, [], 2)) == list(process_map(add, [], 1)) == []
 
 
-def test_items_are_drawn_only_as_far_ahead_as_needed() -> None:
+def test_processes_limit_items_in_flight() -> None:
     drawn: list[int] = []
 
     def items() -> Iterator[int]:
@@ -79,7 +79,7 @@ def test_items_are_drawn_only_as_far_ahead_as_needed() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_the_work_or_of_the_start_reaches_the_caller(workers: int) -> None:
+def test_worker_errors_reach_the_caller(workers: int) -> None:
     results = process_map(partial(fail_at, 2), range(50), workers)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(IndusCotError, match="image 2 is missing"):
@@ -88,7 +88,7 @@ def test_an_error_of_the_work_or_of_the_start_reaches_the_caller(workers: int) -
         list(process_map(add, range(5), workers, refuse))
 
 
-def test_a_worker_ended_by_the_system_is_one_message_that_says_what_to_do() -> None:
+def test_killed_worker_gives_one_message() -> None:
     with pytest.raises(
         IndusCotError, match=r"killed a worker process, often because memory ran out; lower compute\.workers"
     ):
@@ -117,7 +117,7 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     assert not alive
 
 
-def test_threads_work_side_by_side_and_in_order() -> None:
+def test_threads_run_in_parallel_and_ordered() -> None:
     together = threading.Barrier(2, timeout=30)
 
     def work(number: int) -> int:
@@ -127,7 +127,7 @@ def test_threads_work_side_by_side_and_in_order() -> None:
     assert list(thread_map(work, range(8), 2)) == [number * number for number in range(8)]
 
 
-def test_no_more_items_are_drawn_than_are_worked_on() -> None:
+def test_threads_limit_items_in_flight() -> None:
     drawn: list[int] = []
 
     def items() -> Iterator[int]:
@@ -141,7 +141,7 @@ def test_no_more_items_are_drawn_than_are_worked_on() -> None:
     assert len(drawn) == 3
 
 
-def test_an_error_comes_in_its_place() -> None:
+def test_thread_error_keeps_the_order() -> None:
     results = thread_map(lambda number: 6 // number, [3, 2, 0, 1], 2)
     assert (next(results), next(results)) == (2, 3)
     with pytest.raises(ZeroDivisionError):
