@@ -1,4 +1,4 @@
-"""The one way to HTML: a template of this package, with its style and scripts inside."""
+"""Renders HTML pages from the templates of this package, with style and scripts inlined."""
 
 import base64
 import hashlib
@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 
 def render(template: str, scripts: Sequence[str], context: Mapping[str, Any], *, loads_scripts: bool = False) -> str:
-    """A page of the templates' folder with its style and ``scripts`` inside.
+    """Render a template as a page, with its style and ``scripts`` inlined.
 
-    Its content security policy lets a browser load nothing but the page's own data: images and run nothing but
-    these scripts, whatever a thought may contain; with ``loads_scripts``, also scripts that lie beside the page.
+    The page's content security policy allows only data: images and these scripts, so that text of a model cannot run
+    code. With ``loads_scripts``, it also allows scripts that lie next to the page.
     """
     sources = [_read_asset(name) for name in scripts]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in sources)
-    # To a page that was opened from a file, the files beside it are no 'self'.
+    # For a page opened from a file, 'self' does not cover the files next to it.
     allowed = " ".join(filter(None, [hashes, "'self' file:" if loads_scripts else ""])) or "'none'"
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -68,7 +68,7 @@ def _format_number(value: float | None) -> str:
 
 
 def format_count(count: int, one: str, many: str = "") -> str:
-    """``1 call``, ``2 calls``."""
+    """Format a count with its noun: ``1 call``, ``2 calls``; ``many`` is an irregular plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

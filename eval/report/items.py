@@ -1,7 +1,7 @@
-"""Every evaluated image as a page: prediction and truth drawn on it, the inspection beside it.
+"""Writes the page of all evaluated images: prediction and truth are drawn on each, with the inspection next to it.
 
-A page opened from a file may not fetch, so what it shows on demand lies in scripts beside it: small pictures for the
-list, and a few items a script for what is opened. However many items there are, the page itself holds one line each.
+A page opened from a file must not fetch, so it loads scripts that lie next to it: scripts with thumbnails for the list,
+and scripts with a few items each for the details. The page itself holds only one line per item.
 """
 
 import json
@@ -43,21 +43,21 @@ THUMBNAILS_A_SCRIPT, ITEMS_A_SCRIPT = 200, 20
 QUERY_BYTES, OBSERVATION_BYTES = 24_000, 14_000
 FOLDER, PAGE = "items", "index.html"
 MAX_TURN_CHARACTERS = 20_000
-"""Characters of a turn that are shown; the rest is in the predictions."""
+"""Characters of a turn that are shown; the full text is in the predictions."""
 OUTCOMES = {
     "tp": "defect found",
-    "tn": "passed rightly",
+    "tn": "correctly passed",
     "fp": "false alarm",
     "fn": "defect missed",
-    "unparsed": "no verdict read",
+    "unparsed": "no verdict parsed",
 }
 
 
 def write_items(workspace: Workspace) -> int:
-    """Write ``reports/items``, the page and its scripts, whole or not at all; how many items it shows.
+    """Write ``reports/items``, the page and its scripts, atomically, and return the number of items.
 
     Raises:
-        IndusCotError: a set is no longer pulled as it was evaluated; the disk is full.
+        IndusCotError: an evaluated image is no longer in the pulled set; the disk is full.
     """
     folders = list_evaluated(workspace)
     tables = [(folder.name, read_predictions(folder)) for folder in folders]
@@ -84,7 +84,7 @@ def write_items(workspace: Workspace) -> int:
 
 
 def clear_items(workspace: Workspace) -> int:
-    """Take away what an earlier report showed: nothing is evaluated any more."""
+    """Delete the items page of an earlier report, and return 0, the number of items without results."""
     shutil.rmtree(workspace.reports / FOLDER, ignore_errors=True)
     return 0
 
@@ -111,7 +111,7 @@ def _render_page(folders: Sequence[Path], index: Sequence[Sequence[Any]]) -> str
     return render(
         "items.html.jinja",
         ["start.js", "items.js"],
-        # No text in it can end the element that holds it.
+        # Escape "<" so that no text can close the script element.
         {
             "data": Markup(data.replace("<", "\\u003c")),
             "facets": facets,
@@ -139,7 +139,7 @@ def _iter_items(
             try:
                 pixels = images.pixels(samples[row["sample_id"]])
             except IndusCotError:
-                # It was evaluated as such: the prediction says so.
+                # The image could not be decoded during evaluation either; the prediction records it.
                 pixels = None
             yield _make_item(row, pixels)
 
@@ -183,7 +183,10 @@ def _iter_turns(transcript: str, pixels: np.ndarray | None) -> Iterator[dict[str
 
 
 def _rerun_calls(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[str]:
-    """What a turn's calls returned, made again: the tools are deterministic; without what is another image now."""
+    """Run the calls of a turn again and return their images; skip an image whose hash changed since the evaluation.
+
+    Predictions hold only the hashes of the images, and the tools are deterministic.
+    """
     made: dict[str, str] = {}
     for call in read_turn(text).get("tool_calls", ()):
         function = call["function"] or {}
@@ -200,4 +203,4 @@ def _rerun_calls(text: str, digests: Sequence[str], toolbox: Toolbox) -> list[st
 
 def _write_script(folder: Path, kind: str, number: int, values: Sequence[Any]) -> None:
     found = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    (folder / f"{kind}-{number:04d}.js").write_text(f'took("{kind}",{number},{found});\n', encoding="utf-8")
+    (folder / f"{kind}-{number:04d}.js").write_text(f'receive("{kind}",{number},{found});\n', encoding="utf-8")

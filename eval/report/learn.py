@@ -1,4 +1,4 @@
-"""The page of `make learn`: what had to hold, every arm, what can be seen at all, and the curves of GRPO."""
+"""Writes the page of `make learn`: its claims, every arm, which defects are visible, and the curves of GRPO."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,10 @@ from schemas.errors import IndusCotError
 
 
 def write_learn_page(reports: Path) -> Path:
-    """Write ``learn.html`` beside the ``learn.json`` that `train.learn` left in ``reports``.
+    """Write ``learn.html`` next to the ``learn.json`` that `train.learn` wrote to ``reports``.
 
     Raises:
-        IndusCotError: it is not there, or damaged.
+        IndusCotError: ``learn.json`` is missing or damaged.
     """
     target = reports / "learn.html"
     write_text(target, render("learn.html.jinja", [], {"found": read_learn_result(reports / "learn.json")}))
@@ -22,9 +22,9 @@ def write_learn_page(reports: Path) -> Path:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m eval.report.learn", description=__doc__)
-    parser.add_argument("--reports", type=Path, default=Path("reports"))
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder with learn.json")
     try:
         console.print(f"open {write_learn_page(parser.parse_args().reports)}", highlight=False)
     except IndusCotError as error:

@@ -1,4 +1,4 @@
-"""What the stages say of themselves: manifests, what they left out, gates and leakage, gathered for the page."""
+"""Reads what the stages recorded (manifests, left-out items, gates and leakage) for the report."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ EXAMPLES = 8
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Things a stage did not take (or took with a reservation) for one reason, and the first few by name."""
+    """Items that a stage left out (or accepted with a warning) for one reason, with a few examples."""
 
     reason: str
     count: int
@@ -40,7 +40,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class PulledSet:
-    """One pulled set: what was found beside what is published."""
+    """One pulled set: its counts compared with the published ones."""
 
     name: str
     title: str
@@ -52,9 +52,9 @@ class PulledSet:
     cells: list[tuple[str, int, int | None]]
     """(split and label, found, published)."""
     complete: bool | None
-    """None: nothing is published to compare with, or the set is synthetic."""
+    """Whether all counts are the published ones; None if none are published, or the set is synthetic."""
     share: float | None
-    """Found of published samples."""
+    """Share of the published samples that were found."""
     duplicates: Mapping[str, int]
     warnings: list[LeftOut]
     left_out: list[LeftOut]
@@ -66,22 +66,22 @@ class PulledSet:
 
 
 ABOUT = {
-    "select": "Picks the training pool: no category and no near-duplicate of an evaluation set, defect visible, "
+    "select": "Picks the training pool: no category and no near-duplicate of an evaluation set, only visible defects, "
     "balanced, split by physical part.",
     "patch": "Cuts local patches, each with its box on the original image.",
     "prior": "Describes the normal part of each category and view, measured on normal training images.",
-    "draft": "The teacher inspects each sample with the real tools; gates hold every draft to the truth.",
+    "draft": "The teacher inspects each sample with the real tools; gates check every draft against the truth.",
     "assemble": "Applies the review policy, validates every row and writes the corpus.",
-    "sft": "Fine-tunes a model on the corpus, with loss on what the policy writes.",
-    "grpo": "Reinforces it with the real tools in the loop.",
+    "sft": "Fine-tunes a model on the corpus; only the policy's own tokens bear loss.",
+    "grpo": "Trains the model further by reinforcement learning, with the real tools in the loop.",
 }
 
 
 def read_stages(workspace: Workspace) -> list[Stage]:
-    """The stages after pull, in order; of the trainings those that have run.
+    """Return the stages after pull, in order; trainings are included only if they have run.
 
     Raises:
-        IndusCotError: one before the trainings has not run.
+        IndusCotError: a stage before the trainings has not run.
     """
     folders = {name: getattr(workspace, name) for name in ("select", "patch", "prior", "draft")}
     trained = {path.name: path for path in (workspace.sft, workspace.grpo) if (path / "manifest.json").is_file()}
@@ -103,10 +103,10 @@ def _read_stage(name: str, folder: Path) -> Stage:
 
 
 def read_pulled_sets(params: Params, workspace: Workspace) -> list[PulledSet]:
-    """Every set of ``params.pull``, training sets first.
+    """Return every set of ``params.pull``, training sets first.
 
     Raises:
-        IndusCotError: one has not been pulled.
+        IndusCotError: a set has not been pulled.
     """
     order = sorted(params.pull, key=lambda name: params.pull[name].role != "train")
     return [_read_pulled_set(name, params, workspace.pull(name)) for name in order]
@@ -124,7 +124,7 @@ def _read_pulled_set(name: str, params: Params, folder: Path) -> PulledSet:
         name=name,
         title=benchmark["title"],
         role=settings.role,
-        # The last part only: a report is passed on, and where a folder lay on one's disk is nobody's business.
+        # Show only the last part: reports are shared, and the path of a local folder is private.
         source=", ".join(source.rstrip("/").rsplit("/", 1)[-1] for source in sources),
         synthetic=synthetic,
         seconds=manifest["seconds"],
@@ -144,36 +144,36 @@ def _read_pulled_set(name: str, params: Params, folder: Path) -> PulledSet:
 
 
 def merge_versions(found: list[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Each library with the versions that stages ran under; more than one where they differ."""
+    """Return each library with the versions that the stages ran under; several if they differ."""
     names = dict.fromkeys(name for entry in found for name in entry)
     return {name: sorted({entry[name] for entry in found if name in entry}) for name in names}
 
 
 def read_gates(workspace: Workspace) -> dict[str, Any]:
-    """``reports/gates.json``.
+    """Read ``reports/gates.json``.
 
     Raises:
-        IndusCotError: absent or unreadable.
+        IndusCotError: it is missing or unreadable.
     """
     return read_json(workspace.reports / "gates.json", "indus-cot draft")
 
 
 def read_json(path: Path, maker: str) -> dict[str, Any]:
-    """A JSON file that a stage wrote.
+    """Read a JSON file that the command ``maker`` writes.
 
     Raises:
-        IndusCotError: absent or unreadable; says which command makes it.
+        IndusCotError: it is missing or unreadable; the message names the command.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise IndusCotError(f"{path}: not there; run `{maker}` first, or `indus-cot repro`") from None
+        raise IndusCotError(f"{path}: file is missing; run `{maker}` first, or `indus-cot repro`") from None
     except ValueError as error:
-        raise IndusCotError(f"{path}: no valid JSON ({error}); run `{maker}` again") from error
+        raise IndusCotError(f"{path}: invalid JSON ({error}); run `{maker}` again") from error
 
 
 def _group_by_reason(path: Path) -> list[LeftOut]:
-    """A CSV of reason, item, detail by reason, commonest first; empty where the stage wrote none."""
+    """Group a CSV of reason, item and detail by reason, the most frequent first; empty if the file does not exist."""
     if not path.is_file():
         return []
     counts: dict[str, int] = defaultdict(int)
@@ -189,7 +189,7 @@ def _group_by_reason(path: Path) -> list[LeftOut]:
 
 
 def _format_counts(value: Any) -> str:
-    """A count, or several, in one line."""
+    """Format a count, or nested counts, as one line."""
     if isinstance(value, Mapping):
         return (
             ", ".join(f"{str(key).replace('_', ' ')} {_format_counts(item)}" for key, item in value.items()) or "none"

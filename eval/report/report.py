@@ -1,4 +1,4 @@
-"""One self-contained HTML page that shows the corpus: counts, tools, gates, leakage, a gallery of trajectories."""
+"""Stage `report`: writes a self-contained HTML page of the corpus with counts, tools, gates, leakage and a gallery."""
 
 import re
 from collections import Counter
@@ -29,9 +29,9 @@ from schemas.sample import SAMPLE
 from schemas.trajectory import DRAFT, Trajectory
 
 PAGE_BYTES = 11 * 2**20
-"""What the images of the page may take, as base64."""
+"""Limit on the size of all images of the page, as base64."""
 QUERY_WEIGHT = 1.8
-"""Bytes of an inspected image beside those of an observation."""
+"""Size of an inspected image, relative to an observation."""
 MAX_IMAGE_BYTES = 90_000
 MAX_REJECTED = 40
 MAX_COPIES = 25
@@ -58,15 +58,15 @@ class Tile:
 
 
 READING_GATES = {
-    AUDIT: "A second reading, without supervision, finds every statement borne out by the images and results.",
+    AUDIT: "A second reading, without supervision, confirms every statement by the images and results.",
     JUDGE: "No other valid candidate of the sample scored higher.",
-    UNFINISHED: "The teacher answered until the draft was whole.",
+    UNFINISHED: "The teacher completed the draft.",
 }
 
 
 @dataclass(frozen=True)
 class RejectedDraft:
-    """A draft that failed, as the page shows it."""
+    """A rejected draft, as the page shows it."""
 
     draft_id: str
     gates: list[str]
@@ -75,12 +75,12 @@ class RejectedDraft:
 
 
 def report(params: Params, workspace: Workspace) -> None:
-    """Write ``reports/index.html``; the corpus is read in batches and at most ``report.gallery`` of it is shown.
+    """Write ``reports/index.html``; the corpus is read in batches and at most ``report.gallery`` rows are shown.
 
-    Every evaluated image is shown in ``reports/items``, a page of its own.
+    A separate page, ``reports/items``, shows every evaluated image.
 
     Raises:
-        IndusCotError: a stage has not run, or what it wrote is damaged.
+        IndusCotError: a stage has not run, or its output is damaged.
     """
     index = read_index(workspace.indus_cot)
     if not len(index):
@@ -99,7 +99,7 @@ def report(params: Params, workspace: Workspace) -> None:
     context["lead"] = _write_lead(context)
     context["tiles"] = _make_tiles(context)
     gallery = _make_gallery(workspace, figures.choose_gallery(index, params.report.gallery), params.compute.workers)
-    # An evaluation of no set leaves a folder of results too, and DVC asks for the page in either case.
+    # DVC expects the items page whenever the results folder exists, even if no set was evaluated.
     items = write_items(workspace) if workspace.results.is_dir() else clear_items(workspace)
     page = render(
         "report.html.jinja",
@@ -195,7 +195,7 @@ def _describe_gates(workspace: Workspace) -> dict[str, Any]:
 
 
 def _list_teacher_figures(figures: dict[str, Any], samples: int) -> list[tuple[str, str, str]]:
-    """Cost, corrections, judge and blind question of a teacher that is paid, as (what, figure, note)."""
+    """Return cost, corrections, judge and blind question of a paid teacher, as (name, figure, note)."""
     if not figures["usd"] and "judge" not in figures:
         return []
     corrections = {int(rounds): count for rounds, count in figures["corrections"].items()}
@@ -211,13 +211,13 @@ def _list_teacher_figures(figures: dict[str, Any], samples: int) -> list[tuple[s
         )
         rows.append(("judge's mean score", f"{judge['mean_score']:.3f}", note))
     if blind := figures.get("blind"):
-        note = "right before it was told the truth; the others are the hard samples (blind_answer in data/draft)"
+        note = "correct before the teacher saw the truth; the others are the hard samples (blind_answer in data/draft)"
         rows.append(("blind verdicts", f"{blind['right']} of {blind['samples']}", note))
     return rows
 
 
 def _pick_rejected(table: pl.DataFrame) -> pl.DataFrame:
-    """A few rejected drafts with every first-named gate among them."""
+    """Pick a few rejected drafts so that every gate that a draft fails first is represented."""
     gate = pl.col("violations").list.first().struct.field("gate")
     return (
         table.sort("draft_id")
@@ -263,13 +263,13 @@ def _describe_reviews(index: pl.DataFrame) -> dict[str, Any]:
     total = len(index)
     if looked == 0:
         statement = (
-            f"No person has looked at any of these {total:,} trajectories. They passed the gates and were accepted "
-            "by policy, and each row says so: review_status is auto."
+            f"No person has reviewed any of these {total:,} trajectories. They passed the gates and were accepted "
+            "by policy; review_status of each row is auto."
         )
     elif looked < total:
-        statement = f"A person has looked at {looked:,} of {total:,} trajectories; the rest were accepted by policy."
+        statement = f"A person has reviewed {looked:,} of {total:,} trajectories; the others were accepted by policy."
     else:
-        statement = f"A person has looked at each of these {total:,} trajectories."
+        statement = f"A person has reviewed each of these {total:,} trajectories."
     teachers = index.group_by("teacher", "prompt_version", "toolbox_version").len().sort("teacher", "prompt_version")
     return {
         "looked": looked,
@@ -286,13 +286,13 @@ def _describe_reviews(index: pl.DataFrame) -> dict[str, Any]:
 
 def _write_lead(context: dict[str, Any]) -> str:
     splits = {row.name: row.total for row in context["by_split"]}
-    people = "No person has looked at them." if not context["looked"] else ""
+    people = "No person has reviewed them." if not context["looked"] else ""
     stand_in = [item for item in context["pulls"] if item.role == "train" and item.synthetic]
     source = " The images are synthetic stand-ins, rendered for the demonstration." if stand_in else ""
     return (
-        f"Each shows one image, of {format_count(context['category_count'], 'category', 'categories')} in all, as an "
-        f"inspector works through it: a thought, a tool, what the tool returned, and at last a verdict. "
-        f"{splits.get('train', 0):,} are for training, "
+        f"Each trajectory inspects one image step by step: a thought, a tool call, the tool's result, and finally a "
+        f"verdict. The images show {format_count(context['category_count'], 'category', 'categories')}. "
+        f"{splits.get('train', 0):,} trajectories are for training, "
         f"{splits.get('validation', 0):,} for validation.{source} {people}"
     ).strip()
 
@@ -317,7 +317,7 @@ def _make_tiles(context: dict[str, Any]) -> list[Tile]:
             f"and {format_count(context['copied'], 'copy', 'copies')} of evaluation images",
         ),
         Tile("parts in both splits", f"{straddling}", f"of {context['parts']['total']:,}"),
-        Tile("seen by a person", f"{context['looked']:,}", f"of {total:,}"),
+        Tile("reviewed by a person", f"{context['looked']:,}", f"of {total:,}"),
     ]
 
 
@@ -333,7 +333,7 @@ def _make_gallery(workspace: Workspace, chosen: pl.DataFrame, workers: int) -> l
 
 
 def _count_facets(gallery: Sequence[View]) -> dict[str, list[tuple[str, str, int]]]:
-    """Filter to its choices: value, text, and how many of the gallery have it."""
+    """Return the choices of each filter: value, text, and number of trajectories in the gallery."""
 
     def counted(values: Sequence[str]) -> list[tuple[str, str, int]]:
         return [(value, value.replace("_", " "), count) for value, count in sorted(Counter(values).items())]

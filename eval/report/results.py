@@ -1,4 +1,4 @@
-"""What evaluation found, for the report: runs beside published figures, and each set's figures with their intervals."""
+"""Reads evaluation results for the report: the scoreboard, and the figures of each set with their intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from schemas.metrics import CalibrationBin, Estimate, Metrics, Scores
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 250.0, 8.0, 218.0
-"""Of the drawn area of a calibration curve, in the units of the chart."""
+"""Edges of the plot area of a calibration curve, in chart units."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One group's balanced accuracy, per cent, ready to be drawn; None where the group is of one label."""
+    """Balanced accuracy of one group in per cent, for a bar chart; None if the group has only one label."""
 
     name: str
     value: float | None
@@ -33,32 +33,33 @@ class Bar:
 
 @dataclass(frozen=True)
 class Curve:
-    """A calibration curve in the units of its chart."""
+    """A calibration curve in chart units."""
 
     points: str
     dots: list[tuple[float, float, float]]
-    """x, y and radius: the area says how many images a bin holds."""
+    """x, y and radius; the area is proportional to the number of images in the bin."""
     description: str
+    """The curve as text."""
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """One set's figures, as text."""
+    """Figures of one set, as text."""
 
     name: str
     facts: Metrics
     headline: list[tuple[str, str]]
     places: list[tuple[str, str]]
     groups: list[tuple[str, list[Bar]]]
-    """By category, type, family, view and size; a kind with a single group is left out."""
+    """Bars by category, type, family, view and size; a kind with a single group is left out."""
     calibration: Curve | None
     scope: str
-    """On how many of how many images."""
+    """Number of evaluated images, compared with the available and the published ones."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The evaluation as the report shows it."""
+    """Everything that the evaluation section shows."""
 
     sets: list[SetResult]
     lines: list[ScoreboardLine]
@@ -67,10 +68,10 @@ class Results:
 
 
 def read_results(workspace: Workspace) -> Results | None:
-    """What was evaluated so far; None where nothing was.
+    """Return the evaluation results; None if nothing was evaluated.
 
     Raises:
-        IndusCotError: figures are damaged, or of another version.
+        IndusCotError: a metrics file is damaged, or of another version.
     """
     folders = find_set_folders(workspace.results, METRICS_FILE)
     if not folders:
@@ -85,7 +86,7 @@ def read_results(workspace: Workspace) -> Results | None:
 
 
 def list_evaluated(workspace: Workspace) -> list[Path]:
-    """Folders of the sets that have results, in the order of the report."""
+    """List the folders of the sets that have results, in the order of the report."""
     return sorted(find_set_folders(workspace.results, METRICS_FILE), key=lambda folder: _sort_key(read_metrics(folder)))
 
 
@@ -95,7 +96,7 @@ def _sort_key(found: Metrics) -> tuple[int, str]:
 
 
 def format_interval(estimate: Estimate | None) -> str:
-    """A share as per cent with its interval."""
+    """Format a share in per cent, with its interval in brackets."""
     if estimate is None:
         return "–"
     around = "" if estimate.low is None else f" [{_to_percent(estimate.low)}, {_to_percent(estimate.high)}]"
@@ -110,7 +111,7 @@ def _make_set_result(found: Metrics) -> SetResult:
     listing = found.listing
     scope = f"on {listing.evaluated:,} images"
     if listing.available is not None:
-        scope = f"on {listing.evaluated:,} of {listing.available:,} test images that are here"
+        scope = f"on {listing.evaluated:,} of {listing.available:,} available test images"
     if listing.published is not None:
         scope += f", {listing.published:,} are published"
     groups = ((kind, [_make_bar(name, scores) for name, scores in found.by[kind].items()]) for kind in KINDS)
@@ -161,7 +162,7 @@ def _to_chart(confidence: float, defective: float) -> tuple[float, float]:
 
 
 def classify_outcome(true_answer: str, answer: str | None) -> str:
-    """``tp``, ``tn``, ``fp``, ``fn``, or ``unparsed`` where no verdict could be read."""
+    """Return ``tp``, ``tn``, ``fp`` or ``fn``; ``unparsed`` if no verdict could be parsed."""
     names: Mapping[tuple[str, str], str] = {
         ("Yes", "Yes"): "tp",
         ("No", "No"): "tn",

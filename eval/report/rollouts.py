@@ -1,4 +1,4 @@
-"""The rollouts that GRPO kept, one page for people; it is written anew while the policy trains."""
+"""Writes the page of the rollouts that GRPO kept; it is updated during the training."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ PAGE = Path("grpo", "rollouts.html")
 
 
 def write_rollouts(kept: Path, reports: Path) -> None:
-    """Write ``grpo/rollouts.html``: every kept step, the first at the top.
+    """Write ``grpo/rollouts.html`` with every kept step, the first at the top.
 
     Args:
-        kept: Folder of the rollouts, a JSON file a step.
+        kept: Folder of the rollouts, with one JSON file per step.
         reports: Folder of the reports.
 
     Raises:

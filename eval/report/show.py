@@ -29,15 +29,15 @@ IMAGE_BYTES = 400_000
 
 
 def show(corpus: Path, sample: str, browser: bool) -> None:
-    """Print one trajectory as an inspector would follow it.
+    """Print one trajectory step by step.
 
     Args:
         corpus: Folder of the corpus.
-        sample: Id of a row or of a sample, or a part of one; a random row where empty.
-        browser: Open it as a self-contained page instead.
+        sample: Id of a row or of a sample, or a part of one; empty for a random row.
+        browser: Whether to open it as a self-contained page instead.
 
     Raises:
-        IndusCotError: no corpus is there; no row, or more than one, has that id.
+        IndusCotError: the corpus is missing; no row, or more than one, has that id.
     """
     row = next(read_rows(corpus, [find_row(corpus, sample)]))
     if browser:
@@ -47,10 +47,10 @@ def show(corpus: Path, sample: str, browser: bool) -> None:
 
 
 def find_row(corpus: Path, sample: str) -> RowLocation:
-    """Place of the one row whose id or sample id is ``sample``, or else contains it.
+    """Find the only row whose id or sample id is ``sample``, or else contains it.
 
     Raises:
-        IndusCotError: there is none, or more than one.
+        IndusCotError: no row matches, or more than one.
     """
     names = read_ids(corpus)
     if not names:
@@ -66,20 +66,20 @@ def find_row(corpus: Path, sample: str) -> RowLocation:
         lines = [f"  {row_id}  {sample_id}" for row_id, sample_id, _ in matches[:MAX_MATCHES]]
         more = f"\n  … and {len(matches) - MAX_MATCHES} more" if len(matches) > MAX_MATCHES else ""
         raise IndusCotError(
-            f"{sample!r} fits {len(matches)} trajectories of {corpus}; be more precise, for example with the id in "
-            "front:\n" + "\n".join(lines) + more
+            f"{sample!r} matches {len(matches)} trajectories of {corpus}; be more precise, for example with an id of "
+            "the first column:\n" + "\n".join(lines) + more
         )
     known = [name for item in names for name in item[:2]]
     close = difflib.get_close_matches(sample, known, MAX_CLOSE_MATCHES, 0.3)
     raise IndusCotError(
         f"{sample!r}: no trajectory of {corpus} has that id or sample id"
-        + ("; close to it are:\n  " + "\n  ".join(close) if close else "")
-        + "\nWithout an id, `indus-cot show` takes a random one."
+        + ("; similar ids:\n  " + "\n  ".join(close) if close else "")
+        + "\nWithout an id, `indus-cot show` shows a random trajectory."
     )
 
 
 def render_row(row: IndusCot) -> RenderableType:
-    """A row for the terminal. Control characters in its texts are shown, not sent."""
+    """Render a row for the terminal. Control characters in its texts are replaced, so that they have no effect."""
     trajectory = parse_trajectory(row)
     parts: list[RenderableType] = [_render_header(row)]
     images = iter(row.images[1:])
@@ -96,7 +96,9 @@ def render_row(row: IndusCot) -> RenderableType:
 
 
 def _render_header(row: IndusCot) -> Panel:
-    reviewed = "auto: no person has looked" if row.review_status == "auto" else f"{row.review_status}, {row.reviewers}"
+    reviewed = (
+        "auto: not reviewed by a person" if row.review_status == "auto" else f"{row.review_status}, {row.reviewers}"
+    )
     facts = [
         ("category", f"{row.category}, view {row.view}"),
         ("sample", row.sample_id),
@@ -148,7 +150,7 @@ def _describe_image(data: bytes) -> str:
         with Image.open(BytesIO(data)) as image:
             return f"{image.width} x {image.height} px {image.format}"
     except OSError:
-        return f"{len(data)} bytes that are no image"
+        return f"{len(data)} bytes, not an image"
 
 
 def _hide_control_characters(text: str) -> str:
@@ -162,5 +164,5 @@ def _open_in_browser(row: IndusCot) -> None:
     path = Path(file.name)
     opened = webbrowser.open(path.as_uri())
     Console(stderr=True).print(
-        Text(str(path) if opened else f"no browser could be started here; open {path} yourself"), soft_wrap=True
+        Text(str(path) if opened else f"no browser could be started; open {path} yourself"), soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""What training left behind, for the page: curves, figures, sample rollouts, and the proof that it teaches."""
+"""Reads trainings for the report: curves, figures, sample rollouts, and the result of `make learn`."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,62 +14,62 @@ from schemas.errors import IndusCotError
 from train.rewards import TERMS
 
 MAX_POINTS = 160
-"""Of a line, at most; more steps are averaged."""
+"""Limit on the points of a line; with more steps, neighbours are averaged."""
 MAX_ROLLOUTS = 4
-"""Shown of a step."""
+"""Limit on the rollouts shown of a step."""
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 324.0, 8.0, 112.0
-"""Of the drawn area, in the units of the chart."""
+"""Edges of the plot area, in chart units."""
 SHARE = (0.0, 1.0)
 Line = Sequence[tuple[float, float]]
-"""Steps and values."""
+"""Points as (step, value)."""
 Quantity = tuple[str, str, str, tuple[float, float] | None]
-"""Column of a curve, title, what it is, and the range where it is known."""
+"""Column of a curve, title, description, and range if it is known."""
 
 SFT: tuple[Quantity, ...] = (
-    ("loss", "Loss", "cross-entropy of what the policy writes", None),
-    ("mean_token_accuracy", "Token accuracy", "share of tokens whose likeliest continuation is the right one", SHARE),
+    ("loss", "Loss", "cross-entropy of the policy's own tokens", None),
+    ("mean_token_accuracy", "Token accuracy", "share of tokens that are the likeliest prediction", SHARE),
 )
 GRPO: tuple[Quantity, ...] = (
-    ("reward", "Reward", "mean of the completions of a step", None),
+    ("reward", "Reward", "mean over the completions of a step", None),
     *((term.column, term.title, term.note, term.limits) for term in TERMS),
-    ("valid", "Valid output", "share of completions without a fault of form", SHARE),
-    ("tool_calls", "Tool calls", "a completion", None),
+    ("valid", "Valid output", "share of completions that follow the output grammar", SHARE),
+    ("tool_calls", "Tool calls", "mean per completion", None),
     (
         "confidence_gain",
         "Confidence",
-        "by how much observations raised the margin of the true answer, where it was given",
+        "rise of the true answer's margin through observations, over right completions",
         None,
     ),
-    ("completions/mean_length", "Length", "tokens that the policy writes in a completion", None),
-    ("completions/clipped_ratio", "Cut off", "share of completions that met the limit of length", SHARE),
-    ("kl", "KL", "divergence from the model it began from", None),
-    ("loss", "Loss", "near 0 by its making, as advantages of a group cancel; a jump is a warning", None),
+    ("completions/mean_length", "Length", "mean tokens that the policy writes per completion", None),
+    ("completions/clipped_ratio", "Cut off", "share of completions that reached the length limit", SHARE),
+    ("kl", "KL", "divergence from the start model", None),
+    ("loss", "Loss", "near 0 by design, because the advantages of a group cancel; a jump is a warning", None),
 )
 LEARN = ("reward", "accuracy", "tool_calls", "valid")
-"""Curves of the proof that are drawn, a line a seed."""
+"""Curves of `make learn` that are drawn, with one line per seed."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A curve, or one of each of several runs, ready to be drawn."""
+    """A chart with one line per run, ready to be drawn."""
 
     title: str
     note: str
     lines: list[str]
-    """Points as SVG takes them."""
+    """Points of each line in SVG syntax."""
     dots: list[tuple[str, str]]
-    """Runs of a single step."""
+    """Points of runs with a single step."""
     low: str
     high: str
     first: str
     last: str
     description: str
-    """The same in words."""
+    """The chart as text."""
 
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """Rollouts of one step, as the trainer kept them."""
+    """Rollouts that were kept of one step."""
 
     step: int
     reward: float
@@ -78,25 +78,25 @@ class RolloutStep:
 
 @dataclass(frozen=True)
 class Run:
-    """A training: curves, figures as rows of cells with their head, rollouts of its first and last kept step."""
+    """A training: its charts, its table of figures, and the rollouts of the first and the last kept step."""
 
     charts: list[Chart]
     head: list[str]
     figures: list[list[str]]
     moments: list[RolloutStep]
     kept: int
-    """Steps whose rollouts were kept."""
+    """Number of steps whose rollouts were kept."""
     other_corpus: bool
-    """Whether it was trained on another corpus than the one that the page shows."""
+    """Whether it was trained on another corpus than the one on the page."""
 
 
 @dataclass(frozen=True)
 class LearnResult:
-    """What `make learn` found."""
+    """Result of `make learn`."""
 
     seeds: int
     images: int | None
-    """Inspected by each; None where it was not recorded."""
+    """Number of test images per seed; None if it was not recorded."""
     statistics: list[str]
     arms: list[tuple[str, list[str]]]
     claims: list[tuple[str, str, str, bool]]
@@ -106,7 +106,7 @@ class LearnResult:
 
 @dataclass(frozen=True)
 class Training:
-    """What there is of each."""
+    """The trainings and the result of `make learn`; each is None if it has not run."""
 
     sft: Run | None
     grpo: Run | None
@@ -114,7 +114,7 @@ class Training:
 
 
 def read_training(workspace: Workspace) -> Training | None:
-    """What has been trained so far, also by a run that is under way; None where nothing was.
+    """Return everything that was trained so far, including a run in progress; None if nothing was trained.
 
     Raises:
         IndusCotError: a file is damaged.
@@ -153,7 +153,7 @@ def _read_curve(path: Path, stage: str) -> list[dict[str, float]]:
         with path.open(newline="", encoding="utf-8") as file:
             return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
     except (ValueError, TypeError) as error:
-        raise IndusCotError(f"{path}: no curve ({error}); run `indus-cot {stage}` again") from error
+        raise IndusCotError(f"{path}: invalid curve ({error}); run `indus-cot {stage}` again") from error
 
 
 def _take_column(logs: Sequence[Mapping[str, float]], name: str) -> Line:
@@ -161,7 +161,7 @@ def _take_column(logs: Sequence[Mapping[str, float]], name: str) -> Line:
 
 
 def read_step(path: Path, stage: str, most: int | None = None) -> RolloutStep:
-    """A step whose rollouts were kept, with at most ``most`` of them.
+    """Read the rollouts of a step, at most ``most`` of them.
 
     Raises:
         IndusCotError: the file is damaged.
@@ -181,13 +181,13 @@ def _format_figures(figures: Mapping[str, Any]) -> tuple[list[str], list[list[st
 
 
 def make_chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float, float] | None = None) -> Chart | None:
-    """Lines over steps in one frame; None where there is no point.
+    """Make a chart of lines over steps; None if there is no point.
 
     Args:
-        title: Of the chart.
-        note: What is drawn.
-        lines: A run each.
-        limits: Of the values; those that occur, if None.
+        title: Title of the chart.
+        note: Description of the chart.
+        lines: One line per run.
+        limits: Range of the values; None for the range that occurs.
     """
     thin = [_thin(line) for line in lines if line]
     points = [point for line in thin for point in line]
@@ -198,7 +198,7 @@ def make_chart(title: str, note: str, lines: Sequence[Line], limits: tuple[float
     wide, tall = last - first or 1.0, high - low or 1.0
 
     def place(step: float, value: float) -> tuple[str, str]:
-        # A line that never changes runs through the middle.
+        # Draw a constant line in the middle.
         height = (value - low) / tall if high > low else 0.5
         return f"{LEFT + (RIGHT - LEFT) * (step - first) / wide:.1f}", f"{BOTTOM - (BOTTOM - TOP) * height:.1f}"
 
@@ -223,10 +223,10 @@ def _thin(line: Line) -> Line:
 
 
 def read_learn_result(path: Path) -> LearnResult:
-    """The proof that training teaches, from what `make learn` wrote.
+    """Read the result of `make learn`.
 
     Raises:
-        IndusCotError: it is not there, or damaged.
+        IndusCotError: the file is missing or damaged.
     """
     found = read_json(path, "make learn")
     names: Mapping[str, str] = found.get("names", {})
@@ -241,7 +241,7 @@ def read_learn_result(path: Path) -> LearnResult:
         name: [[(step, entry[name]) for step, entry in enumerate(curve, 1) if name in entry] for curve in curves]
         for name in LEARN
     }
-    drawn = (make_chart(_to_words(name).capitalize(), "GRPO, a line a seed", lines[name]) for name in LEARN)
+    drawn = (make_chart(_to_words(name).capitalize(), "GRPO, one line per seed", lines[name]) for name in LEARN)
     return LearnResult(
         seeds=found["seeds"],
         images=found.get("images"),

@@ -1,4 +1,4 @@
-"""One trajectory as an inspector follows it, for the page: images made small, marks placed, HTML from the templates."""
+"""Prepares one trajectory for the page: images are downscaled and encoded, marks are placed."""
 
 import base64
 import json
@@ -37,14 +37,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mark:
-    """A box drawn on the inspected image: kind (verdict, tool, patch), CSS place, badge, description."""
+    """A box drawn on the inspected image: kind (verdict, tool, patch), CSS position, badge, description."""
 
     kind: str
     style: str
     badge: str
     title: str
     classes: str
-    """Where the badge goes so that it neither leaves the image nor covers another."""
+    """CSS classes that place the badge so that it neither leaves the image nor covers another badge."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class View:
     conclusion: str
     verdict: Verdict
     tool_marks: list[tuple[Mark, str]]
-    """One a region, with the numbers of the steps that looked there."""
+    """One mark per region, with the numbers of the steps that looked there."""
     verdict_marks: list[Mark]
     patch_marks: list[Mark]
 
 
 def encode_picture(pixels: np.ndarray, side: int, limit: int) -> Picture:
-    """A WebP of at most ``side`` pixels a side and, as far as that stays legible, ``limit`` bytes, as data: URI.
+    """Encode an image as WebP in a data: URI, and lower quality and size until it fits ``limit`` or gets illegible.
 
     Args:
         pixels: uint8 (height, width, 3) BGR.
-        side: Longest side, pixels.
-        limit: Bytes before base64.
+        side: Limit on the longest side, in pixels.
+        limit: Limit on the size in bytes, before base64.
     """
     height, width = pixels.shape[:2]
     quality = 80
@@ -113,16 +113,16 @@ def _encode_webp(pixels: np.ndarray, side: int, quality: int) -> bytes:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     sink = BytesIO()
-    # OpenCV knows the slowest method alone: three times the time of this one for a twentieth of the bytes.
+    # OpenCV only has the slowest method, which takes three times as long and saves a twentieth of the bytes.
     Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).save(sink, "WEBP", quality=quality, method=1)
     return sink.getvalue()
 
 
 def make_view(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
-    """A row of the corpus as the page shows it; the limits are bytes an image.
+    """Prepare a row of the corpus for the page; the limits are bytes per image.
 
     Raises:
-        IndusCotError: an image is damaged or missing, or the trajectory is none.
+        IndusCotError: an image is damaged or missing, or the trajectory is invalid.
     """
     trajectory = parse_trajectory(row)
     stored = iter(row.images[1:])
@@ -134,7 +134,7 @@ def make_view(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
             image = next(stored, None)
             if image is None:
                 raise IndusCotError(
-                    f"row {row.id}, turn {number}: its image is missing; run `indus-cot assemble` again"
+                    f"row {row.id}, turn {number}: the image is missing; run `indus-cot assemble` again"
                 )
             pixels = decode(image.bytes, name=f"row {row.id}, turn {number}")
             shown = encode_picture(pixels, OBSERVATION_SIDE, observation_bytes)
@@ -159,16 +159,17 @@ def make_view(row: IndusCot, query_bytes: int, observation_bytes: int) -> View:
 
 
 def parse_trajectory(row: IndusCot) -> Trajectory:
-    """The structure of a row.
+    """Parse the column ``trajectory`` of a row.
 
     Raises:
-        IndusCotError: the column holds no trajectory.
+        IndusCotError: the column holds no valid trajectory.
     """
     try:
         return Trajectory.model_validate_json(row.trajectory)
     except ValidationError as error:
         raise IndusCotError(
-            f"row {row.id}: column trajectory holds no trajectory: {error.errors()[0]['msg']}; assemble again"
+            f"row {row.id}, column trajectory: invalid trajectory ({error.errors()[0]['msg']}); run `indus-cot "
+            "assemble` again"
         ) from None
 
 
@@ -186,7 +187,7 @@ def _make_step(number: int, turn: Turn, call: ToolCall, text: str, shown: Pictur
 
 
 def format_arguments(call: ToolCall) -> list[tuple[str, str]]:
-    """Names and values of a call, as text."""
+    """Return the argument names and values of a call as text."""
     return [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in call.arguments.items()
@@ -214,7 +215,7 @@ def _make_tool_marks(trajectory: Trajectory) -> list[tuple[Mark, str]]:
 
 
 def _find_shown_region(call: ToolCall, text: str) -> Box | None:
-    """The region a tool says it showed (it may have widened it), else the one that was asked for."""
+    """Return the region that the tool reports (it may have enlarged it), else the requested region."""
     if call.tool not in TOOLS or not TOOLS[call.tool].returns_image:
         return None
     said = re.search(r"\bof \[(\d+), (\d+), (\d+), (\d+)\]", text)
@@ -255,7 +256,7 @@ def _make_patch_marks(row: IndusCot) -> list[Mark]:
 
 
 def make_mark(kind: str, box: Box, badge: str, title: str, to_right: bool = False) -> Mark:
-    """A box in 0-1000 as a mark, its badge at the left end or ``to_right``."""
+    """Make the mark of a box in 0-1000, with its badge on the left or ``to_right``."""
     x1, y1, x2, y2 = box
     style = f"left:{x1 / 10:g}%;top:{y1 / 10:g}%;width:{(x2 - x1) / 10:g}%;height:{(y2 - y1) / 10:g}%"
     near = {"at-top": y1 < 70, "low": y2 > 900, "to-right": to_right}

@@ -121,7 +121,7 @@
     event.preventDefault();
   });
 
-  // A toggle holds for every trajectory, so that it stays as set from one to the next.
+  // A toggle applies to all trajectories, so it keeps its state when another one is opened.
   document.addEventListener("change", (event) => {
     const kind = event.target.dataset.toggle;
     if (!kind) return;

@@ -19,7 +19,7 @@
   let shown = items;
   let current = null;
 
-  // What a script beside the page holds, by kind and number; a script is loaded when it is first asked for.
+  // Content of the scripts next to the page, by kind and number; a script is loaded when it is first needed.
   const held = new Map();
   const load = (kind, number) => {
     const name = `${kind}-${String(number).padStart(4, "0")}`;
@@ -29,14 +29,14 @@
         ready = resolve;
         const script = document.createElement("script");
         script.src = `${name}.js`;
-        script.onerror = () => reject(new Error(`${name}.js is not beside this page`));
+        script.onerror = () => reject(new Error(`${name}.js is missing next to this page; run indus-cot report again`));
         document.head.append(script);
       });
       held.set(name, { promise, ready });
     }
     return held.get(name).promise;
   };
-  window.took = (kind, number, values) => held.get(`${kind}-${String(number).padStart(4, "0")}`).ready(values);
+  window.receive = (kind, number, values) => held.get(`${kind}-${String(number).padStart(4, "0")}`).ready(values);
   const of = async (kind, size, item) => (await load(kind, Math.floor(item.number / size)))[item.number % size];
 
   const element = (tag, text, name) => {
@@ -47,7 +47,7 @@
   };
   const words = (name) => name.replaceAll("_", " ");
 
-  // Only what can be seen of the list is in the document.
+  // Only the visible part of the list is in the document.
   const rows = new Map();
   const draw = () => {
     const sideways = getComputedStyle(list).getPropertyValue("--sideways").trim() === "1";
@@ -111,7 +111,7 @@
   const box = ([x1, y1, x2, y2], kind, badge) => {
     const mark = element("span", undefined, `mark ${kind}${y1 < 70 ? " at-top" : ""}${y2 > 900 ? " low" : ""}`);
     Object.assign(mark.style, { left: `${x1 / 10}%`, top: `${y1 / 10}%`, width: `${(x2 - x1) / 10}%`, height: `${(y2 - y1) / 10}%` });
-    mark.title = `${kind === "truth" ? "truth" : "said"} [${x1}, ${y1}, ${x2}, ${y2}]`;
+    mark.title = `${kind === "truth" ? "truth" : "prediction"} [${x1}, ${y1}, ${x2}, ${y2}]`;
     if (badge) mark.append(element("b", words(badge)));
     return mark;
   };
@@ -139,9 +139,9 @@
     for (const one of detail.boxes) frame.append(box(one, "verdict answered", detail.defect_type));
     find("figcaption").textContent = detail.image
       ? `${detail.width} × ${detail.height} px${detail.area_fraction === null ? "" : `, the defect covers ${number(100 * detail.area_fraction, 2)} % of it`}.`
-      : "The image does not decode.";
+      : "The image cannot be decoded.";
     const cells = [
-      ["defect", detail.true_answer, detail.answer ?? "not read"],
+      ["defect", detail.true_answer, detail.answer ?? "not parsed"],
       ["type", words(detail.true_type ?? "–"), words(detail.defect_type ?? "–")],
       ["where", detail.true_answer === "Yes" && !detail.true_boxes.length ? "not published" : boxes(detail.true_boxes), boxes(detail.boxes)],
     ];
@@ -159,9 +159,9 @@
     fault.textContent = detail.fault;
     find(".steps").replaceChildren(...detail.turns.map(step));
     const facts = {
-      "read by": { strict: "the grammar", tolerant: "the grammar, with deviations in form", rules: "the rules for free text", unparsed: "nothing: no verdict", failed: "nothing: no answer" }[detail.parse],
+      "parsed by": { strict: "the grammar", tolerant: "the grammar, with deviations in form", rules: "the rules for free text", unparsed: "nothing: no verdict", failed: "nothing: no answer" }[detail.parse],
       "margin of Yes over No": `${number(detail.margin, 2)} nats`,
-      "before any observation": detail.answer_before ?? "–",
+      "answer before any observation": detail.answer_before ?? "–",
       calls: `${detail.calls}, ${detail.observed} with a result`,
       tokens: `${detail.input_tokens} read, ${detail.output_tokens} written`,
       seconds: number(detail.seconds, 2),
@@ -178,7 +178,7 @@
     const said = element("div", undefined, "said");
     said.append(element("p", turn.text || "(nothing)", "written"));
     if (turn.observation !== null && !turn.images.length) said.append(element("p", turn.observation, "returned"));
-    if (turn.lost) said.append(element("p", "The tool returned an image; today's tool returns another.", "warn"));
+    if (turn.lost) said.append(element("p", "The image that the tool returned then cannot be shown: the tool returns a different image now.", "warn"));
     made.append(said);
     if (turn.images.length) {
       const figure = element("figure", undefined, "observation");

@@ -63,7 +63,7 @@ def test_lengths_are_those_of_the_corpus(page, rows):
 
 
 def test_pipeline_says_what_was_left_out_and_why(page, rows):
-    funnel = [(row[0], row[2]) for row in Tables(page).rows_by_caption["What became of the training pool"]]
+    funnel = [(row[0], row[2]) for row in Tables(page).rows_by_caption["Training pool, stage by stage"]]
     assert funnel[0] == ("pulled, training sets", "32")
     assert funnel[1] == ("in kept categories", "24")
     assert funnel[-1] == ("in the corpus", str(len(rows)))
@@ -72,18 +72,18 @@ def test_pipeline_says_what_was_left_out_and_why(page, rows):
 
 
 def test_gates_and_rejected_drafts_are_told_with_reasons(page, rows):
-    failed = {row[0]: row[2] for row in Tables(page).rows_by_caption["What a draft is held to"]}
+    failed = {row[0]: row[2] for row in Tables(page).rows_by_caption["Gates of a draft"]}
     assert failed.pop("leak") == failed.pop("length") == "1"
     assert set(failed.values()) == {"0"} and "evidence" in failed
     assert f"{len(rows)} of {len(rows) + 1} drafts of {len(rows)} samples passed" in page
-    rejected = page[page.index("Drafts that failed") : page.index('id="sec-leakage"')]
+    rejected = page[page.index("Rejected drafts") : page.index('id="sec-leakage"')]
     assert "<b>length</b>: long" in rejected and "<b>leak</b>: thought 1 says" in rejected
 
 
 def test_leakage_names_categories_and_pairs(page):
     tables = Tables(page).rows_by_caption
     assert tables["Categories dropped"] == [["gear", "gears", "held_out", "same name, normalised", "8"]]
-    assert ["widget/0.png", "held_out plate/1.png", "same bytes"] in tables["Pairs that show one picture"]
+    assert ["widget/0.png", "held_out plate/1.png", "same bytes"] in tables["Pairs that show the same picture"]
     assert "none has images in both train and validation" in page
 
 
@@ -98,7 +98,7 @@ def test_parts_that_straddle_the_splits_are_named(copy):
 
 
 def test_auto_means_that_nobody_looked(page, rows, copy):
-    assert f"No person has looked at any of these {len(rows)} trajectories." in page
+    assert f"No person has reviewed any of these {len(rows)} trajectories." in page
     path = next(copy.indus_cot.glob("data/validation-*.parquet"))
     table = pq.read_table(path)
     for name, values in (
@@ -109,7 +109,7 @@ def test_auto_means_that_nobody_looked(page, rows, copy):
     pq.write_table(table, path)
     report(params(), copy)
     spoken = (copy.reports / "index.html").read_text()
-    assert f"A person has looked at {len(table)} of {len(rows)} trajectories" in spoken
+    assert f"A person has reviewed {len(table)} of {len(rows)} trajectories" in spoken
     assert "accepted by 2" in spoken
 
 
@@ -164,7 +164,7 @@ def test_damaged_inputs_are_named(copy):
         report(params(), copy)
     shard.write_bytes(whole)
     (copy.reports / "gates.json").write_text("{")
-    with pytest.raises(IndusCotError, match=r"gates\.json: no valid JSON"):
+    with pytest.raises(IndusCotError, match=r"gates\.json: invalid JSON"):
         report(params(), copy)
 
 

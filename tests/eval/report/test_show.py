@@ -41,7 +41,7 @@ def test_prints_every_turn_as_an_inspector_follows_it(corpus, rows, wide, capsys
     show(corpus, row.id, False)
     printed = capsys.readouterr().out
     order = [
-        row.id, f"{row.category}, view {row.view}", row.sample_id, row.split, "no person has looked",
+        row.id, f"{row.category}, view {row.view}", row.sample_id, row.split, "not reviewed by a person",
         f"200 x 160 px PNG, sha256 {row.image_sha256}", "thought 1", "crop", "[200, 0, 600, 700]",
         "Crop of [200, 0, 600, 700]", "px PNG, sha256", "thought 2", "prior", "category", row.category,
         "thought 3", "enhance", "clahe", "thought 4", "measure", "[[100, 200], [800, 400], [500, 900]]", "grey",
@@ -105,7 +105,7 @@ def test_without_an_id_some_row_is_shown(corpus, rows, wide, capsys):
 
 
 def test_several_matches_are_listed(corpus, rows):
-    with pytest.raises(IndusCotError, match=r"fits 22 trajectories.*be more precise") as caught:
+    with pytest.raises(IndusCotError, match=r"matches 22 trajectories.*be more precise") as caught:
         show(corpus, "mine/", False)
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == 21 and lines[-1].strip() == "… and 2 more"
@@ -114,7 +114,7 @@ def test_several_matches_are_listed(corpus, rows):
 
 def test_no_match_names_what_is_close(corpus, rows):
     wrong = rows[0].id[:-1] + "#"
-    with pytest.raises(IndusCotError, match=r"has that id.*close to it") as caught:
+    with pytest.raises(IndusCotError, match=r"has that id.*similar ids") as caught:
         show(corpus, wrong, False)
     assert str(caught.value).splitlines()[1].strip() == rows[0].id
 

@@ -94,7 +94,7 @@ def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
 def test_the_proof_is_told_with_what_did_not_hold(trained):
     page = (trained.reports / "index.html").read_text("utf-8")
     tables = Tables(page).rows_by_caption
-    assert tables["What had to hold"] == [
+    assert tables["Claims"] == [
         ["GRPO beats SFT", "balanced accuracy", "0.500 [0.250, 0.750]", "yes"],
         ["tools beat none", "reward", "0.500 [-0.100, 0.750]", "no"],
     ]
@@ -123,7 +123,7 @@ def test_a_training_under_way_shows_its_curve_and_a_damaged_one_is_named(trained
     page = (copy.reports / "index.html").read_text("utf-8")
     assert "there are no final figures yet" in page and 'id="sft-1-d"' in page
     (copy.reports / "sft" / "curve.csv").write_text("step,loss\n1,two\n")
-    with pytest.raises(IndusCotError, match=r"sft/curve\.csv: no curve .* run `indus-cot sft` again"):
+    with pytest.raises(IndusCotError, match=r"sft/curve\.csv: invalid curve .* run `indus-cot sft` again"):
         report(params(), copy)
 
 
