@@ -170,7 +170,7 @@ def test_faulty_completions_have_no_verdict(written: str, fault: str) -> None:
 
 def test_unknown_tools_are_calls_and_faults() -> None:
     found = read_completion('<think>So.</think><tool_call>{"name": "zoom", "arguments": {}}</tool_call>')
-    assert [call.tool for call in found.calls] == ["zoom"] and found.faults[0].startswith("a call of no tool")
+    assert [call.tool for call in found.calls] == ["zoom"] and found.faults[0].startswith("a call of an unknown tool")
 
 
 def test_rewards_score_plain_messages() -> None:
