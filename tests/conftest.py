@@ -1,4 +1,4 @@
-"""Fixtures of more than one test file."""
+"""Order and markers of the tests, and fixtures that several folders share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,11 @@ from tests.helpers.made_once import made_once
 if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
 
-# The same examples in every run, however slow the machine; `pytest -m hypothesis --hypothesis-profile default` looks
-# for new ones.
+# Use the same examples in every run, without deadlines. `pytest -m hypothesis --hypothesis-profile default` tries new
+# ones.
 hypothesis.settings.load_profile("ci")
 
-LONGEST = (
+SLOWEST = (
     "annotation/test_review_faults.py",
     "indus_cot/test_pipeline.py",
     "annotation/test_review_browser.py",
@@ -40,51 +40,51 @@ LONGEST = (
     "eval/test_parse.py",
     "eval/report/",
 )
-"""Files of minutes, and folders whose files share a fixture: beginnings of paths below ``tests``, the longest first."""
+"""Path prefixes below ``tests`` of slow files and of folders with a shared fixture, the slowest first."""
 
 MARKED = {
     "server": ("label_studio", "hub_server", "s3"),
     "browser": ("browser", "chromium"),
     "train": ("policy",),
 }
-"""Markers of the tests that use one of these fixtures, directly or by way of another."""
+"""Markers of tests that use one of these fixtures, directly or indirectly."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they use, and begin with what takes longest.
+    """Mark tests by the fixtures they use, and start with the slowest files.
 
-    A file stays on one worker, and a long one at the end would leave the others idle.
+    All tests of a file run on one worker, so a slow file at the end would leave the others idle.
     """
     for item in items:
         for marker, fixtures in MARKED.items():
-            if not _fixtures(item).isdisjoint(fixtures):
+            if not _list_fixtures(item).isdisjoint(fixtures):
                 item.add_marker(marker)
-        if _uses_a_server(item):
+        if _uses_server(item):
             item.add_marker("server")
-    items.sort(key=_rank)
+    items.sort(key=_get_rank)
 
 
-def _fixtures(item: pytest.Item) -> set[str]:
-    """Names of the fixtures that the test uses, without those of its parameters."""
+def _list_fixtures(item: pytest.Item) -> set[str]:
+    """Return the names of the fixtures that the test uses, without its parameters."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return set(getattr(item, "fixturenames", ())) - set(parameters)
 
 
-def _uses_a_server(item: pytest.Item) -> bool:
-    """Whether the test's module imports anything from ``tests/servers``."""
+def _uses_server(item: pytest.Item) -> bool:
+    """Return whether the test's module imports anything from ``tests/servers``."""
     values = vars(getattr(item, "module", None) or object).values()
     return any(str(getattr(value, "__module__", "")).startswith("tests.servers.") for value in values)
 
 
-def _rank(item: pytest.Item) -> int:
+def _get_rank(item: pytest.Item) -> int:
     path = item.path.relative_to(Path(__file__).parent).as_posix()
-    return next((place for place, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+    return next((number for number, prefix in enumerate(SLOWEST) if path.startswith(prefix)), len(SLOWEST))
 
 
 @pytest.fixture(scope="session")
 def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]":
-    """A small corpus and a tiny model, ``tiny``, made from its words; to be read only."""
-    # Imported here: most test files need no torch.
+    """A small corpus and a tiny model, ``tiny``, with its vocabulary; read-only."""
+    # Import here: most test files do not need torch.
     import datasets
 
     from cot_builder.storage.workspace import Workspace
@@ -98,7 +98,7 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
 
 @pytest.fixture(scope="session")
 def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small corpus and a tiny policy; not to be written to."""
+    """A folder with the small corpus and a tiny policy; read-only."""
     from tests.helpers.small_policy import build
 
     return made_once(tmp_path_factory, "policy", lambda folder: build(folder, trainable))

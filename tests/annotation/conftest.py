@@ -1,4 +1,4 @@
-"""A running Label Studio, and projects with drafts to review."""
+"""Fixtures with a running Label Studio and projects with drafts to review."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ __all__ = ["label_studio"]
 
 @pytest.fixture(scope="session")
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with drafts, to be copied."""
+    """A project with drafts, which tests copy."""
     from tests.helpers.review_project import new_drafts
 
     return new_drafts(tmp_path_factory.mktemp("review"))
@@ -25,7 +25,7 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(drafted: Path, tmp_path: Path, label_studio: Server) -> "Project":
-    """A copy of the project with drafts, and its own project on the server."""
+    """A copy of the project with drafts, with its own project on the server."""
     from tests.helpers.review_project import Project
 
     return Project(Path(shutil.copytree(drafted, tmp_path / "project", symlinks=True)), label_studio)

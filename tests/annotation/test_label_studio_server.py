@@ -1,4 +1,4 @@
-"""`annotation.server`: a real Label Studio is started, used, stopped, interrupted and started again."""
+"""`annotation.server` with a real Label Studio: starts, stops, interruptions and restarts."""
 
 import json
 import os
@@ -40,18 +40,18 @@ CONFIG = (
 PNG = bytes.fromhex("89504e470d0a1a0a") + b"not decoded by anything here"
 
 
-def run(folder: Path, port: int, database: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_serve(folder: Path, port: int, database: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         serve_command(folder, port, database), capture_output=True, text=True, timeout=120, check=False
     )
 
 
-def listens(port: int) -> bool:
+def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_says_where_to_log_in_and_the_account_works_in_the_page_and_in_the_sdk(label_studio):
+def test_printed_account_works(label_studio):
     printed = label_studio.printed
     assert label_studio.url in printed and label_studio.email in printed
     assert str(label_studio.folder / "admin.json") in printed and "warning" not in printed
@@ -64,7 +64,7 @@ def test_says_where_to_log_in_and_the_account_works_in_the_page_and_in_the_sdk(l
         assert page.get("/api/current-user/whoami").json()["email"] == label_studio.email
 
 
-def test_the_secrets_are_in_a_file_of_the_owner_only_and_nowhere_else(label_studio):
+def test_secrets_are_only_in_private_file(label_studio):
     path = label_studio.folder / "admin.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert re.fullmatch("[0-9a-f]{40}", label_studio.token) and len(label_studio.password) >= 20
@@ -74,7 +74,7 @@ def test_the_secrets_are_in_a_file_of_the_owner_only_and_nowhere_else(label_stud
         assert not any(secret in text for text in (label_studio.printed, log, command_lines))
 
 
-def test_nobody_signs_up_and_nobody_else_reaches_it(label_studio):
+def test_server_is_closed_to_others(label_studio):
     answer = httpx.post(f"{label_studio.url}/user/signup/", data={"email": "a@example.com", "password": "x" * 20})
     assert answer.status_code == 403
     with pytest.raises(ApiError) as refused:
@@ -89,7 +89,7 @@ def test_nobody_signs_up_and_nobody_else_reaches_it(label_studio):
     assert addresses == {"127.0.0.1"}
 
 
-def test_an_image_is_served_to_a_person_once_a_storage_covers_it(label_studio):
+def test_image_needs_storage_and_account(label_studio):
     (label_studio.images / "set").mkdir()
     (label_studio.images / "set" / "a.png").write_bytes(PNG)
     address = f"{label_studio.url}/data/local-files/?d=set/a.png"
@@ -107,30 +107,30 @@ def test_an_image_is_served_to_a_person_once_a_storage_covers_it(label_studio):
     assert outside.is_error and label_studio.token not in outside.text
 
 
-def stops_whole(server: Server, number: int) -> None:
-    """The signal ends every process, and the command says so."""
+def check_stop(server: Server, number: int) -> None:
+    """Check that the signal ends every process, and that the command prints so."""
     alive = list_processes(server)
     assert len(alive) > 1
     assert server.stop(number) == 0
     assert "has stopped" in server.printed
-    assert not psutil.wait_procs(alive, timeout=5)[1] and not listens(server.port)
+    assert not psutil.wait_procs(alive, timeout=5)[1] and not is_listening(server.port)
 
 
-def test_a_signal_ends_every_process_and_the_next_start_has_everything(label_studio):
+def test_restart_after_signal_keeps_data(label_studio):
     account = label_studio.account
     project = label_studio.client().projects.create(title="kept", label_config=CONFIG)
-    stops_whole(label_studio, signal.SIGHUP)
+    check_stop(label_studio, signal.SIGHUP)
     label_studio.start()
     assert label_studio.account == account and "first time" not in label_studio.printed
     assert label_studio.client().projects.get(project.id).title == "kept"
 
 
-def test_a_second_server_in_the_same_folder_is_refused(label_studio):
-    second = run(label_studio.folder, free_port())
+def test_second_server_in_folder_is_refused(label_studio):
+    second = run_serve(label_studio.folder, free_port())
     assert second.returncode == 1 and "a Label Studio is running there" in second.stderr
 
 
-def test_a_first_start_that_was_interrupted_is_made_good(label_studio):
+def test_interrupted_first_start_is_repaired(label_studio):
     left = json.loads((label_studio.folder / INTERRUPTED).read_text())
     assert (left["code"], left["processes"]) == (0, 0)
     assert "first time" in left["printed"] and "Label Studio runs at" not in left["printed"]
@@ -139,7 +139,7 @@ def test_a_first_start_that_was_interrupted_is_made_good(label_studio):
     assert (label_studio.folder / DATABASE).with_name(f"unfinished-{DATABASE.name}").exists()
 
 
-def test_a_server_that_ends_by_itself_is_told_with_the_end_of_its_log(tmp_path):
+def test_crashed_server_quotes_its_log(tmp_path):
     server = new_server(tmp_path / "server")
     server.start()
     for process in list_processes(server)[1:]:
@@ -148,12 +148,12 @@ def test_a_server_that_ends_by_itself_is_told_with_the_end_of_its_log(tmp_path):
     assert "ended by itself" in server.printed and "/health/" in server.printed
 
 
-def test_a_taken_port_is_one_message_before_anything_is_made(tmp_path):
+def test_used_port_is_one_message(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        ended = run(tmp_path / "server", port)
+        ended = run_serve(tmp_path / "server", port)
     assert ended.returncode == 1 and not (tmp_path / "server").exists()
     assert ended.stderr.count("\n") == 1 and f"port {port}" in ended.stderr and "another port" in ended.stderr
 
@@ -177,13 +177,13 @@ def test_an_impossible_port_is_refused(tmp_path, port):
         "",
     ],
 )
-def test_another_database_is_refused_and_its_password_not_repeated(tmp_path, url):
+def test_refused_database_hides_password(tmp_path, url):
     with pytest.raises(IndusCotError, match="postgresql://user:password@host:port/name") as refused:
         serve(tmp_path / "server", free_port(), database=url)
     assert "hunter2" not in str(refused.value) and not (tmp_path / "server").exists()
 
 
-def test_the_administrator_of_a_folder_without_a_server_is_an_error(tmp_path):
+def test_folder_without_server_has_no_account(tmp_path):
     with pytest.raises(IndusCotError, match="indus-cot review serve"):
         read_admin(tmp_path)
 
@@ -201,34 +201,34 @@ def test_the_administrator_of_a_folder_without_a_server_is_an_error(tmp_path):
         json.dumps({"email": "admin@localhost", "password": "x", "token": None}),
     ],
 )
-def test_a_damaged_account_is_one_message(tmp_path, text):
+def test_damaged_account_is_one_message(tmp_path, text):
     (tmp_path / "admin.json").write_text(text)
     with pytest.raises(IndusCotError, match=r"admin\.json: cannot be read as"):
         read_admin(tmp_path)
 
 
-def test_a_start_with_a_damaged_or_a_lost_account_stops_before_the_server(tmp_path):
+def test_damaged_or_lost_account_prevents_start(tmp_path):
     server = new_server(tmp_path / "server")
     account = server.folder / "admin.json"
     account.write_text("{")
-    damaged = run(server.folder, server.port)
+    damaged = run_serve(server.folder, server.port)
     account.unlink()
-    lost = run(server.folder, server.port)
+    lost = run_serve(server.folder, server.port)
     for ended, message in ((damaged, "cannot be read as"), (lost, "missing, although")):
         assert ended.returncode == 1 and message in ended.stderr and "Traceback" not in ended.stderr
     assert not account.exists() and not (server.folder / "server.log").exists()
 
 
-def test_a_token_that_the_server_does_not_know_is_told(tmp_path):
+def test_unknown_token_gives_warning(tmp_path):
     server = new_server(tmp_path / "server")
     account = server.account
     (server.folder / "admin.json").write_text(json.dumps(account._replace(token="0" * 40)._asdict()))
     server.start()
     wait_until(lambda: "does not accept the token" in server.printed)
-    stops_whole(server, signal.SIGTERM)
+    check_stop(server, signal.SIGTERM)
 
 
-def test_waiting_ends_at_the_deadline_or_when_there_is_nothing_to_wait_for():
+def test_waiting_ends_at_deadline_or_exit():
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(IndusCotError, match="no Label Studio answers there"):
         wait_until_ready(url, 0.3)
@@ -237,7 +237,7 @@ def test_waiting_ends_at_the_deadline_or_when_there_is_nothing_to_wait_for():
 
 @pytest.fixture
 def small_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock of one small package in place of the server's 160."""
+    """A lock file with one small package instead of the server's 160."""
     lock = tmp_path / "small.lock"
     entry = re.search(r"^wrapt==[^\n]*\n(?: +--hash=[^\n]*\n)+", product.LOCK.read_text(), re.MULTILINE)
     assert entry is not None
@@ -246,9 +246,9 @@ def small_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return lock
 
 
-def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_lock):
+def test_changed_lock_rebuilds_environment(tmp_path, small_lock):
     python = install(tmp_path / "env")
-    assert imports_wrapt(python)
+    assert can_import_wrapt(python)
     kept = tmp_path / "env" / "kept"
     kept.touch()
     install(tmp_path / "env")
@@ -258,20 +258,20 @@ def test_the_environment_is_made_once_and_anew_for_another_lock(tmp_path, small_
     assert not kept.exists()
 
 
-def imports_wrapt(python: Path) -> bool:
+def can_import_wrapt(python: Path) -> bool:
     return subprocess.run([python, "-c", "import wrapt"], check=False).returncode == 0
 
 
-def test_pip_makes_the_environment_where_there_is_no_uv(tmp_path, small_lock, monkeypatch):
-    # An interpreter with no uv beside it.
+def test_pip_builds_environment_without_uv(tmp_path, small_lock, monkeypatch):
+    # An interpreter without uv beside it.
     (tmp_path / "bin").mkdir()
     alone = tmp_path / "bin" / "python"
     alone.symlink_to(Path(sys.executable).resolve())
     monkeypatch.setattr(sys, "executable", str(alone))
-    assert imports_wrapt(install(tmp_path / "env"))
+    assert can_import_wrapt(install(tmp_path / "env"))
 
 
-def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path, small_lock):
+def test_incomplete_environment_is_rebuilt(tmp_path, small_lock):
     wanted = small_lock.read_text()
     small_lock.write_text("wrapt @ file:///nowhere/wrapt-2.5.2-py3-none-any.whl\n")
     with pytest.raises(IndusCotError, match="could not be installed"):
@@ -280,30 +280,30 @@ def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path, small_loc
     python = install(tmp_path / "env", lambda: True)
     assert not (tmp_path / "env" / ".installed").exists()
     assert install(tmp_path / "env") == python
-    assert imports_wrapt(python)
+    assert can_import_wrapt(python)
 
 
-def test_package_with_another_hash_is_refused(tmp_path, small_lock):
+def test_wrong_package_hash_is_refused(tmp_path, small_lock):
     small_lock.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", small_lock.read_text()))
     with pytest.raises(IndusCotError, match="could not be installed"):
         install(tmp_path / "env")
     assert not (tmp_path / "env" / ".installed").exists()
 
 
-def postgres_programs() -> Path | None:
+def find_postgres_programs() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     return found[-1].parent if found else None
 
 
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[str]:
-    """A real PostgreSQL on loopback; the address of its empty database."""
-    programs = postgres_programs()
+    """The address of an empty database of a real PostgreSQL on loopback."""
+    programs = find_postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed here")
     # PostgreSQL refuses to run as root.
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    # pytest's own folder is closed to other users.
+    # Other users cannot read pytest's temporary folder.
     folder, port = Path(tempfile.mkdtemp(prefix="indus-cot-postgres-")), free_port()
     try:
         if as_user:
@@ -311,27 +311,27 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         (folder / "password").write_text("p@ss/wörd")
         (folder / "password").chmod(0o644)
 
-        def call(program: str, *arguments: str) -> None:
+        def run_program(program: str, *arguments: str) -> None:
             subprocess.run(
                 [*as_user, programs / program, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL
             )
 
         cluster = str(folder / "cluster")
-        call(
+        run_program(
             "initdb", "-D", cluster, "-U", "reviewer", "--auth=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8",
             "--pwfile", str(folder / "password"),
         )  # fmt: skip
         options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-        call("pg_ctl", "-D", cluster, "-w", "-l", str(folder / "log"), "-o", options, "start")
+        run_program("pg_ctl", "-D", cluster, "-w", "-l", str(folder / "log"), "-o", options, "start")
         try:
             yield f"postgresql://reviewer:p%40ss%2Fw%C3%B6rd@127.0.0.1:{port}/postgres"
         finally:
-            call("pg_ctl", "-D", cluster, "-w", "-m", "immediate", "stop")
+            run_program("pg_ctl", "-D", cluster, "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder)
 
 
-def test_postgresql_holds_the_projects_in_place_of_sqlite(tmp_path, postgres):
+def test_postgresql_replaces_sqlite(tmp_path, postgres):
     install_environment()
     server = Server(tmp_path / "server", database=postgres)
     for start in range(2):
@@ -343,6 +343,6 @@ def test_postgresql_holds_the_projects_in_place_of_sqlite(tmp_path, postgres):
                 client.projects.create(title="in PostgreSQL", label_config=CONFIG)
             assert [project.title for project in client.projects.list()] == ["in PostgreSQL"]
         finally:
-            stops_whole(server, signal.SIGINT)
+            check_stop(server, signal.SIGINT)
     assert not list(server.folder.rglob("*.sqlite3"))
     assert "p@ss" not in server.printed + (server.folder / "server.log").read_text()

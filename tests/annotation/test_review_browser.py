@@ -1,4 +1,4 @@
-"""An expert at the review page in a real browser: what they did comes back, and nothing else does."""
+"""An expert at the review page in a real browser: exactly their edits are pulled."""
 
 import json
 import shutil
@@ -23,9 +23,9 @@ from tests.helpers.review_project import Project, change_draft, reworded, uids
 from tests.servers.label_studio_server import Server
 
 SHIFT = 40
-"""How far a box or a region is moved, of 1000."""
+"""Distance by which a box or a region is moved, in 0-1000."""
 NEAR = 4
-"""How exactly a mouse moves it: a pixel of the screen is 1.5 of 1000, and a drag begins after a few."""
+"""Tolerance of a mouse drag, in 0-1000: a screen pixel is 1.5, and a drag starts after a few pixels."""
 SCROLLED = """() => [...document.querySelectorAll('html, body, .review-left')]
   .filter(part => part.scrollHeight > part.clientHeight + 1 || part.scrollWidth > part.clientWidth + 1)
   .map(part => part.className || part.tagName)"""
@@ -51,35 +51,35 @@ def expert(browser: Browser, project: Project) -> Iterator[Expert]:
     somebody.page.close()
 
 
-def trajectory(project: Project, uid: str) -> Trajectory:
+def read_trajectory(project: Project, uid: str) -> Trajectory:
     (row,) = (draft for draft in project.drafts().iter_rows(named=True) if draft["draft_id"] == uid)
     return Trajectory.model_validate_json(row["trajectory"])
 
 
-def crop(found: Trajectory) -> int:
-    """The first turn that crops a region."""
+def find_crop_turn(found: Trajectory) -> int:
+    """Return the number of the first turn that crops a region."""
     return next(i for i, turn in enumerate(found.turns) if turn.call and turn.call.tool == "crop")
 
 
-def region(turn: Turn) -> list[int]:
+def get_region(turn: Turn) -> list[int]:
     assert turn.call is not None
     return list(turn.call.arguments["region"])
 
 
-def changed(review: Review) -> dict[str, tuple[str, str]]:
+def get_changes(review: Review) -> dict[str, tuple[str, str]]:
     return {change.field: (change.before, change.after) for change in review.changes}
 
 
-def near(found: list[int], wanted: list[int]) -> bool:
+def is_near(found: list[int], wanted: list[int]) -> bool:
     return max(abs(one - other) for one, other in zip(found, wanted, strict=True)) <= NEAR
 
 
-def pixels(image: dict[str, Any]) -> np.ndarray:
+def decode_pixels(image: dict[str, Any]) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(image["bytes"], np.uint8), cv2.IMREAD_COLOR)
 
 
-def unlike(shown: np.ndarray, whole: np.ndarray, box: list[int]) -> float:
-    """Mean difference in grey levels between what a tool returned and that box of the image."""
+def compute_difference(shown: np.ndarray, whole: np.ndarray, box: list[int]) -> float:
+    """Return the mean grey-level difference between an image from a tool and a box of the inspected image."""
     x1, y1, x2, y2 = to_pixels((box[0], box[1], box[2], box[3]), whole.shape[1], whole.shape[0])
     cut = cv2.resize(whole[y1:y2, x1:x2], (shown.shape[1], shown.shape[0]), interpolation=cv2.INTER_CUBIC)
     return float(np.abs(shown.astype(int) - cut).mean())
@@ -87,27 +87,27 @@ def unlike(shown: np.ndarray, whole: np.ndarray, box: list[int]) -> float:
 
 @dataclass
 class Work:
-    """What an expert did to every draft of a project, each edit to a draft of its own, and where it is now."""
+    """The edits of an expert to the drafts of a project, each to a different draft."""
 
     project: Project
     before: dict[str, Trajectory]
     """The drafts, by id."""
     roles: dict[str, str]
-    """Draft by what was done to it; the others were accepted untouched."""
+    """Draft by kind of edit; the other drafts are accepted unedited."""
     wanted: dict[str, Any]
-    """What the edits make, by role."""
+    """Expected result of each edit, by role."""
     order: list[str]
     """Drafts in the order the label stream showed them."""
     seconds: float
-    """Wall time of all."""
+    """Wall time of the whole review."""
 
-    def region(self, role: str) -> list[int]:
-        """What the draft's crop looked at."""
+    def get_region(self, role: str) -> list[int]:
+        """Return the region of the draft's first crop."""
         found = self.before[self.roles[role]]
-        return region(found.turns[crop(found)])
+        return get_region(found.turns[find_crop_turn(found)])
 
     def expected(self, edited: str, refused: str, other: str) -> dict[str, str]:
-        """A word for each draft."""
+        """Return the expected verdict of each draft."""
         words = dict.fromkeys(self.before, other) | dict.fromkeys(self.edited, edited)
         return words | {self.roles["refuse"]: refused}
 
@@ -116,29 +116,29 @@ class Work:
         return {uid for role, uid in self.roles.items() if role != "refuse"}
 
 
-def plan(project: Project) -> Work:
-    """Choose who is who, and spoil what is to be mended: the gates refuse a type or a place that is not right."""
+def plan_edits(project: Project) -> Work:
+    """Choose a draft for each edit, and spoil those to be corrected: the gates reject a wrong type or place."""
     roles = dict(zip(("word", "move", "type", "call", "region"), uids(project), strict=False))
     roles["refuse"] = uids(project, answer="No")[0]
-    verdicts = {role: trajectory(project, uid).verdict for role, uid in roles.items()}
+    verdicts = {role: read_trajectory(project, uid).verdict for role, uid in roles.items()}
     box, kind = list(verdicts["move"].boxes[0]), verdicts["type"].defect_type
     wrong = {"move": {"boxes": [[side + SHIFT for side in box]]}, "type": {"defect_type": "dent"}}
     assert kind != "dent"
     for role, error in wrong.items():
         verdict = Verdict.model_validate(verdicts[role].model_dump() | error)
         change_draft(project, roles[role], lambda draft, put=verdict: draft.model_copy(update={"verdict": put}))
-    before = {uid: trajectory(project, uid) for uid in project.drafts()["draft_id"]}
+    before = {uid: read_trajectory(project, uid) for uid in project.drafts()["draft_id"]}
     work = Work(project, before, roles, {"move": box, "type": kind}, [], 0.0)
-    x1, y1, x2, y2 = work.region("call")
+    x1, y1, x2, y2 = work.get_region("call")
     work.wanted["call"] = [max(0, x1 - 30), max(0, y1 - 20), min(SCALE, x2 + 10), min(SCALE, y2 + 20)]
-    x1, y1, x2, y2 = work.region("region")
+    x1, y1, x2, y2 = work.get_region("region")
     work.wanted["region"] = [x1 - SHIFT // 2, y1 + SHIFT // 2, x2 - SHIFT // 2, y2 + SHIFT // 2]
     work.wanted["word"] = f"{before[roles['word']].turns[0].thought} It's plain & odd 🔩 שלום."
     return work
 
 
-def edit(expert: Expert, work: Work, role: str) -> str:
-    """Do one edit on the page; the verdict that goes with it."""
+def apply_edit(expert: Expert, work: Work, role: str) -> str:
+    """Make one edit on the page; return the verdict that goes with it."""
     if role == "word":
         expert.write("think_0", work.wanted[role])
         expert.rate(0, 4)
@@ -151,27 +151,27 @@ def edit(expert: Expert, work: Work, role: str) -> str:
         expert.choose_type(work.wanted[role])
     elif role == "call":
         call = {"tool": "crop", "arguments": {"region": work.wanted[role]}}
-        expert.write(f"call_{crop(work.before[work.roles[role]])}", json.dumps(call))
+        expert.write(f"call_{find_crop_turn(work.before[work.roles[role]])}", json.dumps(call))
     elif role == "region":
-        # By a corner, which the defect inside it does not cover.
-        (left, _, _, bottom), (new_left, _, _, new_bottom) = work.region(role), work.wanted[role]
+        # Drag at a corner, which the defect inside the region does not cover.
+        (left, _, _, bottom), (new_left, _, _, new_bottom) = work.get_region(role), work.wanted[role]
         expert.drag((left + 6, bottom - 6), (new_left + 6, new_bottom - 6))
     return {"": "accept", "refuse": "reject"}.get(role, "fixed")
 
 
 @pytest.fixture(scope="module")
 def work(browser: Browser, drafted: Path, label_studio: Server, tmp_path_factory: pytest.TempPathFactory) -> Work:
-    """A whole queue reviewed in the browser and pulled."""
+    """All drafts of a project, reviewed in the browser and pulled."""
     started = time.monotonic()
     folder = tmp_path_factory.mktemp("reviewed") / "project"
-    work = plan(Project(Path(shutil.copytree(drafted, folder, symlinks=True)), label_studio))
+    work = plan_edits(Project(Path(shutil.copytree(drafted, folder, symlinks=True)), label_studio))
     work.project.ok("review", "push")
     roles = {uid: role for role, uid in work.roles.items()}
     expert = Expert(browser, label_studio)
     task = expert.begin(work.project.number)
     while task:
         work.order.append(task["uid"])
-        verdict = edit(expert, work, roles.get(task["uid"], ""))
+        verdict = apply_edit(expert, work, roles.get(task["uid"], ""))
         expert.tick(verdict)
         if verdict == "reject":
             expert.page.get_by_role("checkbox", name="poor reasoning").check(force=True)
@@ -183,12 +183,12 @@ def work(browser: Browser, drafted: Path, label_studio: Server, tmp_path_factory
     return work
 
 
-def test_the_label_stream_shows_every_draft_once_in_the_order_of_the_queue(work: Work) -> None:
+def test_label_stream_follows_queue(work: Work) -> None:
     priority = {uid: task["data"]["priority"] for uid, task in work.project.tasks().items()}
     assert work.order == sorted(work.before, key=lambda uid: (-priority[uid], uid))
 
 
-def test_pull_shows_exactly_what_the_expert_did(work: Work) -> None:
+def test_pull_records_exact_edits(work: Work) -> None:
     reviews = work.project.reviews()
     assert {uid: row.verdict for uid, row in reviews.items()} == work.expected("fixed", "rejected", "accepted")
     assert {uid: row.problems for uid, row in reviews.items()} == {uid: [] for uid in work.before}
@@ -200,36 +200,36 @@ def test_pull_shows_exactly_what_the_expert_did(work: Work) -> None:
     said = {uid: (row.evidence_rating, row.logic_rating, row.comment) for uid, row in reviews.items()}
     assert said == dict.fromkeys(work.before, (None, None, "")) | {work.roles["word"]: (4, 2, COMMENT)}
 
-    changes = {role: changed(reviews[uid]) for role, uid in work.roles.items()}
+    changes = {role: get_changes(reviews[uid]) for role, uid in work.roles.items()}
     assert {uid for uid, row in reviews.items() if row.changes} == work.edited
     thought = work.before[work.roles["word"]].turns[0].thought
     assert changes["word"] == {"turns.0.thought": (thought, work.wanted["word"])}
     assert changes["type"] == {"verdict.defect_type": ("dent", work.wanted["type"])}
     ((field, (old, new)),) = changes["move"].items()
     assert (field, json.loads(old)) == ("verdict.boxes", [[side + SHIFT for side in work.wanted["move"]]])
-    assert near(json.loads(new)[0], work.wanted["move"])
+    assert is_near(json.loads(new)[0], work.wanted["move"])
 
 
 @pytest.mark.parametrize("role", ["call", "region"])
-def test_an_edited_crop_looks_at_the_new_region(work: Work, role: str) -> None:
+def test_edited_crop_shows_new_region(work: Work, role: str) -> None:
     uid = work.roles[role]
-    number = crop(work.before[uid])
-    ((field, (old, new)),) = changed(work.project.reviews()[uid]).items()
+    number = find_crop_turn(work.before[uid])
+    ((field, (old, new)),) = get_changes(work.project.reviews()[uid]).items()
     assert field == f"turns.{number}.call"
-    assert json.loads(old)["arguments"] == {"region": work.region(role)}
+    assert json.loads(old)["arguments"] == {"region": work.get_region(role)}
     chosen = json.loads(new)["arguments"]["region"]
-    assert chosen == work.wanted[role] if role == "call" else near(chosen, work.wanted[role])
-    row = rows(work)[uid.rpartition("#")[0]]
-    # The inspected image, then one for each observation that has one.
+    assert chosen == work.wanted[role] if role == "call" else is_near(chosen, work.wanted[role])
+    row = read_corpus(work)[uid.rpartition("#")[0]]
+    # Images of a row: the inspected one, then those of the observations.
     place = 1 + sum(
         bool(turn.observation and turn.observation.image_sha256) for turn in work.before[uid].turns[:number]
     )
-    whole, shown = pixels(row["images"][0]), pixels(row["images"][place])
-    assert unlike(shown, whole, chosen) < 1 < unlike(shown, whole, work.region(role))
+    whole, shown = decode_pixels(row["images"][0]), decode_pixels(row["images"][place])
+    assert compute_difference(shown, whole, chosen) < 1 < compute_difference(shown, whole, work.get_region(role))
 
 
-def test_the_corpus_holds_what_the_expert_did(work: Work) -> None:
-    found = rows(work)
+def test_corpus_contains_expert_edits(work: Work) -> None:
+    found = read_corpus(work)
     expected = {uid.rpartition("#")[0]: word for uid, word in work.expected("fixed", "", "accepted").items() if word}
     assert {name: row["review_status"] for name, row in found.items()} == expected
     reviews = {uid.rpartition("#")[0]: row for uid, row in work.project.reviews().items()}
@@ -237,16 +237,16 @@ def test_the_corpus_holds_what_the_expert_did(work: Work) -> None:
     assert "all equal" in work.project.ok("verify")
 
 
-def rows(work: Work) -> dict[str, dict[str, Any]]:
-    """The corpus by sample."""
+def read_corpus(work: Work) -> dict[str, dict[str, Any]]:
+    """Return the rows of the corpus, by sample."""
     return {row["sample_id"]: row for row in work.project.corpus().iter_rows(named=True)}
 
 
-def test_text_of_a_teacher_is_no_html_and_comes_back_as_it_was(project: Project, expert: Expert) -> None:
+def test_teacher_text_is_never_html(project: Project, expert: Expert) -> None:
     project.ok("review", "push")
-    first, second = (task["data"]["uid"] for task in in_order(project)[:2])
+    first, second = (task["data"]["uid"] for task in sort_tasks(project)[:2])
     for uid, text in ((first, HOSTILE), (second, "x" * 5_000 + " 😀" * 2_500)):
-        change_draft(project, uid, lambda draft, text=text: spoiled(draft, text))
+        change_draft(project, uid, lambda draft, text=text: replace_texts(draft, text))
     project.ok("review", "push")
     task = expert.begin(project.number)
     assert task["uid"] == first
@@ -264,12 +264,12 @@ def test_text_of_a_teacher_is_no_html_and_comes_back_as_it_was(project: Project,
     }
 
 
-def in_order(project: Project) -> list[dict[str, Any]]:
+def sort_tasks(project: Project) -> list[dict[str, Any]]:
     return sorted(project.tasks().values(), key=lambda task: -task["data"]["priority"])
 
 
-def spoiled(draft: Trajectory, text: str) -> Trajectory:
-    """The draft with the text in its first thought and in what its first tool said."""
+def replace_texts(draft: Trajectory, text: str) -> Trajectory:
+    """Return the draft with ``text`` as its first thought and as the text of its first observation."""
     draft = reworded(draft, text)
     first = draft.turns[0]
     if first.observation is None:
@@ -278,7 +278,7 @@ def spoiled(draft: Trajectory, text: str) -> Trajectory:
     return draft.model_copy(update={"turns": [first.model_copy(update={"observation": told}), *draft.turns[1:]]})
 
 
-def test_no_key_that_somebody_types_changes_an_answer(project: Project, expert: Expert) -> None:
+def test_typed_keys_change_no_answer(project: Project, expert: Expert) -> None:
     project.ok("review", "push")
     expert.begin(project.number)
     before = expert.answers()
@@ -306,13 +306,13 @@ def test_no_key_that_somebody_types_changes_an_answer(project: Project, expert: 
 
 
 @pytest.mark.parametrize("size", [LARGE, SMALL], ids=["1920x1080", "1366x768"])
-def test_what_decides_is_in_view_without_scrolling(
+def test_verdict_is_visible_without_scrolling(
     project: Project, browser: Browser, size: tuple[int, int], tmp_path: Path
 ) -> None:
     project.ok("review", "push")
     expert = Expert(browser, project.server, size)
     expert.begin(project.number)
-    # Pictures to look at, kept where pytest keeps what a test leaves.
+    # Screenshots for people, in pytest's temporary folder.
     expert.page.screenshot(path=tmp_path / "opened.png")
     for verdict in ("accept", "reject"):
         expert.tick(verdict)

@@ -1,4 +1,4 @@
-"""Several experts: who gets what, how far they agree, and who settles it; on a real server with accounts of their own."""
+"""Several experts: assignment, agreement and adjudication, on a real server with several accounts."""
 
 import json
 import re
@@ -36,43 +36,45 @@ TYPES = ("scratch", "dent", "crack", "stain", "hole")
 YES = Verdict(answer="Yes", boxes=[(100, 100, 300, 300)], defect_type="scratch")
 
 
-def params(*names: str, **changes: Any) -> Params:
+def load_review_params(*names: str, **changes: Any) -> Params:
     found = load_params(root=ROOT)
     return found.model_copy(update={"review": found.review.model_copy(update={"annotators": list(names), **changes})})
 
 
-def drafts(count: int) -> list[Draft]:
-    return [drafted_as(YES if number % 3 else Verdict(answer="No"), f"set/part/{number:04}") for number in range(count)]
+def build_drafts(count: int) -> list[Draft]:
+    return [
+        build_draft(YES if number % 3 else Verdict(answer="No"), f"set/part/{number:04}") for number in range(count)
+    ]
 
 
-def drafted_as(verdict: Verdict, sample: str = "set/part/0001") -> Draft:
+def build_draft(verdict: Verdict, sample: str = "set/part/0001") -> Draft:
     trajectory = Trajectory(turns=[Turn(thought=f"I look at {sample}.")], verdict=verdict)
     return draft(sample).model_copy(update=derive_columns(trajectory))
 
 
-def said(number: int, who: str, left: Verdict, unit: int = 0, **changes: Any) -> Review:
+def build_review(number: int, who: str, left: Verdict, unit: int = 0, **changes: Any) -> Review:
     text = Trajectory(turns=[Turn(thought="I look.")], verdict=left).model_dump_json()
     return review(
         number % 60, review_id=f"1/{number}", reviewer=who, trajectory=text, draft_sha256=f"{unit:064x}", **changes
     )
 
 
-# --- who gets what ------------------------------------------------------------------------------------
+# --- assignment --------------------------------------------------------------------------------------
 
 
-def test_one_project_has_everything_without_annotators() -> None:
-    rows = drafts(20)
-    (only,) = assign_drafts(rows, params().review, 0).values()
+def test_single_project_without_annotators() -> None:
+    rows = build_drafts(20)
+    (only,) = assign_drafts(rows, load_review_params().review, 0).values()
     assert [item.shown for item in only] == rows and not find_gold_originals({"": only})
 
 
 @pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(2, 5), st.sampled_from([0.0, 0.2, 1.0]), st.sampled_from([0.0, 0.1]), st.integers(0, 9))
-def test_every_draft_has_one_true_page_or_all(count: int, overlap: float, gold: float, seed: int) -> None:
+def test_draft_has_one_page_or_all(count: int, overlap: float, gold: float, seed: int) -> None:
     names = [f"expert{number}@example.org" for number in range(count)]
-    rows = drafts(60)
-    given = assign_drafts(rows, params(*names, overlap_share=overlap, gold_share=gold).review, seed)
+    rows = build_drafts(60)
+    given = assign_drafts(rows, load_review_params(*names, overlap_share=overlap, gold_share=gold).review, seed)
     true = Counter(item.draft.draft_id for items in given.values() for item in items if item.shown is item.draft)
     shared = {item.draft.draft_id for items in given.values() for item in items if item.shared}
     assert {uid: true[uid] for uid in true} == {row.draft_id: count if row.draft_id in shared else 1 for row in rows}
@@ -81,9 +83,9 @@ def test_every_draft_has_one_true_page_or_all(count: int, overlap: float, gold: 
     assert not find_gold_originals(given) or gold
 
 
-def test_shares_are_what_they_say() -> None:
-    rows = drafts(4000)
-    given = assign_drafts(rows, params(*EXPERTS, overlap_share=0.2, gold_share=0.05).review, 0)
+def test_assignment_shares() -> None:
+    rows = build_drafts(4000)
+    given = assign_drafts(rows, load_review_params(*EXPERTS, overlap_share=0.2, gold_share=0.05).review, 0)
     for items in given.values():
         true = [item for item in items if item.shown is item.draft]
         assert 0.17 < sum(item.shared for item in true) / len(rows) < 0.23
@@ -91,15 +93,15 @@ def test_shares_are_what_they_say() -> None:
     assert sum(len(items) for items in given.values()) < 2 * len(rows)
 
 
-def test_a_new_expert_only_takes() -> None:
-    rows = drafts(300)
-    before = assign_drafts(rows, params(*EXPERTS[:2], gold_share=0.0).review, 0)
-    after = assign_drafts(rows, params(*EXPERTS, gold_share=0.0).review, 0)
+def test_new_expert_only_takes_drafts() -> None:
+    rows = build_drafts(300)
+    before = assign_drafts(rows, load_review_params(*EXPERTS[:2], gold_share=0.0).review, 0)
+    after = assign_drafts(rows, load_review_params(*EXPERTS, gold_share=0.0).review, 0)
     for name, items in before.items():
         assert {item.draft.draft_id for item in after[name]} < {item.draft.draft_id for item in items}
 
 
-def test_names_that_make_no_project_are_refused() -> None:
+def test_invalid_annotator_names() -> None:
     def load(*names: str) -> None:
         load_params(settings=[f"review.annotators={json.dumps(names)}"], root=ROOT)
 
@@ -119,11 +121,9 @@ BOXES = st.tuples(*[st.integers(0, 900)] * 2, *[st.integers(1, 100)] * 2).map(
 
 @settings(deadline=None)
 @given(st.lists(BOXES, min_size=1, max_size=3), st.sampled_from(TYPES), st.booleans(), st.integers(0, 3))
-def test_a_planted_mistake_is_one_and_in_the_verdict_alone(
-    boxes: list[Box], kind: str, normal: bool, seed: int
-) -> None:
+def test_planted_mistake_changes_only_verdict(boxes: list[Box], kind: str, normal: bool, seed: int) -> None:
     right = Verdict(answer="No") if normal else Verdict(answer="Yes", boxes=boxes, defect_type=kind)
-    row = drafted_as(right)
+    row = build_draft(right)
     planted = plant_mistake(row, seed)
     assert planted == plant_mistake(row, seed)
     before, after = (Trajectory.model_validate_json(item.trajectory) for item in (row, planted))
@@ -134,10 +134,10 @@ def test_a_planted_mistake_is_one_and_in_the_verdict_alone(
     assert is_caught("fixed", right, right)
 
 
-# --- what several said --------------------------------------------------------------------------------
+# --- disagreements -----------------------------------------------------------------------------------
 
 
-def test_rejection_type_place_and_answer_are_disagreements_and_wording_is_none() -> None:
+def test_disagreements_ignore_wording() -> None:
     fixed = {"verdict": "fixed", "changes": [Change(field="turns.0.thought", before="a", after="b")]}
     reject = {"verdict": "rejected", "reasons": ["wrong type"]}
     moved = YES.model_copy(update={"boxes": [(400, 400, 600, 600)]})
@@ -148,74 +148,76 @@ def test_rejection_type_place_and_answer_are_disagreements_and_wording_is_none()
         (Verdict(answer="No"), fixed, True), (YES, reject, True),
     ]  # fmt: skip
     for verdict, more, differ in cases:
-        rows = [said(1, EXPERTS[0], YES), said(2, EXPERTS[1], verdict, **more)]
+        rows = [build_review(1, EXPERTS[0], YES), build_review(2, EXPERTS[1], verdict, **more)]
         assert bool(find_disagreements(rows)) is differ, (verdict, more)
-        assert not find_disagreements([*rows, said(3, EXPERTS[2], YES, role="adjudication")])
-    both = [said(1, EXPERTS[0], YES, **reject), said(2, EXPERTS[1], YES, **reject)]
+        assert not find_disagreements([*rows, build_review(3, EXPERTS[2], YES, role="adjudication")])
+    both = [build_review(1, EXPERTS[0], YES, **reject), build_review(2, EXPERTS[1], YES, **reject)]
     assert not find_disagreements(both)
 
 
-def test_who_settles_it_is_told_no_names() -> None:
+def test_descriptions_hide_names() -> None:
     rows = [
-        said(1, EXPERTS[0], YES, comment="fine by me"),
-        said(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong location"]),
+        build_review(1, EXPERTS[0], YES, comment="fine by me"),
+        build_review(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong location"]),
     ]
     lines = describe_reviews(rows)
     assert lines == ["expert 1 accepts it: “fine by me”", "expert 2 rejects it: wrong location"]
     assert lines == describe_reviews(rows[::-1])
 
 
-def test_an_adjudication_wins_and_a_planted_page_decides_nothing() -> None:
+def test_adjudication_overrides_reviews() -> None:
     words = [
-        said(1, EXPERTS[0], YES),
-        said(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong type"]),
+        build_review(1, EXPERTS[0], YES),
+        build_review(2, EXPERTS[1], YES, verdict="rejected", reasons=["wrong type"]),
     ]
     (before,) = decide_drafts(words).values()
     assert (before.status, before.reviewers) == ("rejected", 2)
-    (after,) = decide_drafts([said(9, EXPERTS[2], YES, role="adjudication"), *words]).values()
+    (after,) = decide_drafts([build_review(9, EXPERTS[2], YES, role="adjudication"), *words]).values()
     assert (after.status, after.reviewers) == ("accepted", 3)
-    assert decide_drafts([said(1, EXPERTS[0], YES, role="gold", caught=False)]) == {}
+    assert decide_drafts([build_review(1, EXPERTS[0], YES, role="gold", caught=False)]) == {}
 
 
-# --- how far they agree -------------------------------------------------------------------------------
+# --- agreement ----------------------------------------------------------------------------------------
 
 
-def agreement(folder: Path, rows: Sequence[Review]) -> Any:
+def measure(folder: Path, rows: Sequence[Review]) -> Any:
     workspace = Workspace(folder)
     workspace.review.mkdir(parents=True)
     REVIEW.write(REVIEW.frame(list(rows)), workspace.reviews)
-    found = measure_agreement(params(), workspace)
+    found = measure_agreement(load_review_params(), workspace)
     assert json.loads((workspace.reports / "agreement.json").read_text())["shared"] == found.shared
     return found
 
 
 @pytest.mark.slow
-def test_kappa_of_two_is_that_of_the_textbook(tmp_path: Path) -> None:
+def test_kappa_matches_textbook(tmp_path: Path) -> None:
     # 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no: po = 0.7, pe = 0.5, so κ = 0.4.
     cells = [("accepted", "accepted")] * 20 + [("accepted", "rejected")] * 5
     cells += [("rejected", "accepted")] * 10 + [("rejected", "rejected")] * 15
     rows = [
-        said(2 * unit + side, EXPERTS[side], YES, unit, verdict=word, reasons=["wrong type"] * (word == "rejected"))
+        build_review(
+            2 * unit + side, EXPERTS[side], YES, unit, verdict=word, reasons=["wrong type"] * (word == "rejected")
+        )
         for unit, pair in enumerate(cells)
         for side, word in enumerate(pair)
     ]
-    found = agreement(tmp_path, rows)
+    found = measure(tmp_path, rows)
     (pair,) = found.groups
     assert pair.who == "ada@example.org and bo@example.org"
     assert pair.verdict.value == pytest.approx(0.4) and pair.verdict.units == 50
     assert pair.verdict.low < 0.4 < pair.verdict.high
-    # Both took 20, all alike: no coefficient is defined where only one value occurs.
+    # Both accepted 20 drafts with the same type: no coefficient is defined if only one value occurs.
     assert (pair.type.value, pair.type.units) == (None, 20)
     assert (pair.box_iou.value, pair.mask_dice.units) == (1.0, 0)
     assert (found.shared, found.disagreements) == (50, 15)
 
 
 @pytest.mark.slow
-def test_alpha_of_four_is_that_of_krippendorff(tmp_path: Path) -> None:
+def test_alpha_matches_krippendorff(tmp_path: Path) -> None:
     # Computing Krippendorff's Alpha-Reliability (2011), section C: nominal α = 0.743.
     data = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 ."]
     rows = [
-        said(
+        build_review(
             12 * rater + unit,
             f"{rater}@example.org",
             YES.model_copy(update={"defect_type": TYPES[int(mark) - 1]}),
@@ -225,14 +227,14 @@ def test_alpha_of_four_is_that_of_krippendorff(tmp_path: Path) -> None:
         for unit, mark in enumerate(line.split())
         if mark != "."
     ]
-    everybody = agreement(tmp_path, rows).groups[0]
+    everybody = measure(tmp_path, rows).groups[0]
     assert everybody.who == "all"
     assert everybody.type.value == pytest.approx(0.743, abs=0.0005)
 
 
 @pytest.mark.slow
-def test_boxes_and_masks_are_compared_where_both_see_a_defect(tmp_path: Path) -> None:
-    def painted(derive_columns: int) -> str:
+def test_overlap_needs_two_defect_verdicts(tmp_path: Path) -> None:
+    def paint_columns(derive_columns: int) -> str:
         mask = np.zeros((20, 40), np.uint8)
         mask[:10, :derive_columns] = 255
         value = {"format": "rle", "rle": brush.mask2rle(mask), "brushlabels": ["defect mask"]}
@@ -240,20 +242,20 @@ def test_boxes_and_masks_are_compared_where_both_see_a_defect(tmp_path: Path) ->
 
     half = YES.model_copy(update={"boxes": [(100, 100, 200, 300)]})
     rows = [
-        said(1, EXPERTS[0], YES, result=painted(10)),
-        said(2, EXPERTS[1], half, verdict="fixed", result=painted(30)),
-        said(3, EXPERTS[0], YES, 1),
-        said(4, EXPERTS[1], Verdict(answer="No"), 1, verdict="fixed"),
+        build_review(1, EXPERTS[0], YES, result=paint_columns(10)),
+        build_review(2, EXPERTS[1], half, verdict="fixed", result=paint_columns(30)),
+        build_review(3, EXPERTS[0], YES, 1),
+        build_review(4, EXPERTS[1], Verdict(answer="No"), 1, verdict="fixed"),
     ]
-    (pair,) = agreement(tmp_path, rows).groups
+    (pair,) = measure(tmp_path, rows).groups
     assert (pair.box_iou.value, pair.box_iou.units) == (0.5, 1)
     assert (pair.mask_dice.value, pair.mask_dice.units) == (0.5, 1)
     assert pair.type.units == 2
 
 
-def test_drift_is_seen_on_planted_mistakes(tmp_path: Path) -> None:
-    rows = [said(n, EXPERTS[0], YES, n, role="gold", caught=n < 10, seconds=30.0) for n in range(20)]
-    found = agreement(tmp_path, rows)
+def test_drift_on_planted_mistakes(tmp_path: Path) -> None:
+    rows = [build_review(n, EXPERTS[0], YES, n, role="gold", caught=n < 10, seconds=30.0) for n in range(20)]
+    found = measure(tmp_path, rows)
     (expert,) = found.experts
     assert (expert.caught.value, expert.caught_first.value, expert.caught_last.value) == (0.5, 1.0, 0.0)
     assert expert.caught_last.high < 0.3 and expert.drift < 0.001
@@ -264,7 +266,7 @@ def test_drift_is_seen_on_planted_mistakes(tmp_path: Path) -> None:
 
 
 class Expert:
-    """Somebody with an account of their own, who signed up by the link that push gives."""
+    """An expert with an account, who signed up with the link that a push prints."""
 
     def __init__(self, project: Project, email: str, link: str) -> None:
         self.email = email
@@ -292,8 +294,8 @@ def new_address(name: str) -> str:
     return f"{name}.{secrets.token_hex(3)}@x.org"
 
 
-def addresses(project: Project, *names: str) -> list[str]:
-    """New ones, by which the chance of assignment plants at least two mistakes for each of ``names``."""
+def find_addresses(project: Project, *names: str) -> list[str]:
+    """Return new addresses for which the random assignment plants at least two mistakes for each of ``names``."""
     rows: list[Draft] = DRAFT.records(project.drafts())
     while True:
         emails = [new_address(name) for name in names]
@@ -305,8 +307,8 @@ def addresses(project: Project, *names: str) -> list[str]:
             return emails
 
 
-def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
-    def named(*emails: str) -> tuple[str, ...]:
+def test_third_expert_settles_disagreement(project: Project) -> None:
+    def name_annotators(*emails: str) -> tuple[str, ...]:
         shares = ("review.overlap_share=0.4", "review.gold_share=1", "review.audit_share=0")
         return (*project.settings, f"review.annotators={json.dumps(emails)}", *shares)
 
@@ -314,14 +316,16 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
         *(item for item in project.settings if "project=" not in item),
         f"review.project={project.title[-10:]}",
     )
-    plain, project.settings = project.settings, named("nobody@example.org")
+    plain, project.settings = project.settings, name_annotators("nobody@example.org")
     with pytest.raises(IndusCotError, match=r"no account of nobody@example\.org") as refused:
         project.ok("review", "push")
-    assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, "more was made than the priors'"
+    assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, (
+        "only the project of the priors may exist"
+    )
     (link,) = re.findall(r"http\S+signup\S+(?=,)", str(refused.value))
-    ada, bo, cy = (Expert(project, email, link) for email in (*addresses(project, "ada", "bo"), new_address("cy")))
+    ada, bo, cy = (Expert(project, email, link) for email in (*find_addresses(project, "ada", "bo"), new_address("cy")))
     project.settings = plain
-    project.settings = named(ada.email, bo.email)
+    project.settings = name_annotators(ada.email, bo.email)
     titles = [f"{project.title[-10:]} · {expert.email}" for expert in (ada, bo)]
     settling = f"{project.title[-10:]} · adjudication"
     project.ok("review", "push")
@@ -336,7 +340,7 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     assert real[0] | real[1] == set(rows) and len(shared) >= 3
     planted = sorted(pages[0].keys() - real[0])
     assert len(planted) >= 2
-    # Nothing on a planted page tells that it is one.
+    # A page with a planted mistake has the same fields as any other.
     assert {tuple(task["data"]) for task in pages[0].values()} == {tuple(pages[0][planted[0]]["data"])}
     ada.review(titles[0], planted[0])
     ada.review(titles[0], planted[1], list, "reject", "wrong answer")
@@ -356,7 +360,7 @@ def test_two_experts_disagree_and_a_third_settles_it(project: Project) -> None:
     corpus = project.corpus()
     assert corpus.filter(corpus["review_status"] == "accepted")["reviewers"].to_list() == [2]
     assert shared[1].rpartition("#")[0] not in corpus["sample_id"].to_list()
-    assert len(corpus) == len(rows) - 1, "a planted page changed the corpus"
+    assert len(corpus) == len(rows) - 1, "a page with a planted mistake changed the corpus"
     assert "1 to be settled" in project.ok("review", "push")
     (task,) = project.tasks(settling).values()
     assert task["data"]["uid"] == shared[1]

@@ -1,4 +1,4 @@
-"""The review page without a server: what prefills it comes back as it was."""
+"""The review page without a server: prefilled content survives the way to the server and back."""
 
 import json
 from typing import Any
@@ -68,8 +68,8 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
     return Trajectory(turns=[*turns, Turn(thought=draw(TEXT))], verdict=verdict)
 
 
-def served(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As a server gives them back: through JSON, rectangles with the noise of another unit."""
+def simulate_server(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results as a server does: through JSON, with rounding noise in the rectangles."""
     again: list[dict[str, Any]] = json.loads(json.dumps(results))
     for item in again:
         for side in ("x", "y", "width", "height"):
@@ -78,7 +78,7 @@ def served(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return again
 
 
-def example() -> Trajectory:
+def build_trajectory() -> Trajectory:
     return Trajectory(
         turns=[
             Turn(
@@ -92,20 +92,20 @@ def example() -> Trajectory:
     )
 
 
-def prefilled() -> dict[str, dict[str, Any]]:
-    return {item["id"]: item for item in page.build_prefill(SHA, example(), *SIZE)}
+def prefill_by_id() -> dict[str, dict[str, Any]]:
+    return {item["id"]: item for item in page.build_prefill(SHA, build_trajectory(), *SIZE)}
 
 
-def reading(results: dict[str, dict[str, Any]]) -> page.Reading:
-    return page.read_annotation(list(results.values()), example())
+def read_results(results: dict[str, dict[str, Any]]) -> page.Reading:
+    return page.read_annotation(list(results.values()), build_trajectory())
 
 
 @settings(max_examples=80, deadline=None)
 @given(trajectories())
-def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> None:
+def test_unchanged_page_round_trips(trajectory: Trajectory) -> None:
     results = page.build_prefill(SHA, trajectory, *SIZE)
     page.check_prefill(results, trajectory)
-    found = page.read_annotation(served(results), trajectory)
+    found = page.read_annotation(simulate_server(results), trajectory)
     assert found.draft_sha256 == SHA
     assert found.thoughts == [turn.thought for turn in trajectory.turns]
     assert found.calls == [turn.call for turn in trajectory.turns]
@@ -119,17 +119,17 @@ def test_what_nobody_changed_comes_back_as_it_was(trajectory: Trajectory) -> Non
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -> None:
+def test_mask_round_trips_run_lengths(width: int, height: int, random: Any) -> None:
     mask = np.array([[random.random() < 0.4 for _ in range(width)] for _ in range(height)])
-    results = page.build_prefill(SHA, example(), width, height, mask)
-    page.check_prefill(results, example(), masks=True)
-    found = page.decode_mask(served(results))
+    results = page.build_prefill(SHA, build_trajectory(), width, height, mask)
+    page.check_prefill(results, build_trajectory(), masks=True)
+    found = page.decode_mask(simulate_server(results))
     assert np.array_equal(mask, np.zeros_like(mask) if found is None else found)
     before = page.hash_mask(results)
-    assert not page.is_mask_changed(served(results), before)
-    more = page.build_prefill(SHA, example(), width, height, ~mask)
+    assert not page.is_mask_changed(simulate_server(results), before)
+    more = page.build_prefill(SHA, build_trajectory(), width, height, ~mask)
     assert page.is_mask_changed(more, before)
-    # Encoded another way, it is the same mask.
+    # The same mask in another encoding.
     again = [
         item | {"value": item["value"] | {"rle": brush.mask2rle(mask.astype(np.uint8) * 7)}}
         if "rle" in item["value"]
@@ -139,66 +139,69 @@ def test_a_mask_survives_its_run_lengths(width: int, height: int, random: Any) -
     assert not page.is_mask_changed(again, before)
 
 
-def test_a_mask_of_another_size_is_refused() -> None:
+def test_mask_size_must_match() -> None:
     with pytest.raises(IndusCotError, match="mask of 3 x 2 pixels for an image of 640 x 480"):
-        page.build_prefill(SHA, example(), *SIZE, np.ones((2, 3), dtype=bool))
+        page.build_prefill(SHA, build_trajectory(), *SIZE, np.ones((2, 3), dtype=bool))
 
 
-def test_a_moved_rectangle_moves_the_call() -> None:
-    results = prefilled()
+def test_moved_rectangle_moves_call() -> None:
+    results = prefill_by_id()
     results["call_0"]["value"] |= {"x": 5.04, "y": 6.0}
-    assert reading(results).calls[0] == ToolCall(tool="crop", arguments={"region": [50, 60, 250, 260]})
+    assert read_results(results).calls[0] == ToolCall(tool="crop", arguments={"region": [50, 60, 250, 260]})
 
 
-def test_edited_json_counts_for_more_than_the_rectangle() -> None:
-    results = prefilled()
+def test_edited_json_overrides_rectangle() -> None:
+    results = prefill_by_id()
     results["call_0"]["value"] |= {"x": 5.0}
     edited = ToolCall(tool="crop", arguments={"region": [1, 2, 3, 4]})
     results["call_0_text"]["value"] = {"text": [edited.model_dump_json()]}
-    assert reading(results).calls[0] == edited
+    assert read_results(results).calls[0] == edited
 
 
-def test_a_rectangle_that_is_gone_changes_no_call() -> None:
-    results = prefilled()
+def test_deleted_rectangle_changes_no_call() -> None:
+    results = prefill_by_id()
     del results["call_0"]
-    assert reading(results).calls == [turn.call for turn in example().turns]
+    assert read_results(results).calls == [turn.call for turn in build_trajectory().turns]
 
 
 @pytest.mark.parametrize("text", ["{", "crop [1, 2, 3, 4]", '{"tool": "look", "arguments": {}}'])
-def test_what_is_no_call_comes_back_as_text(text: str) -> None:
-    results = prefilled()
+def test_invalid_call_stays_text(text: str) -> None:
+    results = prefill_by_id()
     results["call_0_text"]["value"] = {"text": [text]}
-    assert reading(results).calls[0] == text
+    assert read_results(results).calls[0] == text
 
 
 def test_emptied_fields_are_empty() -> None:
-    results = prefilled()
+    results = prefill_by_id()
     del results["call_0_text"], results["think_1_text"], results["draft_text"], results["defect_type"]
-    found = reading(results)
+    found = read_results(results)
     assert found.calls[0] is None
     assert found.thoughts == ["A close-up will tell.", ""]
     assert (found.draft_sha256, found.defect_type) == (None, None)
-    nothing = page.read_annotation([], example())
+    nothing = page.read_annotation([], build_trajectory())
     assert (nothing.answer, nothing.boxes, nothing.thoughts) == (None, [], ["", ""])
 
 
-def test_boxes_keep_the_order_of_the_draft_and_new_ones_follow() -> None:
-    results = prefilled()
+def test_boxes_keep_order_of_draft() -> None:
+    results = prefill_by_id()
     new = results["box_0"] | {"id": "drawn", "value": results["box_0"]["value"] | {"x": -3.0, "width": 200.0}}
     del results["call_0"]
     shuffled = [new, results["box_1"], results["box_0"]]
-    assert page.read_annotation(shuffled, example()).boxes == [*example().verdict.boxes, (0, 220, 1000, 260)]
+    assert page.read_annotation(shuffled, build_trajectory()).boxes == [
+        *build_trajectory().verdict.boxes,
+        (0, 220, 1000, 260),
+    ]
 
 
-def test_verdict_reasons_ratings_and_comment() -> None:
+def test_verdict_ratings_and_comment() -> None:
     results = [
         {"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": ["reject"]}},
         {"from_name": "reasons", "to_name": "image", "type": "choices", "value": {"choices": list(REASONS[:2])}},
         {"from_name": "evidence", "to_name": "image", "type": "rating", "value": {"rating": 4}},
         {"from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": ["not there"]}},
     ]
-    page.check_prefill(results, example())
-    found = page.read_annotation(results, example())
+    page.check_prefill(results, build_trajectory())
+    found = page.read_annotation(results, build_trajectory())
     assert (found.verdict, found.reasons) == ("reject", list(REASONS[:2]))
     assert (found.evidence_rating, found.logic_rating, found.comment) == (4, None, "not there")
 
@@ -211,19 +214,19 @@ def test_verdict_reasons_ratings_and_comment() -> None:
         {"from_name": "think_0", "to_name": "observation_0", "type": "textarea", "value": {"text": ["a\0b"]}},
     ],
 )
-def test_what_does_not_fit_the_page_is_refused(wrong: dict[str, Any]) -> None:
+def test_results_must_fit_page(wrong: dict[str, Any]) -> None:
     with pytest.raises(IndusCotError, match="does not fit"):
-        page.check_prefill([wrong], example())
+        page.check_prefill([wrong], build_trajectory())
 
 
-def test_text_of_tools_and_teachers_is_escaped() -> None:
+def test_tool_and_teacher_text_is_escaped() -> None:
     hostile = '<script>x</script><img src=x onerror="x">'
-    turn = example().turns[0]
-    trajectory = example().model_copy(
+    turn = build_trajectory().turns[0]
+    trajectory = build_trajectory().model_copy(
         update={
             "turns": [
                 turn.model_copy(update={"observation": Observation(text=hostile, image_sha256="b" * 64)}),
-                example().turns[1],
+                build_trajectory().turns[1],
             ]
         }
     )
@@ -239,7 +242,7 @@ def test_text_of_tools_and_teachers_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_no_answer_has_a_key_that_somebody_types(masks: bool) -> None:
+def test_choices_have_no_typable_hotkey(masks: bool) -> None:
     root = ElementTree.fromstring(page.build_config(masks))
     keys = [tag.get("hotkey") for tag in root.iter() if tag.tag in {"Choice", "Label", "Rating"}]
     assert all(key and (key.startswith("ctrl+shift+") or ord(key) >= 0xE000) for key in keys)

@@ -1,4 +1,4 @@
-"""Drafts to Label Studio and reviews back, with a real server: nothing doubled, nothing lost, nothing else changed."""
+"""Pushing drafts and pulling reviews with a real server: nothing is duplicated, lost or changed by accident."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from cot_builder.storage.workspace import Workspace
 from tests.helpers.review_project import Project, Result, change_draft, judged, put, uids
 
 
-def test_push_twice_changes_nothing(project: Project) -> None:
+def test_second_push_changes_nothing(project: Project) -> None:
     drafts = project.drafts()["draft_id"].to_list()
     assert f"{len(drafts)} tasks new" in project.ok("review", "push")
     before = project.tasks()
@@ -26,7 +26,7 @@ def test_push_twice_changes_nothing(project: Project) -> None:
     assert project.client.projects.get(id=project.number).label_config == page.build_config(masks=True)
 
 
-def test_an_untouched_acceptance_is_accepted_and_changes_nothing(project: Project) -> None:
+def test_unedited_acceptance_changes_nothing(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid)
@@ -39,7 +39,7 @@ def test_an_untouched_acceptance_is_accepted_and_changes_nothing(project: Projec
     assert dict(rows["review_status"].value_counts().iter_rows()) == {"accepted": 1, "auto": rows.height - 1}
 
 
-def test_an_edited_region_is_run_again_and_stands_in_the_corpus(project: Project) -> None:
+def test_edited_call_is_executed_again(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     trajectory = json.loads(project.drafts().filter(pl.col("draft_id") == uid)["trajectory"].item())
@@ -71,7 +71,7 @@ def test_an_edited_region_is_run_again_and_stands_in_the_corpus(project: Project
     assert "all equal" in project.ok("verify")
 
 
-def test_every_other_edit_comes_back_exactly(project: Project) -> None:
+def test_edits_are_pulled_exactly(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     row = project.drafts().filter(pl.col("draft_id") == uid).row(0, named=True)
@@ -93,7 +93,7 @@ def test_every_other_edit_comes_back_exactly(project: Project) -> None:
     assert {change.field: change.before for change in review.changes}["turns.0.thought"] == thought
 
 
-def test_a_rejection_leaves_the_draft_out_and_says_why(project: Project) -> None:
+def test_rejected_draft_is_left_out(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid, verdict="reject", reasons=("wrong type", "poor reasoning"))
@@ -105,7 +105,7 @@ def test_a_rejection_leaves_the_draft_out_and_says_why(project: Project) -> None
     assert "rejected by an expert" in left_out and "wrong type; poor reasoning" in left_out
 
 
-def test_an_edit_that_fails_a_gate_goes_back_with_the_reason_and_the_words(project: Project) -> None:
+def test_edit_failing_gate_is_sent_back(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid, put("think_0", text=["The ground truth mask says there is a scratch on it."]), "fixed")
@@ -117,7 +117,7 @@ def test_an_edit_that_fails_a_gate_goes_back_with_the_reason_and_the_words(proje
     assert "leak:" in task["data"]["returned"]
     assert "The ground truth mask says" in json.dumps(project.prefilled(task["id"]))
     assert not any(item["from_name"] == "verdict" for item in project.prefilled(task["id"]))
-    # Another push does not wipe the reviewer's words or the reason.
+    # Another push keeps the reviewer's text and the reason.
     assert "0 updated, 0 repaired" in project.ok("review", "push")
     assert "leak:" in project.tasks()[uid]["data"]["returned"]
     assert set(project.corpus()["review_status"]) == {"auto"}
@@ -126,15 +126,15 @@ def test_an_edit_that_fails_a_gate_goes_back_with_the_reason_and_the_words(proje
     assert [row.problems == [] for row in read_reviews(Workspace(project.folder))] == [False, True]
 
 
-def test_a_changed_draft_sets_the_review_aside_and_shows_the_new_one(project: Project) -> None:
+def test_changed_draft_sets_review_aside(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid)
     change_draft(project, uid)
-    said = project.ok("review", "push")
-    assert "1 updated" in said and "1 reviews of changed drafts set aside" in said
+    printed = project.ok("review", "push")
+    assert "1 updated" in printed and "1 reviews of changed drafts set aside" in printed
     review = project.reviews()[uid]
-    assert review.verdict == "accepted", "what was said of the old draft is kept"
+    assert review.verdict == "accepted", "the review of the old draft is kept"
     task = project.tasks()[uid]
     assert task["annotations"] == []
     assert task["data"]["draft_sha256"] != review.draft_sha256
@@ -145,7 +145,7 @@ def test_a_changed_draft_sets_the_review_aside_and_shows_the_new_one(project: Pr
     assert manifest["counts"]["reviews of changed drafts"] == 1
 
 
-def test_pull_is_incremental_and_takes_an_edit_of_a_review(project: Project) -> None:
+def test_pull_is_incremental(project: Project) -> None:
     project.ok("review", "push")
     first, second = uids(project)[:2]
     number = project.review(first)
@@ -160,7 +160,7 @@ def test_pull_is_incremental_and_takes_an_edit_of_a_review(project: Project) -> 
     assert project.reviews()[first].verdict == "rejected"
 
 
-def test_what_was_deleted_by_hand_is_repaired(project: Project) -> None:
+def test_manual_deletions_are_repaired(project: Project) -> None:
     project.ok("review", "push")
     first, second, third = (uids(project) + uids(project, answer="No"))[:3]
     tasks = project.tasks()
@@ -179,22 +179,22 @@ def test_what_was_deleted_by_hand_is_repaired(project: Project) -> None:
     assert f"{project.drafts().height} tasks new" in project.ok("review", "push")
 
 
-def test_skipped_emptied_and_doubled_annotations_are_no_reviews_or_one(project: Project) -> None:
+def test_skipped_and_duplicate_annotations(project: Project) -> None:
     project.ok("review", "push")
     skipped, emptied, twice = (uids(project) + uids(project, answer="No"))[:3]
     project.review(skipped, was_cancelled=True)
     project.client.annotations.create(id=project.tasks()[emptied]["id"], result=[], lead_time=1.0)
     project.review(twice, verdict="reject", reasons=("wrong type",))
     project.review(twice)
-    said = project.ok("review", "pull")
-    assert "3 in all" in said and "1 skipped" in said and "1 sent back" in said
+    printed = project.ok("review", "pull")
+    assert "3 in all" in printed and "1 skipped" in printed and "1 sent back" in printed
     assert "no verdict was given" in project.reviews()[emptied].problems
     rows = project.corpus()
     assert rows.filter(pl.col("review_status") == "accepted")["sample_id"].to_list() == [twice.rpartition("#")[0]]
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_what_the_server_refuses_is_one_message(project: Project, verb: str) -> None:
+def test_refusal_is_one_message(project: Project, verb: str) -> None:
     refused = project.run("review", verb, token="0" * 40)
     assert refused.returncode == 1
     assert "refuses the token" in refused.stderr and "Traceback" not in refused.stderr
@@ -218,13 +218,13 @@ def test_images_are_served(project: Project) -> None:
         assert answer.status_code == 200 and answer.headers["content-type"].startswith("image/"), address
 
 
-def test_two_pushes_at_once_make_one_project(project: Project) -> None:
+def test_second_push_is_locked_out(project: Project) -> None:
     with FileLock(project.folder / "data/.review.push-pull.lock"):
         second = project.run("review", "push")
     assert second.returncode == 1 and "another review push or pull" in second.stderr
 
 
-def test_status_tells_of_all_by_the_random_share(project: Project) -> None:
+def test_status_shows_random_audit(project: Project) -> None:
     project.settings = (*project.settings, "review.audit_share=0.5")
     project.ok("review", "push")
     drawn = [uid for uid, task in project.tasks().items() if task["data"]["audit"]]
@@ -233,14 +233,14 @@ def test_status_tells_of_all_by_the_random_share(project: Project) -> None:
     project.review(drawn[1], verdict="reject", reasons=("wrong type",))
     project.ok("review", "pull")
     done = project.run("review", "status")
-    told = done.stdout + done.stderr
-    assert f"2 of {len(project.tasks())} drafts decided" in told
-    assert f"by {project.server.email} 2" in told
-    # Of one success in two: Wilson's interval is 9.5 to 90.5 %.
-    assert re.search(r"drawn at random +2 +1 +0 +50 % +9 to 91 %", told), told
+    printed = done.stdout + done.stderr
+    assert f"2 of {len(project.tasks())} drafts decided" in printed
+    assert f"by {project.server.email} 2" in printed
+    # Wilson's interval for one success in two is 9.5 to 90.5 %.
+    assert re.search(r"drawn at random +2 +1 +0 +50 % +9 to 91 %", printed), printed
 
 
-def test_a_page_that_was_open_while_its_draft_changed_is_not_applied_and_opens_anew(project: Project) -> None:
+def test_outdated_page_is_sent_back(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     old = project.prefilled(project.tasks()[uid]["id"])
@@ -257,7 +257,7 @@ def test_a_page_that_was_open_while_its_draft_changed_is_not_applied_and_opens_a
     assert set(project.corpus()["review_status"]) == {"auto"}
 
 
-def test_what_an_expert_wrote_is_kept_whatever_happens_to_the_task(project: Project) -> None:
+def test_review_of_broken_task_is_kept(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     project.review(uid, put("think_0", text=["Words of an expert."]), "fixed")
@@ -268,7 +268,7 @@ def test_what_an_expert_wrote_is_kept_whatever_happens_to_the_task(project: Proj
     assert project.tasks()[uid]["data"]["draft_sha256"]
 
 
-def test_a_painted_mask_comes_back_and_changes_nothing_else(project: Project) -> None:
+def test_painted_mask_is_only_change(project: Project) -> None:
     project.ok("review", "push")
     uid = uids(project)[0]
     (before,) = [item for item in project.prefilled(project.tasks()[uid]["id"]) if item["type"] == "brushlabels"]

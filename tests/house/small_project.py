@@ -1,4 +1,4 @@
-"""A small project in the working folder, for the processes that the tests of this folder start in a product copy."""
+"""A small project in the working folder, for processes that tests of this folder start in a product copy."""
 
 import contextlib
 import io
@@ -12,11 +12,11 @@ import yaml
 
 from indus_cot.app import main
 from tests.helpers import small_corpus
-from tests.house.product_copy import FOUND
+from tests.house.product_copy import RESULT_FILE
 
 
 def run(*arguments: str) -> str:
-    """`indus-cot` in the working folder; what it printed, errors too."""
+    """Run `indus-cot` in the working folder; return its output including errors."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), contextlib.suppress(SystemExit):
         main(list(arguments))
@@ -24,13 +24,13 @@ def run(*arguments: str) -> str:
 
 
 def settings(**values: object) -> Iterator[str]:
-    """``section__key=value`` as options of the command."""
+    """Yield the command line options that set ``section__key=value``."""
     for name, value in values.items():
         yield from ("--set", f"{name.replace('__', '.', 1)}={value}")
 
 
 def make_project() -> None:
-    """Build the small corpus in the working folder, and let its sets be those of params.yaml."""
+    """Build the small corpus in the working folder, and name its sets in params.yaml."""
     values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     values["pull"] = {
         "mine": {"benchmark": "folder", "source": "mine/parts.csv", "role": "train"},
@@ -43,6 +43,6 @@ def make_project() -> None:
     small_corpus.build(Path.cwd())
 
 
-def leave(found: Any) -> None:
-    """Leave what was found as JSON for the test that started this process."""
-    Path(FOUND).write_text(json.dumps(found), encoding="utf-8")
+def write_result(found: Any) -> None:
+    """Write results as JSON for the test that started this process."""
+    Path(RESULT_FILE).write_text(json.dumps(found), encoding="utf-8")

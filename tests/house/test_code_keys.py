@@ -1,4 +1,4 @@
-"""Code keys: a change of code makes stale exactly the stages that depend on it."""
+"""Code keys: a code change makes exactly the dependent stages stale."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_with(tmp_path_factory.mktemp("product"), {})
 
 
-def keys(tree: Path) -> dict[str, str]:
+def read_keys(tree: Path) -> dict[str, str]:
     """The code key of each stage of the product in ``tree``."""
     # In this process: a command imports for seconds what it does not need here.
     with pytest.MonkeyPatch.context() as patch:
@@ -34,8 +34,8 @@ def keys(tree: Path) -> dict[str, str]:
 
 
 @contextmanager
-def changed(path: Path, old: str, new: str) -> Iterator[None]:
-    """A file with one text replaced, or a new file where ``old`` is empty; as it was, afterwards."""
+def change_file(path: Path, old: str, new: str) -> Iterator[None]:
+    """Replace one text in a file, or create the file if ``old`` is empty; undo it afterwards."""
     before = path.read_text("utf-8") if path.is_file() else ""
     assert before.count(old) == 1 if old else not before, f"{path}: {old!r}"
     path.write_text(before.replace(old, new) if old else new, "utf-8")
@@ -50,13 +50,13 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def before(tree: Path) -> dict[str, str]:
-    return keys(tree)
+    return read_keys(tree)
 
 
-def stale(tree: Path, before: dict[str, str], name: str, old: str, new: str) -> set[str]:
-    """Stages that a change of one file makes stale."""
-    with changed(tree / name, old, new):
-        after = keys(tree)
+def find_stale_stages(tree: Path, before: dict[str, str], name: str, old: str, new: str) -> set[str]:
+    """Return the stages that a change of one file makes stale."""
+    with change_file(tree / name, old, new):
+        after = read_keys(tree)
     return {stage for stage in STAGES if before[stage] != after[stage]}
 
 
@@ -89,17 +89,17 @@ CASES = {
     "a verb": ("indus_cot/pipeline.py", "", "", set()),
     "a parameter": ("cot_builder/params.py", "", "", set()),
 }
-"""File, text, the text in its place (none: a line is added), stages that become stale."""
+"""By case: file, old text, new text (both empty: a line is added), and the stages that become stale."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_change_makes_its_dependents_stale(case: str, tree: Path, before: dict[str, str]) -> None:
+def test_change_makes_dependents_stale(case: str, tree: Path, before: dict[str, str]) -> None:
     name, old, new, due = CASES[case]
     if not old:
         old = (tree / name).read_text("utf-8")
         new = f"{old}ANOTHER = 1\n"
-    assert stale(tree, before, name, old, new) == due
+    assert find_stale_stages(tree, before, name, old, new) == due
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_params_writes_the_keys(tree: Path, before: dict[str, str]) -> None:
     assert json.loads((tree / "data/params.json").read_text())["code"] == before
 
 
-# A teacher's backend is one file, which both words priors and drafts: `prior` depends on its gates too.
+# A backend is one file that words priors and drafts, so `prior` depends on the gates too.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "due"),
@@ -122,15 +122,15 @@ def test_params_writes_the_keys(tree: Path, before: dict[str, str]) -> None:
         ("eval/metrics/another.py", {"evaluate", "report"}),
     ],
 )
-def test_a_file_in_a_tables_folder_makes_stale(name: str, due: set[str], tree: Path, before: dict[str, str]) -> None:
-    assert stale(tree, before, name, "", '"""Nothing yet."""\n') == due
+def test_new_table_file_makes_stages_stale(name: str, due: set[str], tree: Path, before: dict[str, str]) -> None:
+    assert find_stale_stages(tree, before, name, "", '"""Nothing yet."""\n') == due
 
 
 @pytest.mark.slow
-def test_dvc_runs_a_stage_again_whose_key_changed(tree: Path) -> None:
-    """Through DVC, with the stage that has no dependency: a change of its code, and none of another's."""
+def test_dvc_reruns_stage_with_changed_key(tree: Path) -> None:
+    """DVC reruns `pull`, which has no dependencies, after a change of its own code but not of other code."""
 
-    def runs() -> bool:
+    def is_stale() -> bool:
         run_command(tree, "params")
         status = [sys.executable, "-P", "-m", "dvc", "status", "pull@mvtec_ad"]
         done = subprocess.run(status, cwd=tree, capture_output=True, text=True, check=True)
@@ -140,15 +140,15 @@ def test_dvc_runs_a_stage_again_whose_key_changed(tree: Path) -> None:
     settings = [part for setting in small for part in ("--set", setting)]
     run_command(tree, *settings, "params")
     run_command(tree, *settings, "repro", "pull@mvtec_ad")
-    assert not runs()
-    with changed(tree / "cot_builder/teacher/another.py", "", "ANOTHER = 1\n"):
-        assert not runs()
+    assert not is_stale()
+    with change_file(tree / "cot_builder/teacher/another.py", "", "ANOTHER = 1\n"):
+        assert not is_stale()
     path = tree / "cot_builder/stages/pull.py"
-    with changed(path, path.read_text("utf-8"), path.read_text("utf-8") + "ANOTHER = 1\n"):
-        assert runs()
+    with change_file(path, path.read_text("utf-8"), path.read_text("utf-8") + "ANOTHER = 1\n"):
+        assert is_stale()
 
 
-def test_stages_of_dvc_and_of_the_table_are_the_same() -> None:
+def test_table_lists_all_dvc_stages() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert set(stages) == {*STAGES, "params", "review", "prior_review"}
     for name in STAGES:
@@ -165,24 +165,24 @@ def test_dvc_names_no_data_set() -> None:
     assert not [name for name in sets if name in text]
 
 
-def test_every_data_file_of_the_packages_is_in_some_key() -> None:
+def test_code_keys_cover_all_package_files() -> None:
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     names = listed.stdout.split()
     modules = {
         name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names if name[-3:] == ".py"
     }
     known = {path.as_posix() for path in list_hashed_files(*sorted(modules - set(EXCLUDED_MODULES)))}
-    # Launchers are handed to `accelerate` by hand; a marker of types holds nothing.
+    # Exempt: launch configurations, which users pass to `accelerate`, and empty `py.typed` markers.
     apart = {name for name in names if name.startswith("train/configs/") or name.endswith("py.typed")}
     assert set(names) - apart - known == {f"{name.replace('.', '/')}.py" for name in EXCLUDED_MODULES}
 
 
 @pytest.mark.slow
-def test_comments_and_blank_lines_do_not_count(tree: Path, before: dict[str, str]) -> None:
+def test_comments_change_no_key(tree: Path, before: dict[str, str]) -> None:
     name = "cot_builder/corpus/priors.py"
     first = (tree / name).read_text().splitlines()[0]
-    assert stale(tree, before, name, first, f"# Written for somebody.\n\n{first}") == set()
-    assert stale(tree, before, name, first, first.replace('"""', '"""Another word. ', 1))
+    assert find_stale_stages(tree, before, name, first, f"# Written for somebody.\n\n{first}") == set()
+    assert find_stale_stages(tree, before, name, first, first.replace('"""', '"""Another word. ', 1))
 
 
 def test_unknown_modules_have_no_key() -> None:

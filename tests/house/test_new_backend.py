@@ -1,4 +1,4 @@
-"""A new teacher's backend in one file: chosen by name, drafts, words priors, and asks nobody."""
+"""A new teacher backend in one file: it is chosen by name, drafts, words priors, and queries no server."""
 
 import json
 from pathlib import Path
@@ -48,15 +48,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(tree: Path, *arguments: str) -> str:
-    """What `indus-cot` prints in the tree, errors too."""
+def run_tree(tree: Path, *arguments: str) -> str:
+    """Run `indus-cot` in the tree; return its output including errors."""
     script = "import sys; sys.stderr = sys.stdout; from indus_cot.app import main\n"
     script += f"try:\n    main({list(arguments)!r})\nexcept SystemExit:\n    pass"
     return " ".join(run_python(tree, "-c", script).split())
 
 
-def test_new_backend_drafts_and_words_priors(tree: Path) -> None:
-    printed = command(tree, "prior") + command(tree, "draft")
+def test_new_backend_drafts(tree: Path) -> None:
+    printed = run_tree(tree, "prior") + run_tree(tree, "draft")
     priors = pl.read_parquet(tree / "data/prior/prior.parquet")
     assert set(priors["author"]) == {"parrot"}, printed
     assert priors["text"].str.starts_with("So says the parrot. ").all()
@@ -65,11 +65,11 @@ def test_new_backend_drafts_and_words_priors(tree: Path) -> None:
     assert json.loads((tree / "data/draft/manifest.json").read_text())["params"]["teacher"]["backend"] == "parrot"
 
 
-def test_new_backend_asks_nobody(tree: Path) -> None:
-    printed = command(tree, "draft", "--dry-run")
+def test_new_backend_queries_no_server(tree: Path) -> None:
+    printed = run_tree(tree, "draft", "--dry-run")
     assert "draft --dry-run: teacher.backend is parrot, which queries no server" in printed
 
 
-def test_new_backend_stands_in_messages(tree: Path) -> None:
-    printed = command(tree, "--set", "teacher.backend=parot", "draft")
+def test_messages_list_new_backend(tree: Path) -> None:
+    printed = run_tree(tree, "--set", "teacher.backend=parot", "draft")
     assert "no 'parot'; there are endpoint, offline, parrot; did you mean parrot?" in printed

@@ -1,4 +1,4 @@
-"""A new data set in one file: pulled, typed by its own labels, licensed, and told about."""
+"""A new data set in one file: it is pulled, typed by its labels, licensed, and named in messages."""
 
 import json
 from pathlib import Path
@@ -93,26 +93,26 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keys_before(tree: Path) -> dict[str, str]:
-    return answering_keys(tree)
+    return compute_answering_keys(tree)
 
 
 @pytest.fixture(scope="module")
 def pulled(tree: Path, keys_before: dict[str, str]) -> str:
-    """What `pull` printed of the data set, whose one file was added to the tree."""
+    """Add the file of the data set to the tree and pull it; return the output of `pull`."""
     (tree / "cot_builder/benchmarks/tiles.py").write_text(TILES, encoding="utf-8")
     found = run_python(tree, "-c", "import cot_builder.benchmarks.table as table; print(table.__file__)")
-    assert found.strip() == str(tree / "cot_builder/benchmarks/table.py"), "the copy's code has to run"
-    return command(tree, "--set", NEW % "synthetic", *SMALL, "pull", "new")
+    assert found.strip() == str(tree / "cot_builder/benchmarks/table.py"), "the code of the copy must run"
+    return run_tree(tree, "--set", NEW % "synthetic", *SMALL, "pull", "new")
 
 
-def command(tree: Path, *arguments: str) -> str:
-    """What `indus-cot` prints in a tree, errors too."""
+def run_tree(tree: Path, *arguments: str) -> str:
+    """Run `indus-cot` in a tree; return its output including errors."""
     script = "import sys; sys.stderr = sys.stdout; from indus_cot.app import main\n"
     script += f"try:\n    main({list(arguments)!r})\nexcept SystemExit:\n    pass"
     return run_python(tree, "-c", script)
 
 
-def answering_keys(tree: Path) -> dict[str, str]:
+def compute_answering_keys(tree: Path) -> dict[str, str]:
     script = "import json; from eval.evaluate import POLICY_MODULES, answering_key as key; "
     keys: dict[str, str] = json.loads(
         run_python(tree, "-c", script + "print(json.dumps({p: key(p) for p in POLICY_MODULES}))")
@@ -132,7 +132,7 @@ def test_new_data_set_is_pulled(tree: Path, pulled: str) -> None:
     assert all(len(boxes) > 0 for boxes in supervision.filter(pl.col("label") == "anomalous")["boxes"])
 
 
-def test_new_data_set_tells_its_facts(tree: Path, pulled: str) -> None:
+def test_manifest_has_data_set_facts(tree: Path, pulled: str) -> None:
     manifest = json.loads((tree / "data/pull/new/manifest.json").read_text(encoding="utf-8"))
     facts = manifest["counts"]["benchmark"]
     assert facts["title"] == "Magnetic Tiles" and facts["homepage"] == "https://example.org/tiles"
@@ -150,39 +150,41 @@ def test_own_copy_has_its_licence(tree: Path, pulled: str) -> None:
     assert run_python(tree, "-c", script).strip() == "CC BY-SA 4.0 allowed The makers of the tiles cc-by-sa-4.0"
 
 
-def test_new_data_set_stands_in_messages(tree: Path, pulled: str) -> None:
-    wrong = command(tree, "--set", "pull.new={benchmark: tile, source: synthetic, role: evaluate}", "pull", "new")
+def test_messages_list_new_data_set(tree: Path, pulled: str) -> None:
+    wrong = run_tree(tree, "--set", "pull.new={benchmark: tile, source: synthetic, role: evaluate}", "pull", "new")
     assert "real_iad, sdd, tiles, visa; did you mean tiles?" in " ".join(wrong.split())
-    setting = command(tree, "--set", "pull.new={benchmark: tiles, source: x, role: train, licence: MIT}", "pull", "new")
+    setting = run_tree(
+        tree, "--set", "pull.new={benchmark: tiles, source: x, role: train, licence: MIT}", "pull", "new"
+    )
     assert "pull.new: licence is for folder; tiles has its own" in " ".join(setting.split())
     folder = tree / "somewhere/MT_Free/Imgs"
     folder.mkdir(parents=True)
     (folder / "1.jpg").write_bytes(b"no image")
-    guess = command(tree, "--set", "pull.new={benchmark: visa, source: somewhere, role: evaluate}", "pull", "new")
+    guess = run_tree(tree, "--set", "pull.new={benchmark: visa, source: somewhere, role: evaluate}", "pull", "new")
     assert "this looks like tiles: set pull.new.benchmark: tiles" in " ".join(guess.split())
 
 
-def test_its_labels_are_words_for_own_data(tree: Path, pulled: str) -> None:
+def test_own_data_uses_its_labels(tree: Path, pulled: str) -> None:
     script = "from cot_builder.benchmarks.labels import map_label; print(map_label('folder', 'Scoured'), "
     script += "map_label('folder', 'thread'), map_label('mvtec_ad', 'thread'), map_label('tiles', 'thread'))"
-    # Data sets disagree about the last word, so that people's own data cannot take either's side.
+    # Data sets map 'thread' to different types, so it is unspecified in users' own data.
     assert run_python(tree, "-c", script).split() == ["abrasion", "unspecified", "foreign_matter", "pit"]
 
 
-def test_kept_answers_depend_on_labels_alone(tree: Path, keys_before: dict[str, str], pulled: str) -> None:
+def test_answer_keys_depend_on_labels(tree: Path, keys_before: dict[str, str], pulled: str) -> None:
     module = tree / "cot_builder/benchmarks/tiles.py"
-    with_set = answering_keys(tree)
+    with_set = compute_answering_keys(tree)
     assert all(with_set[policy] != keys_before[policy] for policy in keys_before)
     module.write_text(TILES.replace("zoom=1.3", "zoom=1.2"), encoding="utf-8")
-    assert answering_keys(tree) == with_set
+    assert compute_answering_keys(tree) == with_set
     module.write_text(TILES.replace('"scoured"', '"rubbed"'), encoding="utf-8")
-    assert all(key != with_set[policy] for policy, key in answering_keys(tree).items())
+    assert all(key != with_set[policy] for policy, key in compute_answering_keys(tree).items())
     module.write_text(TILES, encoding="utf-8")
 
 
-def test_name_of_facts_is_that_of_the_file(tree: Path, pulled: str) -> None:
+def test_benchmark_name_matches_file(tree: Path, pulled: str) -> None:
     module = tree / "cot_builder/benchmarks/tiles.py"
     module.write_text(TILES.replace('name="tiles"', 'name="magnetic"'), encoding="utf-8")
-    printed = " ".join(command(tree, "--set", NEW % "synthetic", "pull", "new").split())
+    printed = " ".join(run_tree(tree, "--set", NEW % "synthetic", "pull", "new").split())
     module.write_text(TILES, encoding="utf-8")
     assert "BENCHMARK.name is 'magnetic'; a data set has the name of its file" in printed

@@ -1,4 +1,4 @@
-"""A new form of annotations in one file: recognised, read, and told apart from the others."""
+"""A new annotation form in one file: it is recognised, read, and distinguished from others."""
 
 import io
 from pathlib import Path
@@ -55,19 +55,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "bolts"
     source.mkdir()
     for name in ("a", "b"):
-        (source / f"{name}.png").write_bytes(picture(name))
+        (source / f"{name}.png").write_bytes(encode_picture(name))
     (source / "parts.txt").write_text("a.png bolt good\nb.png bolt rust 10 10 30 20\n", encoding="utf-8")
     return folder
 
 
-def picture(name: str) -> bytes:
+def encode_picture(name: str) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((40, 60, 3), ord(name), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
 def pull(tree: Path) -> str:
-    """What `pull` prints of the folder `bolts`, errors too."""
+    """Pull the folder `bolts`; return the output including errors."""
     setting = "pull.new={benchmark: folder, source: bolts, role: evaluate}"
     script = "import sys; sys.stderr = sys.stdout; from indus_cot.app import main\n"
     script += f"try:\n    main(['--set', {setting!r}, 'pull', 'new'])\nexcept SystemExit:\n    pass"

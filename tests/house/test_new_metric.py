@@ -1,4 +1,4 @@
-"""A new metric is one file: with it alone it is computed with its interval, kept, and shown on the results page."""
+"""A new metric in one file: it is computed with its interval, stored, and shown on the results page."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ print(json.dumps([eval.metrics.__file__, read_results(Workspace()).sets[0].headl
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the product with results that were computed before it had the metric, and one file with the metric."""
+    """A copy of the product with results computed before the file of the new metric was added."""
     project = new_project(tmp_path_factory.mktemp("house") / "project")
     folder = project / "results" / "mpdd"
     folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rescored(project: Path) -> dict[str, Any]:
-    """What `indus-cot rescore` of the copy writes."""
+    """The metrics that `indus-cot rescore` of the copy writes."""
     path = project / "results" / "mpdd" / METRICS_FILE
     before = json.loads(path.read_bytes())
     done = run_copy(project, "-m", "indus_cot", "rescore", "results")
@@ -67,7 +67,7 @@ def rescored(project: Path) -> dict[str, Any]:
     return after
 
 
-def test_metrics_json_has_it_with_an_interval(rescored: dict[str, Any]) -> None:
+def test_metrics_json_has_new_figure(rescored: dict[str, Any]) -> None:
     overall = rescored["overall"]
     found, specificity = overall["false_alarms"], overall["specificity"]
     assert found["value"] == overall["fp"] / (overall["fp"] + overall["tn"]) and found["n"] == 176
@@ -76,7 +76,7 @@ def test_metrics_json_has_it_with_an_interval(rescored: dict[str, Any]) -> None:
         assert group["false_alarms"]["value"] == group["fp"] / (group["fp"] + group["tn"])
 
 
-def test_the_results_page_shows_it(project: Path, rescored: dict[str, Any]) -> None:
+def test_results_page_shows_new_figure(project: Path, rescored: dict[str, Any]) -> None:
     done = run_copy(project, "-c", PAGE)
     assert done.returncode == 0, done.stderr
     file, tiles = json.loads(done.stdout.splitlines()[-1])
@@ -86,6 +86,6 @@ def test_the_results_page_shows_it(project: Path, rescored: dict[str, Any]) -> N
     assert shown == f"{100 * found['value']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
-def test_a_product_without_it_reads_its_results(project: Path, rescored: dict[str, Any]) -> None:
+def test_older_product_reads_new_figure(project: Path, rescored: dict[str, Any]) -> None:
     found = read_metrics(project / "results" / "mpdd").overall.figure("false_alarms")
     assert found and found.value == rescored["overall"]["false_alarms"]["value"]

@@ -1,4 +1,4 @@
-"""A new term of the reward is one file: with it alone, the parameter, the trainer, the curve and the pages know it."""
+"""A new reward term in one file: the parameters, the trainer, the curves and the pages include it."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def after(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy with a sixth term, in a file of its own."""
+    """A copy with a sixth term in its own file."""
     project = new_project(tmp_path_factory.mktemp("house") / "after")
     (project / "train" / "rewards" / "brevity.py").write_text(TERM, encoding="utf-8")
     return project
@@ -89,7 +89,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(after: Path) -> dict[str, Any]:
-    """What the copy with the term says of it."""
+    """Facts about the new term, computed with the copy's code."""
     done = run_copy(after, "-c", FACTS)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -97,7 +97,7 @@ def facts(after: Path) -> dict[str, Any]:
     return found
 
 
-def test_its_weight_is_a_parameter(before: Path, after: Path) -> None:
+def test_weight_of_new_term_is_parameter(before: Path, after: Path) -> None:
     setting = ("-m", "indus_cot", "--set", "grpo.reward.delta=0.3", "params")
     refused = run_copy(before, *setting)
     assert refused.returncode == 1
@@ -107,13 +107,13 @@ def test_its_weight_is_a_parameter(before: Path, after: Path) -> None:
     assert json.loads((after / "data" / "params.json").read_text())["grpo"]["reward"]["delta"] == 0.3
 
 
-def test_the_trainer_is_given_it(facts: dict[str, Any]) -> None:
+def test_trainer_gets_new_term(facts: dict[str, Any]) -> None:
     assert facts["weights"] == {
         "accuracy_reward": 1.0, "location_reward": 0.8, "type_reward": 0.6, "brevity_reward": 0.3, "format_reward": 0.5,
     }  # fmt: skip
 
 
-def test_rollouts_show_it_behind_the_gate(facts: dict[str, Any]) -> None:
+def test_rollouts_show_gated_term(facts: dict[str, Any]) -> None:
     brevity = {said: terms["brevity"] for said, terms in facts["scores"].items()}
     assert brevity == {
         "All is even. No": 0.625, "All is even. Yes": 0.0,
@@ -122,7 +122,7 @@ def test_rollouts_show_it_behind_the_gate(facts: dict[str, Any]) -> None:
     assert facts["scores"]["All is even. No"]["reward"] == pytest.approx(1 + 0.8 + 0.6 + 0.3 * 0.625)
 
 
-def test_curve_figures_and_charts_have_it(facts: dict[str, Any]) -> None:
+def test_charts_show_new_term(facts: dict[str, Any]) -> None:
     assert "rewards/brevity_reward/mean" in facts["header"]
     assert facts["figures"] == "rewards/brevity_reward/mean"
     assert facts["plotted"] == "step,value\n1,0.125\n2,0.25\n"

@@ -1,4 +1,4 @@
-"""A fifth tool in one new file works everywhere a tool is used."""
+"""A fifth tool in one file: it works everywhere a tool is used."""
 
 import json
 from pathlib import Path
@@ -46,11 +46,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def used(copy: Path) -> dict[str, Any]:
     found: dict[str, Any] = run_module(copy, "tests.house.use_new_tool")
-    assert found["code"] == str(copy / "cot_builder" / "__init__.py"), "the copy's code has to run, not the checkout's"
+    assert found["code"] == str(copy / "cot_builder" / "__init__.py"), (
+        "the code of the copy must run, not that of the checkout"
+    )
     return found
 
 
-def test_new_tool_is_offered_to_the_policy(used: dict[str, Any]) -> None:
+def test_policy_is_offered_new_tool(used: dict[str, Any]) -> None:
     names = [schema["function"]["name"] for schema in used["schemas"]]
     assert names == ["crop", "enhance", "histogram", "measure", "prior"]
     agent = used["modes"]["agent"]
@@ -58,11 +60,11 @@ def test_new_tool_is_offered_to_the_policy(used: dict[str, Any]) -> None:
     assert agent["observed"] == 1 and "Grey levels: " in agent["transcript"]
 
 
-def test_new_tool_runs_in_the_grpo_environment(used: dict[str, Any]) -> None:
+def test_grpo_environment_runs_new_tool(used: dict[str, Any]) -> None:
     assert used["observed"] == [{"type": "text", "text": "Grey levels: 0 %, 0 %, 0 %, 100 %."}]
 
 
-def test_new_tool_is_planned_by_the_endpoint_teacher(used: dict[str, Any]) -> None:
+def test_teacher_plans_new_tool(used: dict[str, Any]) -> None:
     assert used["teacher"] == "endpoint"
     rows = used["draft"]["rows"]
     assert len(rows) == 22, used["draft"]["printed"]
@@ -72,7 +74,7 @@ def test_new_tool_is_planned_by_the_endpoint_teacher(used: dict[str, Any]) -> No
         assert first["observation"]["text"].startswith("Grey levels: ")
 
 
-def test_new_tool_is_switched_off_by_its_mode(used: dict[str, Any]) -> None:
+def test_mode_switches_new_tool_off(used: dict[str, Any]) -> None:
     without = used["modes"]["agent-without-histogram"]
     assert '"name": "crop"' in without["told"] and "histogram" not in without["told"]
     assert without["observed"] == 0
@@ -80,13 +82,13 @@ def test_new_tool_is_switched_off_by_its_mode(used: dict[str, Any]) -> None:
     assert "did you mean agent-without-histogram?" in used["modes"]["agent-without-histogramm"]["printed"]
 
 
-def test_new_tool_is_replayed_by_verify(used: dict[str, Any]) -> None:
+def test_verify_replays_new_tool(used: dict[str, Any]) -> None:
     assert used["version"] == "6" and {row["version"] for row in used["draft"]["rows"]} == {"6"}
     assert "22 trajectories, 22 tool calls replayed, all equal" in used["draft"]["printed"][-1]
     assert "returned 'Grey levels: " in used["draft"]["changed"]
 
 
-def test_new_tool_is_known_to_the_gates(used: dict[str, Any]) -> None:
+def test_gates_know_new_tool(used: dict[str, Any]) -> None:
     mentioned, reported = used["gates"]["mentioned"], used["gates"]["reported"]
     assert mentioned == ["evidence: thought 1 speaks of 'histogram', but histogram was not called"]
     assert "evidence: thought 1 reports 'histogram shows a second peak' before histogram returned anything" in reported

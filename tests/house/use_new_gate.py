@@ -1,4 +1,4 @@
-"""Drafts and reports with the gate `front_view`; writes what it found as JSON.
+"""Drafts and reports with the gate `front_view`; writes the results as JSON.
 
 :mod:`tests.house.test_new_gate` runs it in a copy of the product to which one file was added.
 """
@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 import cot_builder
-from tests.house.small_project import leave, make_project, run, settings
+from tests.house.small_project import make_project, run, settings, write_result
 
 
-def use() -> dict[str, Any]:
-    """Let the offline teacher draft, and the report tell of it."""
+def collect_results() -> dict[str, Any]:
+    """Draft with the offline teacher, assemble and report; return the results."""
     make_project()
     printed = run(*settings(teacher__backend="offline"), "draft") + run("assemble") + run("report")
     kept, rejected = (pl.read_parquet(f"data/draft/{name}.parquet") for name in ("trajectory", "rejected"))
@@ -31,4 +31,4 @@ def use() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    leave(use())
+    write_result(collect_results())

@@ -1,4 +1,4 @@
-"""Uses the tool `histogram` as the policy, the teacher, the gates and the checks do; writes what it found as JSON.
+"""Uses the tool `histogram` as policy, teacher, gates and `verify` do; writes the results as JSON.
 
 :mod:`tests.house.test_new_tool` runs it in a copy of the product to which one file was added.
 """
@@ -20,7 +20,7 @@ from cot_builder.params import load_params
 from cot_builder.teacher.gates import run_gates
 from tests.cot_builder.teacher.test_gates import case
 from tests.helpers import scripted_teacher
-from tests.house.small_project import leave, make_project, run, settings
+from tests.house.small_project import make_project, run, settings, write_result
 from tests.servers.chat_server import Body, chat_server, get_text
 from train.environment import InspectionEnvironment
 
@@ -29,7 +29,7 @@ VERDICT = "<think>It is even.</think><answer>No</answer>"
 
 
 def teach(body: Body) -> dict[str, Any]:
-    """A teacher that fills in the form it is asked for, and asks for the histogram of every image."""
+    """Answer as a teacher that fills in each form and requests the histogram of every image."""
     filled = scripted_teacher.answer_form(body)
     schema = body["response_format"]["json_schema"]
     if schema["name"] == "description":
@@ -45,12 +45,12 @@ def teach(body: Body) -> dict[str, Any]:
 
 
 def inspect(body: Body) -> str:
-    """A policy that asks for the histogram once, then answers."""
+    """Answer as a policy that requests the histogram once, then gives its verdict."""
     return CALL if len(body["messages"]) == 2 else VERDICT
 
 
 def evaluate(mode: str) -> dict[str, Any]:
-    """What the policy was told in a mode, and what its call returned."""
+    """Evaluate in a mode; return the policy's first request, its transcript and the number of observations."""
     with chat_server(inspect) as server:
         chosen = settings(evaluate__base_url=server.url, evaluate__mode=mode)
         printed = run(*chosen, "evaluate", "held_out", "--results", f"results-{mode}")
@@ -61,18 +61,18 @@ def evaluate(mode: str) -> dict[str, Any]:
     )
 
 
-def draft() -> dict[str, Any]:
-    """What the endpoint teacher made of the corpus, and what `verify` says of it."""
+def draft_with_teacher() -> dict[str, Any]:
+    """Draft with the endpoint teacher; return the corpus rows and the output of `verify`."""
     with chat_server(teach) as server:
         printed = [run(*settings(teacher__base_url=server.url), "draft")]
     printed += [run("assemble"), run("verify", "data/indus_cot")]
     rows = [json.loads(row.trajectory) | {"version": row.toolbox_version} for row in read_all(Path("data/indus_cot"))]
-    change_an_observation(Path("data/indus_cot/data"))
+    change_observation(Path("data/indus_cot/data"))
     return {"printed": printed, "rows": rows, "changed": run("verify", "data/indus_cot")}
 
 
-def change_an_observation(folder: Path) -> None:
-    """Let the first row of the corpus say that its tool returned something else."""
+def change_observation(folder: Path) -> None:
+    """Change a tool's observation in the first row of the corpus."""
     shard = min(folder.glob("*.parquet"))
     table = pq.read_table(shard)
     rows = table.to_pylist()
@@ -80,35 +80,35 @@ def change_an_observation(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
 
 
-def observe() -> list[dict[str, Any]]:
-    """What the environment of GRPO returns."""
+def observe_in_environment() -> list[dict[str, Any]]:
+    """Return the tool's observation in the GRPO environment."""
     environment = InspectionEnvironment({})
     environment.reset(image=Image.new("RGB", (64, 64), "white"))
     return environment.histogram(bins=4)  # type: ignore[attr-defined,no-any-return]
 
 
-def refusals(*thoughts: str) -> list[str]:
-    """What the gates say of a draft without calls."""
+def list_violations(*thoughts: str) -> list[str]:
+    """Return the gate violations of a draft without calls."""
     return [f"{violation.gate}: {violation.reason}" for violation in run_gates(case(*thoughts))]
 
 
-def use() -> dict[str, Any]:
-    """Everything, in the order of a project."""
+def collect_results() -> dict[str, Any]:
+    """Run all uses in the order of a project; return the results."""
     make_project()
     return {
         "code": cot_builder.__file__,
         "version": TOOLBOX_VERSION,
         "schemas": tool_schemas(),
-        "draft": draft(),
+        "draft": draft_with_teacher(),
         "modes": {mode: evaluate(mode) for mode in ("agent", "agent-without-histogram", "agent-without-histogramm")},
-        "observed": observe(),
+        "observed": observe_in_environment(),
         "gates": {
-            "mentioned": refusals("The histogram of the nut tells that it has a defect."),
-            "reported": refusals("The histogram shows a second peak, so the nut has a defect."),
+            "mentioned": list_violations("The histogram of the nut tells that it has a defect."),
+            "reported": list_violations("The histogram shows a second peak, so the nut has a defect."),
         },
         "teacher": load_params().teacher.backend,
     }
 
 
 if __name__ == "__main__":
-    leave(use())
+    write_result(collect_results())

@@ -1,4 +1,4 @@
-"""The doctor vouches for what it has imported, in versions that fit."""
+"""Checks of `indus-cot doctor`: libraries, versions and names."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_library_that_does_not_load_is_a_fault(
+def test_unloadable_library_is_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "krippendorff.py").write_text("raise ImportError('libx.so.1: cannot open shared object file')")
@@ -30,7 +30,7 @@ def test_library_that_does_not_load_is_a_fault(
 
 
 @pytest.mark.slow
-def test_version_out_of_bounds_is_a_fault(
+def test_incompatible_version_is_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metadata = tmp_path / "opencv_python_headless-4.12.0.88.dist-info"

@@ -1,4 +1,4 @@
-"""The corpus half works where nothing of the extra `train` is installed, and says what is missing for the rest."""
+"""Without the extra `train`, the corpus half works, and the other verbs name the missing extra."""
 
 import subprocess
 import sys
@@ -15,16 +15,16 @@ PathFinder.find_spec = staticmethod(
     lambda name, *more: None if name.partition(".")[0] in training else found(name, *more)
 )
 """
-"""Hides them, as if they were not installed."""
+"""Code that hides the packages of the extra, as if they were not installed."""
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT + code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
-def test_the_corpus_half_needs_nothing_of_the_extra_train():
-    done = python(
+def test_corpus_half_needs_no_train_extra():
+    done = run_python(
         "import importlib, pkgutil, annotation, cot_builder.stages, cot_builder.benchmarks, cot_builder.teacher\n"
         "import eval.report.report, eval.report.show, eval.metrics, eval.compare, eval.evaluate, eval.scripted, eval.served\n"
         "for package in (annotation, cot_builder.stages, cot_builder.benchmarks, cot_builder.teacher):\n"
@@ -34,7 +34,7 @@ def test_the_corpus_half_needs_nothing_of_the_extra_train():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_verb_that_needs_it_says_how_to_install_it():
-    done = python("from indus_cot.app import main; main(['sft'])")
+def test_missing_extra_names_its_installation():
+    done = run_python("from indus_cot.app import main; main(['sft'])")
     assert done.returncode == 1
     assert "pip install -e '.[train]'" in done.stderr and "Traceback" not in done.stderr

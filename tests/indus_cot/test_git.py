@@ -1,4 +1,4 @@
-"""A project that was downloaded as a ZIP file is no git repository."""
+"""DVC in a project without a git repository, such as one downloaded as a ZIP file."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def downloaded(tmp_path: Path) -> Path:
     return root
 
 
-def repro(root: Path) -> subprocess.CompletedProcess[str]:
+def run_repro(root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dvc", "repro"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
@@ -26,9 +26,9 @@ def repro(root: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_dvc_runs_without_git(downloaded: Path) -> None:
     (downloaded / ".dvc/config.local").write_text("[cache]\n    type = copy\n")
-    assert "not a git repository" in repro(downloaded).stderr
+    assert "not a git repository" in run_repro(downloaded).stderr
     allow_missing_git(downloaded)
-    done = repro(downloaded)
+    done = run_repro(downloaded)
     assert done.returncode == 0, done.stderr
     assert (downloaded / "out").read_text() == "made\n"
     written = (downloaded / ".dvc/config.local").read_text()

@@ -1,4 +1,4 @@
-"""`indus-cot init`: a project of one's own, from a checkout and from an installed wheel."""
+"""`indus-cot init` from a checkout and from an installed wheel."""
 
 import os
 import subprocess
@@ -26,22 +26,22 @@ UV = Path(sys.executable).with_name("uv")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    # Of a copy: building leaves files beside the sources.
+    # Build from a copy, because building leaves files beside the sources.
     build = [UV, "build", "--wheel", "--quiet", "--out-dir", folder, new_project(folder / "sources")]
     subprocess.run(build, check=True, capture_output=True)
-    (made,) = folder.glob("*.whl")
-    return made
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """An environment with the wheel; its libraries are those of the tests."""
+    """An environment with the wheel, which uses the libraries of the tests' environment."""
     environment = wheel.parent / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin/python"
     subprocess.run([UV, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel], check=True)
     libraries = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    # Libraries alone: the editable checkout lies in a .pth file, which is not read from there.
+    # This adds only the libraries: a .pth file of the added folder, such as that of the checkout, is not read.
     (libraries / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment
 
@@ -55,7 +55,7 @@ def test_wheel_has_licence_and_type_markers(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "examples/", "bench/"))]
 
 
-def test_init_writes_a_project_and_spares_files(tmp_path: Path) -> None:
+def test_init_keeps_existing_files(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     (folder / "photos").mkdir(parents=True)
     (folder / "README.md").write_text("mine")
@@ -77,21 +77,21 @@ def test_init_writes_a_project_and_spares_files(tmp_path: Path) -> None:
     assert again.returncode == 1 and "it is a project already" in again.stderr
 
 
-@pytest.mark.parametrize(("name", "told"), [("file", "this is a file"), ("taken", "dvc.yaml already exists there")])
-def test_init_refuses_what_it_would_overwrite(tmp_path: Path, name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("file", "this is a file"), ("taken", "dvc.yaml already exists there")])
+def test_init_refuses_to_overwrite(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "dvc.yaml").write_text("mine")
     done = run(tmp_path, "init", name, settings=())
-    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert (tmp_path / "taken" / "dvc.yaml").read_text() == "mine"
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["dvc.yaml"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_init_finds_its_files_in_a_target_folder(installer: str, wheel: Path, tmp_path: Path) -> None:
-    """`pip install --target` records other paths than it writes to."""
+def test_init_works_in_target_folder(installer: str, wheel: Path, tmp_path: Path) -> None:
+    """`pip install --target` records paths that differ from those it writes to."""
     target, project = tmp_path / "target", tmp_path / "project"
     pip = [sys.executable, "-m", "pip"] if installer == "pip" else [UV, "pip"]
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", target, wheel], check=True)
@@ -105,8 +105,8 @@ def test_init_finds_its_files_in_a_target_folder(installer: str, wheel: Path, tm
 
 
 @pytest.mark.slow
-def test_a_wheel_makes_a_project_that_runs(installed: Path, tmp_path: Path) -> None:
-    """Outside the checkout, beside folders of the user's named as packages of this project, without git."""
+def test_project_from_wheel_runs(installed: Path, tmp_path: Path) -> None:
+    """Run outside the checkout, without git, beside user folders named like packages of this project."""
     command = installed / "bin/indus-cot"
     environment = {**os.environ, **ENVIRONMENT, "HF_DATASETS_CACHE": str(tmp_path / "hf")}
 
@@ -132,8 +132,8 @@ def test_a_wheel_makes_a_project_that_runs(installed: Path, tmp_path: Path) -> N
     assert "Nothing was evaluated: no set of <code>pull</code>" in page
     assert (project / "models/grpo/manifest.json").is_file()
     where = "import indus_cot, train, eval; print(indus_cot.__file__, train.__file__, eval.__file__)"
-    said = subprocess.run(
+    shown = subprocess.run(
         [installed / "bin/python", "-P", "-c", where], cwd=project, capture_output=True, text=True, check=False
     )
-    assert said.stdout.count(str(installed)) == 3, said.stderr
+    assert shown.stdout.count(str(installed)) == 3, shown.stderr
     assert "didn't change, skipping" in call(*settings, "repro", folder=project)

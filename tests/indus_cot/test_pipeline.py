@@ -1,4 +1,4 @@
-"""The whole way, as `indus-cot repro` runs it: DVC, every stage, the corpus, and what may go wrong."""
+"""The whole pipeline as `indus-cot repro` runs it: DVC, all stages, the corpus, and faults."""
 
 import filecmp
 import json
@@ -35,17 +35,17 @@ def project(tmp_path_factory):
     return folder
 
 
-def corpus_rows(project: Path) -> pl.DataFrame:
+def read_corpus_rows(project: Path) -> pl.DataFrame:
     shards = sorted((project / "data/indus_cot/data").glob("*.parquet"))
     return pl.DataFrame([row for shard in shards for row in pq.read_table(shard).to_pylist()], schema=INDUS_COT.dtypes)
 
 
-def test_the_corpus_loads_with_datasets_and_holds_its_contract(project):
+def test_corpus_loads_with_datasets(project):
     import datasets
 
     corpus = datasets.load_dataset(str(project / "data/indus_cot"), cache_dir=str(project / "hf"))
     assert set(corpus) == {"train", "validation"}
-    rows = corpus_rows(project)
+    rows = read_corpus_rows(project)
     INDUS_COT.validate(rows)
     assert sum(split.num_rows for split in corpus.values()) == rows.height
     row = corpus["train"][0]
@@ -57,15 +57,15 @@ def test_the_corpus_loads_with_datasets_and_holds_its_contract(project):
     assert set(priors["train"]["source_set"]) == {"real_iad"}
 
 
-def test_a_frozen_stage_may_come_first(tmp_path):
+def test_frozen_stage_may_come_first(tmp_path):
     done = run(new_project(tmp_path), "repro", "prior_review")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_images_are_the_published_bytes(project):
+def test_images_are_published_bytes(project):
     import hashlib
 
-    rows = corpus_rows(project)
+    rows = read_corpus_rows(project)
     samples = dict(
         pl.read_parquet(project / "data/select/sample.parquet").select("sample_id", "image_sha256").iter_rows()
     )
@@ -73,50 +73,50 @@ def test_images_are_the_published_bytes(project):
         assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"] == samples[row["sample_id"]]
 
 
-def test_views_of_one_part_never_straddle_the_splits(project):
-    rows = corpus_rows(project).select("sample_id", "split")
+def test_parts_stay_within_one_split(project):
+    rows = read_corpus_rows(project).select("sample_id", "split")
     parts = pl.read_parquet(project / "data/select/sample.parquet").select("sample_id", "part_id")
     assert rows.join(parts, on="sample_id").group_by("part_id").agg(pl.col("split").n_unique())["split"].max() == 1
 
 
-def test_the_corpus_is_balanced_and_uses_every_tool(project):
-    rows = corpus_rows(project)
+def test_corpus_is_balanced_over_tools(project):
+    rows = read_corpus_rows(project)
     assert 0.35 < (rows["answer"] == "No").mean() < 0.65
     used = set(rows["tool_calls"].explode().drop_nulls())
     assert used == {"crop", "enhance", "measure", "prior"}
-    assert rows.filter(pl.col("tool_calls").list.len() == 0).height > 0, "clear images are answered without a tool"
+    assert rows.filter(pl.col("tool_calls").list.len() == 0).height > 0, "clear images must be answered without a tool"
     assert rows.filter((pl.col("answer") == "No") & (pl.col("tool_calls").list.len() > 0)).height > 0
 
 
-def test_no_student_facing_text_speaks_of_the_truth_or_of_files(project):
+def test_student_text_hides_truth_and_files(project):
     truth = pl.read_parquet(project / "data/select/supervision.parquet")
-    rows = corpus_rows(project).join(truth.select("sample_id", "source_path"), on="sample_id")
+    rows = read_corpus_rows(project).join(truth.select("sample_id", "source_path"), on="sample_id")
     for row in rows.iter_rows(named=True):
         stem = Path(row["source_path"]).stem
         assert stem not in row["messages"] and row["sample_id"] not in row["messages"]
         names = [row["image"]["path"], *(image["path"] for image in row["images"])]
         assert not any(stem in name or row["category"] in name for name in names)
-        told = json.dumps([row["messages"], row["trajectory"], row["tagged"], row["prior"]])
-        assert str(project) not in told and row["sample_id"] not in told
+        text = json.dumps([row["messages"], row["trajectory"], row["tagged"], row["prior"]])
+        assert str(project) not in text and row["sample_id"] not in text
 
 
-def test_local_patches_of_a_row_were_found_without_the_truth(project):
+def test_local_patches_ignore_truth(project):
     patches = pl.read_parquet(project / "data/patch/patch.parquet")
     chosen = patches.filter(pl.col("kind") == "proposal").sort("sample_id", "rank")
     expected = {key[0]: group["box"].to_list() for key, group in chosen.partition_by("sample_id", as_dict=True).items()}
     assert set(patches["kind"]) == {"proposal", "defect", "hard_normal"}
-    for row in corpus_rows(project).iter_rows(named=True):
+    for row in read_corpus_rows(project).iter_rows(named=True):
         assert [patch["box"] for patch in row["patch_pairs"]] == expected.get(row["sample_id"], [])
 
 
-def test_overlapping_categories_are_dropped_with_their_reason(project):
+def test_overlapping_categories_are_dropped(project):
     dropped = pl.read_csv(project / "data/select/dropped_categories.csv")
     kept = set(pl.read_parquet(project / "data/select/sample.parquet")["category"])
     assert dropped.height >= 2 and not set(dropped["category"]) & kept
 
 
 @pytest.mark.browser
-def test_the_report_of_a_real_run_fits_a_desk_and_a_phone(project):
+def test_report_fits_desktop_and_phone(project):
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium here: `make test` installs it where it may")
@@ -131,21 +131,21 @@ def test_the_report_of_a_real_run_fits_a_desk_and_a_phone(project):
         browser.close()
 
 
-def test_both_trainings_leave_a_model_with_its_card_metrics_and_plots(project):
+def test_trainings_write_models_and_plots(project):
     for stage in TRAININGS:
         assert (project / f"models/{stage}/model.safetensors").is_file()
         assert "Indus-CoT" in (project / f"models/{stage}/README.md").read_text()
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "dvc", "metrics", "show", "--json"], cwd=project, capture_output=True, check=True
     )
-    figures = json.loads(told.stdout)[""]["data"]
+    figures = json.loads(done.stdout)[""]["data"]
     assert figures["reports/sft.json"]["data"]["steps"] == figures["reports/grpo.json"]["data"]["steps"] == 1
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "dvc", "plots", "show", "--json"], cwd=project, capture_output=True, check=True
     )
-    plots = json.loads(told.stdout)["data"]
+    plots = json.loads(done.stdout)["data"]
     assert {"sft loss", "grpo reward", "grpo kl"} <= plots.keys()
-    # A folder of the terms of the reward, which dvc.yaml does not list.
+    # The folder of reward terms, whose files dvc.yaml does not list.
     terms = {name: json.dumps(plot) for name, plot in plots.items() if name.startswith("reports/grpo/terms")}
     assert all(
         f"{name}.csv" in " ".join([*terms, *terms.values()]) for name in ("accuracy", "location", "type", "tool")
@@ -160,7 +160,7 @@ def test_gates_are_reported(project):
     assert "| leak |" in (project / "reports/gates.md").read_text()
 
 
-def test_a_second_repro_runs_nothing(project):
+def test_second_repro_runs_nothing(project):
     before = {path: path.stat().st_mtime_ns for path in (project / "data").rglob("manifest.json")}
     done = run(project, "repro")
     assert done.returncode == 0, done.stderr
@@ -168,7 +168,7 @@ def test_a_second_repro_runs_nothing(project):
     assert "Running stage 'select'" not in done.stdout
 
 
-def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
+def test_parameter_reruns_only_dependents(project, tmp_path):
     changed = shutil.copytree(project, tmp_path / "project", symlinks=True)
     done = run(changed, "repro", settings=(*SMALL, "report.gallery=3", "compute.workers=1"))
     assert done.returncode == 0, done.stderr
@@ -176,12 +176,12 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
     assert ran == {"report"}
     import datasets
 
-    def loaded() -> int:
+    def count_loaded_rows() -> int:
         return datasets.load_dataset(str(changed / "data/indus_cot"), cache_dir=str(changed / "hf"))[
             "validation"
         ].num_rows
 
-    before = loaded()
+    before = count_loaded_rows()
     done = run(changed, "repro", "assemble", settings=(*SMALL, "select.validation_fraction=0.4"))
     assert done.returncode == 0, done.stderr
     ran = {stage for stage in (*STAGES, *TRAININGS, "report", "pull@visa") if f"Running stage '{stage}'" in done.stdout}
@@ -189,10 +189,10 @@ def test_only_what_a_parameter_touches_runs_again(project, tmp_path):
         "priors are measured on the train split only"
     )
     written = sum(pq.read_metadata(path).num_rows for path in (changed / "data/indus_cot/data").glob("validation-*"))
-    assert loaded() == written > before, "a corpus made anew must not come from the cache of the old one"
+    assert count_loaded_rows() == written > before, "a changed corpus must not come from the cache of the old one"
 
 
-def test_verify_passes_and_names_the_first_difference(project, tmp_path):
+def test_verify_names_first_difference(project, tmp_path):
     done = run(project, "verify")
     assert done.returncode == 0 and "tool calls replayed, all equal" in done.stdout
     corpus = shutil.copytree(project / "data/indus_cot", tmp_path / "corpus")
@@ -233,7 +233,7 @@ def test_verify_refuses_a_changed_row(project, tmp_path, column, change, message
         verify(corpus)
 
 
-def test_verify_of_a_damaged_corpus_is_one_message(project, tmp_path):
+def test_verify_of_damaged_corpus(project, tmp_path):
     corpus = shutil.copytree(project / "data/indus_cot", tmp_path / "corpus")
     shard = corpus / "data/train-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -244,7 +244,7 @@ def test_verify_of_a_damaged_corpus_is_one_message(project, tmp_path):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_kill_9_leaves_the_last_whole_output_and_the_next_run_ends_well(project, tmp_path, stage):
+def test_killed_stage_keeps_last_output(project, tmp_path, stage):
     work = shutil.copytree(project, tmp_path / "project", symlinks=True)
     folder = work / "data" / FOLDERS.get(stage, stage)
     before = (folder / "manifest.json").read_bytes()
@@ -255,7 +255,7 @@ def test_kill_9_leaves_the_last_whole_output_and_the_next_run_ends_well(project,
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (folder / "manifest.json").read_bytes() == before, "the last whole output stays in place"
+    assert (folder / "manifest.json").read_bytes() == before, "the last complete output must stay in place"
     done = run(work, stage)
     assert done.returncode == 0, done.stderr
     assert not staging.exists()
@@ -265,29 +265,29 @@ def test_kill_9_leaves_the_last_whole_output_and_the_next_run_ends_well(project,
     assert sorted(tables) == sorted(path.relative_to(reference) for path in reference.rglob("*.parquet"))
 
 
-def test_kill_9_of_the_report_leaves_the_last_pages(project):
+def test_killed_report_keeps_last_pages(project):
     folder = project / "reports"
     staging = folder / ".items.partial"
 
-    def pages() -> dict[str, bytes]:
+    def read_pages() -> dict[str, bytes]:
         found = [folder / "index.html", *sorted((folder / "items").iterdir())]
         return {path.name: path.read_bytes() for path in found if path.name != "manifest.json"}
 
-    before = pages()
+    before = read_pages()
     process = subprocess.Popen(command("report"), cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (staging.exists() and any(staging.iterdir())) and process.poll() is None:
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert staging.exists(), "it ended before it was killed"
-    assert pages() == before
+    assert staging.exists(), "the command ended before it was killed"
+    assert read_pages() == before
     done = run(project, "report")
     assert done.returncode == 0 and not staging.exists(), done.stderr
-    assert pages() == before
+    assert read_pages() == before
 
 
-def test_two_runs_at_once_end_with_one_message(project, tmp_path):
+def test_simultaneous_runs_are_refused(project, tmp_path):
     from filelock import FileLock
 
     work = shutil.copytree(project, tmp_path / "project", symlinks=True)
@@ -297,7 +297,7 @@ def test_two_runs_at_once_end_with_one_message(project, tmp_path):
     assert "another run is writing this folder" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_stage_without_its_input_says_what_to_run(tmp_path):
+def test_missing_input_names_stage_to_run(tmp_path):
     folder = new_project(tmp_path)
     for stage in (*STAGES, *TRAININGS, "report"):
         done = run(folder, stage)
@@ -318,7 +318,7 @@ def test_a_stage_without_its_input_says_what_to_run(tmp_path):
         (["pull", "nonsense"], "nonsense"),
     ],
 )
-def test_a_mistaken_command_line_is_one_message_and_exit_code_1(project, arguments, message):
+def test_wrong_command_line_is_one_message(project, arguments, message):
 
     done = subprocess.run(
         [sys.executable, "-m", "indus_cot", *arguments], cwd=project, capture_output=True, text=True, check=False
@@ -327,12 +327,12 @@ def test_a_mistaken_command_line_is_one_message_and_exit_code_1(project, argumen
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_outside_a_project_the_command_says_so(tmp_path):
+def test_command_outside_project(tmp_path):
     done = run(tmp_path, "select")
     assert done.returncode == 1 and "run indus-cot in the project's folder" in done.stderr
 
 
-def test_doctor_finds_a_sound_project_sound_and_names_a_missing_source(project):
+def test_doctor_names_missing_source(project):
     done = run(project, "doctor")
     assert done.returncode == 0, done.stdout
     done = run(project, "doctor", settings=("pull.visa.source=nowhere/visa",))
@@ -350,25 +350,25 @@ def test_doctor_names_parameters_of_another_profile(project):
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"), [("cut", "is damaged or truncated"), ("gone", "is missing"), ("rows", "has 1 rows")]
+    ("damage", "message"), [("cut", "is damaged or truncated"), ("gone", "is missing"), ("rows", "has 1 rows")]
 )
-def test_doctor_names_a_damaged_table(project, harm, told):
+def test_doctor_names_a_damaged_table(project, damage, message):
     table = project / "data/pull/sdd/images-00000.parquet"
     aside = table.with_suffix(".aside")
     table.rename(aside)
     try:
-        if harm == "cut":
+        if damage == "cut":
             table.write_bytes(aside.read_bytes()[:-1000])
-        elif harm == "rows":
+        elif damage == "rows":
             pl.read_parquet(aside).head(1).write_parquet(table)
         done = run(project, "doctor", COLUMNS="500")
     finally:
         aside.replace(table)
     assert done.returncode == 1 and "indus-cot pull sdd" in done.stdout
-    assert f"data/pull/sdd/images-00000.parquet {told}" in done.stdout
+    assert f"data/pull/sdd/images-00000.parquet {message}" in done.stdout
 
 
-def test_help_appears_without_a_heavy_import(project):
+def test_help_needs_no_heavy_import(project):
     code = (
         "import sys; sys.argv=['indus-cot', '--help']\n"
         "from indus_cot.app import main\n"
@@ -381,7 +381,7 @@ def test_help_appears_without_a_heavy_import(project):
     assert "repro" in done.stdout and done.stdout.strip().endswith("[]")
 
 
-def test_the_corpus_half_never_imports_torch(project):
+def test_corpus_half_imports_no_torch(project):
 
     code = (
         "import sys, pkgutil, importlib, cot_builder, schemas, eval\n"
@@ -394,7 +394,7 @@ def test_the_corpus_half_never_imports_torch(project):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
+def test_six_real_layouts_run_through(tmp_path):
     if not REAL.is_dir():
         pytest.skip(f"no real photographs at {REAL}; set INDUS_COT_REAL_DATA")
     folder = new_project(tmp_path)
@@ -412,7 +412,7 @@ def test_the_six_real_layouts_run_through_and_hazelnut_is_dropped(tmp_path):
     dropped = pl.read_csv(folder / "data/select/dropped_categories.csv")
     assert dropped["category"].to_list() == ["hazelnut"]
     assert "hazelnut" in (folder / "data/select/leakage.md").read_text()
-    rows = corpus_rows(folder)
+    rows = read_corpus_rows(folder)
     assert set(rows["category"]) == {"ball_screw"} and rows.height > 40
     assert run(folder, "verify", settings=(), profile="real-mini").returncode == 0
     assert (folder / "models/grpo/model.safetensors").is_file()
