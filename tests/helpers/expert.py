@@ -1,4 +1,4 @@
-"""An expert at the review page, in a real browser."""
+"""An expert who uses the review page in a real browser."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Dialog, FloatRect, Locator, Page
 from tests.servers.label_studio_server import Server
 
 LONGEST_MS = 180_000
-"""Milliseconds that a page may take while other servers start beside it."""
+"""Timeout of a page; other servers may start at the same time."""
 LARGE = (1920, 1080)
 SMALL = (1366, 768)
 SHOWN = """() => {
@@ -19,13 +19,13 @@ SHOWN = """() => {
     && document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])')
     && (!document.querySelector('.review') || document.querySelector(`${texts} [data-testid=textarea-region]`));
 }"""
-"""Every image is there, the inspected one from a blob as Label Studio shows it, those of a prior in its text; on a
-review page the prefilled texts are too; and the page can be submitted."""
+"""JavaScript that tells whether a page is ready: all images are loaded (the inspected one from a blob, those of a prior
+in its text), the prefilled texts of a review page are shown, and the page can be submitted."""
 ANSWERS = "() => JSON.stringify(Htx.annotationStore.selected.serializeAnnotation())"
 
 
 class Expert:
-    """Somebody logged in, with one window of ``size`` pixels."""
+    """An expert who is logged in, with one window of ``size`` pixels."""
 
     def __init__(self, browser: Browser, server: Server, size: tuple[int, int] = LARGE) -> None:
         self.server = server
@@ -44,16 +44,16 @@ class Expert:
         dialog.dismiss()
 
     def _goto(self, path: str) -> None:
-        # The page also asks for things outside this machine: `load` may come late or never.
+        # The page also requests resources outside this machine, so `load` may come late or never.
         self.page.goto(self.server.url + path, wait_until="domcontentloaded")
 
     def begin(self, project: int) -> dict[str, Any]:
-        """Open the label stream of the project's first tab; the first task's data."""
+        """Open the label stream of the project's first tab; return the data of the first task."""
         self._goto(f"/projects/{project}/data")
         return self._next(self.page.get_by_role("button", name="Label All Tasks"))
 
     def submit(self) -> dict[str, Any]:
-        """Submit the page; the next task's data, once its page is ready, or nothing after the last."""
+        """Submit the page; return the data of the next task when its page is ready, or nothing after the last task."""
         return self._next(self.page.get_by_test_id("bottombar-submit-button"))
 
     def _next(self, button: Locator) -> dict[str, Any]:
@@ -71,15 +71,15 @@ class Expert:
         self.page.wait_for_function(SHOWN)
 
     def answers(self) -> list[dict[str, Any]]:
-        """What would be submitted now."""
+        """Return the results that would be submitted now."""
         return list(json.loads(self.page.evaluate(ANSWERS)))
 
     def text(self, name: str) -> Locator:
-        """The box of a text, such as ``think_0`` or ``call_1``."""
+        """Return the box of a text, such as ``think_0`` or ``call_1``."""
         return self.page.get_by_test_id("textarea-region").filter(has=self.page.locator(f'[name^="{name}:"]'))
 
     def edit(self, name: str) -> Locator:
-        """Open a text's box as a click on it does; the input."""
+        """Open the box of a text with a click; return its input."""
         box = self.text(name)
         box.get_by_test_id("htx-textbox-edit-button").click()
         return box.get_by_test_id("htx-textbox-input")
@@ -101,7 +101,7 @@ class Expert:
         self.page.get_by_role("option", name=value, exact=True).click()
 
     def rate(self, number: int, stars: int) -> None:
-        """Give stars; 0 is the rating of the evidence, 1 that of the logic."""
+        """Give stars to rating ``number``: 0 is the evidence, 1 the logic."""
         self.page.locator(".review-final .ant-rate").nth(number).locator(".ant-rate-star").nth(stars - 1).click()
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -114,12 +114,12 @@ class Expert:
         self.page.mouse.up()
 
     def at(self, point: tuple[float, float]) -> tuple[float, float]:
-        """A point of the image, 0-1000, in pixels of the window."""
+        """Convert a point of the image, in 0-1000, to pixels of the window."""
         area = self.area(".review-left img")
         return area["x"] + area["width"] * point[0] / 1000, area["y"] + area["height"] * point[1] / 1000
 
     def area(self, selector: str) -> FloatRect:
-        """Where something is in the window."""
+        """Return the bounding box of an element in the window."""
         found = self.page.locator(selector).first.bounding_box()
         assert found is not None, selector
         return found

@@ -1,4 +1,4 @@
-"""Small data sets in each official layout, as {path: bytes}, and ways to pack and pull them."""
+"""Builds small data sets in each official layout, as {path: bytes}; packs and pulls them."""
 
 import csv
 import io
@@ -26,14 +26,14 @@ Rectangle = tuple[int, int, int, int]
 
 
 def picture(seed: int, width: int = 64, height: int = 48, suffix: str = ".png", grey: bool = False) -> bytes:
-    """An image file of noise, the same for the same arguments."""
+    """Return an image file of noise, always the same for the same arguments."""
     shape = (height, width) if grey else (height, width, 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
 def mask(*boxes: Rectangle, width: int = 64, height: int = 48, value: int = 255, suffix: str = ".png") -> bytes:
-    """A mask file in which the half-open pixel boxes are marked."""
+    """Return a mask file in which the half-open pixel boxes are marked."""
     pixels = np.zeros((height, width), np.uint8)
     for x1, y1, x2, y2 in boxes:
         pixels[y1:y2, x1:x2] = value
@@ -41,7 +41,7 @@ def mask(*boxes: Rectangle, width: int = 64, height: int = 48, value: int = 255,
 
 
 def mvtec_files(category: str = "bottle", kind: str = "contamination") -> Files:
-    """Three normal images (two for training) and two anomalous ones."""
+    """Return three normal images (two for training) and two anomalous ones."""
     return {
         f"{category}/train/good/000.png": picture(1),
         f"{category}/train/good/001.png": picture(2),
@@ -54,7 +54,7 @@ def mvtec_files(category: str = "bottle", kind: str = "contamination") -> Files:
 
 
 def mpdd_files() -> Files:
-    """The whole of MPDD in its published counts, in made-up pictures; types as its folders name them."""
+    """Return a data set with the published image counts and folder names of MPDD and random pictures."""
     published = {
         "bracket_black": (289, 32, 47, "scratches"), "bracket_brown": (185, 26, 51, "parts_mismatch"),
         "bracket_white": (110, 30, 30, "defective_painting"), "connector": (128, 30, 14, "parts_mismatch"),
@@ -72,7 +72,7 @@ def mpdd_files() -> Files:
 
 
 def csv_bytes(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
-    """Rows as a CSV file."""
+    """Return rows as a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
@@ -81,7 +81,7 @@ def csv_bytes(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
 
 
 def visa_files(name: str = "candle") -> Files:
-    """Two normal images, one of them for testing, and two anomalous ones, one of two types at once."""
+    """Return two normal images, one of them for testing, and two anomalous ones, one of them with two types."""
     normal, anomalous = f"{name}/Data/Images/Normal", f"{name}/Data/Images/Anomaly"
     masks = f"{name}/Data/Masks/Anomaly"
     split = [
@@ -101,14 +101,14 @@ def visa_files(name: str = "candle") -> Files:
 
 
 def real_iad_row(category: str, split_folder: str, code: str, number: int, view: int, masked: bool) -> dict[str, Any]:
-    """One row of Real-IAD's JSON; ``split_folder`` is OK or NG/<code>."""
+    """Return one row of Real-IAD's JSON; ``split_folder`` is OK or NG/<code>."""
     stem = f"{split_folder}/S{number:04d}/{category}_{number:04d}_{split_folder.replace('/', '_')}_C{view}_20231021"
     mask_path = f"{stem}.png" if masked else None
     return {"category": category, "anomaly_class": code, "image_path": f"{stem}.jpg", "mask_path": mask_path}
 
 
 def real_iad_files(category: str = "toy", folder: str = "realiad_1024") -> Files:
-    """A part in training, a normal one and a scratched one in test; the scratch shows in view 1 of 2 only."""
+    """Return a training part, and a normal and a scratched test part; only view 1 of 2 shows the scratch."""
     rows = {
         "meta": {"prefix": f"{category}/", "normal_class": "OK", "pre_transform": False},
         "train": [real_iad_row(category, "OK", "OK", 1, view, False) for view in (1, 2)],
@@ -127,7 +127,7 @@ def real_iad_files(category: str = "toy", folder: str = "realiad_1024") -> Files
 
 
 def sdd_files() -> Files:
-    """A normal image; one with a defect across a cut; two identical ones with different labels."""
+    """Return a normal image, one with a defect across a cut, and two identical ones with different labels."""
     tall = {"width": 50, "height": 121}
     twin = picture(33, **tall, suffix=".jpg", grey=True)
     return {
@@ -144,7 +144,7 @@ def sdd_files() -> Files:
 
 
 def write_folder(root: Path, files: Files) -> Path:
-    """Files as a folder."""
+    """Write files to a folder."""
     for name, data in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def write_folder(root: Path, files: Files) -> Path:
 
 
 def write_tar(path: Path, files: Files) -> Path:
-    """Files as a .tar, .tar.gz or .tar.xz, by the suffix of ``path``."""
+    """Write files as .tar, .tar.gz or .tar.xz, according to the suffix of ``path``."""
     kind = path.suffix.removeprefix(".")
     with tarfile.open(path, "w" if kind == "tar" else f"w:{kind}") as tar:  # type: ignore[call-overload]
         for name, data in files.items():
@@ -164,7 +164,7 @@ def write_tar(path: Path, files: Files) -> Path:
 
 
 def write_zip(path: Path, files: Files) -> Path:
-    """Files as a .zip."""
+    """Write files as .zip."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
@@ -172,7 +172,7 @@ def write_zip(path: Path, files: Files) -> Path:
 
 
 class Pulled:
-    """What `pull` made of a source."""
+    """The output of `pull` for one set."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.folder = workspace.pull(name)
@@ -184,19 +184,19 @@ class Pulled:
         self.warnings = pl.read_csv(self.folder / "warnings.csv", infer_schema=False).rows(named=True)
 
     def row(self, source_path: str, number: int = 0) -> dict[str, Any]:
-        """Sample and supervision of an image."""
+        """Return sample and supervision of an image, joined."""
         chosen = self.supervision.filter(pl.col("source_path") == source_path)
         return self.samples.join(chosen, on="sample_id", how="inner").row(number, named=True)
 
     def stored(self, shard: str, row: int) -> bytes:
-        """The bytes in a shard."""
+        """Return the bytes of a row of a shard."""
         return ShardReader(self.folder).get(shard, row)
 
 
 def settings(
     benchmark: str, source: str | list[str], name: str = "mine", strict: bool = False, **extra: Any
 ) -> list[str]:
-    """Settings that pull ``source`` as the set ``name``."""
+    """Return settings that name ``source`` as the set ``name``."""
     entry = {"benchmark": benchmark, "source": source, "role": "evaluate"} | extra
     return [f"pull.{name}={json.dumps(entry)}", f"run.strict={str(strict).lower()}"]
 

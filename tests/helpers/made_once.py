@@ -1,4 +1,4 @@
-"""Folders that are expensive to make and that all workers of a test run share."""
+"""Creates expensive folders once for all workers of a test run."""
 
 import os
 import shutil
@@ -10,12 +10,12 @@ from filelock import FileLock
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that the first worker to ask for it makes, and no test writes to.
+    """Return a folder that the first worker creates and all share; tests must not write to it.
 
     Args:
-        factory: Of the worker.
-        name: Of the folder; one name, one content.
-        make: Fills the folder, which is there and empty.
+        factory: The worker's factory of temporary folders.
+        name: Name of the folder; the same name must mean the same content.
+        make: Function that fills the empty folder.
     """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,4 +1,4 @@
-"""A project folder of its own to run the real command in, as a user would."""
+"""Creates project folders and runs the real command in them, as a user would."""
 
 import contextlib
 import multiprocessing
@@ -23,19 +23,19 @@ UNTRAINED = (
     "sft.steps=1", "grpo.steps=1", "grpo.group=2", "grpo.batch=2", "grpo.max_completion=32", "evaluate.policy=residual",
     "evaluate.draws=20",
 )  # fmt: skip
-"""Both trainings run, for one step each, and teach nothing; what is evaluated is no model."""
+"""Both trainings run one step each, which teaches nothing; a policy without a model is evaluated."""
 SMALL = (
     "synthetic.categories=6", "synthetic.parts=8", "synthetic.views=2", "synthetic.size=256", "select.samples=60",
     *UNTRAINED,
 )  # fmt: skip
-# One thread: the other worker has the other core.
+# Use one thread: the other test worker uses the other core.
 ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 
 
 def new_project(folder: Path) -> Path:
-    """Copy the checkout's files (not its data) into ``folder`` and make it a git repository, which DVC asks for.
+    """Copy the checkout's files (not its data) into ``folder`` and make it a git repository, which DVC requires.
 
-    Nor dvc.lock, which `make demo` leaves: it names data that is not there.
+    Leave out dvc.lock, which `make demo` writes: it names data that the copy lacks.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -53,7 +53,7 @@ def new_project(folder: Path) -> Path:
 
 
 def command(*arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default") -> list[str]:
-    """The `indus-cot` command line."""
+    """Return the command line of `indus-cot`."""
     chosen = [part for setting in settings for part in ("--set", setting)]
     return [sys.executable, "-m", "indus_cot", "--profile", profile, *chosen, *arguments]
 
@@ -61,9 +61,9 @@ def command(*arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "
 def run(
     project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`indus-cot` in ``project``, and what it prints; in this process where it starts none of its own.
+    """Run `indus-cot` in ``project`` and return its output.
 
-    A process takes seconds to import what it needs.
+    Only `repro` starts a new process, since a process takes seconds to import its modules.
     """
     if "repro" in arguments:
         return apart(project, *arguments, settings=settings, profile=profile, **environment)
@@ -89,7 +89,7 @@ def run(
 def apart(
     project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own: beside another command, or by a thread."""
+    """Run `indus-cot` in a new process, for tests that run commands at the same time or in threads."""
     line = command(*arguments, settings=settings, profile=profile)
     return subprocess.run(
         line, cwd=project, env=_environment(project, environment), capture_output=True, text=True, check=False
@@ -103,29 +103,29 @@ def _environment(project: Path, more: Mapping[str, str]) -> dict[str, str]:
 def make(
     project: Path, *verbs: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> None:
-    """Run what `repro` runs, one verb after the other and without DVC, which starts a process for each."""
+    """Run the verbs that `repro` would run, one after the other, without DVC, which starts a process for each."""
     sets = load_params(root=project).pull
-    of = {"pull": list(sets), "evaluate": [name for name, source in sets.items() if source.role == "evaluate"]}
+    names = {"pull": list(sets), "evaluate": [name for name, source in sets.items() if source.role == "evaluate"]}
     for verb in verbs:
-        for name in of.get(verb, [""]):
+        for name in names.get(verb, [""]):
             done = run(project, *filter(None, (verb, name)), settings=settings, profile=profile, **environment)
             assert done.returncode == 0, done.stdout + done.stderr
 
 
 def forked(project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, **environment: str) -> BaseProcess:
-    """`indus-cot` in a process of its own, to be killed; forked of one that has imported everything already."""
+    """Start `indus-cot` in a process that a test can kill; fork it from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     line = command(*arguments, settings=settings)[3:]
-    process = context.Process(target=_started, args=(project, line, os.environ | ENVIRONMENT | environment))
+    process = context.Process(target=_run_forked, args=(project, line, os.environ | ENVIRONMENT | environment))
     process.start()
     return process
 
 
-def _started(project: Path, line: list[str], environment: dict[str, str]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _run_forked(project: Path, line: list[str], environment: dict[str, str]) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
+        os.dup2(null, stream)
     os.chdir(project)
     os.environ.update(environment)
     main(line)

@@ -21,19 +21,19 @@ from tests.helpers.paths import ROOT
 
 @dataclass(frozen=True)
 class Pulled:
-    """One image of a pulled set; what is left out is made up, deterministically, from what is given."""
+    """One image of a pulled set; omitted fields are derived deterministically from the others."""
 
     category: str
     part: str
     view: str = "C1"
     defect: str | None = None
-    """Leaf of the taxonomy; None is a normal sample."""
+    """Leaf of the taxonomy; None for a normal sample."""
     split: Literal["train", "test"] = "test"
     path: str = ""
     data: bytes = b""
-    """The image file; a drawn PNG where empty."""
+    """The image file; by default a PNG is drawn."""
     box: tuple[int, int, int, int] | None = (20, 24, 44, 40)
-    """Pixels of the defect; None: the defect has no box. Ignored for a normal sample."""
+    """Box of the defect in pixels; None if the defect has no box. Ignored for a normal sample."""
     area_fraction: float | None = 0.01
     region: tuple[int, int, int, int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -45,12 +45,12 @@ class Pulled:
         return self.path or f"{self.category}/{self.defect or 'good'}/{self.part}_{self.view}.png"
 
     def sample_id(self, set_name: str) -> str:
-        """As :func:`write_pulled_set` names it."""
+        """Return the sample id that :func:`write_pulled_set` gives the image."""
         return f"{set_name}/{self.category}/{hashlib.sha256(self.source_path.encode()).hexdigest()[:16]}"
 
 
 def picture(key: str, width: int = 96, height: int = 80, contrast: float = 60.0) -> np.ndarray:
-    """uint8 (height, width, 3) BGR picture with structure of its own at every scale, the same for the same key."""
+    """Return a BGR picture, uint8 (height, width, 3), with structure at every scale, always the same for a key."""
     random = np.random.default_rng(zlib.crc32(key.encode()))
     pixels = np.full((height, width, 3), 128.0, np.float32)
     for cells in (4, 9, 20):
@@ -60,7 +60,7 @@ def picture(key: str, width: int = 96, height: int = 80, contrast: float = 60.0)
 
 
 def write_pulled_set(workspace: Workspace, name: str, images: Sequence[Pulled]) -> list[str]:
-    """Write the shards and tables of a pulled set; returns the sample ids in the order of ``images``."""
+    """Write the shards and tables of a pulled set; return the sample ids in the order of ``images``."""
     folder = workspace.pull(name)
     samples, supervision = [], []
     with ShardWriter(folder, "image") as shards, ShardWriter(folder, "mask") as masks:
@@ -90,12 +90,12 @@ def write_pulled_set(workspace: Workspace, name: str, images: Sequence[Pulled]) 
             }
             samples.append(Sample.model_validate(values | image.extra))
             boxes: list[Box] = []
-            mask_place: tuple[str, int] | tuple[None, None] = (None, None)
+            mask_location: tuple[str, int] | tuple[None, None] = (None, None)
             if image.defect and image.box:
                 boxes = [from_pixels(image.box, x2 - x1, y2 - y1)]
                 mask = np.zeros((full_height, full_width), np.uint8)
                 mask[image.box[1] : image.box[3], image.box[0] : image.box[2]] = 255
-                mask_place = masks.add(image.source_path, encode_png(mask))
+                mask_location = masks.add(image.source_path, encode_png(mask))
             supervision.append(
                 Supervision(
                     sample_id=sample_id,
@@ -105,8 +105,8 @@ def write_pulled_set(workspace: Workspace, name: str, images: Sequence[Pulled]) 
                     defect_type=image.defect,
                     boxes=boxes,
                     area_fraction=image.area_fraction if image.defect else 0.0,
-                    mask_shard=mask_place[0],
-                    mask_row=mask_place[1],
+                    mask_shard=mask_location[0],
+                    mask_row=mask_location[1],
                 )
             )
     SAMPLE.write(SAMPLE.frame(samples), folder / "sample.parquet")
@@ -115,7 +115,7 @@ def write_pulled_set(workspace: Workspace, name: str, images: Sequence[Pulled]) 
 
 
 def params_for(sets: dict[str, tuple[str, str]], **settings: object) -> Params:
-    """The default parameters with ``sets`` (name to benchmark and role) under pull and ``section__key=value`` set."""
+    """Return the default parameters with ``sets`` (name to benchmark and role) and ``section__key=value`` set."""
     params = load_params(root=ROOT).model_dump()
     params["pull"] = {
         name: {"benchmark": benchmark, "source": "unused", "role": role} for name, (benchmark, role) in sets.items()

@@ -1,4 +1,4 @@
-"""A project with drafts and a Label Studio server that reviews them, as several test files use it."""
+"""A project with drafts and its Label Studio server, for several test files."""
 
 import contextlib
 import json
@@ -25,21 +25,21 @@ Result = list[dict[str, Any]]
 
 
 def new_drafts(folder: Path) -> Path:
-    """A project with drafts in ``folder``."""
+    """Create a project with drafts in ``folder``."""
     project = new_project(folder)
     make(project, "pull", "select", "patch", "prior", "draft", "assemble", settings=FEW)
     return project
 
 
 class Project:
-    """A copy of the project, and its own project on the server."""
+    """A copy of the project with drafts, with its own project on the server."""
 
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder = folder
         self.server = server
         self.client = server.client()
         self.settings = (*FEW, f"review.url={server.url}", f"review.project={self.title}")
-        # The server serves the images of its own folder.
+        # The server serves images only from its own folder.
         (folder / ".label-studio").mkdir()
         (folder / ".label-studio/images").symlink_to(server.images)
 
@@ -48,7 +48,7 @@ class Project:
         return run(self.folder, *verb, settings=(*self.settings, *more), LABEL_STUDIO_API_KEY=key)
 
     def ok(self, *verb: str) -> str:
-        """What the command prints, run here: a process of its own takes seconds to import everything."""
+        """Run a command that must succeed, in this process to save imports; return its standard output."""
         chosen = [part for setting in self.settings for part in ("--set", setting)]
         with contextlib.chdir(self.folder):
             done = CliRunner().invoke(app, [*chosen, *verb], env={"LABEL_STUDIO_API_KEY": self.server.token})
@@ -69,7 +69,7 @@ class Project:
         return found.id
 
     def tasks(self, title: str = "") -> dict[str, Any]:
-        """Every task with its predictions and annotations, by draft."""
+        """Return every task with its predictions and annotations, by draft."""
         number = self.numbered(title or self.title)
         exported = b"".join(
             self.client.projects.exports.download_sync(id=number, export_type="JSON", download_all_tasks=True)
@@ -84,7 +84,7 @@ class Project:
         return [dict(item) for item in prediction.result]
 
     def review(self, uid: str, edit: Callable[[Result], Result] = list, verdict: str = "accept", **more: Any) -> int:
-        """Submit the page of a draft as an expert would, prefilled, edited and judged; the annotation's id."""
+        """Submit the page of a draft as an expert would, with edits and a verdict; return the annotation's id."""
         task = self.tasks()[uid]["id"]
         result = edit(self.prefilled(task)) + judged(verdict, more.pop("reasons", ()))
         return self.client.annotations.create(id=task, result=result, lead_time=12.5, **more).id
@@ -108,7 +108,7 @@ def judged(verdict: str, reasons: tuple[str, ...] = ()) -> Result:
 
 
 def put(name: str, **value: Any) -> Callable[[Result], Result]:
-    """The edit that changes the value of one result."""
+    """Return an edit that changes the value of one result."""
 
     def edit(result: Result) -> Result:
         assert sum(item.get("id") == name or item["from_name"] == name for item in result) == 1, (name, result)
@@ -121,18 +121,18 @@ def put(name: str, **value: Any) -> Callable[[Result], Result]:
 
 
 def hesitate(trajectory: Trajectory) -> Trajectory:
-    """The trajectory with other words in its first thought."""
+    """Return the trajectory with a reworded first thought."""
     return reworded(trajectory, f"Now then. {trajectory.turns[0].thought}")
 
 
 def reworded(trajectory: Trajectory, thought: str) -> Trajectory:
-    """The trajectory with another first thought."""
+    """Return the trajectory with ``thought`` as its first thought."""
     first = trajectory.turns[0].model_copy(update={"thought": thought})
     return trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})
 
 
 def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajectory] = hesitate) -> None:
-    """As a new run of `draft` might."""
+    """Change a draft, as a new run of `draft` could."""
     drafts = DRAFT.records(project.drafts())
     old = next(draft for draft in drafts if draft.draft_id == uid)
     new = old.model_copy(update=derive_columns(edit(Trajectory.model_validate_json(old.trajectory))))

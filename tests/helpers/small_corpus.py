@@ -1,5 +1,7 @@
-"""A small corpus with everything the report reads: pulled, selected and assembled by the real stages, from drafts
-written here so that their thoughts can be hostile."""
+"""Builds a small corpus with everything that the report reads.
+
+The real stages pull, select and assemble it. The drafts are written here, so that their thoughts can be hostile.
+"""
 
 import csv
 import hashlib
@@ -48,7 +50,7 @@ SIZE = 160
 
 
 def params(**report: int) -> Params:
-    """Default parameters over two sets of one's own images."""
+    """Return the default parameters with two sets of the user's own images."""
     loaded = load_params(root=ROOT)
     sets = {
         "mine": PullSet(benchmark="folder", source="mine", role="train"),
@@ -58,13 +60,13 @@ def params(**report: int) -> Params:
 
 
 def build(root: Path, **stated: str) -> Workspace:
-    """The workspace under ``root`` with every stage's output, gates.json included, and no report.
+    """Create a workspace under ``root`` with the output of every stage, including gates.json, but without a report.
 
-    ``stated`` is what the owner of the set `mine` says of its licence.
+    ``stated`` are the licence fields of the set `mine` that its owner gives.
     """
     workspace, settings = Workspace(root), params()
     settings.pull["mine"] = settings.pull["mine"].model_copy(update=stated)
-    # A category that both sets have, and a copy of an evaluation image, so that select has something to report.
+    # Give both sets a common category and a common image, so that `select` has something to report.
     _write_set(root / "mine", [*CATEGORIES, "gear"], 0)
     _write_set(root / "held_out", ["gears", "plate"], 1000)
     copied = root / "mine" / "widget" / "0.png"
@@ -176,7 +178,7 @@ def _write_patch(workspace: Workspace, samples: Sequence[Sample]) -> None:
 def _write_draft(workspace: Workspace, samples: Sequence[Sample], truth: dict[str, Supervision]) -> None:
     images = SampleImages(workspace)
     priors = {(category, view): f"A sound {category} from {view}." for category in CATEGORIES for view in VIEWS}
-    rows, places = [], {}
+    rows, observations = [], {}
     with stage_output(workspace.draft, stage="draft", params={}, inputs={}) as output:
         with ShardWriter(output.path, "observations") as writer:
             for number, sample in enumerate(samples):
@@ -188,13 +190,13 @@ def _write_draft(workspace: Workspace, samples: Sequence[Sample], truth: dict[st
                     if png:
                         digest = hashlib.sha256(png).hexdigest()
                         shard, row = writer.add(digest, png)
-                        places[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
+                        observations[digest] = ObservationImage(sha256=digest, shard=shard, row=row)
                 rows.append(_draft(sample, truth[sample.sample_id], turns, number))
         bad = [Violation(gate="leak", reason=f"thought 1 says {HOSTILE!r}"), Violation(gate="length", reason="long")]
         rejected = [rows[0].model_copy(update={"draft_id": f"{rows[0].sample_id}#9", "violations": bad})]
         DRAFT.write(DRAFT.frame(rows), output.path / "trajectory.parquet")
         DRAFT.write(DRAFT.frame(rejected), output.path / "rejected.parquet")
-        OBSERVATION.write(OBSERVATION.frame(places.values()), output.path / "observation.parquet")
+        OBSERVATION.write(OBSERVATION.frame(observations.values()), output.path / "observation.parquet")
         output.counts |= {"samples": len(rows), "trajectories": len(rows), "rejected": 1}
     failed = dict.fromkeys((*GATES, *CORPUS_GATES), 0) | {"leak": 1, "length": 1}
     figures = {
@@ -210,8 +212,8 @@ def _write_draft(workspace: Workspace, samples: Sequence[Sample], truth: dict[st
 
 
 def _calls(number: int, sample: Sample) -> list[ToolCall]:
-    """0 to 4 calls, each tool among them, and one that the tool refuses."""
-    every = [
+    """Return 0 to 4 calls of different tools; for inspection 1, one call that the tool refuses."""
+    calls = [
         ToolCall(tool="crop", arguments={"region": [200, 0, 600, 700]}),
         ToolCall(tool="prior", arguments={"category": sample.category, "view": sample.view}),
         ToolCall(tool="enhance", arguments={"operator": "clahe", "region": [100, 100, 900, 900]}),
@@ -219,7 +221,7 @@ def _calls(number: int, sample: Sample) -> list[ToolCall]:
     ]
     if number == 1:
         return [ToolCall(tool="crop", arguments={"region": [HOSTILE]})]
-    return every[: number % 5]
+    return calls[: number % 5]
 
 
 def _thought(number: int, step: int) -> str:

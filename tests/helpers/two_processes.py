@@ -1,4 +1,4 @@
-"""One of several processes that train together by `sft` and `grpo`; writes what it did to ``rank-<n>.json``."""
+"""One of several processes that train together with `sft` and `grpo`; writes its results to ``rank-<n>.json``."""
 
 import hashlib
 import json
@@ -30,22 +30,22 @@ def main(model: Path, root: Path) -> None:
     rank, workspace = int(os.environ["RANK"]), Workspace(root)
     counts: Counter[str] = Counter()
     found: dict[str, Any] = {}
-    found["goes_on"], deleted = _whole(root / "killed", rank)
-    _watch(rank, counts, found)
+    found["goes_on"], deleted = _resume_from_incomplete(root / "killed", rank)
+    _record_library_calls(rank, counts, found)
     chosen = training_project.params(workspace, {"steps": 3, "save_steps": 1}, model=str(model))
     sft(chosen, workspace)
     found["sft"] = found.pop("trained")
-    found["stopped"] = _stopped(chosen, Workspace(root / "stopped"))
+    found["stopped"] = _stop_and_resume(chosen, Workspace(root / "stopped"))
     found["resumed"] = found.pop("trained")
     counts.clear()
-    # One prompt a rank; the second is never allowed a call, so that the ranks turn a different number of times.
+    # Each rank gets one prompt. The second rank may make no call, so that the ranks take different numbers of turns.
     grpo(small_policy.params(model, steps=4, batch=4, save_steps=50, temperature=0.8), workspace)
     found["grpo"] = found.pop("trained")
     (root / f"rank-{rank}.json").write_text(json.dumps({**found, **counts, "deleted": deleted}))
 
 
-def _stopped(chosen: Params, workspace: Workspace) -> tuple[str, int]:
-    """Train what is stopped at its third step, and again; what it was stopped with, and the passes it took to go on."""
+def _stop_and_resume(chosen: Params, workspace: Workspace) -> tuple[str, int]:
+    """Stop a training at its third step, then resume it; return the error message and the passes after resuming."""
     from train.sft import sft
 
     passes: list[int] = []
@@ -59,8 +59,8 @@ def _stopped(chosen: Params, workspace: Workspace) -> tuple[str, int]:
     return str(stopped.value), len(passes)
 
 
-def _whole(folder: Path, rank: int) -> tuple[str, int]:
-    """What a run whose second and tenth checkpoint are half-written goes on from, and what this process deleted."""
+def _resume_from_incomplete(folder: Path, rank: int) -> tuple[str, int]:
+    """Resume a run with incomplete checkpoints 2 and 10; return the checkpoint used and the number of deletions here."""
     from train import guard, processes
 
     if rank == 0:
@@ -80,8 +80,8 @@ def _whole(folder: Path, rank: int) -> tuple[str, int]:
     return last.name if last else "", len(deleted)
 
 
-def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
-    """Count what the libraries are made to do, and compare the weights before and after each training."""
+def _record_library_calls(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
+    """Count calls of the libraries, and compare the weights before and after each training."""
     from transformers import GenerationMixin, Trainer
     from trl import GRPOTrainer
 
@@ -106,13 +106,13 @@ def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
 
     def watched(self: Any, *arguments: Any, **options: Any) -> Any:
         self.model.register_forward_hook(passed, with_kwargs=True)
-        before = _digest(self)
+        before = _hash_weights(self)
         done = train(self, *arguments, **options)
         first = next(self.accelerator.unwrap_model(self.model).parameters()).detach()
         found["trained"] = {
             "world": self.accelerator.num_processes,
-            "weights": _digest(self),
-            "moved": _digest(self) != before,
+            "weights": _hash_weights(self),
+            "moved": _hash_weights(self) != before,
             "first": first.tolist(),
             "sampler": type(self._get_train_sampler()).__name__,
         }
@@ -121,14 +121,14 @@ def _watch(rank: int, counts: Counter[str], found: dict[str, Any]) -> None:
     GenerationMixin.generate, GRPOTrainer._tool_call_loop, Trainer.train = counted, looped, watched
 
 
-def _digest(trainer: Any) -> str:
+def _hash_weights(trainer: Any) -> str:
     model = trainer.accelerator.unwrap_model(trainer.model)
     return hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
-    # A thread of gloo may abort at the interpreter's exit.
+    # Skip the interpreter's shutdown, in which a gloo thread may abort.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
