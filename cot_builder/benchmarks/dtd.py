@@ -1,10 +1,10 @@
 """DTD-Synthetic: 12 textures of the Describable Textures Dataset with synthetic defects.
 
-Licence: none is stated, so redistribution is unknown. Archive: by hand from the Drive folder that AnomalyCLIP's
-README links; no checksum is published.
+Licence: none is stated, so redistribution is unknown. Archive: download it manually from the Drive folder that the
+README of AnomalyCLIP links to; no checksum is published.
 
-Layout: MVTec's (see ``mvtec_ad.py``) with ``good`` and ``bad``. Quirk: masks do not share the images' names;
-mask and image pair by sort order within a texture.
+Layout: that of MVTec AD (see ``mvtec_ad.py``) with ``good`` and ``bad``. Quirk: masks and images have different names.
+They are paired by sort order within a texture.
 """
 
 from collections.abc import Iterator
@@ -31,11 +31,11 @@ TEST = {
     "Woven_125": (20, 79),
     "Woven_127": (80, 80),
 }
-"""Normal and anomalous test images by category, as published."""
+"""Numbers of normal and anomalous test images by category, as published."""
 LABELS: dict[str, tuple[str, ...]] = {
     "texture_irregularity": ("bad",),
 }
-"""Its one type, as a type of the taxonomy."""
+"""The only label of the data set, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="dtd",
     title="DTD-Synthetic",
@@ -53,12 +53,12 @@ BENCHMARK = Benchmark(
 
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
-    """MVTec's layout, masks by sort order where their names do not match."""
+    """Return the layout of MVTec AD, with masks paired by sort order if their names do not match."""
     return Layout(classify_path, entries)
 
 
 def entries(listing: Listing) -> Iterator[Entry]:
-    """As MVTec's; a folder of masks in which a name is missing but the number is right is paired by sort order."""
+    """Yield samples as for MVTec AD. If names of masks do not match but their number does, pair them by sort order."""
     found = list(mvtec_ad.entries(listing))
     wanted: dict[str, list[str]] = {}
     for entry in found:

@@ -1,10 +1,10 @@
-"""People's own parts: any images, annotated in one of the forms of ``forms/``.
+"""Own data: any images, annotated in one of the forms of ``forms/``.
 
-Licence: the owner's, unknown here unless the set's ``licence`` and ``redistribution`` in params.yaml state it; while
-they do not, ``publish`` passes no image on.
+Licence: the owner's. It is unknown unless ``licence`` and ``redistribution`` of the set in params.yaml state it. Until
+then, ``publish`` includes no image.
 
-Layout: that of the form, which is recognised by what lies there. Labels: any type of the taxonomy, any data set's
-label, and the words below, which win over a data set's reading of the same word.
+Layout: that of the form, which is recognised by the files of the source. Labels: any type of the taxonomy, the labels
+of all data sets, and the words below. The words below take precedence over the same label of a data set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -126,35 +126,35 @@ BENCHMARK = Benchmark(
 
 
 def classify_path(path: str) -> ClassifiedPath | None:
-    """A file that some form reads before images."""
-    read_first = any(form.is_record(path) for form in _with_records())
-    return ClassifiedPath("record", path) if read_first else None
+    """Return the file as a record if a form reads it before images."""
+    is_record = any(form.is_record(path) for form in _list_forms_with_records())
+    return ClassifiedPath("record", path) if is_record else None
 
 
 def layout(settings: PullSet, files: Files) -> Layout:
-    """The layout that the one form reads which recognises the source; that of plain folders where none does.
+    """Return the layout from the form that recognises the source. Without one, the layout of plain folders.
 
-    Forms that read files of annotations are asked first: what is written down outranks in which folder a file lies.
+    Forms with annotation files are tried first, because written annotations take precedence over folder names.
 
     Raises:
-        IndusCotError: a form finds the annotations wrong, or several forms recognise the source.
+        IndusCotError: the annotations are invalid, or several forms recognise the source.
     """
     without_records = [form for form in FORMS.values() if not hasattr(form, "is_record")]
-    for forms in (_with_records(), without_records):
-        if found := _read(forms, settings, files):
+    for forms in (_list_forms_with_records(), without_records):
+        if found := _read_forms(forms, settings, files):
             if len(found) > 1:
                 raise IndusCotError(
-                    f"{settings.source}: holds annotations in {len(found)} forms: {'; '.join(found)}. Keep one of them"
+                    f"{settings.source}: has annotations in {len(found)} forms: {'; '.join(found)}. Keep one of them"
                 )
             return next(iter(found.values()))
     return folders.LAYOUT
 
 
-def _with_records() -> list[ModuleType]:
+def _list_forms_with_records() -> list[ModuleType]:
     return [form for form in FORMS.values() if hasattr(form, "is_record")]
 
 
-def _read(forms: Iterable[ModuleType], settings: PullSet, files: Files) -> Mapping[str, Layout]:
-    """Layouts of the forms that recognise the source, by what each form is called."""
+def _read_forms(forms: Iterable[ModuleType], settings: PullSet, files: Files) -> Mapping[str, Layout]:
+    """Return the layouts of the forms that recognise the source, by the name of the form in messages."""
     layouts = {form.FORM: form.read(settings, files) for form in forms}
     return {form: layout for form, layout in layouts.items() if layout}

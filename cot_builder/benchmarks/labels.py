@@ -1,4 +1,4 @@
-"""Each data set's own defect labels, and the type of the taxonomy that each means."""
+"""Maps the defect labels of each data set to types of the taxonomy."""
 
 import re
 from functools import cache
@@ -8,14 +8,14 @@ from schemas.errors import IndusCotError, check_name
 from schemas.taxonomy import UNSPECIFIED, leaves
 
 FOLDER = "folder"
-"""People's own data: for it every type's own name and the labels of all data sets are known."""
+"""Own data. Its labels may be names of types and labels of any data set."""
 
 
 def list_labels(benchmark: str) -> dict[str, str]:
-    """Each raw label of a data set, as published, to its type, in the order of the taxonomy.
+    """Return the type of each label of a data set, in the order of the taxonomy.
 
     Raises:
-        IndusCotError: there is no such data set; it names a type that the taxonomy does not have.
+        IndusCotError: the data set is unknown, or it uses a type that is not in the taxonomy.
     """
     check_name("benchmark", benchmark, load_benchmarks())
     labels = load_benchmarks()[benchmark].BENCHMARK.labels
@@ -25,11 +25,11 @@ def list_labels(benchmark: str) -> dict[str, str]:
 
 
 def map_label(benchmark: str, raw_label: str) -> str:
-    """Type of a data set's own label, compared without regard to case, spaces, hyphens and underscores.
+    """Return the type of a label, which is compared without regard to case, spaces, hyphens and underscores.
 
-    A comma-joined combination (VisA has them) is the one type its members share, or ``unspecified``.
-    For ``folder`` every type's own name and every label of any data set is known; one that several data sets use for
-    different types is ``unspecified`` there, unless it is one of its own.
+    VisA has labels joined by commas. Such a combination gets the type that all its labels share, or ``unspecified``.
+    For ``folder``, names of types and labels of all data sets are valid. A label with different types in several data
+    sets is ``unspecified``, unless ``folder`` defines it itself.
 
     Raises:
         IndusCotError: the data set does not have the label.
@@ -49,7 +49,7 @@ def map_label(benchmark: str, raw_label: str) -> str:
 
 
 def explain_adding_label(benchmark: str) -> str:
-    """Advice for messages: how to make a label known."""
+    """Return the advice for messages on how to add a label."""
     module = f"cot_builder/benchmarks/{benchmark}.py"
     return f"add it to the labels in {module}, at the type of schemas/taxonomy.yaml it belongs to"
 
@@ -60,18 +60,18 @@ def _normalise(label: str) -> str:
 
 @cache
 def index_labels(benchmark: str) -> dict[str, str]:
-    """Each label that is known for a data set, in the form in which labels are compared, to its type.
+    """Return the type of each valid label of a data set, by normalised label.
 
     Raises:
-        IndusCotError: there is no such data set.
+        IndusCotError: the data set is unknown.
     """
     own = {_normalise(label): name for label, name in list_labels(benchmark).items()}
     if benchmark != FOLDER:
         return own
-    everyone: dict[str, str] = {}
+    all_labels: dict[str, str] = {}
     for other in load_benchmarks():
         for label, name in list_labels(other).items():
-            known = everyone.setdefault(_normalise(label), name)
+            known = all_labels.setdefault(_normalise(label), name)
             if known != name:
-                everyone[_normalise(label)] = UNSPECIFIED
-    return everyone | {_normalise(name): name for name in leaves()} | own
+                all_labels[_normalise(label)] = UNSPECIFIED
+    return all_labels | {_normalise(name): name for name in leaves()} | own

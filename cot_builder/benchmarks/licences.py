@@ -1,4 +1,4 @@
-"""What may be done with the images of a pulled set, and what several licences together ask."""
+"""Licences of the images of a pulled set, and the combination of several licences."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,17 +18,21 @@ HUB = {
     "CC BY-ND 4.0": "cc-by-nd-4.0",
     "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
 }
-"""Identifier on the Hub of each licence whose conditions are known here."""
+"""Hub identifier of each licence whose conditions are known."""
 OTHER, UNKNOWN = "other", "unknown"
 CONDITIONS = {
     identifier: frozenset(identifier.split("-")[1:-1] if identifier.startswith("cc-") else ())
     for identifier in HUB.values()
 }
-"""What each asks: ``by`` to name the owner, ``nc`` no commerce, ``sa`` the same licence, ``nd`` no changes."""
+"""Conditions by identifier: ``by`` attribution, ``nc`` no commercial use, ``sa`` same licence, ``nd`` no changes."""
 
 
 def resolve_benchmark(settings: PullSet) -> Benchmark:
-    """The facts of a set: its module's; rendered images are this project's own, and an owner speaks for theirs."""
+    """Return the facts about a set.
+
+    They come from the module of the data set. For rendered images they are those of this project; for own data, those
+    that the owner states in params.yaml.
+    """
     facts: Benchmark = load_benchmarks()[settings.benchmark].BENCHMARK
     if settings.source == SYNTHETIC:
         return replace(
@@ -51,15 +55,15 @@ def resolve_benchmark(settings: PullSet) -> Benchmark:
 
 
 def to_hub_licence(licence: str) -> str:
-    """Identifier on the Hub: ``other`` for a licence that has none, ``unknown`` where none is stated."""
+    """Return the Hub identifier of a licence: ``other`` if it has none, ``unknown`` if no licence is stated."""
     return UNKNOWN if licence in ("", "unknown", "none stated") else HUB.get(licence, OTHER)
 
 
 def combine_licences(identifiers: Iterable[str]) -> str:
-    """The identifier whose conditions are those of all of these together: none of them is lost.
+    """Return the licence that has exactly the conditions of all given licences together.
 
-    ``other`` where no licence has just these (share-alike with no changes, for one), or where one of them is; an
-    unknown one counts as strictest.
+    The result is ``other`` if no licence has exactly these conditions (for example share-alike with no changes), or if
+    a given licence is ``other``. It is ``unknown`` if a given licence is unknown.
     """
     found = set(identifiers)
     for beyond in (UNKNOWN, OTHER):
@@ -70,9 +74,14 @@ def combine_licences(identifiers: Iterable[str]) -> str:
 
 
 def combine_row_licences(texts: str, images: str) -> str:
-    """Licence of a row whose texts have the identifier ``texts`` and whose image has the licence ``images``, in words.
+    """Return the licence of a row, combined from those of its texts and its image.
 
-    The strictest of both; where that has no identifier, it says which they are.
+    Args:
+        texts: Hub identifier of the licence of the texts.
+        images: Name of the licence of the image.
+
+    Returns:
+        The combined identifier. If it is ``other`` or ``unknown``, both licences are named after it.
     """
     found = combine_licences([texts, to_hub_licence(images)])
     return f"{found}: {texts} and {images}" if found in (OTHER, UNKNOWN) else found

@@ -1,4 +1,4 @@
-"""Masks to boxes and areas."""
+"""Reads masks, and converts them to boxes and areas."""
 
 from typing import NamedTuple
 
@@ -10,24 +10,25 @@ from cot_builder.storage.header import DamagedError, open_image, read_header
 from schemas.geometry import Box, from_pixels
 
 JPEG_MARKED = 128
-"""Compression leaves values just above 0 all around what was marked."""
+"""Minimum value of a marked pixel in a JPEG, where compression leaves values just above 0 around marked pixels."""
 SPECK_PX = 16
 SPECK_SHARE = 0.01
 MAX_BOXES = 64
-CROPPED = ("1", "L", "LA", "P", "RGB", "RGBA")
-"""Modes of Pillow whose `getbbox` surrounds all that is marked."""
+CROPPABLE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Pillow modes whose `getbbox` includes all marked pixels."""
 
 
 class Region(NamedTuple):
-    """What a mask marks of one sample."""
+    """Marked pixels of one sample as boxes and area."""
 
     boxes: tuple[Box, ...]
-    """0-1000 of the sample, one a connected region, largest first."""
+    """Boxes in 0-1000 of the sample, one per connected region, largest first."""
     area_fraction: float
+    """Share of the sample that is marked, in [0, 1]."""
 
 
 class Mask(NamedTuple):
-    """A decoded mask's size and, for each band of rows, its boxes and area."""
+    """Size of a decoded mask, and the region of each band of rows."""
 
     width: int
     height: int
@@ -35,41 +36,42 @@ class Mask(NamedTuple):
 
 
 def band_rows(band: int, bands: int, height: int) -> tuple[int, int]:
-    """Half-open row range of one of ``bands`` horizontal bands of an image."""
+    """Return the half-open row range of one of ``bands`` horizontal bands of an image."""
     return band * height // bands, (band + 1) * height // bands
 
 
 def read_mask(data: bytes, bands: int = 1) -> Mask:
-    """Decode a mask file; a pixel is marked as :func:`marked` says.
+    """Decode a mask file. :func:`read_marked_pixels` defines which pixels are marked.
 
-    Regions are 8-connected. A speck, under 16 px and under 1 % of the largest region of its band, gets no box, nor
-    does any region after the 64 largest; all of them count in the area.
+    Regions are 8-connected. Specks (under 16 px and under 1 % of the largest region of the band) get no box, and
+    neither do regions after the 64 largest. All regions count in the area.
 
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
     """
-    image, kind = _open(data)
+    image, kind = _open_mask(data)
     width, height = image.size
-    # Defects are small: what lies around all that is not black is left before anything is copied.
-    inner = (image.getbbox() or (0, 0, 0, 0)) if image.mode in CROPPED else (0, 0, width, height)
-    pixels = _marked(image.crop(inner), kind)
+    # Crop to the non-black pixels before copying, because defects are small.
+    inner = (image.getbbox() or (0, 0, 0, 0)) if image.mode in CROPPABLE_MODES else (0, 0, width, height)
+    pixels = _find_marked_pixels(image.crop(inner), kind)
     rows = [band_rows(band, bands, height) for band in range(bands)]
-    return Mask(width, height, tuple(_region(pixels, inner[:2], (top, bottom), width) for top, bottom in rows))
+    return Mask(width, height, tuple(_measure_band(pixels, inner[:2], (top, bottom), width) for top, bottom in rows))
 
 
 def read_marked_pixels(data: bytes) -> np.ndarray:
-    """Decode a mask file to uint8 (height, width); > 0 where its value, palette index or any of its colours is.
+    """Decode a mask file to uint8 (height, width), with values > 0 for marked pixels.
 
-    In a JPEG it must be >= 128. A transparent pixel is not marked.
+    A pixel is marked if its value, its palette index or one of its colours is > 0; in a JPEG, if it is >= 128.
+    Transparent pixels are not marked.
 
     Raises:
         DamagedError: the file is truncated, corrupt, or no image.
     """
-    image, kind = _open(data)
-    return _marked(image, kind)
+    image, kind = _open_mask(data)
+    return _find_marked_pixels(image, kind)
 
 
-def _open(data: bytes) -> tuple[Image.Image, str]:
+def _open_mask(data: bytes) -> tuple[Image.Image, str]:
     kind = read_header(data).format
     image = open_image(data)
     try:
@@ -79,7 +81,7 @@ def _open(data: bytes) -> tuple[Image.Image, str]:
     return image, kind
 
 
-def _marked(image: Image.Image, kind: str) -> np.ndarray:
+def _find_marked_pixels(image: Image.Image, kind: str) -> np.ndarray:
     values = np.asarray(image)
     if kind == "JPEG":
         values = values >= JPEG_MARKED
@@ -90,8 +92,15 @@ def _marked(image: Image.Image, kind: str) -> np.ndarray:
     return values if values.dtype == np.uint8 else (values > 0).astype(np.uint8)
 
 
-def _region(pixels: np.ndarray, origin: tuple[int, int], rows: tuple[int, int], width: int) -> Region:
-    """Of the band ``rows`` of a mask ``width`` wide; ``pixels`` is a part of it that begins at ``origin``."""
+def _measure_band(pixels: np.ndarray, origin: tuple[int, int], rows: tuple[int, int], width: int) -> Region:
+    """Return the region in the band ``rows`` of a mask.
+
+    Args:
+        pixels: Crop of the mask.
+        origin: x and y of the crop in the mask.
+        rows: Half-open range of rows of the mask.
+        width: Width of the mask.
+    """
     top, bottom = rows
     first = max(top - origin[1], 0)
     inside = pixels[first : max(bottom - origin[1], 0)]

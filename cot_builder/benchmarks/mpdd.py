@@ -1,12 +1,12 @@
 """MPDD, metal parts defect detection: 6 categories of metal parts.
 
-Licence: CC BY-NC-SA 4.0. Archive: by hand from the link in the authors' README; no checksum is published.
-Layout: MVTec's (see ``mvtec_ad.py``).
+Licence: CC BY-NC-SA 4.0. Archive: download it manually from the link in the authors' README; no checksum is published.
+Layout: that of MVTec AD (see ``mvtec_ad.py``).
 
 Published by category (train / good / anomalous): bracket_black 289/32/47, bracket_brown 185/26/51,
 bracket_white 110/30/30, connector 128/30/14, metal_plate 54/26/71, tubes 122/32/69.
 
-Quirk: the one defect type of tubes, flattening, lies in a folder named ``anomalous``.
+Quirk: the only defect type of tubes, flattening, is in a folder named ``anomalous``.
 """
 
 from cot_builder.benchmarks.benchmark import Benchmark
@@ -24,7 +24,7 @@ TEST = {
     "metal_plate": (26, 71),
     "tubes": (32, 69),
 }
-"""Normal and anomalous test images by category, as published."""
+"""Numbers of normal and anomalous test images by category, as published."""
 LABELS: dict[str, tuple[str, ...]] = {
     "scratch": ("scratches",),
     "hole": ("hole",),
@@ -43,7 +43,7 @@ LABELS: dict[str, tuple[str, ...]] = {
         "bad",
     ),
 }
-"""Its folder names, by the type of the taxonomy that each means."""
+"""Folder names of the defects, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="mpdd",
     title="MPDD",

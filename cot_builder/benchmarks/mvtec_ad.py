@@ -50,7 +50,7 @@ TEST = {
     "wood": (19, 60),
     "zipper": (32, 119),
 }
-"""Normal and anomalous test images by category, as published."""
+"""Numbers of normal and anomalous test images by category, as published."""
 LABELS: dict[str, tuple[str, ...]] = {
     "scratch": (
         "scratch",
@@ -127,7 +127,7 @@ LABELS: dict[str, tuple[str, ...]] = {
         "defective",
     ),
 }
-"""Its folder names, by the type of the taxonomy that each means."""
+"""Folder names of the defects, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="mvtec_ad",
     title="MVTec AD",
@@ -150,12 +150,12 @@ _PATH = re.compile(r"(?:^|/)(?P<key>(?P<category>[^/]+)/(?P<part>train|test|grou
 
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
-    """MVTec's layout; images are normal in ``good``, and the folder's name is the type elsewhere."""
+    """Return the layout. Images in ``good`` are normal; for all others the folder name is the label."""
     return Layout(classify_path, entries)
 
 
 def classify_path(path: str) -> ClassifiedPath | None:
-    """Image or mask of a path in MVTec's layout."""
+    """Classify a path as image or mask by the folders of the layout."""
     match = _PATH.search(path)
     if match is None or not path.lower().endswith(IMAGE_SUFFIXES):
         return None
@@ -163,7 +163,7 @@ def classify_path(path: str) -> ClassifiedPath | None:
 
 
 def entries(listing: Listing) -> Iterator[Entry]:
-    """One sample an image; ``<stem>_mask`` or ``<stem>`` is its mask, with any suffix."""
+    """Yield one sample per image. Its mask is named ``<stem>_mask`` or ``<stem>``, with any suffix."""
     masks: dict[str, str] = {}
     for key in sorted(listing.masks):
         masks.setdefault(re.sub(r"_mask$", "", key.rpartition(".")[0]), key)
@@ -182,12 +182,12 @@ def _split(name: str) -> Literal["train", "test"]:
 
 
 def render_in_this_layout(benchmark: str, recipes: Mapping[str, Recipe], share: float = 1.0) -> Rendering:
-    """How a data set in MVTec's layout is rendered.
+    """Return the rendering of a data set in the layout of MVTec AD.
 
     Args:
         benchmark: Name of the data set.
-        recipes: Its categories.
-        share: Side of its images as a share of ``settings.size``.
+        recipes: Recipe of each category.
+        share: Side of the images as a share of ``settings.size``.
     """
 
     def photographs(category: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:

@@ -15,12 +15,12 @@ ZW contamination.
 Quirks, checked on the 30 official files:
 
 - 26,881 test images lie under ``NG/``, are labelled OK and have no mask, since the defect cannot be seen from
-  that camera. The JSON is believed, never the folder.
-- A part is a folder ``S0001`` with its five views. The numbers start again in ``OK`` and in each code:
-  ``OK/S0001``, ``NG/HS/S0001`` and ``NG/AK/S0001`` were taken at different times (30,210 folders, as many times),
-  so the part is the whole path of the folder.
+  that camera. The label is that of the JSON, never that of the folder.
+- A part is a folder ``S0001`` with its five views. The numbers restart in ``OK`` and in each code:
+  ``OK/S0001``, ``NG/HS/S0001`` and ``NG/AK/S0001`` were taken at different times (30,210 folders, as many times).
+  Therefore the whole path of the folder identifies the part.
 - The names of 2,590 files of audiojack and plastic_plug have two underscores after the category.
-- Other JSON folders (``…_sv``, ``…_fuiad_…``) hold other protocols on the same images and are not read.
+- Other JSON folders (``…_sv``, ``…_fuiad_…``) contain other protocols on the same images. They are ignored.
 """
 
 import json
@@ -57,7 +57,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "deformation": ("BX",),
     "missing_part": ("QS",),
 }
-"""Its codes, by the type of the taxonomy that each means."""
+"""Codes of the defects, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="real_iad",
     title="Real-IAD",
@@ -118,19 +118,19 @@ _VIEW = re.compile(r"_(C\d+)_")
 
 
 def ignore(settings: PullSet) -> list[str]:
-    """Shell patterns of the folders of the other resolutions, which need not be fetched."""
+    """Return shell patterns of the folders of other resolutions, which are not downloaded."""
     return [f"*realiad_{other}[/.]*" for other in RESOLUTIONS if other != settings.resolution]
 
 
 def layout(settings: PullSet, _files: Files) -> Layout:
-    """Real-IAD's layout in the resolution that the settings name."""
+    """Return the layout for the resolution of the settings."""
     return Layout(
         partial(classify_path, resolution=settings.resolution), partial(entries, resolution=settings.resolution)
     )
 
 
 def classify_path(path: str, resolution: str = "1024") -> ClassifiedPath | None:
-    """Image, mask or record of a path; ``other`` for an image in another resolution."""
+    """Classify a path as image, mask or record, or as ``other`` for an image of another resolution."""
     if match := _IMAGE.search(path):
         key = f"{match['category']}/{match['folder']}/{match['name']}"
         found = _RESOLUTION.search(path)
@@ -144,10 +144,10 @@ def classify_path(path: str, resolution: str = "1024") -> ClassifiedPath | None:
 
 
 def entries(listing: Listing, resolution: str = "1024") -> Iterator[Entry]:
-    """One sample a row of the JSON files, in their order.
+    """Yield one sample per row of the JSON files, in their order.
 
     Raises:
-        IndusCotError: there is no JSON, or one is malformed; images are there in another resolution only.
+        IndusCotError: the JSON files are missing or malformed, or all images have another resolution.
     """
     if not listing.images and listing.other:
         raise IndusCotError(
@@ -165,7 +165,7 @@ def entries(listing: Listing, resolution: str = "1024") -> Iterator[Entry]:
                 yield _entry(row, split, f"{name} {split}[{number}]")
     if not read:
         raise IndusCotError(
-            "real_iad: no realiad_jsons/<category>.json in the source; the labels are there and nowhere else "
+            "real_iad: no realiad_jsons/<category>.json in the source; only these files have the labels "
             "(many images under NG/ are labelled OK)"
         )
 
@@ -174,12 +174,14 @@ def _parse(name: str, data: bytes) -> dict[str, list[dict[str, Any]]] | None:
     try:
         rows = json.loads(data)
     except ValueError as error:
-        raise IndusCotError(f"real_iad: {name} is no readable JSON ({error}); fetch it again") from error
+        raise IndusCotError(f"real_iad: {name} is not valid JSON ({error}); download it again") from error
     if not isinstance(rows, dict) or "train" not in rows or "test" not in rows:
         return None
     for split in ("train", "test"):
         if not isinstance(rows[split], list):
-            raise IndusCotError(f"real_iad: {name}: {split} is {rows[split]!r:.40}, no list of rows; fetch it again")
+            raise IndusCotError(
+                f"real_iad: {name}: {split} is {rows[split]!r:.40} instead of a list of rows; download it again"
+            )
     return rows
 
 
@@ -188,7 +190,7 @@ def _entry(row: dict[str, Any], split: Any, where: str) -> Entry:
         category, kind, image, mask = (row[key] for key in ("category", "anomaly_class", "image_path", "mask_path"))
         view = _VIEW.search(image.rpartition("/")[2])
         if view is None:
-            raise IndusCotError(f"real_iad: {where}, image_path: {image!r} names no camera C1 … C5")
+            raise IndusCotError(f"real_iad: {where}, image_path: no camera C1 … C5 in {image!r}")
         return Entry(
             image=f"{category}/{image}",
             category=category,
@@ -202,7 +204,7 @@ def _entry(row: dict[str, Any], split: Any, where: str) -> Entry:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise IndusCotError(
-            f"real_iad: {where} is no row of Real-IAD (category, anomaly_class, image_path, mask_path): {error!r}"
+            f"real_iad: {where} is not a row with category, anomaly_class, image_path and mask_path: {error!r}"
         ) from error
 
 
@@ -261,9 +263,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "porcelain_doll": Recipe(household.porcelain_doll, {"CH": _RUB, "HS": _LINE, "ZW": _FILM}, "mat", Wall(0.05)),
 }
-"""Categories with their codes, in the order in which ``settings.categories`` takes them."""
+"""Recipes by category. The setting ``categories`` takes that many from the beginning."""
 STAMP = "20231021130716"
-"""The time in the names of rendered photographs."""
+"""Time stamp in the file names of rendered photographs."""
 
 
 def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:

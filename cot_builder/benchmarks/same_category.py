@@ -1,4 +1,4 @@
-"""Whether two categories are the same object by name."""
+"""Compares the names of categories to find those that mean the same object."""
 
 import re
 from collections.abc import Iterable
@@ -8,46 +8,48 @@ SHORTEST_SHARED_WORD = 3
 
 
 def split_words(category: str) -> list[set[str]]:
-    """A category's name as words, lower case, singular, without digits and separators: each in all its readings.
+    """Split the name of a category into words in lower case, without digits and separators.
 
-    ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``. A plural does not tell what its singular ends in: ``boxes`` is
-    ``[{'box', 'boxe'}]``, ``ties`` ``[{'ty', 'tie'}]``, and ``lens`` ``[{'lens', 'len'}]`` since it may be none.
+    Each word is the set of its possible singulars. ``pcb1`` and ``PCB`` are both ``[{'pcb'}]``. The singular of a
+    plural can be ambiguous: ``boxes`` is ``[{'box', 'boxe'}]``, ``ties`` is ``[{'ty', 'tie'}]``. ``lens`` is
+    ``[{'lens', 'len'}]``, because it may be a singular.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", category)
     found = re.findall(r"[^\W\d_]+", spaced)
-    return [_singulars(word.casefold()) for word in found] or [{category.casefold()}]
+    return [_list_singulars(word.casefold()) for word in found] or [{category.casefold()}]
 
 
-def _joined(category: str) -> set[str]:
+def _join_words(category: str) -> set[str]:
     return {"".join(reading) for reading in product(*split_words(category))}
 
 
 def match_category(training: str, evaluation: str) -> str | None:
-    """The rule by which two names mean one category: ``exact``, ``normalised``, or None where none does.
+    """Return how two names match: ``exact``, ``normalised``, or None if they do not.
 
-    Normalised names are compared as one run of letters, so that compounds agree however they are written:
-    ``chewing_gum`` and ``chewinggum``. A word more makes another object: ``bottle_cap`` is no ``bottle``.
+    Normalised names are compared without separators, so that different spellings of compounds match:
+    ``chewing_gum`` and ``chewinggum``. An additional word means another object: ``bottle_cap`` does not match
+    ``bottle``.
     """
     if training == evaluation:
         return "exact"
-    return "normalised" if _joined(training) & _joined(evaluation) else None
+    return "normalised" if _join_words(training) & _join_words(evaluation) else None
 
 
 def share_a_word(training: str, evaluation: str) -> bool:
-    """True where a person should look: one word stands in both names, or one name begins or ends with the other."""
+    """Return whether two names share a word, or one begins or ends with the other, so that a person should look."""
     shared = set().union(*split_words(training)) & set().union(*split_words(evaluation))
     if any(len(word) >= SHORTEST_SHARED_WORD for word in shared):
         return True
-    pairs = [sorted(pair, key=len) for pair in product(_joined(training), _joined(evaluation))]
-    return any(len(short) >= SHORTEST_SHARED_WORD and _at_an_end(short, long) for short, long in pairs)
+    pairs = [sorted(pair, key=len) for pair in product(_join_words(training), _join_words(evaluation))]
+    return any(len(short) >= SHORTEST_SHARED_WORD and _is_prefix_or_suffix(short, long) for short, long in pairs)
 
 
-def _at_an_end(short: str, long: str) -> bool:
+def _is_prefix_or_suffix(short: str, long: str) -> bool:
     return long.startswith(short) or long.endswith(short)
 
 
 def find_overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tuple[str, str, str]]:
-    """(training category, evaluation category, rule) of every pair that is one category by name, sorted."""
+    """Return (training category, evaluation category, rule) of all pairs that match by name, sorted."""
     others = sorted(set(evaluation))
     return [
         (category, other, rule)
@@ -57,8 +59,8 @@ def find_overlaps(training: Iterable[str], evaluation: Iterable[str]) -> list[tu
     ]
 
 
-def _singulars(word: str) -> set[str]:
-    """What a word may be the plural of; a reading too many costs nothing but a match with another such word."""
+def _list_singulars(word: str) -> set[str]:
+    """Return the possible singulars of a word. A wrong one only matches other words with the same wrong singular."""
     if len(word) <= 3 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return {word}
     found = {word[:-1]}
@@ -72,6 +74,6 @@ def _singulars(word: str) -> set[str]:
         found = {word[:-2]}
     elif word.endswith(("ses", "xes", "ches", "shes", "zes", "oes")):  # lenses, boxes, potatoes
         found.add(word[:-2])
-    elif not word.endswith("es"):  # lens is no plural, nuts is one
+    elif not word.endswith("es"):  # the word may be singular, such as lens
         found.add(word)
     return found

@@ -1,4 +1,4 @@
-"""Samples: what a data set lists, brought together with what a copy of it holds."""
+"""Builds the samples of a data set from its entries and the files of a copy."""
 
 import hashlib
 from collections import Counter
@@ -21,7 +21,7 @@ SHOWN = 20
 
 
 class StoredImage(NamedTuple):
-    """An image of the source that is in a shard."""
+    """An image of the source, stored in a shard."""
 
     header: Header
     sha256: str
@@ -30,7 +30,7 @@ class StoredImage(NamedTuple):
 
 
 class StoredMask(NamedTuple):
-    """A mask of the source that is in a shard."""
+    """A mask of the source, stored in a shard."""
 
     mask: Mask
     shard: str
@@ -39,7 +39,7 @@ class StoredMask(NamedTuple):
 
 @dataclass
 class SourceContent:
-    """What a source turned out to hold, by key."""
+    """Files found in a source, by key."""
 
     images: dict[str, StoredImage] = field(default_factory=dict)
     masks: dict[str, StoredMask] = field(default_factory=dict)
@@ -48,17 +48,17 @@ class SourceContent:
     records: dict[str, bytes] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
     unrecognised: list[str] = field(default_factory=list)
-    """Paths of the images that the layout has no place for."""
+    """Paths of images that the layout does not recognise."""
 
     def listing(self) -> Listing:
-        """Names alone, damaged files among them: they are there, and count where files pair by order."""
+        """Return the keys of all files. Damaged files are included, because they count if files are paired by order."""
         return Listing(
             self.images.keys() | self.damaged_images, self.masks.keys() | self.damaged_masks, self.records, self.other
         )
 
 
 class Row(NamedTuple):
-    """One sample, with where its image and mask are stored."""
+    """One sample with its stored image and mask."""
 
     sample_id: str
     entry: Entry
@@ -75,15 +75,15 @@ class Row(NamedTuple):
 
 @dataclass
 class Report:
-    """What is left out, and what is kept with a reservation; in a strict run the first of either ends it."""
+    """Collects what is left out and what is kept with a warning. In a strict run, either of them raises an error."""
 
     output: Output
     warnings: list[tuple[str, str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Wrong values of a table, told all at once."""
+    """Invalid values of a table, which are reported together."""
 
     def leave_out(self, reason: str, item: str, detail: str = "") -> None:
-        """Not taken.
+        """Record that an item is left out.
 
         Raises:
             IndusCotError: the run is strict.
@@ -91,7 +91,7 @@ class Report:
         self.output.leave_out(reason, item, detail)
 
     def warn(self, reason: str, item: str, detail: str = "") -> None:
-        """Taken all the same.
+        """Record a warning about an item that is kept.
 
         Raises:
             IndusCotError: the run is strict.
@@ -105,27 +105,28 @@ class Report:
 def build_rows(
     name: str, benchmark: Benchmark, entries: Iterable[Entry], found: SourceContent, report: Report
 ) -> list[Row]:
-    """The samples of the set ``name``; whatever does not fit together is reported.
+    """Build the samples of the set ``name``. Inconsistencies between entries and files are reported.
 
     Raises:
-        IndusCotError: boxes of a table do not fit their images; a strict run meets the first doubt.
+        IndusCotError: boxes of a table are outside their images, or a strict run finds an inconsistency.
     """
     rows: list[Row] = []
-    absent: dict[str, list[Entry]] = {}
+    missing_by_category: dict[str, list[Entry]] = {}
     named: set[str | None] = set()
     doubted: set[str] = set()
     for entry in entries:
         named |= {entry.image, entry.mask}
         if entry.image in found.images:
-            row = _row(name, benchmark, entry, found.images[entry.image], _mask(entry, found, report, doubted), report)
+            mask = _find_mask(entry, found, report, doubted)
+            row = _build_row(name, benchmark, entry, found.images[entry.image], mask, report)
             rows += [row] if row else []
         elif entry.image not in found.damaged_images:
-            absent.setdefault(entry.category, []).append(entry)
+            missing_by_category.setdefault(entry.category, []).append(entry)
     if report.problems:
         more = f"\n  … and {len(report.problems) - SHOWN} more" if len(report.problems) > SHOWN else ""
         raise IndusCotError(f"{len(report.problems)} wrong value(s):\n  " + "\n  ".join(report.problems[:SHOWN]) + more)
     here = {row.entry.category for row in rows}
-    for category, missing in absent.items():
+    for category, missing in missing_by_category.items():
         if category in here:
             for entry in missing:
                 report.leave_out("listed and absent", entry.image, entry.where)
@@ -138,8 +139,8 @@ def build_rows(
     return rows
 
 
-def _mask(entry: Entry, found: SourceContent, report: Report, doubted: set[str]) -> StoredMask | None:
-    """The entry's mask if it can be used; one warning a mask if it cannot."""
+def _find_mask(entry: Entry, found: SourceContent, report: Report, doubted: set[str]) -> StoredMask | None:
+    """Return the mask of the entry if it is usable. Otherwise warn once per mask and return None."""
     if entry.mask is None:
         return None
     mask, image = found.masks.get(entry.mask), found.images[entry.image].header
@@ -157,7 +158,7 @@ def _mask(entry: Entry, found: SourceContent, report: Report, doubted: set[str])
     return None
 
 
-def _row(
+def _build_row(
     name: str, benchmark: Benchmark, entry: Entry, image: StoredImage, mask: StoredMask | None, report: Report
 ) -> Row | None:
     width, height = image.header.width, image.header.height
@@ -188,7 +189,9 @@ def _row(
         marked = mask = None
     if entry.boxes and marked is None:
         try:
-            marked = Region(tuple(from_pixels(box, width, height) for box in entry.boxes), _area(entry.boxes, image))
+            marked = Region(
+                tuple(from_pixels(box, width, height) for box in entry.boxes), _measure_area(entry.boxes, image)
+            )
         except ValueError as error:
             report.problems.append(f"{entry.where}, column boxes: {error}")
             return None
@@ -207,7 +210,7 @@ def _row(
     )
 
 
-def _area(boxes: Iterable[Box], image: StoredImage) -> float:
+def _measure_area(boxes: Iterable[Box], image: StoredImage) -> float:
     covered = np.zeros((image.header.height, image.header.width), bool)
     for x1, y1, x2, y2 in boxes:
         covered[y1:y2, x1:x2] = True
@@ -215,7 +218,7 @@ def _area(boxes: Iterable[Box], image: StoredImage) -> float:
 
 
 DuplicateImage = tuple[str, str, str, str]
-"""sha256, path, label and sample id of a sample whose image is byte-identical to another one."""
+"""sha256, path, label and sample id of a sample whose image is byte-identical to that of another one."""
 
 
 def _short_hash(text: str) -> str:
@@ -223,7 +226,11 @@ def _short_hash(text: str) -> str:
 
 
 def map_defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
-    """Each raw label that occurs to its type in the taxonomy; all unknown ones in one error."""
+    """Return the type of each label that occurs in the rows.
+
+    Raises:
+        IndusCotError: labels are unknown; the message lists them all.
+    """
     labels = Counter(row.raw_type for row in rows if row.raw_type is not None)
     types: dict[str, str] = {}
     unknown: list[str] = []
@@ -241,23 +248,27 @@ def map_defect_types(benchmark: str, rows: list[Row]) -> dict[str, str]:
 
 
 def group_physical_parts(rows: list[Row]) -> tuple[dict[str, str], list[DuplicateImage]]:
-    """Physical part of each part name, parts that share a byte-identical image being one; and those images."""
+    """Merge parts that share a byte-identical image.
+
+    Returns:
+        The physical part of each part name, and the samples with a duplicated image.
+    """
     leader: dict[str, str] = {}
 
-    def find(part: str) -> str:
+    def find_leader(part: str) -> str:
         while (above := leader.setdefault(part, part)) != part:
             part = above
         return part
 
     first: dict[str, Row] = {}
-    again: dict[str, list[Row]] = {}
+    repeated: dict[str, list[Row]] = {}
     for row in rows:
         known = first.setdefault(row.image.sha256, row)
         if known.entry.image != row.entry.image:
-            again.setdefault(row.image.sha256, []).append(row)
-        low, high = sorted((find(known.part), find(row.part)))
+            repeated.setdefault(row.image.sha256, []).append(row)
+        low, high = sorted((find_leader(known.part), find_leader(row.part)))
         leader[high] = low
     duplicates = [
-        (row.image.sha256, row.entry.image, row.label, row.sample_id) for row in rows if row.image.sha256 in again
+        (row.image.sha256, row.entry.image, row.label, row.sample_id) for row in rows if row.image.sha256 in repeated
     ]
-    return {row.part: find(row.part) for row in rows}, sorted(duplicates)
+    return {row.part: find_leader(row.part) for row in rows}, sorted(duplicates)

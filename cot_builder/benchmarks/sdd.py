@@ -1,4 +1,4 @@
-"""SDD, the KolektorSDD of electrical commutators, cut in thirds as zero-shot papers use it.
+"""KolektorSDD ("SDD"): electrical commutators, cut in thirds as in zero-shot papers.
 
 Licence: CC BY-NC-SA 4.0 (as its page states; not checked in a licence file). Archive: ``KolektorSDD.zip``.
 
@@ -9,14 +9,14 @@ Layout::
 
 Quirks:
 
-- "SDD" in zero-shot papers is not the raw set: each image is cut in three by rows, ``kos01_Part0_0`` to ``_2``,
-  and 340 of the 1,197 thirds are the test set: all 54 with a defect and 286 without, a quarter of those. Their names
-  are in ``sdd.csv`` beside this file, taken from the public evaluation lists that the published numbers are
+- "SDD" in zero-shot papers is not the raw set. Each image is cut in three by rows, ``kos01_Part0_0`` to ``_2``.
+  340 of the 1,197 thirds are the test set: all 54 with a defect, and 286 without, which is a quarter of those.
+  ``sdd.csv`` next to this file lists them. It is taken from the public evaluation lists that the published figures are
   computed on.
-- The cutting rule, third i of a height h is rows i*h//3 to (i+1)*h//3 and has a defect if one mask pixel lies in
-  it, was worked out here. On the seven real defective images at hand it gives exactly the listed thirds, among
-  them one (kos15_Part3) whose defect straddles a cut: both thirds are listed. For the other 45 it is unconfirmed;
-  a third that the list and the mask label differently is named in the manifest.
+- The cutting rule is our own reconstruction: third i of an image of height h is rows i*h//3 to (i+1)*h//3, and has a
+  defect if it contains a mask pixel. On the seven real defective images available to us it gives exactly the listed
+  thirds. One of them (kos15_Part3) has a defect across a cut, and both thirds are listed. For the other 45 images the
+  rule is unconfirmed. Thirds with different labels in the list and the mask are named in the manifest.
 - Images are byte-identical between kos01 and kos26 and between kos27 and kos34, with different labels (383 of
   399 are unique). They are kept, reported, and given one part, so that a split by part does not leak.
 """
@@ -56,7 +56,7 @@ from cot_builder.params import PullSet, Synthetic
 LABELS: dict[str, tuple[str, ...]] = {
     "crack": ("defect",),
 }
-"""Its one class, as a type of the taxonomy."""
+"""The only label of the data set, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="sdd",
     title="KolektorSDD",
@@ -79,28 +79,28 @@ _PATH = re.compile(r"(?:^|/)(?P<key>kos\d+/Part\d+(?P<mask>_label)?\.(?:jpe?g|bm
 
 
 def layout(settings: PullSet, _files: Files) -> Layout:
-    """KolektorSDD's layout, three samples an image."""
+    """Return the layout, with three samples per image."""
     return Layout(classify_path, partial(entries, compare=settings.source != "synthetic"))
 
 
 def classify_path(path: str) -> ClassifiedPath | None:
-    """Image or mask of a path in KolektorSDD's layout."""
+    """Classify a path as image or mask by its name."""
     match = _PATH.search(path)
     return ClassifiedPath("mask" if match["mask"] else "image", match["key"]) if match else None
 
 
 @cache
 def published_thirds() -> dict[str, str]:
-    """Name of each third of the published test set (``kos01_Part5_1``) to its label."""
+    """Return the label of each third of the published test set, by name (``kos01_Part5_1``)."""
     text = resources.files(__package__).joinpath("sdd.csv").read_text("utf-8")
     return {row["third"]: row["label"] for row in csv.DictReader(text.splitlines())}
 
 
 def entries(listing: Listing, compare: bool = True) -> Iterator[Entry]:
-    """Three samples an image: test where the published list has the third, train where it does not.
+    """Yield three samples per image. Thirds in the published list are test samples, all others train samples.
 
-    The label is the mask's; a third with a defect is always a test sample. ``compare`` gives each the label
-    that the list implies, so that a difference is reported.
+    The mask gives the label, and a third with a defect is always a test sample. With ``compare``, each sample also gets
+    the label that the list implies, so that differences are reported.
     """
     masks = {key.rpartition("_label.")[0].lower(): key for key in listing.masks}
     for image in sorted(listing.images):
@@ -122,18 +122,18 @@ def entries(listing: Listing, compare: bool = True) -> Iterator[Entry]:
 
 
 TWINS = {"kos26": "kos01", "kos34": "kos27"}
-"""Commutators whose images are those of another, with labels drawn by another hand."""
-PECULIAR = ("kos01", "kos26", "kos15", "kos03", "kos27", "kos34", "kos20")
-"""Commutators with something peculiar: rendered first, before the others by number."""
+"""Commutators with the same images as another one, but with other annotations."""
+WITH_QUIRKS = ("kos01", "kos26", "kos15", "kos03", "kos27", "kos34", "kos20")
+"""Commutators that show a quirk of the data set. They are rendered first, before the others by number."""
 
 
 def _commutators(settings: Synthetic) -> list[str]:
-    others = [name for name in (f"kos{number:02d}" for number in range(1, 51)) if name not in PECULIAR]
-    return [*PECULIAR, *others][: settings.parts]
+    others = [name for name in (f"kos{number:02d}" for number in range(1, 51)) if name not in WITH_QUIRKS]
+    return [*WITH_QUIRKS, *others][: settings.parts]
 
 
 def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
-    """The photographs of a commutator: its defects are where the published list of thirds has them."""
+    """Render the photographs of a commutator, with defects in the thirds that the published list marks."""
     harmed: dict[str, list[int]] = {}
     good: list[str] = []
     for third, label in published_thirds().items():
@@ -149,7 +149,7 @@ def _photographs(name: str, settings: Synthetic, seed: int) -> Iterator[Rendered
 def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, seed: int) -> RenderedPhoto:
     shown = TWINS.get(name, name)
     rng = random_numbers(seed, BENCHMARK.name, shown, part)
-    # The scans are 500 wide; what is looked at are their thirds, and `size` is the largest side of those.
+    # The scans are 500 px wide. `size` is the longest side of a sample, which is a third of a scan.
     width = min(500, round(settings.size * 500 / 512))
     height = round(width * float(rng.uniform(2.5, 2.55)))
     clean = electrics.commutator(rng, width, height)
@@ -159,7 +159,7 @@ def _photograph(name: str, part: str, bands: list[int], settings: Synthetic, see
         surface = surfaces[-1].copy()
         strength = CONTRASTS[number % 3] * 0.6 + 0.4
         if len(bands) > 1:
-            # The published test set lists both thirds: this crack runs across the cut between them.
+            # Draw a crack across the cut, because the published test set lists both thirds.
             start = np.array([width * rng.uniform(0.35, 0.65), height * (max(bands) / 3 - 0.03)])
             turn, length = np.pi / 2 + rng.uniform(-0.3, 0.3), height * 0.08
         else:
@@ -190,7 +190,7 @@ def _files(_name: str, shots: list[RenderedPhoto]) -> list[File]:
 
 
 def _label_bmp(mask: np.ndarray) -> bytes:
-    """Grey and black where there is no defect, else a palette image with index 1 and up."""
+    """Encode a mask as BMP: a palette image with indices from 1 if there is a defect, otherwise a black grey image."""
     image = Image.fromarray(mask)
     if mask.any():
         image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, *[0] * (253 * 3)])

@@ -1,4 +1,4 @@
-"""The table of data sets: every module of this folder that has a ``BENCHMARK``."""
+"""The table of data sets. Every module of this folder with a ``BENCHMARK`` is a data set."""
 
 import pkgutil
 import re
@@ -17,53 +17,55 @@ _MARK = re.compile(r"^BENCHMARK\b", re.MULTILINE)
 
 @cache
 def load_benchmarks() -> dict[str, ModuleType]:
-    """The module of every data set, by its name, which is the module's.
+    """Import the modules of all data sets and return them by name.
 
-    Each has
+    Each module has the name of its data set and defines
 
-    - ``BENCHMARK``, the facts: a :class:`~cot_builder.benchmarks.benchmark.Benchmark`;
+    - ``BENCHMARK``: the facts, a :class:`~cot_builder.benchmarks.benchmark.Benchmark`;
     - ``classify_path(path)``: returns the role and key of a file of a source, a
       :class:`~cot_builder.benchmarks.benchmark.ClassifiedPath`;
-    - ``layout(settings, files)``: how a source is read, a :class:`~cot_builder.benchmarks.benchmark.Layout`;
-    - ``ignore(settings)``, where it saves a download: shell patterns of files that need not be fetched;
-    - ``RENDERING``, where it can be rendered: a :class:`~cot_builder.benchmarks.synthetic.rendering.Rendering`.
+    - ``layout(settings, files)``: returns how to read a source, a :class:`~cot_builder.benchmarks.benchmark.Layout`;
+    - ``ignore(settings)``, optional: returns shell patterns of files that are not downloaded;
+    - ``RENDERING``, optional: how to render the data set, a
+      :class:`~cot_builder.benchmarks.synthetic.rendering.Rendering`.
 
     Data sets that share the same ``classify_path`` function share a layout. They are told apart by their categories.
 
     Raises:
-        IndusCotError: a module's facts do not name it as its file does.
+        IndusCotError: the name in the facts of a module differs from its file name.
     """
     found = {}
     for module in pkgutil.iter_modules([str(HERE)]):
-        # The other modules of this folder are not imported: some are slow, and some need this table.
+        # Do not import the other modules of this folder: some are slow to import, and some import this table.
         if not module.ispkg and _MARK.search((HERE / f"{module.name}.py").read_text(encoding="utf-8")):
             found[module.name] = import_module(f"{__package__}.{module.name}")
     for name, loaded in found.items():
         if loaded.BENCHMARK.name != name:
             raise IndusCotError(
-                f"{HERE / name}.py: BENCHMARK.name is {loaded.BENCHMARK.name!r}; a data set has the name of its file"
+                f"{HERE / name}.py: BENCHMARK.name is {loaded.BENCHMARK.name!r}; "
+                f"it must be {name!r}, the name of the file"
             )
     return found
 
 
 def find_rendering(benchmark: str) -> Rendering:
-    """How the data set is rendered.
+    """Return the rendering of a data set.
 
     Raises:
-        IndusCotError: it cannot be; the message names those that can.
+        IndusCotError: it has none; the message lists the data sets that can be rendered.
     """
     renderings = {name: module.RENDERING for name, module in load_benchmarks().items() if hasattr(module, "RENDERING")}
     if benchmark not in renderings:
         known = ", ".join(renderings)
-        raise IndusCotError(f"synthetic: there is no layout of {benchmark!r} to render; there are {known}")
+        raise IndusCotError(f"synthetic: {benchmark!r} cannot be rendered; choose one of {known}")
     return renderings[benchmark]
 
 
 def check_pull_set(name: str, settings: PullSet) -> None:
-    """Raise unless the data set of ``pull.<name>`` exists and has the settings that are given.
+    """Check that the data set of ``pull.<name>`` exists and supports the given settings.
 
     Raises:
-        IndusCotError: it does not; the message names the data sets there are, or those that have the setting.
+        IndusCotError: the data set is unknown or a setting is unsupported. The message lists the valid data sets.
     """
     benchmarks = {benchmark: module.BENCHMARK for benchmark, module in load_benchmarks().items()}
     check_name(f"pull.{name}.benchmark", settings.benchmark, benchmarks)

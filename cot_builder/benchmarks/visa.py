@@ -6,11 +6,11 @@ Layout::
 
     <object>/Data/Images/{Normal,Anomaly}/000.JPG
     <object>/Data/Masks/Anomaly/000.png
-    <object>/image_anno.csv           image,label,mask: names the types
-    split_csv/1cls.csv                object,split,label,image,mask: is the split
+    <object>/image_anno.csv           image,label,mask: the types
+    split_csv/1cls.csv                object,split,label,image,mask: the split
 
-Quirks: masks hold class ids that differ by object, not 0/255; a type may be several, comma-joined; the split
-is the file's and cannot be told from the folders.
+Quirks: masks contain class ids that differ by object, not 0/255. A label may be several types, joined by commas. The
+split is only in the file, not in the folders.
 """
 
 import csv
@@ -55,7 +55,7 @@ TEST = {
     "pcb4": (101, 100),
     "pipe_fryum": (50, 100),
 }
-"""Normal and anomalous test images by category, as published."""
+"""Numbers of normal and anomalous test images by category, as published."""
 LABELS: dict[str, tuple[str, ...]] = {
     "scratch": (
         "Scratch",
@@ -118,7 +118,7 @@ LABELS: dict[str, tuple[str, ...]] = {
         "anomaly",
     ),
 }
-"""Its class names in ``image_anno.csv`` and masks, by the type of the taxonomy that each means."""
+"""Class names in ``image_anno.csv`` and masks, by type of the taxonomy."""
 BENCHMARK = Benchmark(
     name="visa",
     title="VisA",
@@ -145,12 +145,12 @@ _RECORD = re.compile(rf"(?:^|/)(?P<key>{SPLIT}|[^/]+/{TYPES})$")
 
 
 def layout(_settings: PullSet, _files: Files) -> Layout:
-    """VisA's own layout, not the MVTec-like one that its authors' script rearranges it to."""
+    """Return the original layout, not the MVTec-like one that the script of the authors produces."""
     return Layout(classify_path, entries)
 
 
 def classify_path(path: str) -> ClassifiedPath | None:
-    """Image, mask or record of a path in VisA's layout."""
+    """Classify a path as image, mask or record."""
     if match := _IMAGE.search(path):
         return ClassifiedPath("image", match["key"])
     if match := _MASK.search(path):
@@ -161,10 +161,10 @@ def classify_path(path: str) -> ClassifiedPath | None:
 
 
 def entries(listing: Listing) -> Iterator[Entry]:
-    """One sample a row of the split file, with the type that ``image_anno.csv`` has for it.
+    """Yield one sample per row of the split file, with its type from ``image_anno.csv``.
 
     Raises:
-        IndusCotError: there is no split file, or a row of it is wrong.
+        IndusCotError: the split file is missing or a row of it is invalid.
     """
     if SPLIT not in listing.records:
         raise IndusCotError(
@@ -204,7 +204,9 @@ def _rows(name: str, data: bytes, columns: tuple[str, ...]) -> Iterator[tuple[in
                 raise IndusCotError(f"visa: {name} row {number} is cut short")
             yield number, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise IndusCotError(f"visa: {name} is no readable CSV ({error})") from error
+        raise IndusCotError(
+            f"visa: {name} is not valid CSV ({error}); take it again from the published archive"
+        ) from error
 
 
 RECIPES = {
@@ -268,11 +270,11 @@ CLASS_IDS = {
     ),
     "pcb1": ("bent", "melt", "scratch", "missing"),
 }
-"""Labels of the rendered objects, lower case, in the order of their ids in masks, from 1."""
+"""Labels of the rendered objects in lower case, in the order of their ids in masks, which begin at 1."""
 
 
 def _plan(category: str, settings: Synthetic) -> Iterator[tuple[PlannedPart, str]]:
-    """The parts of an object, each with the path of its image."""
+    """Yield the parts of an object, each with the path of its image."""
     numbers: dict[str, int] = {}
     for planned in plan_parts(RECIPES[category], settings.parts):
         folder = "Anomaly" if planned.label else "Normal"
@@ -285,7 +287,7 @@ def _photographs(category: str, settings: Synthetic, seed: int) -> Iterator[Rend
     for planned, path in _plan(category, settings):
         faults = planned.faults
         if planned.index == settings.parts - 1:
-            # VisA has images with several types, whose names it joins by commas.
+            # Add a second fault, because VisA has images with several types, joined by commas.
             other = next(
                 label for label, kinds in recipe.defects.items() if label != planned.label and kinds[0] in SURFACE_HARMS
             )
@@ -308,7 +310,7 @@ def _files(category: str, shots: list[RenderedPhoto]) -> list[File]:
             ids = np.array([0, *(CLASS_IDS[category].index(label) + 1 for label in shot.labels)], np.uint8)
             files.append((mask, encode_png(ids[shot.mask])))
         rows.append((shot.path, ",".join(shot.labels) or "normal", mask))
-    files.append((f"{category}/{TYPES}", _csv(("image", "label", "mask"), rows)))
+    files.append((f"{category}/{TYPES}", _encode_csv(("image", "label", "mask"), rows)))
     return files
 
 
@@ -324,10 +326,10 @@ def _split(settings: Synthetic) -> list[File]:
         for category in RECIPES
         for planned, path in _plan(category, settings)
     ]
-    return [(SPLIT, _csv(("object", "split", "label", "image", "mask"), rows))]
+    return [(SPLIT, _encode_csv(("object", "split", "label", "image", "mask"), rows))]
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+def _encode_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -187,4 +187,4 @@ def test_benchmark_name_matches_file(tree: Path, pulled: str) -> None:
     module.write_text(TILES.replace('name="tiles"', 'name="magnetic"'), encoding="utf-8")
     printed = " ".join(run_tree(tree, "--set", NEW % "synthetic", "pull", "new").split())
     module.write_text(TILES, encoding="utf-8")
-    assert "BENCHMARK.name is 'magnetic'; a data set has the name of its file" in printed
+    assert "BENCHMARK.name is 'magnetic'; it must be 'tiles', the name of the file" in printed

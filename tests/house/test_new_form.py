@@ -98,4 +98,4 @@ def test_several_forms_are_refused(tree: Path) -> None:
     table.write_text("image,label\na.png,good\nb.png,bad\n", encoding="utf-8")
     printed = pull(tree)
     table.unlink()
-    assert "bolts: holds annotations in 2 forms: a list, parts.txt; a table, .csv or .jsonl. Keep one" in printed
+    assert "bolts: has annotations in 2 forms: a list, parts.txt; a table, .csv or .jsonl. Keep one" in printed

@@ -1,4 +1,4 @@
-"""Folders in MVTec's layout (see ``mvtec_ad.py``), with any image suffix; ``ground_truth`` may be absent.
+"""Folders in the layout of MVTec AD (see ``mvtec_ad.py``), with any image suffix. ``ground_truth`` is optional.
 
 ::
 
@@ -15,7 +15,7 @@ FORM = "folders named train, test, good and by types"
 
 
 def read(_settings: PullSet, files: Files) -> Layout | None:
-    """The layout, where any file lies as it has it."""
+    """Return the layout if at least one file matches it."""
     return LAYOUT if any(map(mvtec_ad.classify_path, files.paths)) else None
 
 

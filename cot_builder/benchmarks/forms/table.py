@@ -1,4 +1,4 @@
-"""A table, ``.csv`` (comma or semicolon) or ``.jsonl``, named as the source or found in it, one row an image:
+"""A table with one row per image, ``.csv`` (comma or semicolon) or ``.jsonl``. It is the source or a file in it.
 
 ======== ========= ===========================================================================================
 column   needed    holds
@@ -6,17 +6,17 @@ column   needed    holds
 image    yes       path relative to the table's folder
 label    yes       normal (or good, ok, 0) or anomalous (or bad, ng, defect, defective, anomaly, 1)
 mask     no        path relative to the table's folder; a pixel > 0 is a defect; of a JPEG, >= 128
-boxes    no        pixels of the image, half-open: ``x1 y1 x2 y2; x1 y1 x2 y2`` in CSV, a list of lists in JSONL;
-                   read where there is no mask
-type     no        a type of the taxonomy or any label it knows; ``bad`` (unspecified) where empty
-category no        where empty the image's first folder, unless the folders tell the label (``bad/0.png``): then, and
-                   where there is no folder, the table's folder
-view     no        ``default`` where empty
-part     no        name of the physical part; each image is a part of its own where empty
-split    no        train or test; where empty, train for a training source and test for a set to evaluate on
+boxes    no        half-open boxes in pixels: ``x1 y1 x2 y2; x1 y1 x2 y2`` in CSV, a list of lists in JSONL;
+                   ignored if there is a mask
+type     no        a type of the taxonomy or any known label; ``bad`` (unspecified) if empty
+category no        if empty, the first folder of the image. If the folders reveal the label (``bad/0.png``) or there
+                   is no folder, the folder of the table
+view     no        ``default`` if empty
+part     no        name of the physical part; if empty, each image is a separate part
+split    no        train or test; if empty, train for a set with the role train, otherwise test
 ======== ========= ===========================================================================================
 
-A column that resembles one of these and is none is refused; any other is told, once, and not read.
+An unknown column whose name resembles one of these is rejected. Other unknown columns are reported once and ignored.
 """
 
 import csv
@@ -39,7 +39,7 @@ FORM = "a table, .csv or .jsonl"
 NEEDED = ("image", "label")
 COLUMNS = (*NEEDED, "mask", "boxes", "type", "category", "view", "part", "split")
 SURPLUS = "\0"
-"""Stands for the cells of a row that lie beyond the header."""
+"""Key for the cells of a row beyond the last column of the header."""
 UNNAMED = "bad"
 SHOWN = 20
 ALIASES = {
@@ -50,19 +50,19 @@ BESIDES = {
     "anomaly", "bounding", "camera", "data", "defect", "fault", "file", "gt", "id", "image", "img", "name", "no",
     "number", "object", "path", "physical", "sample",
 }  # fmt: skip
-"""Words beside a column's name that make no other column of it: ``mask_path``, ``part_id``, ``bounding_boxes``."""
+"""Words in the name of a column that do not change its meaning: ``mask_path``, ``part_id``, ``bounding_boxes``."""
 
 
 def is_record(path: str) -> bool:
-    """A file that may be a table."""
+    """Return whether the file may be a table, by its suffix."""
     return path.lower().endswith((".csv", ".jsonl"))
 
 
 def read(settings: PullSet, files: Files) -> Layout | None:
-    """The layout of the tables: of the one that the source names, else of all there are; None where none is one.
+    """Return the layout of the table that the source names, or of all tables in the source; None without a table.
 
     Raises:
-        IndusCotError: naming file, row and column of every wrong row, up to 20.
+        IndusCotError: the message lists file, row and column of the invalid values, up to 20.
     """
     named = settings.source if isinstance(settings.source, str) else ""
     tables = {key: data for path, data in files.records.items() if (key := path_within(path)) and _is_named(key, named)}
@@ -72,21 +72,21 @@ def read(settings: PullSet, files: Files) -> Layout | None:
     problems: list[str] = []
     counted = 0
     for key, data in sorted(tables.items()):
-        rows = _read(key, data, must=bool(_table_name(named)))
+        rows = _read_rows(key, data, must=bool(_table_name(named)))
         if rows is None:
             continue
         counted += 1
         _check_columns(key, rows, problems, notes)
-        for entry, folders in _entries(key, rows, settings, problems):
+        for entry, folders in _parse_entries(key, rows, settings, problems):
             if not entry.category:
                 unnamed[len(found)] = folders
             found.append(entry)
-    _raise(problems)
+    _raise_if_any(problems)
     if not counted:
         return None
     if not found:
         raise IndusCotError(f"{', '.join(sorted(tables))}: the table has no row")
-    for index, category in _categories(found, unnamed, settings, notes).items():
+    for index, category in _fill_categories(found, unnamed, settings, notes).items():
         found[index] = replace(found[index], category=category)
     images = {entry.image for entry in found}
     masks = {entry.mask for entry in found if entry.mask}
@@ -116,17 +116,17 @@ def _is_named(key: str, source: str) -> bool:
     return key == _table_name(source) if _table_name(source) else key.lower().endswith((".csv", ".jsonl"))
 
 
-def _read(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]] | None:
-    """Numbered rows of a table; None for a file that is none (an error if it ``must`` be)."""
+def _read_rows(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]] | None:
+    """Read the rows of a table with their numbers; None if the file is no table (an error if it ``must`` be one)."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise IndusCotError(f"{key}: is not UTF-8 ({error}); save it as UTF-8") from error
     if key.lower().endswith(".jsonl"):
-        rows = _json_rows(key, text)
+        rows = _read_json_rows(key, text)
         columns = set().union(*(row for _, row in rows)) if rows else set()
     else:
-        columns, rows = _csv_rows(key, text)
+        columns, rows = _read_csv_rows(key, text)
     missing = [column for column in NEEDED if column not in columns]
     if missing and (must or len(missing) == 1):
         raise IndusCotError(
@@ -136,11 +136,11 @@ def _read(key: str, data: bytes, must: bool) -> list[tuple[int, dict[str, Any]]]
     return None if missing else rows
 
 
-def _csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, Any]]]]:
-    """Columns and numbered rows; of a file without the needed columns, which may be anything, no rows."""
+def _read_csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, Any]]]]:
+    """Read the columns and the numbered rows. A CSV file without the needed columns is no table: read no rows then."""
     first = text.partition("\n")[0]
     delimiter = ";" if first.count(";") > first.count(",") else ","
-    # Strict, or a quote that is never closed would swallow the rows after it.
+    # Parse strictly: otherwise an unclosed quote would swallow the rows after it.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     rows: list[tuple[int, dict[str, Any]]] = []
@@ -152,24 +152,24 @@ def _csv_rows(key: str, text: str) -> tuple[set[str], list[tuple[int, dict[str, 
         if set(NEEDED) <= set(names):
             read = reader.line_num
             for row in reader:
-                # A field with line breaks makes line numbers and row numbers differ: the line is what an editor shows.
+                # Count lines, not rows, because that is what an editor shows. Line breaks in fields make them differ.
                 read = reader.line_num
                 surplus = [cell for cell in row.pop(None, None) or () if cell.strip()]
                 cells = {name.strip(): value for name, value in row.items()}
                 rows.append((read, cells | ({SURPLUS: surplus} if surplus else {})))
     except csv.Error as error:
         rest = "".join(io.StringIO(text, newline="").readlines()[read:])
-        column = _broken_column(rest, delimiter)
+        column = _find_broken_column(rest, delimiter)
         named = names[column] if column < len(names) else str(column + 1)
         raise IndusCotError(
-            f"{key} row {read + 1}, column {named}: is no CSV ({error}); "
+            f"{key} row {read + 1}, column {named}: is not valid CSV ({error}); "
             'close the quotes, and double those within a field: "4"" bolt"'
         ) from error
     return set(names), rows
 
 
-def _broken_column(text: str, delimiter: str) -> int:
-    """Index of the first field of ``text`` that is not quoted as CSV wants it."""
+def _find_broken_column(text: str, delimiter: str) -> int:
+    """Return the index of the first field of ``text`` that is not quoted correctly."""
     sound = re.compile(rf'(?:"(?:[^"]|"")*"|(?!")[^{delimiter}\r\n]*){delimiter}')
     column = position = 0
     while match := sound.match(text, position):
@@ -177,16 +177,16 @@ def _broken_column(text: str, delimiter: str) -> int:
     return column
 
 
-def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
+def _read_json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
     rows = []
-    # Not `splitlines`: JSON may hold U+2028 and others of its line ends within a text.
+    # Do not use `splitlines`: it also splits at U+2028 and other characters that JSON texts may contain.
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise IndusCotError(f"{key} row {number}: is no JSON ({error})") from error
+            raise IndusCotError(f"{key} row {number}: is not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise IndusCotError(f"{key} row {number}: must be an object {{…}}, is {line[:40]!r}")
         rows.append((number, row))
@@ -196,7 +196,7 @@ def _json_rows(key: str, text: str) -> list[tuple[int, dict[str, Any]]]:
 def _check_columns(
     key: str, rows: Sequence[tuple[int, dict[str, Any]]], problems: list[str], notes: list[tuple[str, str, str]]
 ) -> None:
-    """Refuse columns that seem misspelt and cells beyond the header; note any other column that is not read."""
+    """Reject misspelt columns and cells beyond the header. Note the other columns that are ignored."""
     unread: dict[str, None] = {}
     misspelt: set[str] = set()
     for number, row in rows:
@@ -206,7 +206,7 @@ def _check_columns(
                 "quote a field that holds the separator"
             )
         for column in sorted(row.keys() - set(COLUMNS) - {""} - misspelt):
-            meant = _meant(column)
+            meant = _guess_column(column)
             if meant and meant not in row:
                 misspelt.add(column)
                 problems.append(
@@ -220,8 +220,8 @@ def _check_columns(
 
 
 @cache
-def _meant(column: str) -> str | None:
-    """The known column that the name of an unknown one resembles."""
+def _guess_column(column: str) -> str | None:
+    """Return the known column that the name of an unknown column resembles, or None."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())
     core = [word for word in words if word not in BESIDES] or words
     name = " ".join(core)
@@ -231,10 +231,10 @@ def _meant(column: str) -> str | None:
     return next(iter(get_close_matches(name, alike, 1, 0.75)), None)
 
 
-def _entries(
+def _parse_entries(
     key: str, rows: Iterable[tuple[int, dict[str, Any]]], settings: PullSet, problems: list[str]
 ) -> Iterator[tuple[Entry, tuple[str, str]]]:
-    """The entries, and the folders an empty category may be named by: the image's first one, and the table's."""
+    """Yield each entry with the folders that can replace an empty category: the first of the image, the table's."""
     base = key.rpartition("/")[0]
     seen: dict[str, int] = {}
     for number, row in rows:
@@ -271,37 +271,37 @@ def _entries(
         yield entry, (first, base.rpartition("/")[2])
 
 
-def _categories(
+def _fill_categories(
     found: Sequence[Entry],
     unnamed: Mapping[int, tuple[str, str]],
     settings: PullSet,
     notes: list[tuple[str, str, str]],
 ) -> dict[int, str]:
-    """A category for each entry that has none: its folder's name, unless the folders tell the label.
+    """Return a category for each entry without one: the name of its folder, unless the folders reveal the label.
 
-    A student reads the category, so no folder may be one that says good or bad, or a type of defect, or that holds
-    nothing but defects where others do not.
+    The student reads the category. So a folder is unsuitable if its name says good or bad or a type of defect, or if it
+    contains only defects while other folders do not.
     """
-    source = _source_name(settings)
+    source = _get_source_name(settings)
     named: dict[int, str] = {}
     for level in (0, 1):
         named = {index: next(filter(None, folders[level:]), source) for index, folders in unnamed.items()}
         labels: dict[str, set[str | None]] = {}
         for index, name in named.items():
             labels.setdefault(name, set()).add(found[index].label)
-        telling = sorted(
+        revealing = sorted(
             name
-            for name, held in labels.items()
-            if tells_the_label(name) or (len(labels) > 1 and held == {"anomalous"})
+            for name, found_labels in labels.items()
+            if tells_the_label(name) or (len(labels) > 1 and found_labels == {"anomalous"})
         )
-        if not telling:
+        if not revealing:
             return named
-        what = f"such as {telling[0]}: give a column category"
-        notes.append(("folders tell the label and name no category", ", ".join(telling[:SHOWN]), what))
+        what = f"such as {revealing[0]}: give a column category"
+        notes.append(("folders tell the label and name no category", ", ".join(revealing[:SHOWN]), what))
     return dict.fromkeys(unnamed, "parts" if tells_the_label(source) else source)
 
 
-def _source_name(settings: PullSet) -> str:
+def _get_source_name(settings: PullSet) -> str:
     source = settings.source if isinstance(settings.source, str) else settings.source[0]
     parts = [part for part in source.replace("\\", "/").split("/") if part]
     if _table_name(source):
@@ -309,7 +309,7 @@ def _source_name(settings: PullSet) -> str:
     return (parts[-1].partition(".")[0] if parts else "") or "parts"
 
 
-def _raise(problems: list[str]) -> None:
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
         more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise IndusCotError(f"{len(problems)} wrong value(s):\n  " + "\n  ".join(problems[:SHOWN]) + more)

@@ -1,4 +1,4 @@
-"""Words that tell a good part from a bad one."""
+"""Words for good and bad parts in labels and folder names."""
 
 import re
 from typing import Literal
@@ -15,15 +15,15 @@ VERDICTS = {
     "fail", "failed", "fault", "faults", "faulty", "flawless", "good", "intact", "ng", "nio", "nok", "normal", "ok",
     "reject", "rejected", "rejects", "scrap",
 }  # fmt: skip
-"""Words in a folder's name that tell the label."""
+"""Words that reveal the label when they occur in the name of a folder."""
 WHOLE_VERDICTS = {
     "0", "1", "clean", "false", "io", "negative", "no", "pass", "passed", "positive", "true", "yes",
 }  # fmt: skip
-"""Names of folders that tell it, and within a longer one do not: ``part_1``, ``negative_pole``."""
+"""Words that reveal the label only as the whole name of a folder, not in ``part_1`` or ``negative_pole``."""
 
 
 def tells_the_label(folder: str) -> bool:
-    """Whether a folder's name says good or bad, or a type of defect."""
+    """Return whether the name of a folder says good or bad, or a type of defect."""
     words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder).lower())
     if VERDICTS.intersection(words) or folder.lower() in WHOLE_VERDICTS:
         return True

@@ -1,4 +1,4 @@
-"""Photographing a surface: lamp, camera, background, lens and sensor."""
+"""Photographs a surface: lamp, camera, background, lens and sensor."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ from cot_builder.benchmarks.synthetic.defects import WallMark
 from cot_builder.benchmarks.synthetic.surface import Colour, Grain, Surface, noise
 
 VISIBLE = 6.0
-"""Grey levels (largest over the channels) by which a pixel must differ to count as changed."""
+"""Minimum difference of a changed pixel in grey levels, as the maximum over the channels."""
 Ground = Literal["mat", "table", "paper", "belt"]
 _GROUNDS: dict[Ground, tuple[Colour, float, Grain]] = {
     "mat": ((58, 58, 60), 0.07, "grain"),
@@ -26,69 +26,69 @@ class Wall:
     """The side of a part that a tilted camera sees."""
 
     height: float
-    """As a share of the canvas."""
+    """Height as a share of the canvas."""
     ribs: int = 0
-    """Upright ribs all round."""
+    """Number of upright ribs around the part."""
     colour: tuple[float, float, float] = (128.0, 128.0, 128.0)
     """RGB."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Where camera and lamp stand, and what the photograph suffers on its way to a file."""
+    """Positions of camera and lamp, and the degradation of the photograph."""
 
     width: int
     height: int
     turn: float
-    """Of the part about the optical axis, radians."""
+    """Rotation of the part about the optical axis, radians."""
     tilt: float
-    """Of the camera off the vertical, radians; the near side of the part is at the bottom of the image."""
+    """Angle of the camera to the vertical, radians. The near side of the part is at the bottom of the image."""
     scale: float
     shift: tuple[float, float]
     lamp: float
     """Azimuth of the lamp in the image, radians."""
     lamp_height: float
-    """Elevation of the lamp, 0 grazing to 1 overhead."""
+    """Elevation of the lamp, from 0 (grazing) to 1 (overhead)."""
     exposure: float
     fall: float
-    """Fall of light across the image, share."""
+    """Decrease of the light across the image, as a share."""
     blur: float
     noise: float
-    """Standard deviation of the sensor's noise, grey levels."""
+    """Standard deviation of the sensor noise, grey levels."""
     ground: Ground
     seed: int
 
 
 def photograph(surface: Surface, view: View, wall: Wall | None = None, mark: WallMark | None = None) -> np.ndarray:
-    """The image before the sensor's noise: (height, width, 3) float32 BGR, 0–255."""
+    """Render the image before sensor noise: (height, width, 3) float32 BGR, 0–255."""
     place = _homography(surface.size, view)
     size = (view.width, view.height)
-    image = cv2.warpPerspective(_lit(surface, view), place, size, flags=cv2.INTER_LINEAR)
+    image = cv2.warpPerspective(_shade_surface(surface, view), place, size, flags=cv2.INTER_LINEAR)
     if surface.alpha.min() <= 0.99:
         cover = cv2.warpPerspective(surface.alpha, place, size, flags=cv2.INTER_LINEAR)
         bare = 1 - cover
         drop = round(wall.height * surface.size * view.scale * np.sin(view.tilt)) if wall else 0
         if wall and drop > 1:
-            side = _below(cover, drop)
+            side = _extend_downwards(cover, drop)
             behind = bare * (1 - side)
             behind *= _shadow(np.maximum(cover, side), view)
             bare *= side
-            image += _wall(cover, side, bare, drop, wall, view)
+            image += _draw_wall(cover, side, bare, drop, wall, view)
             if mark:
-                _mark(image, bare, mark, place, drop)
+                _draw_wall_mark(image, bare, mark, place, drop)
         else:
             behind = bare * _shadow(cover, view)
-        image += _gained(_ground(view), behind * np.float32(view.exposure))
-    image = _gained(image, _falloff(view))
+        image += _multiply_channels(_ground(view), behind * np.float32(view.exposure))
+    image = _multiply_channels(image, _falloff(view))
     return np.clip(cv2.GaussianBlur(image, (0, 0), view.blur), 0, 255, out=image)
 
 
-def _gained(image: np.ndarray, gain: np.ndarray) -> np.ndarray:
+def _multiply_channels(image: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return cv2.multiply(image, cv2.merge((gain, gain, gain)))
 
 
 def expose(image: np.ndarray, view: View) -> np.ndarray:
-    """The photograph with the sensor's noise, uint8; the same noise for the same view."""
+    """Add sensor noise to a photograph and return uint8. The noise is the same for the same view."""
     bank = noise("sensor", -(-max(view.width, view.height) // 256) * 256)
     rng = np.random.default_rng(view.seed)
     height, width = image.shape[:2]
@@ -100,9 +100,9 @@ def expose(image: np.ndarray, view: View) -> np.ndarray:
 
 
 def find_changed_pixels(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
-    """Pixels that a defect visibly changed, (height, width) bool, from two photographs without noise.
+    """Find the pixels that a defect visibly changed, (height, width) bool, from two photographs without noise.
 
-    Gaps of a few pixels are closed and single pixels dropped; nothing is grown beyond that.
+    Gaps of a few pixels are closed and single pixels are dropped. The mask is not dilated otherwise.
     """
     blue, green, red = cv2.split(cv2.absdiff(harmed, clean))
     over = cv2.max(cv2.max(blue, green), red) > VISIBLE
@@ -118,13 +118,13 @@ def find_changed_pixels(clean: np.ndarray, harmed: np.ndarray) -> np.ndarray:
     return keep[labels]
 
 
-def _lit(surface: Surface, view: View) -> np.ndarray:
+def _shade_surface(surface: Surface, view: View) -> np.ndarray:
     azimuth = view.lamp - view.turn
     flat = np.sqrt(1 - view.lamp_height**2)
     lx, ly, lz = flat * np.cos(azimuth), flat * np.sin(azimuth), view.lamp_height
     gx = cv2.Sobel(surface.height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
     gy = cv2.Sobel(surface.height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
-    # The lamp is near: a flat part shows a highlight in one place, as if it were slightly domed.
+    # The lamp is near, so a flat part has one local highlight, as if it were slightly domed.
     near_x, near_y = _nearness(surface.size)
     gx += near_x
     gy += near_y
@@ -142,7 +142,7 @@ def _lit(surface: Surface, view: View) -> np.ndarray:
     shown = surface.alpha * np.float32(view.exposure)
     body = (np.float32(0.42) + np.float32(0.72) * diffuse) * (1 - np.float32(0.25) * gloss) * shown
     shine = gloss * (np.float32(0.2 * 255) * wide + np.float32(0.42 * 255) * narrow) * shown
-    return cv2.add(_gained(surface.albedo, body), cv2.merge((shine, shine, shine)))
+    return cv2.add(_multiply_channels(surface.albedo, body), cv2.merge((shine, shine, shine)))
 
 
 @lru_cache(maxsize=8)
@@ -163,12 +163,12 @@ def _homography(size: int, view: View) -> np.ndarray:
     return back @ perspective @ squeezed @ turned @ centre
 
 
-def _below(cover: np.ndarray, drop: int) -> np.ndarray:
+def _extend_downwards(cover: np.ndarray, drop: int) -> np.ndarray:
     kernel = np.ones((drop, 1), np.uint8)
     return cv2.dilate(cover, kernel, anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT, borderValue=0)
 
 
-def _wall(cover: np.ndarray, side: np.ndarray, shown: np.ndarray, drop: int, wall: Wall, view: View) -> np.ndarray:
+def _draw_wall(cover: np.ndarray, side: np.ndarray, shown: np.ndarray, drop: int, wall: Wall, view: View) -> np.ndarray:
     depth = cv2.boxFilter(cover, -1, (1, drop), anchor=(0, drop - 1), borderType=cv2.BORDER_CONSTANT)
     soft = cv2.blur(side, (2 * (drop // 2) + 5, 5))
     across = cv2.Sobel(soft, cv2.CV_32F, 1, 0, ksize=3)
@@ -182,7 +182,7 @@ def _wall(cover: np.ndarray, side: np.ndarray, shown: np.ndarray, drop: int, wal
     return cv2.merge([light * np.float32(level) for level in wall.colour[::-1]])
 
 
-def _mark(image: np.ndarray, shown: np.ndarray, mark: WallMark, place: np.ndarray, drop: int) -> None:
+def _draw_wall_mark(image: np.ndarray, shown: np.ndarray, mark: WallMark, place: np.ndarray, drop: int) -> None:
     x, y, w = place @ (mark.x, mark.y, 1)
     x, y = x / w, y / w + drop * 0.5
     rng = np.random.default_rng(mark.seed)

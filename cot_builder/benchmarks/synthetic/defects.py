@@ -1,4 +1,4 @@
-"""Harming a surface: each kind of defect changes colour, relief, gloss or outline as its real counterpart does."""
+"""Applies defects to a surface. Each kind changes colour, relief, gloss or outline as the real defect does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from cot_builder.benchmarks.synthetic.surface import Colour, Grain, Surface, noise
 
 Harm = Callable[[Surface, np.random.Generator, float], None]
-"""Changes a surface in place; the strength is 1 for a plain defect, 0.1 for one near the noise."""
+"""Changes a surface in place. The strength is 1 for an obvious defect and 0.1 for one near the noise level."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class WallMark:
 
 
 def choose_spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) -> tuple[float, float]:
-    """A point (x, y) in pixels on the part, ``inset`` reference pixels or more from its outline where it is so wide."""
+    """Choose a point (x, y) in pixels on the part, at least ``inset`` reference pixels from its outline if possible."""
     step = max(1, surface.alpha.shape[1] // 128)
     solid = np.pad((surface.alpha[::step, ::step] > 0.98).astype(np.uint8), 1)
     depth = cv2.distanceTransform(solid, cv2.DIST_L2, 3)[1:-1, 1:-1] * step
-    if _fills(surface):
+    if _fills_canvas(surface):
         depth = _border_depth(depth.shape, step)
     rows, columns = np.indices(depth.shape)
-    depth = np.where(_within(surface, columns * step, rows * step), depth, -1)
+    depth = np.where(_is_within_area(surface, columns * step, rows * step), depth, -1)
     wanted = min(inset * _unit(surface), float(depth.max()) * 0.8)
     rows, columns = np.nonzero(depth >= wanted)
     index = int(rng.integers(len(rows)))
@@ -41,12 +41,12 @@ def choose_spot(surface: Surface, rng: np.random.Generator, inset: float = 8.0) 
 
 
 def choose_edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float, float]:
-    """A point (x, y) in pixels on the part's outline, off the canvas's border."""
+    """Choose a point (x, y) in pixels on the outline of the part, away from the border of the canvas."""
     found = cv2.findContours((surface.alpha > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     height, width = surface.alpha.shape
     points = np.concatenate([contour[:, 0] for contour in found])
     margin = 0.14 * width
-    inner = _within(surface, points[:, 0], points[:, 1]) & (
+    inner = _is_within_area(surface, points[:, 0], points[:, 1]) & (
         (points[:, 0] > margin)
         & (points[:, 0] < width - margin)
         & (points[:, 1] > margin)
@@ -59,7 +59,7 @@ def choose_edge_spot(surface: Surface, rng: np.random.Generator) -> tuple[float,
 
 
 def scratch(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """One hairline or up to three lines; at times seen by their relief alone, when the lamp stands well."""
+    """One hairline or up to three lines. Some have relief only, and are visible only under a suitable lamp."""
     relief_only, hairline = rng.random() < 0.35 and strength < 2, rng.random() < 0.35
     centre = choose_spot(surface, rng, 22)
     turn = rng.uniform(0, np.pi)
@@ -74,7 +74,7 @@ def scratch(surface: Surface, rng: np.random.Generator, strength: float) -> None
 
 
 def dent(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """A shallow hollow with soft edges: shape alone, no change of colour."""
+    """A shallow hollow with soft edges, without a change of colour."""
     x, y = choose_spot(surface, rng, 26)
     radius = rng.uniform(11, 26) * _unit(surface)
     cover, roi = _blob(surface, x, y, radius, rng, sharp=0.0, rough=0.25)
@@ -110,7 +110,8 @@ def crack_along(
     length: float,
     widest: int = 2,
 ) -> None:
-    """A crack from ``start`` (x, y) in the direction ``turn``, of ``length`` pixels, ``widest`` at most."""
+    """Draw a crack from ``start`` (x, y) in the direction ``turn``, with length ``length`` and width up to ``widest``
+    pixels."""
     points = _jagged(start, turn, length, rng)
     branches = [points]
     for _ in range(int(rng.integers(0, 3))):
@@ -175,7 +176,7 @@ def discolour(surface: Surface, rng: np.random.Generator, strength: float) -> No
 
 
 def glue(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """A clear, glossy drop or bead that stands proud."""
+    """A clear, glossy, raised drop or bead."""
     x, y = choose_spot(surface, rng, 20)
     cover, roi = _blob(surface, x, y, rng.uniform(12, 30) * _unit(surface), rng, sharp=0.7, rough=0.5)
     colour = _pick(rng, (222, 214, 186), (230, 230, 226))
@@ -289,14 +290,14 @@ def chip(surface: Surface, rng: np.random.Generator, strength: float) -> None:
     face = cover * surface.alpha[roi]
     _alter(surface, roi, face, change=8 + 20 * strength, relief=-3.0, gloss=0.02)
     cover, roi = _blob(surface, x, y, radius, rng, sharp=1.0, rough=0.5)
-    if _fills(surface):
+    if _fills_canvas(surface):
         _alter(surface, roi, cover, change=-(14 + 40 * strength), relief=-4, gloss=0.02)
     else:
         surface.alpha[roi] *= 1 - cover
 
 
 def gouge(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """A chunk gone from the surface, its floor rough."""
+    """A chunk missing from the surface, with a rough floor."""
     x, y = choose_spot(surface, rng, 14)
     cover, roi = _blob(surface, x, y, rng.uniform(10, 24) * _unit(surface), rng, sharp=0.95, rough=0.6)
     rough = np.clip(1 + 0.08 * _patch("grain", surface, roi, rng), 0.3, 2)
@@ -304,8 +305,8 @@ def gouge(surface: Surface, rng: np.random.Generator, strength: float) -> None:
 
 
 def warp(surface: Surface, rng: np.random.Generator, strength: float) -> None:
-    """The part pushed out of shape in one place: what is there moves, nothing is added."""
-    x, y = choose_edge_spot(surface, rng) if not _fills(surface) else choose_spot(surface, rng, 40)
+    """A local deformation of the part: existing pixels move, nothing is added."""
+    x, y = choose_edge_spot(surface, rng) if not _fills_canvas(surface) else choose_spot(surface, rng, 40)
     radius = rng.uniform(34, 62) * _unit(surface)
     turn = rng.uniform(0, 2 * np.pi)
     push = radius * (0.16 + 0.24 * min(strength, 1.4))
@@ -346,10 +347,10 @@ SURFACE_HARMS: dict[str, Harm] = {
     "gouge": gouge, "hole": hole, "metal_crumb": metal_crumb, "pit": pit, "rust": rust, "scratch": scratch,
     "stain": stain, "warp": warp, "wax": wax, "wide_rust": wide_rust,
 }  # fmt: skip
-"""The defects that are done to a drawn surface; ``missing`` and ``bent`` are drawn anew without or with the piece."""
+"""Defects that change a drawn surface. For ``missing`` and ``bent`` the part is drawn again instead."""
 
 
-def _within(surface: Surface, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _is_within_area(surface: Surface, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     height, width = surface.alpha.shape
     x1, y1, x2, y2 = surface.area
     return (x >= x1 * width) & (x <= x2 * width) & (y >= y1 * height) & (y <= y2 * height)
@@ -359,14 +360,14 @@ def _unit(surface: Surface) -> float:
     return surface.alpha.shape[1] / 512
 
 
-def _fills(surface: Surface) -> bool:
+def _fills_canvas(surface: Surface) -> bool:
     return bool(surface.alpha[0, 0] > 0.5 and surface.alpha[-1, -1] > 0.5)
 
 
 def _border_depth(shape: tuple[int, ...], step: int) -> np.ndarray:
     rows, columns = np.indices(shape)
     near = np.minimum(np.minimum(rows, shape[0] - 1 - rows), np.minimum(columns, shape[1] - 1 - columns))
-    # A filling texture is drawn larger than its frame, so that what lies near the canvas's border is not seen.
+    # Exclude the border of the canvas: a frame-filling texture is drawn larger than the frame, which hides it.
     return np.maximum(near - shape[1] * 0.14, 0).astype(np.float32) * step
 
 
@@ -471,7 +472,7 @@ def _paint(
 ) -> None:
     there = surface.albedo[roi]
     target = np.array(colour[::-1], np.float32)
-    # Dirt of the ground's own tone would not be seen at any opacity.
+    # Change a colour that is too similar to the ground: it would be invisible at any opacity.
     if not exact and abs(float(there.mean()) - float(target.mean())) < 45:
         target = target * np.float32(0.35) if there.mean() > 110 else target * np.float32(0.4) + np.float32(150)
     there += (target - there) * np.clip(cover * np.float32(min(opacity, 0.97)), 0, 1)[..., None]

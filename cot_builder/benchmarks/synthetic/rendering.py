@@ -1,12 +1,11 @@
 """Renders parts of small data sets, so that every loader runs without a download.
 
-A physical part is drawn once (``parts``), harmed (``defects``) and photographed by one or several cameras
-(``camera``), with and without its defect. The mask is what the defect visibly changed in that photograph; where that
-is nothing, the image is a good one, whatever folder its part lies in. Equal settings and seeds give equal bytes with
-equal versions of NumPy, OpenCV and Pillow.
+A physical part is drawn once (``parts``), damaged (``defects``) and photographed by one or several cameras
+(``camera``), with and without its defect. The mask contains the pixels that the defect visibly changed in the
+photograph. If there are none, the image is a good one, even in the folder of a defective part. Equal settings and seeds
+give equal bytes with equal versions of NumPy, OpenCV and Pillow.
 
-Which parts a data set has, and in which files of its official layout they are stored, is said by its own module: its
-``RENDERING``.
+The ``RENDERING`` of the module of a data set defines its parts and its files in the official layout.
 """
 
 import hashlib
@@ -25,28 +24,29 @@ from cot_builder.params import Synthetic
 from cot_builder.storage.parallel import thread_map
 
 CONTRASTS = (0.16, 0.45, 1.0)
-"""Strengths of the defects, in turn: hard, fair, plain."""
+"""Strengths of the defects, used in turn: hard to see, visible, obvious."""
 VARIANTS = 3
-"""Makes of a category: other colours, markings and layouts."""
+"""Number of variants of a category, with different colours, markings and layouts."""
 VISIBLE_PIXELS = 10
-"""Fewest changed pixels of a defect that counts as visible, at 512 pixels a side."""
+"""Minimum number of changed pixels of a visible defect, in an image of 512 pixels a side."""
 ATTEMPTS = 12
+"""Attempts to draw a visible defect, each stronger than the one before."""
 File = tuple[str, bytes]
-"""Path in the official layout, and content."""
+"""Path in the official layout and content."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a category is rendered."""
+    """Description of how to render a category."""
 
     draw: Callable[[Pen], None] | None
-    """Draws the sound part, most often a function of ``parts``; None where the data set's module makes the pictures."""
+    """Draws the defect-free part, usually a function of ``parts``. None if the data set's module draws it itself."""
     defects: dict[str, tuple[str, ...]]
-    """Official raw label to kinds of defect that look like it: names of ``defects.SURFACE_HARMS``, missing, bent."""
+    """Kinds of defect by official label: names of ``defects.SURFACE_HARMS``, missing, or bent."""
     ground: Ground = "mat"
     wall: Wall | None = None
     spin: float = 0.1
-    """Largest turn of a part from its usual pose, radians."""
+    """Maximum rotation of a part from its usual pose, radians."""
     zoom: float = 0.94
     grey: bool = False
     aspect: float = 1.0
@@ -54,52 +54,52 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RenderedPhoto:
-    """One photograph before it becomes a file."""
+    """One photograph before encoding."""
 
     path: str
     category: str
     labels: tuple[str, ...]
-    """Official raw labels of what can be seen; empty for a good image."""
+    """Official labels of the visible defects; empty for a good image."""
     pixels: np.ndarray
-    """(height, width, 3) BGR, or (height, width) where the official set is grey; uint8."""
+    """(height, width, 3) BGR, or (height, width) if the official set is grey; uint8."""
     normal: np.ndarray
-    """The same photograph of the same part without its defect, to the noise; ``pixels`` itself where it is good."""
+    """The same photograph without the defect, with the same noise; ``pixels`` itself for a good image."""
     mask: np.ndarray
-    """(height, width) uint8: 0, or 1 + the index in ``labels`` of what changed the pixel."""
+    """(height, width) uint8: 0, or 1 + the index in ``labels`` of the defect that changed the pixel."""
 
 
 def no_files(_settings: Synthetic) -> list[File]:
-    """No file beyond those of the groups."""
+    """Return no files, for data sets without files about all groups."""
     return []
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How a small copy of a data set is rendered in its official layout, group by group."""
+    """Functions that render a small copy of a data set in its official layout, group by group."""
 
     benchmark: str
     groups: Callable[[Synthetic], Sequence[str]]
-    """Names of the groups: categories, for the most part."""
+    """Returns the names of the groups, which are usually categories."""
     photographs: Callable[[str, Synthetic, int], Iterator[RenderedPhoto]]
-    """The photographs of a group, from its name, the settings and the seed of everything random."""
+    """Renders the photographs of a group, from its name, the settings and the random seed."""
     files: Callable[[str, list[RenderedPhoto]], list[File]]
-    """The files that hold the photographs of a group, its masks and its labels."""
+    """Encodes the photographs of a group, its masks and its labels as files."""
     lists: Callable[[Synthetic], list[File]] = no_files
-    """Files about all groups, such as a list of the test images."""
+    """Returns files about all groups, such as a list of the test images."""
     unit: str = "categories"
     """Name of a group, for the progress bar."""
 
 
 def render_files(rendering: Rendering, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
-    """Path and bytes of every file of a rendered data set, group by group, the lists last.
+    """Render a data set and yield path and bytes of every file, group by group, then the files about all groups.
 
     Args:
-        rendering: The data set's.
-        settings: What to render.
-        seed: Of everything random.
-        workers: Threads that render; the files and their order do not depend on them.
+        rendering: Rendering of the data set.
+        settings: Size and counts.
+        seed: Random seed.
+        workers: Number of threads. The files and their order do not depend on it.
     """
-    # Imported here: a data set's module is imported wherever its name is checked, and `rich` is slow to import.
+    # Import here, because `rich` is slow to import and every check of a data set's name imports this module.
     from cot_builder.progress import track
 
     def render(group: str) -> list[File]:
@@ -113,7 +113,7 @@ def render_files(rendering: Rendering, settings: Synthetic, seed: int, workers: 
 
 
 def render_photographs(rendering: Rendering, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
-    """The photographs of a rendered data set, each beside what it would show without its defect."""
+    """Render the photographs of a data set, each with its version without the defect."""
     for group in rendering.groups(settings):
         yield from rendering.photographs(group, settings, seed)
 
@@ -123,16 +123,16 @@ class Fault:
     """A defect of a part."""
 
     label: str
-    """The data set's own label."""
+    """Label of the data set."""
     kind: str
-    """Appearance of the defect, as in :attr:`Recipe.defects`."""
+    """Kind of the defect, as in :attr:`Recipe.defects`."""
     strength: float
     """One of :data:`CONTRASTS`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One physical part: everything of it follows from these."""
+    """One physical part. Its rendering is a function of these fields."""
 
     seed: int
     benchmark: str
@@ -140,21 +140,21 @@ class Part:
     index: int
     recipe: Recipe
     size: int
-    """Largest side of a photograph, pixels."""
+    """Longest side of a photograph, pixels."""
     faults: tuple[Fault, ...]
 
     def rng(self, *purpose: object) -> np.random.Generator:
-        """Random numbers for one purpose."""
+        """Return the random number generator for one purpose."""
         return random_numbers(self.seed, self.benchmark, self.category, self.index, *purpose)
 
     @property
     def min_visible_pixels(self) -> float:
-        """Fewest changed pixels that count as visible."""
+        """Minimum number of changed pixels of a visible defect."""
         return max(4, VISIBLE_PIXELS * (self.size / 512) ** 2)
 
 
 class Shot(NamedTuple):
-    """A photograph without noise: of the sound part, of the part as it is, and what each fault changed."""
+    """Photographs without noise of the clean and of the defective part, and the pixels that each fault changed."""
 
     clean: np.ndarray
     image: np.ndarray
@@ -163,18 +163,18 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """One of the parts of a category before it is rendered: the first half is good, the others' labels alternate."""
+    """One part of a category before rendering. The first half of the parts is good; the others alternate in label."""
 
     index: int
     label: str | None
-    """The data set's own label; None of a good part."""
+    """Label of the data set; None for a good part."""
     trains: bool
-    """Whether it belongs into a training split: the first half of the good parts."""
+    """Whether the part belongs to the training split, as does the first half of the good parts."""
     faults: tuple[Fault, ...]
 
 
 def plan_parts(recipe: Recipe, parts: int) -> Iterator[PlannedPart]:
-    """The ``parts`` parts of a category."""
+    """Plan the given number of parts of a category."""
     good = parts - parts // 2
     labels = list(recipe.defects)
     for index in range(parts):
@@ -191,12 +191,12 @@ def _faults(recipe: Recipe, label: str | None, index: int) -> tuple[Fault, ...]:
 
 
 def take_photographs(part: Part, paths: Sequence[str]) -> Iterator[RenderedPhoto]:
-    """The part from as many cameras as there are paths; each of its faults is visible from one camera at least."""
+    """Photograph a part with one camera per path. Each fault is visible from at least one camera."""
     for path, (view, shot) in zip(paths, _shoot(part, len(paths)), strict=True):
         yield develop(path, part, shot, view)
 
 
-def _camera(part: Part, camera: int) -> View:
+def _choose_view(part: Part, camera: int) -> View:
     recipe, size = part.recipe, part.size
     rig, pose = random_numbers(part.seed, part.benchmark, part.category, "rig", camera), part.rng("pose")
     turn = float(pose.uniform(-recipe.spin, recipe.spin))
@@ -223,10 +223,10 @@ def _camera(part: Part, camera: int) -> View:
 
 
 def _shoot(part: Part, cameras: int = 1) -> Iterator[tuple[View, Shot]]:
-    """The part from each camera; each of its faults is visible from one camera at least."""
-    views = [_camera(part, camera) for camera in range(cameras)]
-    drawn = _drawn(part, None, None)
-    state = _individual(part, drawn.surface, drawn.surface)
+    """Photograph a part without noise from each camera. Each fault is visible from at least one camera."""
+    views = [_choose_view(part, camera) for camera in range(cameras)]
+    drawn = _draw_part(part, None, None)
+    state = _individualise(part, drawn.surface, drawn.surface)
     wall = replace(part.recipe.wall, colour=_rim_colour(state)) if part.recipe.wall else None
     clean = images = [photograph(state, view, wall) for view in views]
     seen: list[list[np.ndarray]] = [[] for _ in views]
@@ -234,14 +234,16 @@ def _shoot(part: Part, cameras: int = 1) -> Iterator[tuple[View, Shot]]:
         for attempt in range(ATTEMPTS):
             rng = part.rng("fault", number, attempt)
             strength = fault.strength * float(rng.uniform(0.85, 1.2)) * 1.45**attempt
-            mark = _wall_mark(state, wall, fault.kind, strength, views, rng)
-            harmed = state if mark else _harmed(part, state, drawn, fault.kind, strength, rng)
+            mark = _choose_wall_mark(state, wall, fault.kind, strength, views, rng)
+            harmed = state if mark else _apply_fault(part, state, drawn, fault.kind, strength, rng)
             after = [photograph(harmed, view, wall, mark) for view in views]
             masks = [find_changed_pixels(*pair) for pair in zip(images, after, strict=True)]
             if max(int(mask.sum()) for mask in masks) >= part.min_visible_pixels:
                 break
         else:
-            raise RuntimeError(f"{part.category} {part.index}: {fault.kind} stays invisible in {ATTEMPTS} attempts")
+            raise RuntimeError(
+                f"{part.category} {part.index}: {fault.kind} is still invisible after {ATTEMPTS} attempts"
+            )
         state, images = harmed, after
         for found, mask in zip(seen, masks, strict=True):
             found.append(mask)
@@ -249,28 +251,30 @@ def _shoot(part: Part, cameras: int = 1) -> Iterator[tuple[View, Shot]]:
         yield view, Shot(before, image, found)
 
 
-def _harmed(part: Part, state: Surface, drawn: Pen, kind: str, strength: float, rng: np.random.Generator) -> Surface:
+def _apply_fault(
+    part: Part, state: Surface, drawn: Pen, kind: str, strength: float, rng: np.random.Generator
+) -> Surface:
     if kind in ("missing", "bent"):
         chosen = int(rng.integers(drawn.pieces))
-        other = _drawn(part, chosen if kind == "missing" else None, chosen if kind == "bent" else None)
-        return _individual(part, other.surface, drawn.surface)
+        other = _draw_part(part, chosen if kind == "missing" else None, chosen if kind == "bent" else None)
+        return _individualise(part, other.surface, drawn.surface)
     harmed = state.copy()
     SURFACE_HARMS[kind](harmed, rng, strength)
     return harmed
 
 
 def _rim_colour(surface: Surface) -> tuple[float, float, float]:
-    """The mean colour along the outline, RGB: that of the side wall."""
+    """Return the mean colour along the outline, RGB, which is used for the side wall."""
     solid = np.ascontiguousarray(surface.alpha[::4, ::4] > 0.98).astype(np.uint8)
     rim = (solid > 0) & (cv2.erode(solid, np.ones((7, 7), np.uint8)) == 0)
     blue, green, red = surface.albedo[::4, ::4][rim].mean(0) * 0.95
     return float(red), float(green), float(blue)
 
 
-def _wall_mark(
+def _choose_wall_mark(
     surface: Surface, wall: Wall | None, kind: str, strength: float, views: list[View], rng: np.random.Generator
 ) -> WallMark | None:
-    """Now and then a defect lies on the side, where few cameras see it."""
+    """Choose at random whether a defect is on the side wall, where few cameras see it; None if not."""
     chosen = rng.random() < 0.5 and kind in ("scratch", "stain", "abrasion", "pit")
     if not chosen or len(views) < 2 or wall is None or wall.height < 0.06:
         return None
@@ -286,7 +290,7 @@ def _wall_mark(
     return WallMark(float(x[last]), float(y[last]), kind == "scratch", contrast, int(rng.integers(1 << 30)))
 
 
-def _drawn(part: Part, missing: int | None, bent: int | None) -> Pen:
+def _draw_part(part: Part, missing: int | None, bent: int | None) -> Pen:
     make = int(part.rng("make").integers(VARIANTS))
     return _draw(part.seed, part.benchmark, part.category, make, part.recipe.draw, part.size, missing, bent)
 
@@ -308,8 +312,8 @@ def _draw(
     return pen
 
 
-def _individual(one: Part, surface: Surface, sound: Surface) -> Surface:
-    """A make's surface as one part of it: its own tint, and normal marks that may raise doubt."""
+def _individualise(one: Part, surface: Surface, sound: Surface) -> Surface:
+    """Vary the surface for one part: its own tint, and normal marks that may look like defects."""
     rng = one.rng("part")
     part = surface.copy()
     cloud = noise("cloud", part.size)
@@ -343,14 +347,14 @@ def _individual(one: Part, surface: Surface, sound: Surface) -> Surface:
 
 
 def develop(path: str, part: Part, shot: Shot, view: View) -> RenderedPhoto:
-    """A photograph with its noise, and the labels and the mask of the faults that it shows."""
+    """Add noise to a photograph, and add the labels and the mask of its visible faults."""
     mask = np.zeros(shot.clean.shape[:2], np.uint8)
     labels: list[str] = []
     for fault, seen in zip(part.faults, shot.seen, strict=True):
         if seen.sum() >= part.min_visible_pixels:
             labels.append(fault.label)
             mask[seen] = len(labels)
-    # A part whose defect this camera does not see is shown as it is, whatever its folder says.
+    # A photograph without a visible defect is a good image, even in the folder of a defective part.
     pixels = expose(shot.image, view)
     normal = expose(shot.clean, view) if labels else pixels
     if part.recipe.grey:
@@ -359,16 +363,16 @@ def develop(path: str, part: Part, shot: Shot, view: View) -> RenderedPhoto:
 
 
 def random_numbers(*key: object) -> np.random.Generator:
-    """A generator whose numbers follow from the key."""
+    """Return a random number generator that is seeded by the key."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def to_binary(mask: np.ndarray) -> np.ndarray:
-    """A mask of 0 and 255."""
+    """Convert a mask to the values 0 and 255."""
     return np.where(mask > 0, np.uint8(255), np.uint8(0))
 
 
 def encode_jpg(pixels: np.ndarray) -> bytes:
-    """A JPEG of quality 93; pixels are (height, width, 3) BGR or (height, width), uint8."""
+    """Encode uint8 pixels, (height, width, 3) BGR or (height, width), as JPEG of quality 93."""
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])[1].tobytes()

@@ -1,4 +1,4 @@
-"""Drawing physical surfaces: colour, relief, gloss and outline of a part seen straight from above."""
+"""Draws physical surfaces: colour, relief, gloss and outline of a part seen from directly above."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 REFERENCE = 512
-"""Lengths in pixels (relief, bevels, line widths) are given for a surface of so many pixels a side."""
+"""Side in pixels of the surface for which lengths (relief, bevels, line widths) are given."""
 
 Colour = tuple[int, int, int]
 Grain = Literal["grain", "cloud", "brushed", "wood", "fibre", "speckle"]
@@ -17,7 +17,7 @@ Grain = Literal["grain", "cloud", "brushed", "wood", "fibre", "speckle"]
 
 @dataclass(frozen=True)
 class Material:
-    """What a piece is made of; ``colour`` is RGB, ``amount`` and ``rough`` are relative to 1 and to a pixel."""
+    """Material of a piece. ``colour`` is RGB; ``amount`` is relative to 1 and ``rough`` is in pixels."""
 
     colour: Colour
     gloss: float = 0.15
@@ -28,7 +28,9 @@ class Material:
 
 @dataclass
 class Surface:
-    """A part from above on a square canvas of n pixels: albedo (n, n, 3) BGR 0–255, the others (n, n) float32.
+    """A part from above on a square canvas with sides of n pixels.
+
+    ``albedo`` is (n, n, 3) BGR 0–255; the other arrays are (n, n) float32.
 
     ``height`` is in pixels; ``gloss`` and ``alpha`` (1 on the part, 0 beside it) are in [0, 1].
     """
@@ -38,7 +40,7 @@ class Surface:
     gloss: np.ndarray
     alpha: np.ndarray
     area: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """Where defects may lie: x1, y1, x2, y2 in canvas units."""
+    """Area in which defects may be, x1, y1, x2, y2 in canvas units."""
 
     def copy(self) -> "Surface":
         return Surface(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy(), self.area)
@@ -50,7 +52,7 @@ class Surface:
 
 @dataclass
 class Pen:
-    """Draws one surface; knows which piece is to be left out or bent."""
+    """State of drawing one surface, including which piece is left out or bent."""
 
     surface: Surface
     rng: np.random.Generator
@@ -69,14 +71,14 @@ class Pen:
 
 
 def new_pen(size: int, rng: np.random.Generator, missing: int | None = None, bent: int | None = None) -> Pen:
-    """An empty canvas of ``size`` pixels a side."""
+    """Create an empty canvas with sides of ``size`` pixels."""
     blank = np.zeros((size, size), np.float32)
     surface = Surface(np.zeros((size, size, 3), np.float32), blank, blank.copy(), blank.copy())
     return Pen(surface, rng, missing, bent, salt=int(rng.integers(1 << 20)))
 
 
 def next_piece(pen: Pen) -> float | None:
-    """Announce the next removable piece: None when it is missing, else how far it is bent, radians (mostly 0)."""
+    """Count the next removable piece. Return None if it is missing, else its bend in radians (mostly 0)."""
     index = pen.pieces
     pen.pieces += 1
     if index == pen.missing:
@@ -85,13 +87,13 @@ def next_piece(pen: Pen) -> float | None:
 
 
 def disc(x: float, y: float, r: float, ry: float | None = None, corners: int = 96) -> np.ndarray:
-    """An ellipse's outline as (corners, 2) points in canvas units 0–1."""
+    """Return the outline of an ellipse as (corners, 2) points in canvas units 0–1."""
     angle = np.arange(corners) * (2 * np.pi / corners)
     return np.stack([x + r * np.cos(angle), y + (r if ry is None else ry) * np.sin(angle)], 1)
 
 
 def box(x: float, y: float, w: float, h: float, r: float = 0.0, turn: float = 0.0) -> np.ndarray:
-    """A rectangle of width ``w`` and height ``h`` about (x, y), corners rounded by ``r``, turned by radians."""
+    """Return a rectangle of width ``w`` and height ``h`` at (x, y), with corner radius ``r``, rotated by ``turn``."""
     r = min(r, w / 2, h / 2)
     if r <= 0:
         points = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2
@@ -109,19 +111,19 @@ def box(x: float, y: float, w: float, h: float, r: float = 0.0, turn: float = 0.
 
 
 def rotate(points: np.ndarray, turn: float, about: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Points (k, 2) turned by radians about a point."""
+    """Rotate points (k, 2) by ``turn`` radians about a point."""
     cos, sin = np.cos(turn), np.sin(turn)
     return (points - about) @ np.array([[cos, sin], [-sin, cos]]) + about
 
 
 def ngon(x: float, y: float, r: float, corners: int, turn: float = 0.0) -> np.ndarray:
-    """A regular polygon."""
+    """Return a regular polygon."""
     angle = np.arange(corners) * (2 * np.pi / corners) + turn
     return np.stack([x + r * np.cos(angle), y + r * np.sin(angle)], 1)
 
 
 def stroke(points: np.ndarray, width: float) -> np.ndarray:
-    """The outline of a line of ``width`` along ``points`` (k, 2)."""
+    """Return the outline of a line of width ``width`` along ``points`` (k, 2)."""
     along = np.gradient(points, axis=0)
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     aside = np.stack([-along[:, 1], along[:, 0]], 1) * (width / 2)
@@ -129,7 +131,7 @@ def stroke(points: np.ndarray, width: float) -> np.ndarray:
 
 
 def curve(start: Sequence[float], middle: Sequence[float], end: Sequence[float], steps: int = 24) -> np.ndarray:
-    """A quadratic Bézier curve as (steps, 2) points."""
+    """Return a quadratic Bézier curve as (steps, 2) points."""
     t = np.linspace(0, 1, steps)[:, None]
     return (1 - t) ** 2 * np.asarray(start) + 2 * t * (1 - t) * np.asarray(middle) + t**2 * np.asarray(end)
 
@@ -144,10 +146,17 @@ def lay(
     opacity: float = 1.0,
     bridge: bool = False,
 ) -> None:
-    """Lay a piece on the surface. Further outlines are holes in the first (even-odd).
+    """Lay a piece on the surface.
 
-    ``material`` None cuts the outline out of the part. ``lift`` raises (or, negative, sinks) it by reference
-    pixels, its edge rounded over ``bevel``, or domed all over; a ``bridge`` hides the relief below it.
+    Args:
+        pen: The drawing.
+        outline: Outline of the piece. Further outlines are holes in the first one (even-odd rule).
+        material: Material of the piece; None cuts the outline out of the part.
+        lift: Height of the piece in reference pixels; negative values sink it.
+        bevel: Width in reference pixels over which the edge is rounded.
+        dome: Whether the whole piece is domed instead.
+        opacity: Opacity in [0, 1].
+        bridge: Whether the piece hides the relief below it.
     """
     contours = [outline] if isinstance(outline, np.ndarray) else list(outline)
     surface, unit = pen.surface, pen.unit
@@ -191,7 +200,7 @@ def _profile(mask: np.ndarray, bevel: float, dome: bool) -> np.ndarray:
 def write(
     pen: Pen, text: str, x: float, y: float, height: float, material: Material, lift: float = 0.0, turn: float = 0.0
 ) -> None:
-    """Text centred at (x, y), ``height`` in canvas units: printed, or embossed by ``lift`` reference pixels."""
+    """Write text centred at (x, y), ``height`` in canvas units, printed or embossed by ``lift`` reference pixels."""
     pixels = height * pen.size
     scale = pixels / 22
     thickness = max(1, round(pixels / 9))
@@ -216,27 +225,27 @@ def write(
 
 
 def shade_of(material: Material, gain: float, **changes: float) -> Material:
-    """The same material, lighter or darker."""
+    """Return the same material with its colour multiplied by ``gain``."""
     red, green, blue = (int(np.clip(value * gain, 0, 255)) for value in material.colour)
     return replace(material, colour=(red, green, blue), **changes)  # type: ignore[arg-type]
 
 
 def noise_patch(pen: Pen, name: Grain, roi: tuple[slice, slice]) -> np.ndarray:
-    """A patch of the noise called ``name`` (mean 0, deviation 1).
+    """Return a patch of the noise ``name`` (mean 0, standard deviation 1).
 
-    Its place in the noise follows from where it is laid, so that a part drawn without one piece is the same elsewhere.
+    Its offset in the noise is derived from its position, so that leaving out one piece does not change the others.
     """
     bank = noise(name, pen.size)
     height, width = roi[0].stop - roi[0].start, roi[1].stop - roi[1].start
-    place = pen.salt + 7919 * roi[0].start + 104729 * roi[1].start
-    y = place % (bank.shape[0] - height + 1)
-    x = place // 31 % (bank.shape[1] - width + 1)
+    offset = pen.salt + 7919 * roi[0].start + 104729 * roi[1].start
+    y = offset % (bank.shape[0] - height + 1)
+    x = offset // 31 % (bank.shape[1] - width + 1)
     return bank[y : y + height, x : x + width]
 
 
 @lru_cache(maxsize=32)
 def noise(name: Grain | Literal["sensor"], size: int) -> np.ndarray:
-    """A square of noise of 1.25 × ``size`` pixels a side, mean 0 and deviation 1; read-only, always the same."""
+    """Return a read-only, deterministic square of noise, 1.25 × ``size`` pixels a side, mean 0, deviation 1."""
     side = size + size // 4
     unit = size / REFERENCE
     rng = np.random.default_rng([len(name), size, *name.encode()])

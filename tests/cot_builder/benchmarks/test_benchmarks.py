@@ -1,4 +1,4 @@
-"""Each data set's layout and quirks, and the published files that prove them."""
+"""Tests of the layouts and quirks of the data sets, against published files if available."""
 
 import csv
 import io
@@ -19,10 +19,10 @@ from tests.helpers.layouts import mask, mvtec_files, real_iad_files, sdd_files, 
 from tests.helpers.paths import REAL
 
 
-def real(*parts: str) -> Path:
+def require_real_data(*parts: str) -> Path:
     path = REAL.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"no real data at {path}; set INDUS_COT_REAL_DATA to have this checked")
+        pytest.skip(f"no real data at {path}; set INDUS_COT_REAL_DATA to run this test")
     return path
 
 
@@ -38,7 +38,7 @@ def real(*parts: str) -> Path:
         ("dtd", mvtec_files("Woven_001", "bad")),
     ],
 )
-def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[str, bytes], prefix: str) -> None:
+def test_folders_above_a_layout_are_ignored(name: str, files: dict[str, bytes], prefix: str) -> None:
     place = load_benchmarks()[name].classify_path
     for path in files:
         found = place(prefix + path)
@@ -50,13 +50,13 @@ def test_what_lies_in_front_of_a_layout_does_not_matter(name: str, files: dict[s
 
 
 @given(st.text(max_size=40))
-def test_no_path_breaks_a_layout(path: str) -> None:
+def test_layouts_accept_any_path(path: str) -> None:
     for module in load_benchmarks().values():
         found = module.classify_path(path)
         assert found is None or found.key in path or found.key.endswith(path.rpartition("/")[2])
 
 
-def test_real_iad_believes_the_json_not_the_folder() -> None:
+def test_real_iad_label_is_from_the_json() -> None:
     files = real_iad_files()
     entries = list(real_iad.entries(Listing((), (), {"toy.json": files["realiad_jsons/toy.json"]})))
     hidden = [entry for entry in entries if "/NG/" in entry.image and entry.label == "normal"]
@@ -66,7 +66,7 @@ def test_real_iad_believes_the_json_not_the_folder() -> None:
 
 
 def test_real_iad_parts_are_whole_folders() -> None:
-    """OK/S0001 and NG/HS/S0001 are two parts; the views of one are one."""
+    """OK/S0001 and NG/HS/S0001 are two parts; all views in a folder are one part."""
     files = real_iad_files()
     entries = list(real_iad.entries(Listing((), (), {"toy.json": files["realiad_jsons/toy.json"]})))
     parts: dict[str | None, set[str]] = {}
@@ -90,7 +90,7 @@ def test_real_iad_reads_one_resolution_and_one_protocol() -> None:
 
 
 def test_real_iad_official_counts() -> None:
-    archive = real("official", "realiad_jsons.tar.xz")
+    archive = require_real_data("official", "realiad_jsons.tar.xz")
     records = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -114,7 +114,7 @@ def test_real_iad_official_counts() -> None:
     assert len(parts) == 30210
 
 
-def test_visa_takes_the_split_from_the_file_and_the_types_from_the_other() -> None:
+def test_visa_split_and_types_from_csv_files() -> None:
     files = visa_files()
     records = {name: data for name, data in files.items() if name.endswith(".csv")}
     entries = list(visa.entries(Listing(files.keys(), (), records)))
@@ -127,7 +127,7 @@ def test_visa_takes_the_split_from_the_file_and_the_types_from_the_other() -> No
 
 
 def test_visa_official_split() -> None:
-    data = real("official", "visa_1cls.csv").read_bytes()
+    data = require_real_data("official", "visa_1cls.csv").read_bytes()
     entries = list(visa.entries(Listing((), (), {visa.SPLIT: data})))
     counts = Counter((entry.split, entry.label) for entry in entries)
     assert counts == dict(visa.BENCHMARK.published)
@@ -140,7 +140,7 @@ def test_visa_official_split() -> None:
 
 @pytest.mark.parametrize("name", ["mpdd", "dtd"])
 def test_published_test_lists(name: str) -> None:
-    rows = list(csv.DictReader(io.StringIO(real("official", "eval_lists", f"{name}.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO(require_real_data("official", "eval_lists", f"{name}.csv").read_text())))
     benchmark = load_benchmarks()[name].BENCHMARK
     places = [mvtec_ad.classify_path(row["path"]) for row in rows]
     images = [place.key for place in places if place and place.role == "image"]
@@ -153,7 +153,7 @@ def test_published_test_lists(name: str) -> None:
     assert {entry.category for entry in entries} == set(benchmark.categories)
 
 
-def test_mvtec_finds_a_mask_with_and_without_its_suffix() -> None:
+def test_mvtec_mask_names() -> None:
     images = [f"bottle/test/broken/{n}.png" for n in ("000", "001", "002_mask")]
     masks = ["bottle/ground_truth/broken/000_mask.png", "bottle/ground_truth/broken/001.bmp"]
     masks.append("bottle/ground_truth/broken/002_mask_mask.png")
@@ -161,14 +161,14 @@ def test_mvtec_finds_a_mask_with_and_without_its_suffix() -> None:
     assert list(found.values()) == masks
 
 
-def test_dtd_masks_pair_by_sort_order_where_their_names_differ() -> None:
+def test_dtd_masks_are_paired_by_order() -> None:
     images = [f"Woven_001/test/bad/{n:03d}.png" for n in (0, 1, 10)]
     renamed = [f"Woven_001/ground_truth/bad/defect{n}.png" for n in "acb"]
     found = [entry.mask for entry in dtd.entries(Listing(images, renamed, {}))]
     assert found == sorted(renamed)
     named = [image.replace("test", "ground_truth").replace(".png", "_mask.png") for image in images]
     assert [entry.mask for entry in dtd.entries(Listing(images, named, {}))] == named
-    # One is missing: order would pair wrongly, so names must do.
+    # If a mask is missing, pairing by order would be wrong: use the names.
     assert [entry.mask for entry in dtd.entries(Listing(images, named[1:], {}))] == named
 
 
@@ -181,13 +181,13 @@ def test_sdd_published_test_set() -> None:
 
 
 def test_sdd_list_is_the_official_one() -> None:
-    rows = list(csv.DictReader(io.StringIO(real("official", "eval_lists", "sdd.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO(require_real_data("official", "eval_lists", "sdd.csv").read_text())))
     assert sdd.published_thirds() == {Path(row["path"]).stem: row["label"] for row in rows}
 
 
-def test_sdd_thirds_cut_as_the_published_list_does() -> None:
+def test_sdd_labels_of_real_masks() -> None:
     """Every third of the real masks has the label that the published list gives it."""
-    paths = sorted(real("sdd").rglob("*_label.bmp"))
+    paths = sorted(require_real_data("sdd").rglob("*_label.bmp"))
     listed = sdd.published_thirds()
     found = {}
     for path in paths:
@@ -200,7 +200,7 @@ def test_sdd_thirds_cut_as_the_published_list_does() -> None:
     assert {"kos15_Part3_1", "kos15_Part3_2"} <= {name for name, label in found.items() if label == "anomalous"}
 
 
-def test_mask_values_that_are_no_255_count() -> None:
+def test_mask_values_below_255_count() -> None:
     ids = read_mask(mask((8, 12, 24, 24), value=1))
     assert ids == read_mask(mask((8, 12, 24, 24), value=255))
     assert ids.bands[0].area_fraction == pytest.approx(16 * 12 / (64 * 48))
@@ -211,7 +211,7 @@ def test_mask_boxes_are_largest_first_without_specks() -> None:
     boxes = [to_pixels(box, 64, 48) for box in found.bands[0].boxes]
     assert boxes == [(10, 10, 40, 40), (45, 0, 60, 12), (0, 0, 4, 4)]
     assert found.bands[0].area_fraction == pytest.approx((900 + 180 + 16 + 1) / (64 * 48))
-    # Alone, a speck is the defect.
+    # A single speck is the defect.
     assert read_mask(mask((60, 40, 61, 41))).bands[0].boxes
 
 
@@ -231,7 +231,7 @@ def test_mask_areas_add_up_over_bands(rectangles: list[tuple[int, int, int, int]
     assert sum(part * count for part, count in zip(parts, rows, strict=True)) == pytest.approx(whole * 48)
 
 
-def test_every_data_set_says_what_may_be_done_with_it() -> None:
+def test_data_sets_state_licence_and_redistribution() -> None:
     for name, module in load_benchmarks().items():
         benchmark = module.BENCHMARK
         assert benchmark.name == name

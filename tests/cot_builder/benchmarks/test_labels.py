@@ -1,4 +1,4 @@
-"""Every label that a data set publishes maps to a type; people's own words do too."""
+"""Tests of the mapping from published labels and own words to types."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from cot_builder.benchmarks.table import load_benchmarks
 from schemas import taxonomy
 from schemas.errors import IndusCotError
 
-# Transcribed from the data sets' own folders and annotation files, apart from the data sets' modules.
+# Transcribed from the folders and annotation files of the data sets, independently of their modules.
 MVTEC_AD = {
     "bottle": "broken_large broken_small contamination",
     "cable": "bent_wire cable_swap combined cut_inner_insulation cut_outer_insulation missing_cable missing_wire "
@@ -86,24 +86,24 @@ def test_every_published_label_maps_to_a_leaf(benchmark: str, label: str) -> Non
     assert map_label(benchmark, label) in taxonomy.leaves()
 
 
-def test_published_labels_are_all_that_mvtec_lists() -> None:
+def test_modules_list_only_published_labels() -> None:
     assert set(list_labels("mvtec_ad")) == {label for b, label in PUBLISHED if b == "mvtec_ad"}
     assert set(list_labels("real_iad")) == set(REAL_IAD)
 
 
 @pytest.mark.parametrize(("code", "name"), REAL_IAD.items())
-def test_real_iad_codes_mean_what_its_authors_say(code: str, name: str) -> None:
+def test_real_iad_codes(code: str, name: str) -> None:
     assert map_label("real_iad", code) == name
 
 
-def test_a_label_stands_once_within_its_data_set() -> None:
+def test_labels_are_unique_in_a_data_set() -> None:
     for name, module in load_benchmarks().items():
         labels = [label for labels in module.BENCHMARK.labels.values() for label in labels]
         listed = [label.casefold().replace("_", " ") for label in labels]
         assert sorted(set(listed)) == sorted(listed), name
 
 
-def test_a_combination_is_the_type_its_members_share_or_unspecified() -> None:
+def test_combined_labels() -> None:
     assert map_label("visa", "different colour spot,similar colour spot") == "discolouration"
     assert map_label("visa", "burnt, corner or edge breakage,middle breakage") == "unspecified"
     with pytest.raises(IndusCotError, match=r"'zonk' \(in 'burnt,zonk'\) of visa"):
@@ -111,21 +111,21 @@ def test_a_combination_is_the_type_its_members_share_or_unspecified() -> None:
 
 
 @pytest.mark.parametrize("label", ["Missing part", "missing-part", " MISSING_PART ", "qs", "Missing  wire"])
-def test_a_folder_may_name_a_type_or_any_known_label_however_spelt(label: str) -> None:
+def test_own_data_accepts_spellings_of_labels(label: str) -> None:
     assert map_label("folder", label) == "missing_part"
 
 
-def test_a_folder_reads_the_words_that_benchmarks_disagree_on_as_unspecified() -> None:
+def test_ambiguous_labels_are_unspecified() -> None:
     assert {map_label("folder", word) for word in ("bad", "defect", "Anomaly")} == {"unspecified"}
 
 
 @given(types)
-def test_a_folder_knows_every_type_by_its_own_name(name: str) -> None:
+def test_own_data_accepts_type_names(name: str) -> None:
     assert map_label("folder", name) == name
 
 
 @pytest.mark.parametrize("label", ["", " ", ",", "OK", "good", "scratchy"])
-def test_an_unknown_label_is_an_error_that_names_it_and_its_benchmark(label: str) -> None:
+def test_unknown_label_is_rejected(label: str) -> None:
     with pytest.raises(IndusCotError) as caught:
         map_label("real_iad", label)
     assert f"{label.strip()!r} of real_iad" in str(caught.value)
@@ -133,6 +133,6 @@ def test_an_unknown_label_is_an_error_that_names_it_and_its_benchmark(label: str
     assert "schemas/taxonomy.yaml" in str(caught.value)
 
 
-def test_an_unknown_data_set_is_an_error_that_names_it() -> None:
+def test_unknown_data_set_is_rejected() -> None:
     with pytest.raises(IndusCotError, match=r"no 'mvtec'.*mvtec_ad"):
         map_label("mvtec", "scratch")

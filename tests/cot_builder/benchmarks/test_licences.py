@@ -1,4 +1,4 @@
-"""What several licences together ask: never less than one of them."""
+"""Tests of combined licences: no condition is lost."""
 
 from itertools import product
 
@@ -19,34 +19,34 @@ EVERY = st.sampled_from([*CONDITIONS, OTHER, UNKNOWN])
 
 
 def _asked(identifier: str) -> set[str]:
-    """Conditions; of what is not known everything, and one thing more."""
+    """Conditions of a licence. Unknown licences have all conditions and additional ones."""
     every = {"by", "nc", "sa", "nd"}
     return {UNKNOWN: every | {"?", "!"}, OTHER: every | {"?"}}.get(identifier) or set(CONDITIONS.get(identifier, ()))
 
 
 @given(st.lists(EVERY, min_size=1, max_size=5))
-def test_together_they_ask_all_that_one_asks(parts: list[str]) -> None:
+def test_combined_licence_has_all_conditions(parts: list[str]) -> None:
     found = combine_licences(parts)
     assert all(_asked(part) <= _asked(found) for part in parts)
     assert found == combine_licences(reversed(parts)) == combine_licences([*parts, *parts])
 
 
 @given(EVERY, EVERY, EVERY)
-def test_the_order_of_joining_is_of_no_matter(one: str, two: str, three: str) -> None:
+def test_combining_is_associative(one: str, two: str, three: str) -> None:
     assert combine_licences([combine_licences([one, two]), three]) == combine_licences(
         [one, combine_licences([two, three])]
     )
 
 
-def test_no_condition_is_lost() -> None:
+def test_combinations_of_known_licences() -> None:
     assert combine_licences(["cc-by-sa-4.0", "cc-by-nc-4.0"]) == "cc-by-nc-sa-4.0"
     assert combine_licences(["cc-by-nc-4.0", "cc-by-nd-4.0"]) == "cc-by-nc-nd-4.0"
-    # No licence is of both, and a corpus of both says so.
+    # No licence has both conditions.
     assert combine_licences(["cc-by-nc-sa-4.0", "cc-by-nd-4.0"]) == OTHER
     assert combine_licences(["cc0-1.0"]) == "cc0-1.0"
 
 
-def test_a_row_is_bound_by_its_texts_and_its_image() -> None:
+def test_licence_of_a_row() -> None:
     assert combine_row_licences("cc-by-4.0", "CC0 1.0") == "cc-by-4.0"
     assert combine_row_licences("cc-by-4.0", "CC BY-NC-SA 4.0") == "cc-by-nc-sa-4.0"
     assert combine_row_licences("cc-by-sa-4.0", "CC BY-ND 4.0") == "other: cc-by-sa-4.0 and CC BY-ND 4.0"

@@ -1,4 +1,4 @@
-"""The rendered benchmarks: official layouts and labels, exact masks, equal bytes for equal seeds."""
+"""Tests of rendered data sets: official layouts and labels, exact masks, equal bytes for equal seeds."""
 
 import csv
 import hashlib
@@ -41,45 +41,45 @@ OFFICIAL = {
 }
 
 
-def members(name: str, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
+def render_set(name: str, settings: Synthetic, seed: int, workers: int = 1) -> Iterator[File]:
     return render_files(find_rendering(name), settings, seed, workers)
 
 
-def renders(name: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
+def render_set_photographs(name: str, settings: Synthetic, seed: int) -> Iterator[RenderedPhoto]:
     return render_photographs(find_rendering(name), settings, seed)
 
 
 @pytest.fixture(scope="module", params=SETS)
 def rendered(request: pytest.FixtureRequest) -> Case:
     name = request.param
-    files = list(members(name, SMALL, SEED))
+    files = list(render_set(name, SMALL, SEED))
     paths = [path for path, _ in files]
     assert len(set(paths)) == len(paths)
-    return name, dict(files), list(renders(name, SMALL, SEED))
+    return name, dict(files), list(render_set_photographs(name, SMALL, SEED))
 
 
 @pytest.fixture(scope="module")
 def real_iad() -> dict[str, bytes]:
-    return dict(members("real_iad", SMALL, SEED))
+    return dict(render_set("real_iad", SMALL, SEED))
 
 
-def test_paths_are_those_of_the_official_layout(rendered: Case) -> None:
+def test_paths_follow_the_official_layout(rendered: Case) -> None:
     name, files, _ = rendered
-    strange = [path for path in files if not re.fullmatch(OFFICIAL[name], path)]
-    assert strange == []
+    unexpected = [path for path in files if not re.fullmatch(OFFICIAL[name], path)]
+    assert unexpected == []
 
 
-def test_every_file_decodes_and_none_is_larger_than_asked(rendered: Case) -> None:
+def test_images_decode_and_have_limited_size(rendered: Case) -> None:
     name, files, _ = rendered
     for path, data in files.items():
         if path.endswith((".csv", ".json")):
             continue
         width, height = Image.open(io.BytesIO(data)).size
-        # A third of a commutator is what is looked at.
+        # A sample of SDD is a third of the image.
         assert max(width, height / (3 if name == "sdd" else 1)) <= SMALL.size, path
 
 
-def test_labels_are_official_and_some_images_of_each_category_are_good_and_some_not(rendered: Case) -> None:
+def test_labels_are_official_and_categories_mixed(rendered: Case) -> None:
     name, _, shots = rendered
     known = {label.casefold() for label in list_labels(name)}
     assert {label.casefold() for shot in shots for label in shot.labels} <= known
@@ -87,7 +87,7 @@ def test_labels_are_official_and_some_images_of_each_category_are_good_and_some_
         assert {bool(shot.labels) for shot in shots if shot.category == category} == {True, False}
 
 
-def test_mask_is_exactly_what_the_defect_changed(rendered: Case) -> None:
+def test_mask_covers_exactly_the_changed_pixels(rendered: Case) -> None:
     _, _, shots = rendered
     for shot in shots:
         change = np.abs(shot.pixels.astype(int) - shot.normal.astype(int))
@@ -100,11 +100,11 @@ def test_mask_is_exactly_what_the_defect_changed(rendered: Case) -> None:
         near = cv2.dilate((shot.mask > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         assert (change[~near] > VISIBLE + 1).sum() <= 2e-4 * change.size, shot.path
         if not shot.path.startswith(("kos26", "kos34")):
-            # What closing the gaps added is a small part; the rest of the mask did change.
+            # Closing gaps adds only a small part of the mask; the other pixels changed.
             assert (change[shot.mask > 0] >= VISIBLE - 1).mean() > 0.5, shot.path
 
 
-def test_masks_in_files_are_those_of_the_renderer(rendered: Case) -> None:
+def test_mask_files_match_rendered_masks(rendered: Case) -> None:
     name, files, shots = rendered
     found = {path for path in files if re.search(r"_mask\.png|/Masks/|_label\.bmp|/NG/.*\.png", path)}
     wanted = set()
@@ -123,7 +123,7 @@ def test_masks_in_files_are_those_of_the_renderer(rendered: Case) -> None:
     assert found == wanted
 
 
-def test_json_of_real_iad_names_every_image_once_and_labels_by_what_is_seen(real_iad: dict[str, bytes]) -> None:
+def test_real_iad_json_labels_visible_defects(real_iad: dict[str, bytes]) -> None:
     hidden = 0
     for path in [path for path in real_iad if path.endswith(".json")]:
         record = json.loads(real_iad[path])
@@ -144,7 +144,7 @@ def test_json_of_real_iad_names_every_image_once_and_labels_by_what_is_seen(real
     assert hidden > 0
 
 
-def test_each_harmed_part_of_real_iad_shows_its_defect_to_one_camera_at_least(real_iad: dict[str, bytes]) -> None:
+def test_defects_are_visible_from_some_camera(real_iad: dict[str, bytes]) -> None:
     parts = {path.rsplit("/", 1)[0] for path in real_iad if "/NG/" in path}
     assert parts == {path.rsplit("/", 1)[0] for path in real_iad if path.endswith(".png")}
 
@@ -152,29 +152,31 @@ def test_each_harmed_part_of_real_iad_shows_its_defect_to_one_camera_at_least(re
 @pytest.mark.parametrize(("categories", "parts", "views"), [(2, 4, 1), (3, 5, 2), (30, 4, 1)])
 def test_counts_follow_the_settings(categories: int, parts: int, views: int) -> None:
     settings = Synthetic(size=128, categories=categories, parts=parts, views=views)
-    shots = list(renders("real_iad", settings, SEED))
+    shots = list(render_set_photographs("real_iad", settings, SEED))
     assert len({shot.category for shot in shots}) == categories
     assert set(Counter(shot.category for shot in shots).values()) == {parts * views}
     anomalous = {shot.path.rsplit("/", 1)[0] for shot in shots if "/NG/" in shot.path}
     assert len(anomalous) == categories * (parts // 2)
 
 
-def test_counts_of_the_evaluation_sets_follow_the_settings() -> None:
+def test_counts_of_evaluation_sets() -> None:
     settings = Synthetic(size=128, categories=2, parts=5, views=1)
     for name in ("mvtec_ad", "visa", "mpdd", "dtd"):
-        counts = Counter(shot.category for shot in renders(name, settings, SEED))
+        counts = Counter(shot.category for shot in render_set_photographs(name, settings, SEED))
         assert set(counts.values()) == {5}
-    assert len({shot.path.split("/")[0] for shot in renders("sdd", settings, SEED)}) == 5
+    assert len({shot.path.split("/")[0] for shot in render_set_photographs("sdd", settings, SEED)}) == 5
 
 
-def test_two_training_categories_are_evaluation_categories_by_name(real_iad: dict[str, bytes]) -> None:
-    evaluated = {shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in renders(n, SMALL, 1)}
+def test_training_and_evaluation_categories_overlap(real_iad: dict[str, bytes]) -> None:
+    evaluated = {
+        shot.category.strip("0123456789") for n in ("mvtec_ad", "visa") for shot in render_set_photographs(n, SMALL, 1)
+    }
     training = {path.split("/")[1].removesuffix(".json") for path in real_iad if path.endswith(".json")}
     assert len({name for name in training if name.strip("0123456789") in evaluated}) >= 2
 
 
-def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
-    files = dict(members("visa", SMALL, SEED))
+def test_visa_class_ids_and_combined_types() -> None:
+    files = dict(render_set("visa", SMALL, SEED))
     rows = list(csv.DictReader(io.StringIO(files["split_csv/1cls.csv"].decode())))
     types = {
         row["image"]: row["label"]
@@ -202,17 +204,17 @@ def test_visa_masks_hold_class_ids_and_some_images_have_two_types() -> None:
     assert several >= 1
 
 
-def test_mvtec_has_a_single_channel_category() -> None:
+def test_mvtec_has_a_grey_category() -> None:
     modes = {
         path.split("/")[0]: Image.open(io.BytesIO(data)).mode
-        for path, data in members("mvtec_ad", SMALL, SEED)
+        for path, data in render_set("mvtec_ad", SMALL, SEED)
         if "/train/" in path
     }
     assert set(modes.values()) == {"L", "RGB"}
 
 
-def test_sdd_follows_the_published_test_list_and_repeats_images_with_other_labels() -> None:
-    files = dict(members("sdd", SMALL, SEED))
+def test_sdd_published_list_and_repeated_images() -> None:
+    files = dict(render_set("sdd", SMALL, SEED))
     listed = {name for name, label in sdd.published_thirds().items() if label == "anomalous"}
     twos = 0
     for path, data in files.items():
@@ -249,14 +251,14 @@ def _contrast_to_noise(shot: RenderedPhoto, side: int | None) -> float:
 
 
 @pytest.mark.slow
-def test_some_defects_are_plain_in_full_size_and_lost_in_a_small_view() -> None:
+def test_defects_range_from_hidden_to_obvious() -> None:
     settings = Synthetic(size=512, categories=7, parts=16, views=1)
-    shots = [shot for shot in renders("real_iad", settings, SEED) if shot.labels]
+    shots = [shot for shot in render_set_photographs("real_iad", settings, SEED) if shot.labels]
     full = np.array([_contrast_to_noise(shot, None) for shot in shots])
     small = np.array([_contrast_to_noise(shot, 128) for shot in shots])
     assert ((full > 2.5) & (small < 1)).any()
     assert (full < 1.5).any(), "no hard defect"
-    assert (full > 5).any(), "no plain defect"
+    assert (full > 5).any(), "no obvious defect"
 
 
 def _digest(benchmarks: list[str]) -> dict[str, str]:
@@ -264,7 +266,7 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
     digests = {}
     for name in benchmarks:
         total = hashlib.sha256()
-        for path, data in members(name, settings, SEED):
+        for path, data in render_set(name, settings, SEED):
             total.update(path.encode() + b"\0" + hashlib.sha256(data).digest())
         digests[name] = total.hexdigest()
     return digests
@@ -272,7 +274,7 @@ def _digest(benchmarks: list[str]) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> None:
+def test_bytes_are_reproducible_across_processes(hash_seed: str) -> None:
     script = f"import json, {__name__} as t; print(json.dumps(t._digest(list(reversed(t.SETS)))))"
     run = subprocess.run(
         [sys.executable, "-c", script],
@@ -285,21 +287,21 @@ def test_equal_bytes_in_another_process_and_another_order(hash_seed: str) -> Non
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_another_seed_gives_other_images_in_the_same_layout(name: str) -> None:
+def test_seed_changes_images_but_not_layout(name: str) -> None:
     settings = Synthetic(size=128, categories=2, parts=4, views=1)
-    first, second = (list(renders(name, settings, seed)) for seed in (1, 2))
+    first, second = (list(render_set_photographs(name, settings, seed)) for seed in (1, 2))
     assert [shot.path for shot in first] == [shot.path for shot in second]
     for one, other in zip(first, second, strict=True):
         assert one.pixels.shape != other.pixels.shape or not np.array_equal(one.pixels, other.pixels)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_threads_change_neither_the_files_nor_their_order(name: str) -> None:
+def test_threads_do_not_change_the_files(name: str) -> None:
     settings = Synthetic(size=128, categories=3, parts=4, views=1)
-    alone = list(members(name, settings, SEED))
-    assert list(members(name, settings, SEED, workers=3)) == alone
+    alone = list(render_set(name, settings, SEED))
+    assert list(render_set(name, settings, SEED, workers=3)) == alone
 
 
-def test_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+def test_unknown_benchmark_is_rejected() -> None:
     with pytest.raises(IndusCotError, match=r"'folder'.*mvtec_ad.*real_iad"):
-        list(members("folder", SMALL, SEED))
+        list(render_set("folder", SMALL, SEED))

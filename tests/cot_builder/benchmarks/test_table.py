@@ -1,4 +1,4 @@
-"""The table of data sets: which there are, and which settings of `pull` each has."""
+"""Tests of the table of data sets, and of the settings of `pull` that each supports."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_every_data_set_is_one_module() -> None:
 
 
 @pytest.mark.parametrize("setting", ["pull.real_iad.resolution='512'", MINE, "pull.visa.resolution='1024'"])
-def test_settings_of_a_data_set_are_taken(setting: str) -> None:
+def test_supported_settings_are_accepted(setting: str) -> None:
     check(setting)
 
 
@@ -36,7 +36,7 @@ def test_settings_of_a_data_set_are_taken(setting: str) -> None:
         ("pull.dtd.attribution=Me", "pull.dtd: attribution is for folder; dtd has its own"),
     ],
 )  # fmt: skip
-def test_other_settings_name_their_data_set(setting: str, message: str) -> None:
+def test_unsupported_settings_are_rejected(setting: str, message: str) -> None:
     with pytest.raises(IndusCotError) as caught:
         check(setting)
     assert str(caught.value) == message
@@ -47,6 +47,6 @@ def test_redistribution_needs_a_licence() -> None:
         check("pull.mine={benchmark: folder, source: mine, role: train, redistribution: allowed}")
 
 
-def test_no_name_is_a_path() -> None:
+def test_paths_are_rejected_as_names() -> None:
     with pytest.raises(IndusCotError, match=r"pull\.visa\.benchmark: "):
         check("pull.visa.benchmark=../visa")

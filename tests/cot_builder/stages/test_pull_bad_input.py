@@ -150,9 +150,9 @@ def test_missing_label_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (b"{", "toy.json is no readable JSON"),
-        (b'{"train": null, "test": []}', "toy.json: train is None, no list of rows"),
-        (b'{"train": [{"category": "toy"}], "test": []}', r"toy.json train\[0\] is no row of Real-IAD"),
+        (b"{", "toy.json is not valid JSON"),
+        (b'{"train": null, "test": []}', "toy.json: train is None instead of a list of rows"),
+        (b'{"train": [{"category": "toy"}], "test": []}', r"toy.json train\[0\] is not a row with category"),
         (
             json.dumps(
                 {
@@ -160,7 +160,7 @@ def test_missing_label_records(tmp_path: Path) -> None:
                     "test": [],
                 }
             ).encode(),
-            r"toy.json train\[0\], image_path: 'OK/x.jpg' names no camera",
+            r"toy.json train\[0\], image_path: no camera C1 … C5 in 'OK/x.jpg'",
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_extra_cells_are_located(tmp_path: Path, line: str) -> None:
 def test_stray_quote_is_located(tmp_path: Path, line: str, column: str) -> None:
     table = f'image,label,type\na.png,good,"all\nwell"\n{line}\nc.png,good,\n'.encode()
     files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "parts.csv": table}
-    with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is no CSV"):
+    with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is not valid CSV"):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
     no_trace(tmp_path / "work")
 
@@ -267,7 +267,7 @@ def test_table_without_required_columns(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"parts\.csv: has no column label; its columns are image, lable"):
         pull_set(tmp_path / "work", "folder", folder / "parts.csv")
     (folder / "parts.jsonl").write_text('{"image": "a.png", "label": "good"}\n{oops\n')
-    with pytest.raises(IndusCotError, match=r"parts\.jsonl row 2: is no JSON"):
+    with pytest.raises(IndusCotError, match=r"parts\.jsonl row 2: is not valid JSON"):
         pull_set(tmp_path / "work", "folder", folder / "parts.jsonl")
 
 

@@ -1,1 +1,1 @@
-"""Procedural parts and textures: one function draws one kind of part that a person would recognise by its name."""
+"""Procedural parts and textures. Each function draws one kind of part, recognisable by its name."""

@@ -47,7 +47,7 @@ def button_battery(pen: Pen) -> None:
 
 
 def chip(pen: Pen, x: float, y: float, w: float, h: float, pins: int, text: str, turn: float = 0.0) -> None:
-    """A chip in a package with two rows of pins, turned by radians about its middle."""
+    """Draw a chip in a package with two rows of pins, rotated by ``turn`` radians about its centre."""
     for side in (-1, 1):
         for k in range(pins):
             at = rotate(np.array([[(k + 0.5) / pins * w - w / 2, side * (h / 2 + 0.008)]]), turn)[0]
@@ -59,7 +59,7 @@ def chip(pen: Pen, x: float, y: float, w: float, h: float, pins: int, text: str,
 
 
 def passive(pen: Pen, x: float, y: float, turn: float, body: Material) -> None:
-    """A two-ended component with soldered ends."""
+    """Draw a two-ended component with soldered ends."""
     end = rotate(np.array([[0.02, 0.0]]), turn)[0]
     for sign in (-1, 1):
         lay(pen, box(x + sign * end[0], y + sign * end[1], 0.016, 0.028, 0.003, turn), SOLDER, lift=2.5, bevel=1.5)
@@ -270,7 +270,7 @@ def usb_adaptor(pen: Pen) -> None:
 
 
 def commutator(rng: np.random.Generator, width: int, height: int) -> Surface:
-    """The plastic embedding of an electrical commutator, scanned grey: vertical drawing marks and dark grains."""
+    """Draw the plastic embedding of an electrical commutator, scanned in grey: vertical drawing marks, dark grains."""
     side = -(-height // 256) * 256
     streaks, grains, cloud = noise("brushed", side).T, noise("grain", side), noise("cloud", side)
     window = [

@@ -1,4 +1,4 @@
-"""Plain parts of machines and buildings: nuts, caps, brackets, plates, tubes."""
+"""Mechanical parts: nuts, caps, brackets, plates, tubes."""
 
 import numpy as np
 

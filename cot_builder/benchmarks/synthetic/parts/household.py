@@ -1,4 +1,4 @@
-"""Things of the household and what one eats: caps, toys, beads, sweets, candles, pasta."""
+"""Household goods and food: caps, toys, beads, sweets, candles, pasta."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Materials, and a choice of colours, texts and outlines, that the parts share."""
+"""Materials and helpers that several parts use."""
 
 import numpy as np
 
@@ -18,15 +18,15 @@ DEEP = Material((22, 22, 24), 0.02, "grain", 0.05)
 
 
 def pick(pen: Pen, *colours: Colour) -> Colour:
-    """One of the colours."""
+    """Choose one of the colours at random."""
     return colours[int(pen.rng.integers(len(colours)))]
 
 
 def pick_text(pen: Pen, *texts: str) -> str:
-    """One of the texts."""
+    """Choose one of the texts at random."""
     return texts[int(pen.rng.integers(len(texts)))]
 
 
 def ring(x: float, y: float, outer: float, inner: float) -> list[np.ndarray]:
-    """The outline of a flat ring."""
+    """Return the outlines of a flat ring."""
     return [disc(x, y, outer), disc(x, y, inner)]

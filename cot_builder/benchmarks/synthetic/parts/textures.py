@@ -1,4 +1,4 @@
-"""Flat textures that fill the picture: leather, grids, cloth, perforated sheet, marble."""
+"""Flat textures that fill the image: leather, grids, cloth, perforated sheet, marble."""
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ def leather(pen: Pen) -> None:
 
 
 def _cells(n: int, rng: np.random.Generator, pitch: float) -> np.ndarray:
-    """Rounded cells about ``pitch`` pixels wide with creases between them, 0–1."""
+    """Draw rounded cells about ``pitch`` pixels wide with creases between them, 0–1."""
     count = int(n / pitch) + 1
     seeds = np.ones((n, n), np.uint8)
     grid = (np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2) + 0.5) * pitch
