@@ -73,7 +73,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Cli
         client.run(*dry, "owner/missing", "--parent", "0" * 40), "does not exist, so 00000000 cannot be its head"
     )
     hub.make("owner/a-model", "models")
-    assert_refused(client.run(*dry, "owner/a-model"), "is a model on the Hub")
+    assert_refused(client.run(*dry, "owner/a-model"), "a model of this name exists on the Hub")
     hub.fail("whoami", 0, times=99)
     client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
     done = client.run(*dry, REPO)

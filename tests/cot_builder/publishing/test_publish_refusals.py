@@ -30,7 +30,7 @@ def test_names(hub: HubServer, client: Client) -> None:
     assert_refused(client.run("publish", "--repo", "nameless"), "is not a repository name", "OWNER/NAME")
     assert_refused(client.run("publish", "--repo", "owner/missing", "--pr"), "does not exist", "--pr")
     hub.make("owner/taken", "models")
-    assert_refused(client.run("publish", "--repo", "owner/taken"), "is a model on the Hub")
+    assert_refused(client.run("publish", "--repo", "owner/taken"), "a model of this name exists on the Hub")
     hub.make("owner/strange")
     hub.put("owner/strange", "data/train.csv", b"a,b\n")
     assert_refused(
