@@ -37,9 +37,7 @@ def _rows(text: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_the_stage_leaves_a_card_with_data_parameters_figures_and_how_to_load(
-    workspace: Workspace, trainable: Workspace
-) -> None:
+def test_sft_writes_complete_model_card(workspace: Workspace, trainable: Workspace) -> None:
     sft(params(workspace, {"steps": 1, "learning_rate": 0.002}), workspace)
     found = ModelCard.load(workspace.sft / "README.md")
     assert found.data.to_dict()["tags"] == ["indus-cot", "industrial-inspection", "anomaly-detection", "trl", "sft"]
@@ -68,7 +66,7 @@ def test_the_stage_leaves_a_card_with_data_parameters_figures_and_how_to_load(
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-VL-8B-Instruct", "tiny"])
-def test_what_it_began_from_is_named_where_it_can_be_had(workspace: Workspace, tmp_path: Path, name: str) -> None:
+def test_card_names_base_model(workspace: Workspace, tmp_path: Path, name: str) -> None:
     (tmp_path / "tiny").unlink()
     card.write(tmp_path, "sft", params(workspace).model_copy(update=_train(workspace, model=name)), workspace, FIGURES)
     found = ModelCard.load(tmp_path / "README.md")
@@ -78,7 +76,7 @@ def test_what_it_began_from_is_named_where_it_can_be_had(workspace: Workspace, t
     assert ("randomly initialised" in found.text) == (name == "tiny")
 
 
-def test_a_reinforced_model_names_the_one_before_the_first_training(workspace: Workspace, tmp_path: Path) -> None:
+def test_grpo_card_names_original_base_model(workspace: Workspace, tmp_path: Path) -> None:
     workspace.sft.mkdir(parents=True)
     (workspace.sft / "manifest.json").write_text('{"params": {"train": {"model": "Qwen/Qwen3-VL-8B-Instruct"}}}')
     figures = {"steps": 9, "first": {"reward": -0.5, "kl": None}, "last": {"reward": 1.25, "kl": 0.0}}
@@ -90,9 +88,7 @@ def test_a_reinforced_model_names_the_one_before_the_first_training(workspace: W
     assert rows["`grpo.reward.alpha`"] == ["0.8"] and "then stage `sft`" in rows["base model"][0]
 
 
-def test_a_model_reinforced_twice_names_every_stage_as_far_as_it_lies_here(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_card_names_all_known_stages(workspace: Workspace, tmp_path: Path) -> None:
     first = _manifest(
         workspace.sft, {"train": {"model": "Qwen/Qwen3-VL-8B-Instruct"}}, model="Qwen/Qwen3-VL-8B-Instruct"
     )
@@ -120,13 +116,13 @@ def _manifest(folder: Path, parameters: dict[str, object], **inputs: str) -> str
     return file_hash(folder / "manifest.json")
 
 
-def test_the_control_arm_is_not_said_to_call_tools(workspace: Workspace, tmp_path: Path) -> None:
+def test_control_arm_card_omits_tools(workspace: Workspace, tmp_path: Path) -> None:
     card.write(tmp_path, "sft", params(workspace, target="labels"), workspace, FIGURES)
     text = (tmp_path / "README.md").read_text()
     assert "the control arm" in text and "tool_schemas" not in text
 
 
-def test_data_that_may_not_be_sold_are_named(workspace: Workspace, trainable: Workspace, tmp_path: Path) -> None:
+def test_card_names_noncommercial_data(workspace: Workspace, trainable: Workspace, tmp_path: Path) -> None:
     workspace.indus_cot.unlink()
     shutil.copytree(trainable.indus_cot, workspace.indus_cot)
     path = next(workspace.indus_cot.glob("data/train-*.parquet"))

@@ -55,7 +55,7 @@ def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
     return [processor.tokenizer.decode(labels[labels != IGNORE_INDEX]) for labels in batch["labels"]]
 
 
-def test_loss_is_on_every_word_the_policy_writes_and_on_no_other(trainable: Workspace, rows, processor) -> None:
+def test_loss_covers_only_policy_tokens(trainable: Workspace, rows, processor) -> None:
     trajectories = {row.id: Trajectory.model_validate_json(row.trajectory) for row in read_all(trainable.indus_cot)}
     assert {len(trajectories[row["id"]].calls) for row in rows} == {0, 1, 2, 3, 4}
     collate = make_collator(processor)
@@ -68,7 +68,7 @@ def test_loss_is_on_every_word_the_policy_writes_and_on_no_other(trainable: Work
         )
 
 
-def test_every_image_arrives_in_tool_turns_too(rows, processor) -> None:
+def test_batch_holds_every_image(rows, processor) -> None:
     batch = make_collator(processor)(rows[:4])
     images = [image for row in rows[:4] for image in row["images"]]
     assert len(images) > 4
@@ -80,7 +80,7 @@ def test_every_image_arrives_in_tool_turns_too(rows, processor) -> None:
     assert batch["mm_token_type_ids"].sum() == placeholders
 
 
-def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_counted(rows, processor) -> None:
+def test_padding_does_not_change_a_row(rows, processor) -> None:
     collate = make_collator(processor)
     together = collate(rows[:4])
     counted = count_tokens(rows[:4], processor)
@@ -94,7 +94,7 @@ def test_a_row_is_the_same_alone_and_padded_among_others_and_as_long_as_was_coun
         assert (together["labels"][number][~mask] == IGNORE_INDEX).all()
 
 
-def test_the_control_arm_is_prompt_image_and_the_tags_of_the_verdict(trainable: Workspace, rows, processor) -> None:
+def test_control_arm_holds_only_verdict_tags(trainable: Workspace, rows, processor) -> None:
     labels = list(corpus.read(trainable.indus_cot, target="labels")["train"])
     batch = make_collator(processor)(labels[:6])
     verdicts = [rendering.render_verdict(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
@@ -112,7 +112,7 @@ def _trajectory(workspace: Workspace) -> Any:
     return lambda row: found[row["id"]]
 
 
-def test_a_template_of_another_family_is_refused(processor, tmp_path: Path) -> None:
+def test_unknown_chat_template_is_refused(processor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     path = tmp_path / "chat_template.jinja"
     path.write_text(path.read_text().replace("<|im_start|>", "<|start|>"))
@@ -120,7 +120,7 @@ def test_a_template_of_another_family_is_refused(processor, tmp_path: Path) -> N
         make_collator(load_processor(str(tmp_path)))
 
 
-def test_a_model_whose_template_knows_no_tools_is_refused(processor, tmp_path: Path) -> None:
+def test_template_without_tools_is_refused(processor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     with pytest.raises(
@@ -130,7 +130,7 @@ def test_a_model_whose_template_knows_no_tools_is_refused(processor, tmp_path: P
 
 
 @pytest.mark.parametrize("word", ["Yes", "No"])
-def test_a_tokenizer_that_spells_a_verdict_is_refused(processor, tmp_path: Path, word: str) -> None:
+def test_split_verdict_word_is_refused(processor, tmp_path: Path, word: str) -> None:
     processor.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -147,12 +147,12 @@ def copied(trainable: Workspace, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trainable.indus_cot, tmp_path / "indus_cot"))
 
 
-def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
+def test_missing_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match=r"no manifest\.json"):
         corpus.read(tmp_path)
 
 
-def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
+def test_unvalidated_corpus_is_refused(copied: Path) -> None:
     change_manifest(copied, stage="draft")
     with pytest.raises(IndusCotError, match="its manifest is from the stage 'draft', not from assemble"):
         corpus.read(copied)
@@ -164,13 +164,13 @@ def test_a_corpus_that_was_not_validated_is_refused(copied: Path) -> None:
         corpus.read(copied)
 
 
-def test_a_corpus_that_was_changed_afterwards_is_refused(copied: Path) -> None:
+def test_changed_corpus_is_refused(copied: Path) -> None:
     change_rows(copied, lambda rows: rows[1:])
     with pytest.raises(IndusCotError, match="it was changed after it was validated; run `indus-cot repro assemble`"):
         corpus.read(copied)
 
 
-def test_an_empty_corpus_is_refused(copied: Path) -> None:
+def test_empty_corpus_is_refused(copied: Path) -> None:
     change_rows(copied, lambda rows: [])
     kept = json.loads((copied / "manifest.json").read_text())["counts"]
     change_manifest(copied, counts=kept | {"train": 0})
@@ -178,7 +178,7 @@ def test_an_empty_corpus_is_refused(copied: Path) -> None:
         corpus.read(copied)
 
 
-def test_an_image_that_turns_out_to_be_damaged_is_named_with_its_row(rows, processor) -> None:
+def test_damaged_image_is_named(rows, processor) -> None:
     row = next(row for row in rows if len(row["images"]) > 1)
     cut = row["images"][1] | {"bytes": row["images"][1]["bytes"][:100]}
     with pytest.raises(IndusCotError, match=f"row {row['id']}, image 1"):
@@ -218,7 +218,7 @@ def _changed(place: int, **values: Any) -> Any:
         ("tools", lambda text: "{", "messages or tools: invalid chat"),
     ],
 )
-def test_an_unsound_row_is_named_with_its_field(copied: Path, column: str, change: Any, told: str) -> None:
+def test_invalid_row_is_named_with_field(copied: Path, column: str, change: Any, told: str) -> None:
     rows = [row for row in read_all(copied) if row.split == "train"]
     place = next(number for number, row in enumerate(rows) if "crop" in row.tool_calls)
     value = getattr(rows[place], column)
@@ -228,6 +228,6 @@ def test_an_unsound_row_is_named_with_its_field(copied: Path, column: str, chang
         corpus.read(copied)
 
 
-def test_nothing_is_trained_on_an_evaluation_set(trainable: Workspace) -> None:
+def test_evaluation_set_is_refused(trainable: Workspace) -> None:
     with pytest.raises(IndusCotError, match=r"mine is an evaluation set .* must not be trained on"):
         corpus.read(trainable.indus_cot, evaluation_sets=["mine"])

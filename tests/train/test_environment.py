@@ -32,7 +32,7 @@ def _tools(environment: InspectionEnvironment) -> dict:
     return {name: getattr(environment, name) for name, _ in members if name != "reset" and not name.startswith("_")}
 
 
-def test_trl_derives_the_schemas_of_the_corpus_but_for_an_empty_list(environment: InspectionEnvironment) -> None:
+def test_trl_derives_corpus_schemas(environment: InspectionEnvironment) -> None:
     from transformers.utils import get_json_schema
 
     derived = [get_json_schema(tool) for tool in _tools(environment).values()]
@@ -51,9 +51,7 @@ def test_trl_derives_the_schemas_of_the_corpus_but_for_an_empty_list(environment
         ToolCall(tool="prior", arguments={"category": "bolt", "view": "C1"}),
     ],
 )
-def test_observes_what_the_corpus_would_hold(
-    environment: InspectionEnvironment, pixels: np.ndarray, call: ToolCall
-) -> None:
+def test_observations_match_toolbox(environment: InspectionEnvironment, pixels: np.ndarray, call: ToolCall) -> None:
     due, png = Toolbox(pixels, PRIORS).observe(call)
     blocks = getattr(environment, call.tool)(**call.arguments)
     assert blocks[-1] == {"type": "text", "text": due.text}
@@ -66,13 +64,13 @@ def test_observes_what_the_corpus_would_hold(
     "arguments",
     [{"region": [9, 9, 1, 1]}, {"region": "all"}, {"box": [0, 0, 9, 9]}, {"self": 1}, {"region": [0, 0, 5000, 9]}],
 )
-def test_a_refused_call_is_an_observation(environment: InspectionEnvironment, arguments: dict) -> None:
+def test_refused_call_is_an_observation(environment: InspectionEnvironment, arguments: dict) -> None:
     (block,) = environment.crop(**arguments)
     assert block["type"] == "text"
     assert block["text"].startswith("error: ")
 
 
-def test_reset_keeps_nothing_of_the_last_inspection_and_no_truth(environment: InspectionEnvironment) -> None:
+def test_reset_drops_state_and_truth(environment: InspectionEnvironment) -> None:
     environment.crop()
     white = Image.new("RGB", (60, 60), "white")
     environment.reset(image=white, id="r", prompt=[], answer="Yes", boxes=[[1, 2, 3, 4]], defect_type="dent")

@@ -48,9 +48,7 @@ def trained(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace
 
 
 @pytest.mark.parametrize("left_out", TERMS)
-def test_a_run_weighs_every_term_and_one_of_weight_zero_is_left_out(
-    policy: Path, tmp_path: Path, left_out: str
-) -> None:
+def test_zero_weight_removes_term(policy: Path, tmp_path: Path, left_out: str) -> None:
     weights = params(policy).grpo.reward
     if name := TERMS[left_out]:
         weights = weights | {name: 0.0}
@@ -67,7 +65,7 @@ def test_a_run_weighs_every_term_and_one_of_weight_zero_is_left_out(
     assert ("confidence_gain" in log) == ("tool_reward" in kept)
 
 
-def test_a_run_leaves_a_model_figures_a_curve_and_a_page(trained: Workspace) -> None:
+def test_run_writes_all_outputs(trained: Workspace) -> None:
     load_processor(str(trained.grpo))
     assert torch.isfinite(next(load_model(str(trained.grpo)).parameters())).all()
     assert not (trained.grpo / CHECKPOINTS).exists()
@@ -95,9 +93,7 @@ def _plotted() -> set[str]:
     return {name for found in columns for name in ([found] if isinstance(found, str) else found)}
 
 
-def test_a_model_of_grpo_is_trained_on_whatever_is_left_out_and_none_goes_on_from_itself(
-    workspace: Workspace, trained: Workspace
-) -> None:
+def test_grpo_continues_from_a_copy(workspace: Workspace, trained: Workspace) -> None:
     shutil.copytree(trained.grpo, workspace.models / "first")
     none = params(Path()).grpo.reward | {"gamma": 0.0}
     grpo(params(Path("models/first"), steps=1, batch=2, group=2, kl=0.0, reward=none), workspace)
@@ -116,9 +112,7 @@ def test_a_model_of_grpo_is_trained_on_whatever_is_left_out_and_none_goes_on_fro
     assert file_hash(workspace.grpo / "manifest.json") == before
 
 
-def test_a_model_card_that_fails_does_not_lose_the_training(
-    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_card_keeps_checkpoint(workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise IndusCotError("no card")
 
@@ -128,9 +122,7 @@ def test_a_model_card_that_fails_does_not_lose_the_training(
     assert find_last_checkpoint(workspace.models / ".grpo.partial" / CHECKPOINTS) is not None
 
 
-def test_ranks_of_fsdp_are_told_to_write_as_long_as_each_other(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fsdp_ranks_generate_in_step(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # With FSDP itself it was not run. This is what transformers asks before it generates.
     from transformers.distributed.fsdp import is_fsdp_managed_module
     from trl import GRPOTrainer
@@ -155,7 +147,7 @@ def _curve(workspace: Workspace) -> list[dict[str, str]]:
     ]
 
 
-def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_curve(
+def test_nan_loss_stops_and_run_resumes(
     workspace: Workspace, trained: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = params(policy / "fitted")
@@ -183,9 +175,7 @@ def test_a_loss_that_is_no_number_stops_a_run_which_then_goes_on_with_the_same_c
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_lack_of_memory_is_told_with_what_to_lower(
-    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_names_parameters(workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_a_pass(monkeypatch, no_memory)
     told = r"out of memory .*Lower grpo\.batch and raise grpo\.accum.* lower grpo\.margin_batch.*cot grpo --print-plan"
     with pytest.raises(IndusCotError, match=told):
@@ -193,7 +183,7 @@ def test_a_lack_of_memory_is_told_with_what_to_lower(
     assert not workspace.grpo.exists()
 
 
-def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Workspace, policy: Path) -> None:
+def test_adapters_are_merged(workspace: Workspace, policy: Path) -> None:
     grpo(params(policy / "fitted", {"lora_rank": 4}, steps=2, learning_rate=0.01, temperature=0.8), workspace)
     before, after = (load_file(path / "model.safetensors") for path in (policy / "fitted", workspace.grpo))
     assert before.keys() == after.keys()
@@ -203,7 +193,7 @@ def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Works
     assert not (workspace.grpo / "adapters").exists()
 
 
-def test_a_short_run_raises_the_reward(policy: Path, tmp_path: Path) -> None:
+def test_short_run_raises_reward(policy: Path, tmp_path: Path) -> None:
     """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 96 at the end.
 
     Which are drawn depends on how a processor rounds, so that every bound is of three standard deviations.

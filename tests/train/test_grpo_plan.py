@@ -23,7 +23,7 @@ from train.sft import sft
     ("processes", "batch", "accumulation", "group", "fits"),
     [(1, 4, 1, 4, True), (1, 2, 2, 4, True), (4, 1, 2, 4, True), (1, 3, 1, 4, False), (2, 1, 1, 4, False)],
 )
-def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation: int, group: int, fits: bool) -> None:
+def test_group_must_divide_batch(processes: int, batch: int, accumulation: int, group: int, fits: bool) -> None:
     chosen = params(Path("m"), batch=batch, accumulation=accumulation, group=group)
     if fits:
         check_settings(chosen, processes)
@@ -39,16 +39,14 @@ def test_a_group_must_divide_the_batch(processes: int, batch: int, accumulation:
         ({"target": "labels"}, {}, 1, "train.target is labels, the control arm"),
     ],
 )
-def test_what_would_train_something_else_than_it_says_is_refused(
+def test_misleading_settings_are_refused(
     train: dict[str, Any], changed: dict[str, Any], processes: int, words: str
 ) -> None:
     with pytest.raises(IndusCotError, match=words):
         check_settings(params(Path("m"), train, **changed), processes)
 
 
-def test_several_gpus_without_a_launcher_are_refused_with_the_command(
-    workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_without_launcher_are_refused(workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     # As in the paper's profile: the groups divide what four processes ask for, and not what one does.
@@ -60,7 +58,7 @@ def test_several_gpus_without_a_launcher_are_refused_with_the_command(
     assert not workspace.models.exists()
 
 
-def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_plan_needs_no_weights(policy: Path, tmp_path: Path, monkeypatch: Any) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(policy / "fitted", bare, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = {"steps": None, "batch": 2, "accumulation": 4, "group": 4, "max_completion": 300}
@@ -98,12 +96,12 @@ def test_the_plan_is_told_before_anything_is_loaded(policy: Path, tmp_path: Path
     assert not (policy / "models").exists()
 
 
-def test_a_plan_before_sft_counts_the_model_that_sft_begins_from(policy: Path) -> None:
+def test_plan_before_sft_uses_base_model(policy: Path) -> None:
     found = make_plan(params(Path("models/sft")), Workspace(policy))
     assert "models/sft (not there yet; counted as tiny)" in str(found) and found.parameters > 1e6
 
 
-def test_a_plan_counts_the_steps_that_are_taken(policy: Path, tmp_path: Path) -> None:
+def test_plan_counts_actual_steps(policy: Path, tmp_path: Path) -> None:
     settings = {"steps": None, "epochs": 0.1, "max_completion": 40}
     due = make_plan(params(policy / "fitted", **settings), Workspace(policy)).steps
     trainer = make_trainer(policy, tmp_path, **settings)
@@ -114,7 +112,7 @@ def test_a_plan_counts_the_steps_that_are_taken(policy: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changed", "words"), [({"group": 3}, "no multiple of grpo.group 3"), ({"batch": 400}, "an update takes 100 ")]
 )
-def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_loaded(
+def test_batch_that_cannot_be_filled_is_refused(
     workspace: Workspace, policy: Path, changed: dict[str, int], words: str
 ) -> None:
     chosen = params(policy / "fitted", **changed)
@@ -124,7 +122,7 @@ def test_a_batch_that_no_group_or_no_corpus_fills_is_refused_before_anything_is_
     assert not workspace.grpo.exists()
 
 
-def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Workspace, policy: Path) -> None:
+def test_missing_vllm_is_refused(workspace: Workspace, policy: Path) -> None:
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed here")
     with pytest.raises(IndusCotError, match="vllm-server needs vLLM, which is not installed: `pip install vllm`, or"):
@@ -134,13 +132,13 @@ def test_rollouts_by_vllm_without_vllm_are_refused_with_what_to_do(workspace: Wo
 @pytest.mark.parametrize(
     ("completions", "group", "processes", "due"), [(4, 4, 1, 1), (8, 4, 1, 2), (2, 4, 2, 1), (3, 4, 4, 2), (3, 2, 2, 2)]
 )
-def test_ranks_ask_for_the_margins_of_as_many_prompts(completions: int, group: int, processes: int, due: int) -> None:
+def test_max_groups_per_rank(completions: int, group: int, processes: int, due: int) -> None:
     prompt = [place // group for place in range(completions * processes)]
     held = [len(set(prompt[start : start + completions])) for start in range(0, len(prompt), completions)]
     assert max_groups_per_rank(completions, group, processes) == max(held) == due
 
 
-def test_a_batch_that_no_group_divides_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_indivisible_batch_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(
         IndusCotError, match=r"grpo\.batch 3 .* = 3 completions an update, no multiple of grpo\.group 4"
     ):

@@ -23,7 +23,7 @@ from train.rewards.location import location_reward
 from train.truth import read_truth
 
 
-def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, tmp_path: Path) -> None:
+def test_prompts_hold_no_truth(policy: Path, tmp_path: Path) -> None:
     processor = load_processor(str(policy / "raw"))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     output = Output(tmp_path)
@@ -36,7 +36,7 @@ def test_the_trainer_is_given_no_truth_and_long_prompts_are_named(policy: Path, 
     assert len(output.left_out) == len(found)
 
 
-def test_rewards_are_scored_against_what_was_published_and_experts_mended(policy: Path, tmp_path: Path) -> None:
+def test_truth_comes_from_labels_and_experts(policy: Path, tmp_path: Path) -> None:
     found = corpus.read(policy / "data" / "indus_cot")["train"].with_format(None)
     rows = [row for row in found.remove_columns(["messages", "images", "tools"]).to_list() if row["answer"] == "Yes"]
     table = SUPERVISION.read(policy / "data" / "select" / "supervision.parquet")
@@ -89,7 +89,7 @@ def _opposite(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"answer": "Yes", "boxes": [[10, 20, 300, 400]], "defect_type": "hole"}
 
 
-def test_nothing_the_policy_reads_or_writes_depends_on_the_truth(policy: Path, tmp_path: Path) -> None:
+def test_policy_never_sees_truth(policy: Path, tmp_path: Path) -> None:
     true = make_trainer(policy, tmp_path / "true", steps=1)
     (first,) = record_batches(true)
     false = make_trainer(policy, tmp_path / "false", change_truth=_opposite, steps=1)
@@ -100,7 +100,7 @@ def test_nothing_the_policy_reads_or_writes_depends_on_the_truth(policy: Path, t
     assert last_log(true)["reward"] != last_log(false)["reward"]
 
 
-def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: Path, tmp_path: Path) -> None:
+def test_observations_bear_no_loss(policy: Path, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tmp_path, steps=1)
     (batch,) = record_batches(trainer)
     tokens = trainer.processing_class.tokenizer
@@ -128,7 +128,7 @@ def test_prompts_are_those_of_the_corpus_and_observations_bear_no_loss(policy: P
     assert '<tool_call>\n{"name": "crop"' in written
 
 
-def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(policy: Path, tmp_path: Path) -> None:
+def test_oversized_observation_ends_without_reward(policy: Path, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tmp_path, steps=1, max_completion=60)
     trainer.train()
     (kept,) = (tmp_path / "rollouts").glob("*.json")
@@ -141,7 +141,7 @@ def test_an_observation_that_does_not_fit_ends_the_inspection_without_a_reward(p
         assert item["terms"]["tool"] == 0
 
 
-def test_a_policy_that_nothing_can_be_sampled_from_stops_the_run(policy: Path, tmp_path: Path) -> None:
+def test_nan_probabilities_stop_the_run(policy: Path, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tmp_path, steps=1)
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
@@ -149,7 +149,7 @@ def test_a_policy_that_nothing_can_be_sampled_from_stops_the_run(policy: Path, t
         trainer.train()
 
 
-def test_a_placeholder_of_a_picture_is_never_sampled(policy: Path, tmp_path: Path) -> None:
+def test_placeholders_are_never_sampled(policy: Path, tmp_path: Path) -> None:
     trainer = make_trainer(policy, tmp_path, steps=1)
     processor = trainer.processing_class
 

@@ -33,7 +33,7 @@ def _launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train/configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_accelerate_reads_every_launch_file(path: Path) -> None:
+def test_accelerate_reads_every_config(path: Path) -> None:
     found = load_config_from_file(str(path))
     several = path.stem != "one_gpu"
     assert (found.num_processes > 1) == several
@@ -53,7 +53,7 @@ def project(trainable: Workspace, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_two_processes_train_one_model_and_one_of_them_speaks(project: Path, trainable: Workspace) -> None:
+def test_two_processes_write_one_model(project: Path, trainable: Workspace) -> None:
     # What `grpo` does in two processes is in test_grpo.py; here is what the command adds.
     done = _launch(project, "--set", f"train.model={trainable.root / 'tiny'}", "--set", "sft.steps=2", "sft")
     assert done.returncode == 0, done.stderr[-3000:]

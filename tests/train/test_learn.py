@@ -75,7 +75,7 @@ def roughness(shown: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-def test_a_small_defect_is_not_in_what_the_policy_sees_of_the_whole(processor, small_and_twins):
+def test_small_defect_is_hidden_in_global_view(processor, small_and_twins):
     for surface, twin in zip(*small_and_twins, strict=True):
         assert np.abs(surface.pixels.astype(int) - twin.pixels).max() > 60
         left = np.abs(policy_sees(processor, surface.pixels) - policy_sees(processor, twin.pixels))
@@ -84,7 +84,7 @@ def test_a_small_defect_is_not_in_what_the_policy_sees_of_the_whole(processor, s
 
 
 @pytest.mark.slow
-def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(processor, small_and_twins):
+def test_roughness_finds_small_defect_only_in_crop(processor, small_and_twins):
     """On the path of training and exams; scaled down otherwise than here, small defects once told themselves so."""
     small, clean = small_and_twins[0], drawn("none")
     answers = [0] * len(clean) + [1] * len(small)
@@ -97,7 +97,7 @@ def test_what_is_finer_tells_a_small_defect_in_a_crop_and_not_in_the_whole(proce
 
 
 @pytest.mark.slow
-def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
+def test_large_defect_is_visible_in_global_view(processor):
     for surface in drawn("large", 20):
         grey = policy_sees(processor, surface.pixels).mean(0)
         inside = cv2.resize(surface.mask, grey.shape, interpolation=cv2.INTER_AREA) > 100
@@ -106,7 +106,7 @@ def test_a_large_defect_is_in_what_the_policy_sees_of_the_whole(processor):
 
 
 @pytest.mark.slow
-def test_the_backbone_is_shown_what_the_policy_sees(processor):
+def test_backbone_sees_policy_images(processor):
     surface = drawn("small", 1)[0]
     for pixels in (surface.pixels, crop(surface.pixels).image):
         shown = pretrain.scale_image(processor, pixels)
@@ -116,7 +116,7 @@ def test_the_backbone_is_shown_what_the_policy_sees(processor):
 
 
 @pytest.mark.slow
-def test_the_tower_is_not_taught_to_overlook_a_small_defect(processor):
+def test_small_defects_stay_in_whole_maps(processor):
     looks = list(pretrain.draw_views(processor, CATEGORIES, 12, np.random.default_rng(3)))
     small = [look for look in looks if look.whole is None and look.word in SMALL]
     assert small and all(pretrain.mark_touched_cells(look.mask).any() for look in small)
@@ -124,7 +124,7 @@ def test_the_tower_is_not_taught_to_overlook_a_small_defect(processor):
     assert not any(pretrain.is_describable(look) for look in small)
 
 
-def test_crop_without_a_region_shows_the_small_defect():
+def test_default_crop_shows_small_defect():
     hits = []
     for number in range(40):
         surface = draw_surface(9000 + number % 12, "small", np.random.default_rng(number))
@@ -135,17 +135,17 @@ def test_crop_without_a_region_shows_the_small_defect():
     assert np.mean(hits) > 0.8
 
 
-def test_equal_seeds_draw_equal_images_and_a_clean_one_has_no_truth():
+def test_equal_seeds_draw_equal_surfaces():
     first, again = (draw_surface(9001, "none", np.random.default_rng(4)) for _ in range(2))
     assert np.array_equal(first.pixels, again.pixels)
     assert (first.boxes, first.defect_type, first.mask.any()) == ([], None, False)
 
 
-def test_a_pointed_box_holds_the_truth():
+def test_snapped_box_contains_the_box():
     assert snap_to_grid((101, 149, 250, 301)) == (100, 100, 250, 350)
 
 
-def test_lessons_are_a_corpus_that_training_reads(tmp_path):
+def test_lessons_form_a_readable_corpus(tmp_path):
     taught = draw_lessons(CATEGORIES, 12, {"none": 0.4, "small": 0.3, "large": 0.3}, (1, 2))
     write_corpus(tmp_path / "indus_cot", taught, 1)
     rows = corpus.read(tmp_path / "indus_cot")["train"]
@@ -159,7 +159,7 @@ def test_lessons_are_a_corpus_that_training_reads(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told_of_tools", [True, False])
-def test_a_system_turn_and_phrases_are_a_token_each(processor, told_of_tools):
+def test_system_turn_is_one_token(processor, told_of_tools):
     said, schemas = system_prompt(told_of_tools), tool_schemas() if told_of_tools else None
     chat = [{"role": "system", "content": [{"type": "text", "text": said}]}]
     whole = processor.apply_chat_template(chat, tools=schemas, tokenize=False)
@@ -176,14 +176,14 @@ def graded(size: str, said: str | None, reward: float = 0.0) -> Grade:
     )
 
 
-def test_balanced_accuracy_weighs_clean_and_defective_alike():
+def test_balanced_accuracy():
     grades = [graded("none", "No"), graded("none", "Yes"), *[graded("large", "Yes")] * 3, graded("small", None)]
     assert examine.balanced_accuracy(grades) == pytest.approx((0.5 + 0.75) / 2)
     assert examine.balanced_accuracy_small(grades) == pytest.approx((0.5 + 0.0) / 2)
     assert examine.valid_share(grades) == pytest.approx(5 / 6)
 
 
-def test_an_interval_of_a_difference_pairs_the_images():
+def test_interval_pairs_images():
     rng = np.random.default_rng(1)
     before = [[graded("none", "No", float(value)) for value in rng.normal(0, 5, 40)] for _ in range(3)]
     after = [[graded("none", "No", grade.reward + 1) for grade in seed] for seed in before]
@@ -211,7 +211,7 @@ BRIEFLY = (
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
+def test_seed_is_trained_and_reported(tmp_path, monkeypatch):
     for name, value in FEW.items():
         monkeypatch.setattr(learn, name, value)
     learn.pretrain_backbone(tmp_path, 1)
@@ -234,7 +234,7 @@ def test_a_seed_is_trained_and_examined_and_reported(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
+def test_other_settings_need_another_folder(tmp_path):
     (tmp_path / "settings.json").write_text('["sft.steps=3"]')
     ran = subprocess.run(
         [sys.executable, "-m", "train.learn", "--folder", str(tmp_path)], capture_output=True, text=True, check=False
@@ -243,7 +243,7 @@ def test_what_was_begun_with_other_settings_is_kept_apart(tmp_path):
     assert "started with other settings" in ran.stderr and "Traceback" not in ran.stderr
 
 
-def test_what_was_finished_is_kept_until_code_or_parameters_change(tmp_path, monkeypatch):
+def test_results_are_cached_until_code_changes(tmp_path, monkeypatch):
     for name in ("params.yaml", "profiles/learn.yaml", "train/learn.py", "cot_builder/inspection/tools/crop.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(name, tmp_path / name)

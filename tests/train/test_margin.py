@@ -53,7 +53,7 @@ def _log_probability(model: Any, processor: Any, chat: list, written: str) -> fl
     return sum(logits[place - 1, ids[place]].item() for place in range(len(ids) - count, len(ids)))
 
 
-def test_is_the_ratio_of_all_ways_to_each_verdict(policy: Path, loaded: tuple[Any, Any]) -> None:
+def test_margin_sums_all_ways(policy: Path, loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     model.eval()
     tokens = processor.tokenizer
@@ -66,15 +66,13 @@ def test_is_the_ratio_of_all_ways_to_each_verdict(policy: Path, loaded: tuple[An
         assert margin == pytest.approx(math.log(sum(map(math.exp, yes))) - no, abs=2e-4)
 
 
-def test_is_the_same_alone_and_beside_a_longer_chat(policy: Path, loaded: tuple[Any, Any]) -> None:
+def test_margin_is_independent_of_padding(policy: Path, loaded: tuple[Any, Any]) -> None:
     chats = _chats(policy)
     assert measure_margins(*loaded, chats, 2) == pytest.approx(measure_margins(*loaded, chats, 1), abs=2e-4)
 
 
 @pytest.mark.parametrize(("at_once", "passes"), [(1, 4), (3, 2), (4, 1)])
-def test_as_many_passes_whatever_the_chats_hold(
-    policy: Path, loaded: tuple[Any, Any], at_once: int, passes: int
-) -> None:
+def test_passes_depend_only_on_chat_count(policy: Path, loaded: tuple[Any, Any], at_once: int, passes: int) -> None:
     model, processor = loaded
     short, long = _chats(policy)
     counted: list[bool] = []
@@ -88,7 +86,7 @@ def test_as_many_passes_whatever_the_chats_hold(
     assert model.training
 
 
-def test_a_tokenizer_that_spells_both_words_is_refused() -> None:
+def test_split_verdict_words_are_refused() -> None:
     from types import SimpleNamespace
 
     from tokenizers import pre_tokenizers
@@ -100,7 +98,7 @@ def test_a_tokenizer_that_spells_both_words_is_refused() -> None:
         find_verdict_tokens(SimpleNamespace(tokenizer=tokenizer))
 
 
-def test_the_words_of_qwen_part_in_one_token() -> None:
+def test_qwen_tokens_of_verdicts() -> None:
     """Its vocabulary has ``>No`` and no ``>Yes``, ``<location`` and no ``<answer``."""
     from types import SimpleNamespace
 
@@ -121,13 +119,13 @@ def test_the_words_of_qwen_part_in_one_token() -> None:
     assert tokenizer.convert_ids_to_tokens(found.shared_tokens) == ["<", "answer", ">"]
 
 
-def test_gain_is_of_the_true_answer() -> None:
+def test_gain_is_for_true_answer() -> None:
     assert margin_gain("Yes", -1.0, 2.0) == 3.0
     assert margin_gain("No", -1.0, 2.0) == -3.0
     assert math.isnan(margin_gain("No", math.nan, 2.0))
 
 
-def test_what_was_thought_of_the_last_observation_is_left_out() -> None:
+def test_cut_after_last_observation() -> None:
     asked, call, seen, verdict = ({"role": role} for role in ("user", "assistant", "tool", "assistant"))
     assert cut_after_observation([asked], [call, seen, verdict]) == [asked, call, seen]
     assert cut_after_observation([asked], [call]) == [asked]

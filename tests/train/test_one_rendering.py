@@ -90,7 +90,7 @@ def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
 
 
-def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, processor, trainer) -> None:
+def test_training_rollouts_and_serving_agree(rows, processor, trainer) -> None:
     assert {len(row["images"]) for row in rows} >= {1, 2, 3}
     assert any("error:" in json.dumps(row["messages"]) for row in rows)
     for row in rows:
@@ -103,7 +103,7 @@ def test_training_rollouts_and_serving_give_the_same_tokens_and_images(rows, pro
         assert served(row, processor) == (ids, grids)
 
 
-def test_corpus_rollouts_and_endpoint_show_the_same_tools(rows, trainer) -> None:
+def test_tool_schemas_agree_everywhere(rows, trainer) -> None:
     from transformers.utils import get_json_schema
 
     assert all(row["tools"] == tool_schemas() for row in rows)

@@ -114,7 +114,7 @@ WELL_FORMED: dict[str, tuple[Chat, dict[str, Any], float, float]] = {
 
 
 @pytest.mark.parametrize("name", WELL_FORMED)
-def test_a_well_formed_completion_earns(name: str) -> None:
+def test_reward_of_well_formed_completion(name: str) -> None:
     completion, truth, dconf, expected = WELL_FORMED[name]
     assert score(completion, truth, dconf) == pytest.approx(expected, abs=1e-12)
     assert parse_completion(completion).faults == ()
@@ -179,7 +179,7 @@ WITHOUT_A_VERDICT: dict[str, Chat] = {
 
 @pytest.mark.parametrize("truth", [DEFECT, SOUND], ids=["defect", "sound"])
 @pytest.mark.parametrize("name", WITHOUT_A_VERDICT)
-def test_a_completion_without_one_clear_verdict_earns_the_penalty_whatever_is_true(name, truth) -> None:
+def test_unclear_verdict_earns_penalty(name, truth) -> None:
     completion = WITHOUT_A_VERDICT[name]
     assert score(completion, truth) == PENALTY
     assert parse_completion(completion).verdict is None and parse_completion(completion).faults
@@ -236,7 +236,7 @@ MALFORMED_CALLS: dict[str, tuple[Chat, int]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED_CALLS)
-def test_a_malformed_call_costs_the_penalty_once_and_leaves_the_gate_open(name: str) -> None:
+def test_malformed_call_costs_penalty_once(name: str) -> None:
     steps, counted = MALFORMED_CALLS[name]
     assert score([*steps, say(yes())], DEFECT, -1.0) == pytest.approx(BEST - 0.05 * counted + PENALTY)
     assert score([*steps, *steps, say(yes())], DEFECT, -1.0) == pytest.approx(BEST - 0.1 * counted + PENALTY)
@@ -248,13 +248,13 @@ def test_a_malformed_call_costs_the_penalty_once_and_leaves_the_gate_open(name: 
     "weight, worth",
     [("alpha", 0.8), ("beta", 0.6), ("gamma", 0.5 * 0.2), ("format_penalty", PENALTY)],
 )
-def test_a_weight_of_zero_takes_one_term_out_and_leaves_the_others(weight: str, worth: float) -> None:
+def test_zero_weight_removes_one_term(weight: str, worth: float) -> None:
     completion = [*step(text="Look."), say(yes())]
     weights = WEIGHTS | {weight: 0.0}
     assert score(completion, DEFECT, weights=weights) == pytest.approx(score(completion, DEFECT) - worth)
 
 
-def test_the_base_alone_is_the_verdict_and_asks_for_no_confidence() -> None:
+def test_base_reward_needs_no_confidence() -> None:
     base = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0, "lambda_": 0.3, "eta": 0.1, "format_penalty": 0.0}
 
     def unwanted(**_: Any) -> list[float]:
@@ -264,7 +264,7 @@ def test_the_base_alone_is_the_verdict_and_asks_for_no_confidence() -> None:
     assert [function.__name__ for function in functions] == ["accuracy_reward"] and weights == [1.0]
 
 
-def test_every_term_is_named_for_the_log_and_weighted_as_in_the_paper() -> None:
+def test_terms_have_paper_weights() -> None:
     functions, weights = reward_functions(WEIGHTS, lambda **_: [0.0])
     assert dict(zip([function.__name__ for function in functions], weights, strict=True)) == {
         "accuracy_reward": 1.0,
@@ -276,18 +276,18 @@ def test_every_term_is_named_for_the_log_and_weighted_as_in_the_paper() -> None:
     assert (WEIGHTS["lambda_"], WEIGHTS["eta"]) == (0.3, 0.1)
 
 
-def test_a_parameter_that_is_not_named_has_its_default() -> None:
+def test_missing_parameter_has_default() -> None:
     assert reward_parameters() == WEIGHTS, "params.yaml says what the terms declare"
     completion = [*step(), say(yes())]
     assert score(completion, DEFECT, weights={"gamma": 1.0}) == pytest.approx(score(completion, DEFECT) + 0.5 * 0.2)
 
 
-def test_an_unknown_reward_parameter_is_refused() -> None:
+def test_unknown_parameter_is_refused() -> None:
     with pytest.raises(IndusCotError, match=r"grpo\.reward: no 'alhpa'; there are alpha, .*; did you mean alpha\?"):
         reward_functions({"alhpa": 1.0}, lambda **_: [0.0])
 
 
-def test_an_environment_that_remembers_more_than_the_completion_says_changes_nothing() -> None:
+def test_environment_does_not_change_reward() -> None:
     class Remembers:
         calls = ("crop",) * 9
         verdict = "Yes"
@@ -300,7 +300,7 @@ def test_an_environment_that_remembers_more_than_the_completion_says_changes_not
         assert total == pytest.approx(score(completion, DEFECT))
 
 
-def test_completions_are_scored_each_against_its_own_row() -> None:
+def test_completions_use_their_own_rows() -> None:
     functions, _ = reward_functions(WEIGHTS, lambda **_: [0.0] * 3)
     columns = {
         "answer": ["Yes", "No", "No"],
@@ -349,7 +349,7 @@ def completions(draw: st.DrawFn) -> Chat:
 
 
 @given(verdicts, st.lists(st.sampled_from(["crop", "prior"]), max_size=3))
-def test_what_the_renderer_writes_is_read_back_without_a_fault(verdict: Verdict, tools: list[str]) -> None:
+def test_rendered_trajectory_parses_without_fault(verdict: Verdict, tools: list[str]) -> None:
     arguments: dict[str, Any] = {"crop": {}, "prior": {"category": "nut"}}
     turns = [
         Turn(thought="x", call=ToolCall(tool=tool, arguments=arguments[tool]), observation=Observation(text="y"))
@@ -361,7 +361,7 @@ def test_what_the_renderer_writes_is_read_back_without_a_fault(verdict: Verdict,
 
 
 @given(st.lists(boxes(), min_size=1, max_size=3), st.lists(boxes(), min_size=2, max_size=6))
-def test_a_right_yes_earns_more_the_more_of_the_place_it_covers(true: list[Box], guesses: list[Box]) -> None:
+def test_location_reward_grows_with_iou(true: list[Box], guesses: list[Box]) -> None:
     truth = {**DEFECT, "boxes": true}
     ranked = sorted(guesses, key=lambda box: union_iou([box], true))
     rewards = [score([say(yes(json.dumps([list(box)])))], truth) for box in ranked]
@@ -373,7 +373,7 @@ def test_a_right_yes_earns_more_the_more_of_the_place_it_covers(true: list[Box],
 
 
 @given(completions(), truths, st.floats())
-def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(completion, truth, dconf) -> None:
+def test_only_right_verdict_earns_reward(completion, truth, dconf) -> None:
     reading, reward = parse_completion(completion), score(completion, truth, dconf)
     formatted = PENALTY if reading.faults else 0.0
     if reading.verdict is None or reading.verdict.answer != truth["answer"]:
@@ -382,9 +382,7 @@ def test_only_a_right_verdict_earns_anything_and_none_more_than_perfect_work(com
 
 
 @given(st.lists(steps, max_size=3), verdicts, texts, st.integers(0, 3), truths, st.floats())
-def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
-    before, verdict, extra, place, truth, dconf
-) -> None:
+def test_extra_text_never_pays(before, verdict, extra, place, truth, dconf) -> None:
     """A second answer, an answer in the thought, text before or after: each costs the penalty and gains no verdict."""
     # Plain words within the thought are just another thought.
     assume(extra and (place in (0, 3) or set("<>") & set(extra)))
@@ -400,14 +398,14 @@ def test_a_verdict_that_is_there_cannot_be_bettered_by_writing_more(
 
 
 @given(completions(), steps, st.integers(1, 6), truths, st.floats())
-def test_calls_on_top_of_one_that_was_answered_never_pay(completion, more, times, truth, dconf) -> None:
+def test_extra_calls_never_pay(completion, more, times, truth, dconf) -> None:
     answered = [*step(), *completion]
     spammed = [*(copy.deepcopy(more) * times), *answered]
     assert score(spammed, truth, dconf) <= score(answered, truth, dconf) + 1e-12
 
 
 @given(completions(), truths, st.integers(3, 8), st.floats())
-def test_three_calls_or_more_never_earn_more_than_none(completion, truth, times, dconf) -> None:
+def test_three_calls_never_beat_none(completion, truth, times, dconf) -> None:
     none = [message for message in completion if message["role"] != "tool" and not message.get("tool_calls")]
     assert score([*(step() * times), *none], truth, dconf) <= score(none, truth, dconf) + 1e-12
 
@@ -452,13 +450,13 @@ def parsed(tokenizer: Any, text: str) -> dict[str, Any]:
         f"{CROP}{NO}",
     ],
 )
-def test_what_the_model_wrote_twice_or_elsewhere_is_still_there_after_trl_parsed_it(tokenizer, text: str) -> None:
+def test_trl_parsing_keeps_faults(tokenizer, text: str) -> None:
     for ending in ("<|im_end|>", ""):
         completion = [parsed(tokenizer, text + ending)]
         assert [score(completion, truth) for truth in (DEFECT, SOUND)] == [PENALTY, PENALTY]
 
 
-def test_a_sound_rollout_is_read_whole_as_trl_parses_it(tokenizer: Any) -> None:
+def test_trl_parsing_keeps_valid_rollout(tokenizer: Any) -> None:
     first = parsed(tokenizer, f"<think>Look closer.</think>\n{CROP}<|im_end|>")
     assert first == {
         "role": "assistant",
@@ -470,6 +468,6 @@ def test_a_sound_rollout_is_read_whole_as_trl_parses_it(tokenizer: Any) -> None:
     assert score(chat, DEFECT) == pytest.approx(BEST + 0.1)
 
 
-def test_completions_whose_thoughts_were_taken_out_are_refused() -> None:
+def test_separated_thoughts_are_refused() -> None:
     with pytest.raises(IndusCotError, match=r"tokenizer\.response_template"):
         score([{**say("<answer>No</answer>"), "reasoning_content": "All is even."}], SOUND)

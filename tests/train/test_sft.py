@@ -75,7 +75,7 @@ def curve(workspace: Workspace) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_learns_leaves_out_what_is_too_long_and_leaves_a_model_that_loads(workspace: Workspace) -> None:
+def test_sft_learns_and_writes_loadable_model(workspace: Workspace) -> None:
     lengths = _lengths(workspace)
     limit = sorted(lengths.values())[-4]
     settings = params(workspace, {"steps": 24, "log_steps": 2, "save_steps": 100}, max_tokens=limit)
@@ -135,14 +135,14 @@ def _lengths(workspace: Workspace) -> dict[str, int]:
     return found
 
 
-def test_a_limit_that_nothing_fits_is_refused_with_the_shortest(workspace: Workspace) -> None:
+def test_limit_below_all_trajectories_is_refused(workspace: Workspace) -> None:
     shortest = min(_lengths(workspace).values())
     with pytest.raises(IndusCotError, match=rf"longer than train\.max_tokens, 50; the shortest has {shortest} tokens"):
         sft(params(workspace, max_tokens=50), workspace)
     assert not workspace.sft.exists()
 
 
-def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Workspace) -> None:
+def test_adapters_are_merged(workspace: Workspace) -> None:
     sft(params(workspace, {"steps": 2}, lora_rank=4), workspace)
     before, after = (load_file(path / "model.safetensors") for path in (workspace.root / "tiny", workspace.sft))
     assert before.keys() == after.keys()
@@ -152,12 +152,12 @@ def test_adapters_train_the_language_model_alone_and_are_merged(workspace: Works
     assert len(changed) == 2 * 7
 
 
-def test_the_control_arm_learns_from_the_verdict_alone(workspace: Workspace) -> None:
+def test_control_arm_trains_on_verdict_only(workspace: Workspace) -> None:
     sft(params(workspace, {"steps": 1, "log_steps": 10}, target="labels"), workspace)
     assert float(curve(workspace)[0]["num_tokens"]) < min(_lengths(workspace).values())
 
 
-def test_tiny_is_made_from_the_corpus_by_the_stage_itself(workspace: Workspace) -> None:
+def test_stage_builds_tiny_model(workspace: Workspace) -> None:
     sft(params(workspace, {"steps": 1}, model="tiny"), workspace)
     made = load_processor(str(workspace.sft)).tokenizer
     assert len(made.tokenize(" defect")) == 1
@@ -165,7 +165,7 @@ def test_tiny_is_made_from_the_corpus_by_the_stage_itself(workspace: Workspace) 
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["every weight", "adapters"])
-def test_a_run_killed_while_saving_goes_on_from_the_last_whole_checkpoint_with_the_same_losses(
+def test_killed_run_resumes_with_same_losses(
     workspace: Workspace, trainable: Workspace, tmp_path: Path, rank: int
 ) -> None:
     settings = {"steps": 3, "save_steps": 1}
@@ -203,9 +203,7 @@ def _without_time(row: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in row.items() if name != "tokens_per_s"}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nan_loss_keeps_last_checkpoint(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before_a_pass(monkeypatch, not_a_number(3))
     with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower the learning"):
         sft(params(workspace, {"save_steps": 1}), workspace)
@@ -215,7 +213,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(torch.isfinite(weight).all() for weight in load_file(kept / "model.safetensors").values())
 
 
-def test_gradients_that_are_no_numbers_are_not_applied(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_gradients_are_not_applied(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before, steps = load_policy, 0
 
     def spoilt(*arguments: Any) -> Any:
@@ -234,7 +232,7 @@ def test_gradients_that_are_no_numbers_are_not_applied(workspace: Workspace, mon
         sft(params(workspace, {"save_steps": 1}), workspace)
 
 
-def test_weights_that_are_no_numbers_are_not_kept(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinite_weights_are_not_saved(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     step = AcceleratedOptimizer.step
 
     def overflows(self: Any, *arguments: Any) -> None:
@@ -247,7 +245,7 @@ def test_weights_that_are_no_numbers_are_not_kept(workspace: Workspace, monkeypa
         sft(params(workspace, {"save_steps": 1}), workspace)
 
 
-def test_a_lack_of_memory_is_told_with_what_to_lower(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_names_parameters(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         before_a_pass(patch, no_memory)
         told = r"out of memory .*Lower sft\.batch and raise sft\.accumulation .* lower train\.max_tokens"
@@ -258,9 +256,7 @@ def test_a_lack_of_memory_is_told_with_what_to_lower(workspace: Workspace, monke
         torch.ones(2) @ torch.ones(3)
 
 
-def test_a_corpus_that_is_not_validated_and_a_model_that_is_not_there_are_refused(
-    workspace: Workspace, trainable: Workspace
-) -> None:
+def test_invalid_corpus_or_model_is_refused(workspace: Workspace, trainable: Workspace) -> None:
     (workspace.root / "empty").mkdir()
     with pytest.raises(IndusCotError, match="empty: this folder cannot be loaded"):
         sft(params(workspace, model=str(workspace.root / "empty")), workspace)
@@ -272,7 +268,7 @@ def test_a_corpus_that_is_not_validated_and_a_model_that_is_not_there_are_refuse
     assert not workspace.sft.exists()
 
 
-def test_the_plan_is_told_without_a_weight(workspace: Workspace, trainable: Workspace) -> None:
+def test_plan_needs_no_weights(workspace: Workspace, trainable: Workspace) -> None:
     (workspace.root / "tiny").unlink()
     shutil.copytree(trainable.root / "tiny", workspace.root / "tiny", ignore=shutil.ignore_patterns("*.safetensors"))
     lengths = _lengths(workspace)
@@ -304,7 +300,7 @@ def _refused(workspace: Workspace, limit: int) -> int:
 
 
 @pytest.mark.parametrize(("harm", "told"), [("text", "reads only text"), ("weights", "cannot be loaded")])
-def test_a_model_without_images_or_with_damaged_weights_is_refused(
+def test_unusable_model_is_refused(
     workspace: Workspace, trainable: Workspace, tmp_path: Path, harm: str, told: str
 ) -> None:
     model = tmp_path / harm

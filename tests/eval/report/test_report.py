@@ -31,12 +31,12 @@ def counts(rows: pl.DataFrame, column: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("caption", "column"), [("Category", "category"), ("View", "view"), ("Split", "split")])
-def test_counts_are_those_of_the_corpus(page, rows, caption, column):
+def test_counts_match_corpus(page, rows, caption, column):
     table = Tables(page).rows_by_caption[caption]
     assert {row[0]: row[2:] for row in table} == counts(rows, column)
 
 
-def test_types_and_tools_are_those_of_the_corpus(page, rows):
+def test_types_and_tools_match_corpus(page, rows):
     tables = Tables(page).rows_by_caption
     types = Counter(rows["defect_type"].drop_nulls())
     assert {row[0]: int(row[2]) for row in tables["Defect type"]} == types
@@ -53,7 +53,7 @@ def test_types_and_tools_are_those_of_the_corpus(page, rows):
     assert set(heat) == {"scratch", "dent", "normal"}
 
 
-def test_lengths_are_those_of_the_corpus(page, rows):
+def test_lengths_match_corpus(page, rows):
     turns = [json.loads(text)["turns"] for text in rows["trajectory"]]
     words = [sum(len(turn["thought"].split()) for turn in item) for item in turns]
     assert f"mean {np.mean(words):.1f}, median" in page
@@ -62,7 +62,7 @@ def test_lengths_are_those_of_the_corpus(page, rows):
     assert described == "; ".join(f"{n} turns: {tally[n]} trajectories" for n in range(min(tally), max(tally) + 1))
 
 
-def test_pipeline_says_what_was_left_out_and_why(page, rows):
+def test_pipeline_lists_left_out_items(page, rows):
     funnel = [(row[0], row[2]) for row in Tables(page).rows_by_caption["Training pool, stage by stage"]]
     assert funnel[0] == ("pulled, training sets", "32")
     assert funnel[1] == ("in kept categories", "24")
@@ -71,7 +71,7 @@ def test_pipeline_says_what_was_left_out_and_why(page, rows):
     assert "&lt;b&gt;12&lt;/b&gt; px" in page
 
 
-def test_gates_and_rejected_drafts_are_told_with_reasons(page, rows):
+def test_rejected_drafts_have_reasons(page, rows):
     failed = {row[0]: row[2] for row in Tables(page).rows_by_caption["Gates of a draft"]}
     assert failed.pop("leak") == failed.pop("length") == "1"
     assert set(failed.values()) == {"0"} and "evidence" in failed
@@ -80,14 +80,14 @@ def test_gates_and_rejected_drafts_are_told_with_reasons(page, rows):
     assert "<b>length</b>: long" in rejected and "<b>leak</b>: thought 1 says" in rejected
 
 
-def test_leakage_names_categories_and_pairs(page):
+def test_leakage_lists_categories_and_pairs(page):
     tables = Tables(page).rows_by_caption
     assert tables["Categories dropped"] == [["gear", "gears", "held_out", "same name, normalised", "8"]]
     assert ["widget/0.png", "held_out plate/1.png", "same bytes"] in tables["Pairs that show the same picture"]
     assert "none has images in both train and validation" in page
 
 
-def test_parts_that_straddle_the_splits_are_named(copy):
+def test_parts_in_both_splits_are_named(copy):
     path = copy.select / "sample.parquet"
     samples = SAMPLE.read(path).with_columns(pl.lit("one").alias("part_id"))
     SAMPLE.write(samples, path)
@@ -97,7 +97,7 @@ def test_parts_that_straddle_the_splits_are_named(copy):
     assert "1 have images in train and validation: mine/one" in page
 
 
-def test_auto_means_that_nobody_looked(page, rows, copy):
+def test_review_status_is_stated(page, rows, copy):
     assert f"No person has reviewed any of these {len(rows)} trajectories." in page
     path = next(copy.indus_cot.glob("data/validation-*.parquet"))
     table = pq.read_table(path)
@@ -113,7 +113,7 @@ def test_auto_means_that_nobody_looked(page, rows, copy):
     assert "accepted by 2" in spoken
 
 
-def test_gallery_spreads_over_categories_and_verdicts_and_says_how_many(copy):
+def test_gallery_is_balanced_and_deterministic(copy):
     report(params(gallery=6), copy)
     first = (copy.reports / "index.html").read_bytes()
     page = first.decode()
@@ -124,7 +124,7 @@ def test_gallery_spreads_over_categories_and_verdicts_and_says_how_many(copy):
     assert (copy.reports / "index.html").read_bytes() == first
 
 
-def test_page_holds_everything_and_hostile_text_stays_text(page):
+def test_page_is_self_contained_and_escaped(page):
     assert HOSTILE not in page and page.count("<script") == 2 and '<img src="http' not in page
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources and all(source.startswith(("data:", "#")) for source in sources)
@@ -139,7 +139,7 @@ def test_page_holds_everything_and_hostile_text_stays_text(page):
         "data/pull/mine/manifest.json", "data/patch/manifest.json",
     ],
 )  # fmt: skip
-def test_a_missing_input_is_one_message_and_leaves_the_report_alone(copy, missing):
+def test_missing_input_keeps_old_report(copy, missing):
     before = (copy.reports / "index.html").read_bytes()
     path = copy.root / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -169,7 +169,7 @@ def test_damaged_inputs_are_named(copy):
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=60))
-def test_a_histogram_counts_every_value_in_its_bin(values):
+def test_histogram_counts_every_value(values):
     chart = make_histogram(pl.Series(values), "words", "words")
     assert len(chart.bins) <= 14
     expected = dict.fromkeys((name for name, _ in chart.bins), 0)
@@ -185,7 +185,7 @@ def test_a_histogram_counts_every_value_in_its_bin(values):
     st.integers(1, 50),
     st.randoms(use_true_random=False),
 )
-def test_the_choice_is_even_and_does_not_depend_on_order(kinds, count, random):
+def test_gallery_choice_is_balanced(kinds, count, random):
     lines = [
         {"id": str(number), "category": category, "answer": answer, "defect_type": None, "view": "C1"}
         for number, (category, answer) in enumerate(kinds)
@@ -202,7 +202,7 @@ def test_the_choice_is_even_and_does_not_depend_on_order(kinds, count, random):
 
 @settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(500, 20_000))
-def test_pictures_keep_to_their_limits(height, width, limit):
+def test_pictures_respect_limits(height, width, limit):
     noise = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     made = encode_picture(noise, 300, limit)
     assert (made.width, made.height) == (width, height)

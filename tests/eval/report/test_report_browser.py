@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from tests.helpers.report_page import Visit
 
 
-def test_every_image_loads_and_nothing_leaves_the_page(opened, rows):
+def test_every_image_loads(opened, rows):
     broken = opened.page.evaluate(
         "Promise.all([...document.images].map(i => i.decode().then(() => 0, () => 1))).then(a => a.reduce((x, y) => x + y))"
     )
@@ -26,7 +26,7 @@ def test_every_image_loads_and_nothing_leaves_the_page(opened, rows):
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window(chromium, workspace, rows, width, scheme):
+def test_page_fits_window(chromium, workspace, rows, width, scheme):
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     visit = Visit(context, workspace.reports / "index.html")
     wide = visit.page.evaluate(
@@ -45,7 +45,7 @@ def test_nothing_is_wider_than_the_window(chromium, workspace, rows, width, sche
     context.close()
 
 
-def test_filters_change_what_is_shown_and_the_count(opened, rows):
+def test_filters_change_list_and_count(opened, rows):
     page, total = opened.page, len(rows)
     assert opened.shown_count() == f"{total} of {total}"
     page.select_option("[name=answer]", "Yes")
@@ -74,7 +74,7 @@ def test_filters_change_what_is_shown_and_the_count(opened, rows):
     assert page.is_visible("#nothing") and page.is_disabled("#next") and page.is_disabled("#previous")
 
 
-def test_keys_and_buttons_step_through_what_is_shown(opened):
+def test_keys_and_buttons_step_through(opened):
     page = opened.page
     page.select_option("[name=answer]", "No")
     page.keyboard.press("Escape")
@@ -99,7 +99,7 @@ def test_keys_and_buttons_step_through_what_is_shown(opened):
     assert opened.visible_ids() == [order[-1]] and page.is_disabled("#next")
 
 
-def test_a_deep_link_opens_its_trajectory_whatever_the_filters(chromium, workspace, rows):
+def test_deep_link_overrides_filters(chromium, workspace, rows):
     target = rows.filter(pl.col("answer") == "Yes")["id"][-1]
     context = chromium.new_context(reduced_motion="reduce")
     visit = Visit(context, workspace.reports / "index.html", f"#{target}")
@@ -113,7 +113,7 @@ def test_a_deep_link_opens_its_trajectory_whatever_the_filters(chromium, workspa
     context.close()
 
 
-def test_boxes_lie_where_the_corpus_says_and_toggles_hold_for_the_next(opened, rows):
+def test_boxes_and_toggles(opened, rows):
     page = opened.page
     page.select_option("[name=answer]", "Yes")
     [shown] = opened.visible_ids()
@@ -136,7 +136,7 @@ def test_boxes_lie_where_the_corpus_says_and_toggles_hold_for_the_next(opened, r
     assert not page.locator(visible.format("verdict")).count() and page.locator(visible.format("patch")).count() == 1
 
 
-def test_a_step_shows_where_its_tool_looked(opened, rows):
+def test_step_highlights_tool_region(opened, rows):
     page = opened.page
     target = rows.filter(pl.col("tool_calls").list.len() == 4)["id"][0]
     page.click(f'#sheet a[data-of="{target}"]')
@@ -153,7 +153,7 @@ def test_a_step_shows_where_its_tool_looked(opened, rows):
     assert page.locator("article.current .mark.tool:visible").count() == 0
 
 
-def test_without_script_every_trajectory_can_be_read(chromium, workspace, rows):
+def test_page_works_without_scripts(chromium, workspace, rows):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((workspace.reports / "index.html").as_uri())

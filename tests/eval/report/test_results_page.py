@@ -144,7 +144,7 @@ def drawn(page: Page, selector: str) -> list[list[float]]:
     return found
 
 
-def test_an_item_shows_truth_and_prediction_where_they_are_and_the_inspection_beside(opened, table):
+def test_item_shows_truth_and_prediction(opened, table):
     row = table.filter((pl.col("answer") == "Yes") & (pl.col("true_answer") == "Yes")).row(0, named=True)
     opened.evaluate("id => { location.hash = encodeURIComponent(id) }", row["sample_id"])
     expect(opened.locator("#item .facts")).to_contain_text(row["sample_id"])
@@ -162,7 +162,7 @@ def test_an_item_shows_truth_and_prediction_where_they_are_and_the_inspection_be
     expect(opened.locator("#item .mark.answered").first).to_be_visible()
 
 
-def test_filters_keys_and_links_lead_to_every_item(opened, table):
+def test_filters_keys_and_links(opened, table):
     counts = {
         "fp": table.filter((pl.col("answer") == "Yes") & (pl.col("true_answer") == "No")).height,
         "unparsed": table["answer"].null_count(),
@@ -201,14 +201,14 @@ def test_filters_keys_and_links_lead_to_every_item(opened, table):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_wider_than_the_window(opened, workspace, width):
+def test_page_fits_window(opened, workspace, width):
     opened.set_viewport_size({"width": width, "height": 844})
     for page in ("items/index.html", "index.html"):
         opened.goto((workspace.reports / page).as_uri())
         assert opened.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_the_section_has_the_figures_of_metrics_json_and_what_speaks_against_them(opened, workspace, table):
+def test_section_shows_figures_and_flags(opened, workspace, table):
     facts = read_metrics(workspace.results / "held_out")
     opened.goto((workspace.reports / "index.html").as_uri())
     section = opened.locator("#sec-evaluation")
@@ -232,7 +232,7 @@ def test_the_section_has_the_figures_of_metrics_json_and_what_speaks_against_the
     expect(opened.locator("#shown-count")).to_have_text(f"{table.height} of {table.height}")
 
 
-def test_every_item_is_in_one_script_and_a_result_whose_images_are_gone_is_told(workspace, table, tmp_path):
+def test_missing_images_are_reported(workspace, table, tmp_path):
     copy = Workspace(Path(shutil.copytree(workspace.root, tmp_path / "copy")))
     scripts = sorted((copy.reports / "items").glob("items-*.js"))
     assert len(scripts) == -(-table.height // ITEMS_A_SCRIPT)

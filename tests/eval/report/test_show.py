@@ -36,7 +36,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
 
 
-def test_prints_every_turn_as_an_inspector_follows_it(corpus, rows, wide, capsys):
+def test_show_prints_every_turn(corpus, rows, wide, capsys):
     row = next(row for row in rows if len(row.tool_calls) == 4 and row.answer == "Yes")
     show(corpus, row.id, False)
     printed = capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_prints_every_turn_as_an_inspector_follows_it(corpus, rows, wide, capsys
     assert "<think>" not in printed and "\x1b" not in printed
 
 
-def test_an_answer_of_no_and_a_refused_call_are_told(corpus, rows, wide, capsys):
+def test_show_prints_no_and_refused_call(corpus, rows, wide, capsys):
     show(corpus, next(row.id for row in rows if row.answer == "No"), False)
     printed = capsys.readouterr().out
     assert "No defect" in printed and "Yes" not in printed
@@ -63,7 +63,7 @@ def test_an_answer_of_no_and_a_refused_call_are_told(corpus, rows, wide, capsys)
     assert "error: region must be" in capsys.readouterr().out
 
 
-def test_hostile_text_is_printed_as_it_is_and_control_characters_are_not_sent(corpus, rows, wide, tmp_path, capsys):
+def test_control_characters_are_replaced(corpus, rows, wide, tmp_path, capsys):
     hostile = next(row for row in rows if HOSTILE in row.tagged)
     show(corpus, hostile.id, False)
     assert HOSTILE in capsys.readouterr().out
@@ -82,12 +82,12 @@ def test_hostile_text_is_printed_as_it_is_and_control_characters_are_not_sent(co
 
 
 @pytest.mark.parametrize("part", [lambda row: row.id[:12], lambda row: row.sample_id, lambda row: row.sample_id[-10:]])
-def test_a_part_of_an_id_is_enough(corpus, rows, wide, capsys, part):
+def test_partial_id_is_enough(corpus, rows, wide, capsys, part):
     show(corpus, part(rows[3]), False)
     assert rows[3].sample_id in capsys.readouterr().out
 
 
-def test_a_whole_id_wins_over_a_part_of_another(corpus, rows, tmp_path, wide, capsys):
+def test_full_id_wins_over_partial(corpus, rows, tmp_path, wide, capsys):
     copy = tmp_path / "corpus"
     shutil.copytree(corpus, copy)
     path = next(path for path in copy.glob("data/*.parquet") if rows[0].id in pl.read_parquet(path)["id"])
@@ -98,7 +98,7 @@ def test_a_whole_id_wins_over_a_part_of_another(corpus, rows, tmp_path, wide, ca
     assert rows[0].sample_id in capsys.readouterr().out
 
 
-def test_without_an_id_some_row_is_shown(corpus, rows, wide, capsys):
+def test_empty_id_shows_random_row(corpus, rows, wide, capsys):
     show(corpus, "", False)
     printed = capsys.readouterr().out
     assert sum(row.sample_id in printed for row in rows) == 1
@@ -112,19 +112,19 @@ def test_several_matches_are_listed(corpus, rows):
     assert all(re.fullmatch(r"  [0-9a-f]{16}  mine/\w+/[0-9a-f]{16}", line) for line in lines[:-1])
 
 
-def test_no_match_names_what_is_close(corpus, rows):
+def test_no_match_suggests_similar_ids(corpus, rows):
     wrong = rows[0].id[:-1] + "#"
     with pytest.raises(IndusCotError, match=r"has that id.*similar ids") as caught:
         show(corpus, wrong, False)
     assert str(caught.value).splitlines()[1].strip() == rows[0].id
 
 
-def test_no_corpus_is_one_message(tmp_path):
+def test_missing_corpus_is_one_message(tmp_path):
     with pytest.raises(IndusCotError, match=r"no data/\*\.parquet"):
         show(tmp_path, "", False)
 
 
-def test_open_makes_a_page_of_one_trajectory(corpus, rows, tmp_path):
+def test_open_writes_single_page(corpus, rows, tmp_path):
     row = next(row for row in rows if HOSTILE in row.tagged)
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{tmp_path}/url"\n')

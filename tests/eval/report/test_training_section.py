@@ -67,11 +67,11 @@ def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> W
     return made
 
 
-def test_without_a_training_there_is_no_such_section(page):
+def test_no_training_no_section(page):
     assert '"#sec-training"' not in page and 'id="sec-training"' not in page
 
 
-def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
+def test_section_shows_trainings(trained):
     page = (trained.reports / "index.html").read_text("utf-8")
     tables = Tables(page).rows_by_caption
     assert tables["Fine-tuning in figures"] == [["trajectories", "22"], ["loss", "2"], ["seconds", "12.5"]]
@@ -91,7 +91,7 @@ def test_trainings_are_told_with_curves_figures_and_rollouts(trained):
     assert HOSTILE not in page and page.count("<script") == 2
 
 
-def test_the_proof_is_told_with_what_did_not_hold(trained):
+def test_section_shows_failed_claims(trained):
     page = (trained.reports / "index.html").read_text("utf-8")
     tables = Tables(page).rows_by_caption
     assert tables["Claims"] == [
@@ -101,7 +101,7 @@ def test_the_proof_is_told_with_what_did_not_hold(trained):
     assert tables["Each policy"][1] == ["grpo", "0.500 [0.250, 0.750]", "0.500 [0.250, 0.750]"]
 
 
-def test_a_model_of_another_corpus_is_called_so(trained, tmp_path):
+def test_other_corpus_is_flagged(trained, tmp_path):
     copy = Workspace(Path(shutil.copytree(trained.root, tmp_path / "copy")))
     shards = {path.name: file_hash(path) for path in copy.indus_cot.glob("data/*.parquet")}
     manifest = {"seconds": 1.0, "counts": {}, "left_out": {}, "versions": {}}
@@ -116,7 +116,7 @@ def test_a_model_of_another_corpus_is_called_so(trained, tmp_path):
     assert "trained on another corpus" in spoken(shards | dict.fromkeys(shards, "0" * 64))
 
 
-def test_a_training_under_way_shows_its_curve_and_a_damaged_one_is_named(trained, tmp_path):
+def test_running_and_damaged_training(trained, tmp_path):
     copy = Workspace(Path(shutil.copytree(trained.root, tmp_path / "copy")))
     (copy.reports / "sft.json").unlink()
     report(params(), copy)
@@ -128,7 +128,7 @@ def test_a_training_under_way_shows_its_curve_and_a_damaged_one_is_named(trained
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_trainings_fit_the_window_and_load_nothing(chromium, trained, width):
+def test_section_fits_window(chromium, trained, width):
     context = chromium.new_context(viewport={"width": width, "height": 844})
     visit = Visit(context, trained.reports / "index.html")
     wide = visit.page.evaluate(
