@@ -1,9 +1,8 @@
-"""Every figure of a run, from its predictions alone.
+"""Computes every figure of a run from its predictions.
 
-A figure is one function, declared by :func:`eval.metrics.figure.figure` in a file of this folder: its value, its
-interval, its place in ``metrics.json`` and on the page follow. An image without a readable verdict is wrong, whichever
-it is: a defect that was not found, or a normal part that was not passed. Intervals resample physical parts
-(:mod:`eval.statistics`).
+A figure is one function, declared with :func:`eval.metrics.figure.figure` in a file of this folder. Its value, its
+interval, and its entries in ``metrics.json`` and on the page follow from it. An image without a parsed verdict counts
+as wrong: as a missed defect or as a false alarm. Intervals resample physical parts (:mod:`eval.statistics`).
 
 Defects are grouped by the share of the image that they cover (:data:`~eval.metrics.arrays.SIZES`), by type and by
 family of the taxonomy. Such a group is measured against all normal images of the set, since a normal image has no size
@@ -57,18 +56,18 @@ def compute_metrics(
     draws: int,
     seed: int,
 ) -> Metrics:
-    """All figures of one run on one set; the same rows give the same figures in any order.
+    """Compute all figures of one run on one set; the order of the rows does not matter.
 
     Args:
         predictions: Rows of :data:`schemas.prediction.PREDICTION`, of one set.
-        run: What was run.
+        run: Description of the run.
         listing: Which images were evaluated.
-        contamination: What of them the model may have seen.
-        draws: Bootstrap resamples.
-        seed: Of the resamples.
+        contamination: Which of them the model may have seen in training.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        IndusCotError: there is no row, or rows are of several sets.
+        IndusCotError: there is no row, or the rows are of several sets.
     """
     if predictions["source_set"].n_unique() != 1:
         raise IndusCotError(
@@ -108,10 +107,10 @@ def compute_metrics(
 
 
 def read_predictions(folder: Path) -> pl.DataFrame:
-    """The predictions of one run on one set, by sample.
+    """Read the predictions of one run on one set, sorted by sample.
 
     Raises:
-        IndusCotError: they are not there, or break the contract.
+        IndusCotError: the file is missing or violates its schema.
     """
     path = folder / PREDICTIONS_FILE
     if not path.is_file():
@@ -120,10 +119,10 @@ def read_predictions(folder: Path) -> pl.DataFrame:
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """The figures that were computed of them.
+    """Read the figures of one run on one set.
 
     Raises:
-        IndusCotError: they are not there, or are not what this version writes.
+        IndusCotError: the file is missing, or of another version.
     """
     path = folder / METRICS_FILE
     if not path.is_file():
@@ -140,12 +139,12 @@ def read_metrics(folder: Path) -> Metrics:
 
 
 def write_metrics(found: Metrics, folder: Path) -> None:
-    """Write ``metrics.json``; it appears whole or not at all."""
+    """Write ``metrics.json`` atomically."""
     write_text(folder / METRICS_FILE, found.model_dump_json(indent=1) + "\n")
 
 
 def _is_place_asked(run: Run, predictions: pl.DataFrame) -> bool:
-    """Whether the policy was to name place and type; where no mode is recorded, a verdict by the grammar shows it."""
+    """Whether the policy was asked for place and type; if no mode is recorded, a verdict in the grammar implies it."""
     if run.mode is None:
         return bool(predictions["parse"].is_in(["strict", "tolerant"]).any())
     return run.mode != "direct"
@@ -158,7 +157,7 @@ def _score_groups(
     columns: Columns,
     drawn: Mapping[str, np.ndarray],
 ) -> dict[str, Scores]:
-    """Scores of each group of ``grouping``, with the intervals of what was ``drawn``."""
+    """Score each group of ``grouping``, with intervals from the resampled figures ``drawn``."""
     bounds = {name: interval(values) for name, values in drawn.items()}
     found = {}
     for number, name in enumerate(grouping.names):
@@ -218,7 +217,7 @@ def _make_estimate(value: float, n: int, limits: tuple[float, float] | None, par
 
 
 def _average_categories(categories: Sequence[Estimate], drawn: np.ndarray | None, images: int) -> Estimate | None:
-    """Mean over the ``categories`` that have balanced accuracy, which was ``drawn`` as (draws, categories)."""
+    """Average balanced accuracy over the ``categories`` that have it, with resamples ``drawn`` (draws, categories)."""
     if not categories:
         return None
     value = float(np.mean([estimate.value for estimate in categories]))
@@ -232,14 +231,14 @@ def _average_categories(categories: Sequence[Estimate], drawn: np.ndarray | None
 def _summarise_tools(frame: pl.DataFrame) -> ToolUse:
     used: Counter[str] = Counter()
     for called in frame["tools"]:
-        # A name that the policy made up could be any.
+        # The policy may invent names, so group unknown ones.
         used.update({name if name in TOOLS else "unknown" for name in called})
     calls = int(frame["tools"].list.len().sum())
     looked = frame.filter(pl.col("tools").list.len() > 0)
     tells = pl.col("answer_before").is_not_null() & pl.col("margin").is_not_null()
     told = looked.filter(tells)
     before = told["answer_before"] == told["true_answer"]
-    # The written verdict is another thing than a margin: it follows a thought, and may be unreadable.
+    # Compare margins, not the written verdict: the verdict follows a thought, and may be unparsed.
     after = (told["margin"] > 0) == (told["true_answer"] == "Yes")
     given = frame.select(tells.any()).item()
     return ToolUse(
@@ -262,7 +261,7 @@ def _bin_calibration(images: PredictionArrays) -> list[CalibrationBin]:
     chance, truth = expit(images.margin[marked]), images.defective[marked]
     defective, confidence = calibration_curve(truth, chance, n_bins=BINS, pos_label=True)
     edges = np.linspace(0, 1, BINS + 1)
-    # As scikit-learn bins, which leaves empty bins out.
+    # Count as scikit-learn bins; it leaves empty bins out.
     held = np.bincount(np.searchsorted(edges[1:-1], chance), minlength=BINS)
     full = np.flatnonzero(held)
     return [
@@ -278,13 +277,13 @@ def _bin_calibration(images: PredictionArrays) -> list[CalibrationBin]:
 
 
 def format_headline(scores: Scores) -> str:
-    """Balanced accuracy, recall and specificity in a line."""
+    """Format balanced accuracy, recall and specificity as one line."""
     names = ("balanced_accuracy", "recall", "specificity")
     return ", ".join(f"{FIGURES[name].title} {format_share(scores.figure(name))}" for name in names)
 
 
 def format_share(estimate: Estimate | None) -> str:
-    """A share in per cent with its interval, as tables show it."""
+    """Format a share in per cent with its interval, for tables."""
     if estimate is None:
         return "–"
     value = f"{100 * estimate.value:.1f}"

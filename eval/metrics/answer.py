@@ -1,4 +1,4 @@
-"""Figures of the verdict, Yes or No. An image without a readable verdict is wrong, whichever it is."""
+"""Figures of the verdict, Yes or No. An image without a parsed verdict counts as wrong."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def specificity(images: PredictionArrays) -> Share:
 
 @figure("precision", needs=("defective", "normal"))
 def precision(images: PredictionArrays) -> Share:
-    """Share of the images taken for defective that are."""
+    """Share of the images called defective that are defective."""
     return Share(images.defective & images.said_yes, images.said_yes)
 
 

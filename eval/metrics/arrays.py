@@ -1,4 +1,4 @@
-"""Predictions as arrays: one value an image, and the groups they are counted in."""
+"""Holds predictions as arrays with one value per image, and the groups of images."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,7 +12,7 @@ from schemas.geometry import Box, union_iou
 from schemas.taxonomy import UNSPECIFIED, family, leaves
 
 SIZES = (("below 0.1 %", 0.001), ("0.1 to 1 %", 0.01), ("1 to 10 %", 0.1), ("10 % and more", 1.01))
-"""Sizes of defects, each up to its bound, as shares of the image. 0.1 % is a square of 32 pixels in one of 1,024."""
+"""Defect sizes with their upper bounds, as shares of the image. 0.1 % is a 32-pixel square in a 1,024-pixel one."""
 COUNTS = ("tp", "fn", "tn", "fp")
 Kind = Literal["category", "type", "family", "view", "size"]
 
@@ -21,45 +21,45 @@ class PredictionArrays:
     """The rows of one run on one set as arrays of (images,)."""
 
     def __init__(self, frame: pl.DataFrame, place_asked: bool) -> None:
-        """Take ``frame`` apart; ``place_asked`` says whether the policy was to name place and type."""
+        """Split ``frame`` into arrays; ``place_asked`` says whether the policy was asked for place and type."""
         self.frame = frame
         self.defective = (frame["true_answer"] == "Yes").to_numpy()
         self.normal = ~self.defective
         self.unread = frame["answer"].is_null().to_numpy()
         yes = (frame["answer"] == "Yes").fill_null(False).to_numpy()
         self.said_yes = np.where(self.unread, self.normal, yes)
-        """What counts as Yes: of an unread verdict the opposite of the truth."""
+        """Whether the answer counts as Yes; an unparsed verdict counts as the opposite of the truth."""
         self.parts = group_parts(frame["part_id"].to_numpy(), self.defective)
         self.margin = frame["margin"].fill_null(np.nan).to_numpy()
-        """NaN where the policy gave none."""
+        """Margin of Yes over No; NaN if the policy gave none."""
         self.formatted = np.full(len(frame), place_asked)
         """Images whose answer was to follow the agent's grammar."""
         self.in_exact_form = (frame["parse"] == "strict").to_numpy()
         asked = self.defective & place_asked
         self.located = asked & (frame["true_boxes"].list.len() > 0).to_numpy()
         """Defective images whose place is published, if it was asked for."""
-        # `unspecified` is what a set says that publishes no types: nobody could name it.
+        # Sets without published types use `unspecified`, which a policy cannot know.
         known = frame["true_type"].is_not_null() & (frame["true_type"] != UNSPECIFIED)
         self.typed = asked & known.to_numpy()
         """Defective images whose type is published, if it was asked for."""
 
     @cached_property
     def iou(self) -> np.ndarray:
-        """IoU of the regions that named and true boxes cover; 0 where there is no place, or none was named."""
+        """IoU of the regions that predicted and true boxes cover; 0 without true or without predicted boxes."""
         found = np.zeros(len(self.located))
         for row, boxes, true in self.named_places():
             found[row] = union_iou(boxes, true)
         return found
 
     def named_places(self) -> Iterator[tuple[int, list[Box], list[Box]]]:
-        """Row, named boxes and true boxes of each located image where boxes were named."""
+        """Yield row, predicted boxes and true boxes of each located image with predicted boxes."""
         named = self.located & (self.frame["boxes"].list.len() > 0).to_numpy()
         rows = self.frame.filter(pl.Series(named)).select("boxes", "true_boxes")
         for row, (boxes, true) in zip(np.flatnonzero(named), rows.iter_rows(), strict=True):
             yield int(row), boxes, true
 
     def count_outcomes(self, inside: np.ndarray) -> dict[str, int]:
-        """tp, fn, tn and fp of the images ``inside``, (images,) of booleans."""
+        """Count tp, fn, tn and fp of the images ``inside``, (images,) of booleans."""
         cells = (
             self.defective & self.said_yes,
             self.defective & ~self.said_yes,
@@ -80,7 +80,7 @@ class Grouping(NamedTuple):
 
 
 def group_images(images: PredictionArrays) -> list[Grouping]:
-    """All images, then those of each :data:`Kind`."""
+    """Group all images together, then by each :data:`Kind`."""
     frame = images.frame
     types = frame["true_type"]
     families = types.map_elements(lambda name: family(name) if name in leaves() else name, return_dtype=pl.String)
@@ -101,7 +101,7 @@ def _group_by_value(column: pl.Series, own_normals: bool) -> Grouping:
 
 
 def _group_by_size(column: pl.Series, defective: np.ndarray) -> Grouping:
-    # Before a bound, not up to it: a defect of exactly 1 % is of the larger size.
+    # Bounds are exclusive: a defect of exactly 1 % belongs to the larger size.
     found = np.searchsorted([bound for _, bound in SIZES], column.fill_null(0).to_numpy(), side="right")
     found = np.where(defective & column.is_not_null().to_numpy(), found, -1)
     held = sorted(set(found.tolist()) - {-1})

@@ -1,4 +1,4 @@
-"""The figure of the Yes/No margin, where the policy gives one."""
+"""Figure of the Yes/No margin, for policies that give one."""
 
 from eval.metrics.arrays import PredictionArrays
 from eval.metrics.figure import Ordering, figure

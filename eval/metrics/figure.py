@@ -1,4 +1,4 @@
-"""What a figure is: one decorated function that declares its title, and which images it needs."""
+"""Defines a figure: one decorated function that declares its title and the images it needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from eval.metrics.arrays import PredictionArrays
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """A sum over images, divided by another one: resampled as a quotient of two weighted sums."""
+    """A quotient of two sums over images; resamples weight both sums."""
 
     part: np.ndarray
-    """(images,), numbers of 0 or more, or booleans: what is counted."""
+    """Numerator per image: (images,), numbers of 0 or more, or booleans."""
     among: np.ndarray
-    """(images,), likewise: what it is a share of."""
+    """Denominator per image: (images,), numbers of 0 or more, or booleans."""
     images: np.ndarray | None = None
-    """(images,) of booleans: on which it is computed; None: where ``among`` is not 0."""
+    """Images that the figure covers, (images,) of booleans; None for those where ``among`` is not 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class Mean:
 class Ordering:
     """The share of the pairs of a defective and a normal image in which the defective one has the larger score.
 
-    A tie counts half. Resampled with a weight for each pair.
+    A tie counts half. Resamples weight each pair.
     """
 
     score: np.ndarray
-    """(images,), NaN where an image has none."""
+    """Score per image, (images,); NaN if an image has none."""
 
 
 Counting = Share | Mean | Ordering
@@ -57,25 +57,25 @@ class Figure:
 
     @property
     def is_over_defects(self) -> bool:
-        """Whether it is over defects with a known place or type alone."""
+        """Whether it covers only defects with a known place or type."""
         return set(self.needs) <= {"located", "typed"}
 
 
 FIGURES: dict[str, Figure] = {}
-"""By name; :mod:`eval.metrics` fills it, in the order of the files and of the functions in each."""
+"""Figures by name, in the order of the files and of the functions in each; importing :mod:`eval.metrics` fills it."""
 
 
 def figure(title: str, *, needs: tuple[str, ...]) -> Callable[[Function], Function]:
-    """Declare a function a figure, under the function's name.
+    """Declare a function as a figure, under the function's name.
 
-    The function is given the predictions as arrays and says what to count. One declaration serves the value and its
-    interval, of all images and of each group.
+    The function gets the predictions as arrays and returns what to count. The declaration gives the value and its
+    interval, for all images and for each group.
 
     Args:
         title: Its name on pages.
         needs: Kinds of images, attributes of :class:`~eval.metrics.arrays.PredictionArrays`: ``defective``,
-            ``normal``, ``located`` or ``typed``. A group without an image of the first kind has no such figure; one
-            with few parts of any of them has no interval.
+            ``normal``, ``located`` or ``typed``. A group without an image of the first kind lacks the figure; a group
+            with few parts of any kind lacks its interval.
     """
 
     def declare(count: Function) -> Function:

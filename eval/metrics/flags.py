@@ -1,4 +1,4 @@
-"""What a reader of results must be told beside the figures."""
+"""Finds warnings that a reader of the figures needs."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ from schemas.metrics import Contamination, EvaluatedImages, Run, Scores
 
 MAX_UNPARSED_SHARE = 0.02
 FEW_PARTS = 30
-"""Parts with a label below which a reader is warned: the quantiles of a bootstrap of so few are too narrow."""
+"""Warn below this number of parts per label: bootstrap intervals of so few parts are too narrow."""
 MAX_NAMED_IMAGES = 3
-"""Images that a flag names."""
+"""Limit on the images that a flag names."""
 
 
 def find_flags(
     images: PredictionArrays, overall: Scores, run: Run, listing: EvaluatedImages, contamination: Contamination
 ) -> list[str]:
-    """What to know before believing a figure."""
+    """Return the warnings to read before relying on a figure."""
     found = []
     if overall.balanced_accuracy and f"{100 * overall.balanced_accuracy.value:.1f}" == "50.0":
         found.append("balanced accuracy is exactly 50.0, which one answer for everything would get")
@@ -40,7 +40,7 @@ def find_flags(
 
 
 def _find_reservations(run: Run, listing: EvaluatedImages, contamination: Contamination) -> list[str]:
-    """What speaks against setting the figures beside others."""
+    """Return reasons against comparing the figures with others."""
     found = []
     if run.model is None:
         found.append("what was run is not recorded beside the predictions: model, mode, list and training are unknown")

@@ -1,4 +1,4 @@
-"""The share of pairs that a score puts in the right order (AUROC), over bootstrap resamples."""
+"""Computes the share of pairs that a score orders correctly (AUROC), over bootstrap resamples."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from eval.metrics.arrays import Grouping, PredictionArrays
 
 
 class PairOrder:
-    """Normal images in the order of their scores, one block behind the other, and where defective ones fall in it.
+    """Normal images sorted by score within each block, and the positions of the defective images among them.
 
-    The weight of the normal images below a
-    defective one, ties half, is a difference of cumulative sums.
+    The weight of the normal images below a defective one, with ties counted half, is then a difference of cumulative
+    sums.
     """
 
     def __init__(self, images: PredictionArrays, score: np.ndarray, block: np.ndarray) -> None:
@@ -29,8 +29,15 @@ class PairOrder:
         self._start = self.bounds[own]
 
     def weigh(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of weights (draws, parts): cumulative weight of the normal images, weight of the defective ones, and the
-        weighted pairs that each of them wins; each (draws, images)."""
+        """Weigh the pairs of each resample.
+
+        Args:
+            weights: Weights of the parts, (draws, parts).
+
+        Returns:
+            Cumulative weight of the normal images, weight of the defective images, and the weighted pairs that each
+            defective image wins; each (draws, images).
+        """
         below = np.zeros((len(weights), len(self._normal_part) + 1))
         np.cumsum(weights[:, self._normal_part], axis=1, out=below[:, 1:])
         bad = weights[:, self._bad_part]
@@ -55,7 +62,7 @@ class GroupAreas:
         self._start, self._end = order.bounds[block], order.bounds[block + 1]
 
     def compute(self, below: np.ndarray, bad: np.ndarray, won: np.ndarray) -> np.ndarray:
-        """(draws, groups) of what :meth:`PairOrder.weigh` gives; NaN where a group has no pair."""
+        """Return the AUROC, (draws, groups), from :meth:`PairOrder.weigh`; NaN if a group has no pair."""
         pairs = np.asarray(self._member @ bad.T).T * (below[:, self._end] - below[:, self._start])
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self._member @ won.T).T / pairs

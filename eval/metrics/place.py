@@ -1,4 +1,4 @@
-"""Figures of the place, over defective images whose place is published; 0 where the defect was missed."""
+"""Figures of the place, over defective images with a published place; a missed defect scores 0."""
 
 import numpy as np
 
@@ -11,19 +11,19 @@ GOOD_IOU = 0.5
 
 @figure("box IoU", needs=("located",))
 def box_iou(images: PredictionArrays) -> Share:
-    """Mean IoU of the regions that the boxes cover together."""
+    """Mean IoU of the regions that all predicted and all true boxes cover."""
     return Share(images.iou, images.located)
 
 
 @figure("IoU of at least 0.5", needs=("located",))
 def box_accuracy(images: PredictionArrays) -> Share:
-    """Share of them with an IoU of at least :data:`GOOD_IOU`."""
+    """Share of the images with an IoU of at least :data:`GOOD_IOU`."""
     return Share(images.iou >= GOOD_IOU, images.located)
 
 
 @figure("pointing", needs=("located",))
 def pointing(images: PredictionArrays) -> Share:
-    """Share of them where the centre of the first box lies in a true box."""
+    """Share of the images where the centre of the first box lies in a true box."""
     hits = np.zeros(len(images.located), dtype=bool)
     for row, boxes, true in images.named_places():
         hits[row] = any(_points_into(boxes[0], box) for box in true)

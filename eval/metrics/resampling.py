@@ -1,7 +1,7 @@
-"""Figures of all bootstrap resamples at once.
+"""Computes the figures of all bootstrap resamples at once.
 
-A resample is a weight for each physical part, so that sums over the images of every group, of every column that a
-figure counts, are one product of matrices a chunk of resamples.
+A resample is a weight per physical part. So the sums over the images of every group and every counted column are one
+matrix product per chunk of resamples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from eval.metrics.ordering import GroupAreas, PairOrder
 from eval.statistics import resamples
 
 Shares = tuple[tuple[int, int], ...]
-"""Columns of part and whole of each share whose mean is the figure."""
+"""Column indices of numerator and denominator, for each share whose mean is the figure."""
 
 
 class Columns:
-    """What the figures count: each column once, however many figures are of it."""
+    """The columns that the figures count; figures share equal columns."""
 
     def __init__(self, counted: Mapping[str, Counting], images: int) -> None:
-        """Stack the columns of ``counted``, of so many images."""
+        """Stack the columns of ``counted``, for a number of images."""
         found: dict[bytes, int] = {}
         columns: list[np.ndarray] = []
 
@@ -44,12 +44,12 @@ class Columns:
 
 
 def shares_of(counting: Share | Mean) -> tuple[Share, ...]:
-    """The shares that a figure is the mean of."""
+    """Return the shares whose mean is the figure."""
     return counting.shares if isinstance(counting, Mean) else (counting,)
 
 
 def images_of(counting: Counting) -> np.ndarray:
-    """(images,) of booleans: on which images a figure is computed."""
+    """Return the images that a figure covers, as (images,) of booleans."""
     if isinstance(counting, Ordering):
         return ~np.isnan(counting.score)
     masks = [share.among > 0 if share.images is None else share.images for share in shares_of(counting)]
@@ -57,7 +57,7 @@ def images_of(counting: Counting) -> np.ndarray:
 
 
 def average_shares(totals: np.ndarray, shares: Shares) -> np.ndarray:
-    """The mean of shares of sums, (columns, …); NaN where one is of nothing."""
+    """Average the shares of column sums, (columns, …); NaN if a denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return sum(totals[part] / totals[among] for part, among in shares) / len(shares)
 
@@ -70,7 +70,7 @@ def resample(
     draws: int,
     seed: int,
 ) -> list[dict[str, np.ndarray]]:
-    """Every figure of every resample: for each grouping (draws, groups) by the figure's name; empty without draws."""
+    """Return every figure of every resample: per grouping, (draws, groups) by figure name; empty without draws."""
     sums = _sum_over_parts(images, groupings, columns.values)
     orders: dict[tuple[str, bytes], PairOrder] = {}
     areas: list[dict[str, tuple[PairOrder, GroupAreas]]] = []
@@ -79,7 +79,7 @@ def resample(
         areas.append({})
         for name, counting in counted.items():
             if isinstance(counting, Ordering):
-                # Most ways to group share one order.
+                # Most groupings have the same order, so share it.
                 key = name, block.tobytes()
                 if key not in orders:
                     orders[key] = PairOrder(images, counting.score, block)
@@ -107,9 +107,9 @@ def resample(
 
 
 def _sum_over_parts(images: PredictionArrays, groupings: Sequence[Grouping], values: np.ndarray) -> Any:
-    """A sparse matrix that sums over parts: a row for each column of each group; the normal images are the last group.
+    """Return a sparse matrix that sums over parts: a row per column of each group; normal images are the last group.
 
-    Groups without normals of their own hold only defective images here.
+    Groups without their own normals contain only defective images here.
     """
     from scipy.sparse import csr_array
 

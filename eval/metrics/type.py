@@ -1,4 +1,4 @@
-"""Figures of the type, over defective images whose type is published; 0 where the defect was missed."""
+"""Figures of the type, over defective images with a published type; a missed defect scores 0."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,24 +12,24 @@ from schemas.taxonomy import family, leaves, similarity
 
 @figure("type, exact", needs=("typed",))
 def type_exact(images: PredictionArrays) -> Share:
-    """Share of them that were given their type."""
+    """Share of the images with the right type."""
     return _score_types(images, lambda named, true: float(named == true))
 
 
 @figure("type, family", needs=("typed",))
 def type_family(images: PredictionArrays) -> Share:
-    """Share of them that were given a type of the same family."""
+    """Share of the images with a type of the right family."""
     return _score_types(images, lambda named, true: float(family(named) == family(true)))
 
 
-@figure("type, likeness", needs=("typed",))
+@figure("type, similarity", needs=("typed",))
 def type_similarity(images: PredictionArrays) -> Share:
-    """Mean likeness of the types in the taxonomy."""
+    """Mean similarity of the types in the taxonomy."""
     return _score_types(images, similarity)
 
 
 def _score_types(images: PredictionArrays, compare: Callable[[str, str], float]) -> Share:
-    """Types that the taxonomy does not know are alike where they are equal."""
+    """Score each typed image with ``compare``; types outside the taxonomy score 1 if equal, else 0."""
 
     @cache
     def score(named: str, true: str) -> float:

@@ -1,4 +1,4 @@
-"""Policies to evaluate, and what `indus-cot evaluate` wrote of them."""
+"""Answers of policies under evaluation, and readers of what `indus-cot evaluate` wrote."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ CALL = '<think>Closer.</think>\n<tool_call>\n{"name": "crop", "arguments": {"reg
 
 
 def read_held_out(results: str = "results") -> Metrics:
-    """The figures of the set ``held_out``."""
+    """Read the figures of the set ``held_out``."""
     return Metrics.model_validate_json(Path(results, "held_out", "metrics.json").read_bytes())
 
 
 def read_rows(results: str = "results", name: str = "held_out") -> pl.DataFrame:
-    """The predictions on a set."""
+    """Read the predictions on a set."""
     return pl.read_parquet(Path(results, name, "predictions.parquet"))
 
 
 def endpoint_settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
-    """Parameters of an evaluation that asks this server."""
+    """Return the parameters of an evaluation that asks this server."""
     url = server if isinstance(server, str) else server.url
     return (
         "evaluate.policy=endpoint", "evaluate.model=some-model", f"evaluate.base_url={url}",
@@ -33,5 +33,5 @@ def endpoint_settings(server: ChatServer | str, *more: str) -> tuple[str, ...]:
 
 
 def look_twice(body: Body) -> str:
-    """Looks twice, and then says Yes."""
+    """Reply with two calls, then with Yes."""
     return (CALL, CALL, YES)[get_text(body).count("<tool_response>")]

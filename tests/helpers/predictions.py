@@ -1,4 +1,4 @@
-"""Tables of predictions made by hand, for what is computed of them."""
+"""Makes tables of predictions for tests of figures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +22,11 @@ MPDD = {
 
 
 def make_predictions(truth: list[bool], **columns: Any) -> pl.DataFrame:
-    """Predictions over images with these truths, all answered No by default; each image is a part of its own.
+    """Make predictions for images with these truths, all answered No by default; each image is its own part.
 
     Args:
         truth: Whether each image is defective.
-        columns: Values for all, or a list with one for each.
+        columns: Column values, one for all images or a list with one per image.
     """
     n = len(truth)
     said = columns.get("answer", "No")
@@ -61,7 +61,7 @@ def make_predictions(truth: list[bool], **columns: Any) -> pl.DataFrame:
 
 
 def make_mpdd_predictions(answer: Callable[[bool, np.random.Generator], str | None]) -> pl.DataFrame:
-    """A policy's answers to images of MPDD's official counts."""
+    """Make the predictions of a policy on images with MPDD's official counts."""
     rng = np.random.default_rng(0)
     truth = [(category, bad) for category, counts in MPDD.items() for bad in (False, True) for _ in range(counts[bad])]
     said = [answer(bad, rng) for _, bad in truth]
@@ -69,7 +69,7 @@ def make_mpdd_predictions(answer: Callable[[bool, np.random.Generator], str | No
 
 
 def make_run(**changed: Any) -> Run:
-    """What was run, as far as figures care."""
+    """Make the description of a run."""
     facts: dict[str, Any] = {
         "set": "mpdd",
         "mode": "agent",
@@ -86,7 +86,7 @@ def make_run(**changed: Any) -> Run:
 
 
 def make_listing(images: int, published: int | None = None) -> EvaluatedImages:
-    """All of a set's images; by default its list is the published one."""
+    """Make a listing of all images of a set; by default it is the published list."""
     published = images if published is None else published
     return EvaluatedImages(evaluated=images, available=images, published=published, same_list=images == published)
 

@@ -1,4 +1,4 @@
-"""A trainer of `grpo` on the small corpus, and what it computes the loss on."""
+"""Builds a trainer of `grpo` on the small corpus, and records its batches."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 def link_project(policy: Path, root: Path) -> Workspace:
-    """A workspace at ``root`` with the data of the policy's."""
+    """Make a workspace at ``root`` that links the data of the policy's project."""
     (root / "data").symlink_to(policy / "data")
     return Workspace(root)
 
@@ -29,7 +29,7 @@ def make_trainer(
     change_truth: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     **changed: Any,
 ) -> Any:
-    """The trainer of a run, and rewards that are told the truth of each row as ``told`` has it."""
+    """Build the trainer of a run; its rewards use the truth of each row as ``change_truth`` returns it."""
     model = policy / "fitted"
     processor = load_processor(str(model))
     found = corpus.read(policy / "data" / "indus_cot")["train"]
@@ -41,7 +41,7 @@ def make_trainer(
 
 
 def record_batches(trainer: Any) -> list[dict[str, Any]]:
-    """Train, and return what the loss was computed on."""
+    """Train, and return the batches that the loss was computed on."""
     seen: list[dict[str, Any]] = []
     compute = trainer.compute_loss
 
@@ -55,5 +55,5 @@ def record_batches(trainer: Any) -> list[dict[str, Any]]:
 
 
 def last_log(trainer: Any) -> dict[str, float]:
-    """What the trainer logged of its last step."""
+    """Return the trainer's log of its last step."""
     return next(entry for entry in reversed(trainer.state.log_history) if "reward" in entry)

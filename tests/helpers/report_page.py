@@ -1,4 +1,4 @@
-"""The page of the report, read as a text and visited with a browser."""
+"""Reads the report's page as text, and visits it with a browser."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext, Page
 
 
 class Tables(HTMLParser):
-    """Cells of each table by its caption, header rows left out."""
+    """Parser that collects the cells of each table by caption, without header rows."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Tables(HTMLParser):
 
 
 class Visit:
-    """An opened report, with what the browser asked for and complained of."""
+    """An open report, with the browser's requests and errors."""
 
     def __init__(self, context: BrowserContext, path: Path, fragment: str = "") -> None:
         self.requests: list[str] = []

@@ -28,13 +28,13 @@ def build(
     make: Callable[[Path, Iterable[str], int], None] = build_model,
     thoughts: tuple[str, str] = THOUGHTS,
 ) -> Path:
-    """``root/data``, the corpus of ``workspace``; in ``root/raw`` and ``root/fitted`` a model as made and as fitted.
+    """Link the corpus of ``workspace`` to ``root/data``, and write a raw and a fitted model to ``root``.
 
     Args:
         root: An empty folder.
-        workspace: Of the small corpus.
+        workspace: Workspace of the small corpus.
         make: Writes a model to a folder, from texts and a seed.
-        thoughts: Before the call, and after it.
+        thoughts: Thoughts before and after the call.
     """
     (root / "data").symlink_to(workspace.root / "data")
     rows = corpus.read(workspace.indus_cot)["train"]
@@ -55,7 +55,7 @@ def build(
 
 
 def fit(start: Path, examples: Sequence[dict[str, Any]], target: Path, rate: float = 4e-3, most: int = 120) -> None:
-    """Train on the same examples until their loss is below 0.03, or for ``most`` steps."""
+    """Train on the same examples until the loss is below 0.03, for at most ``most`` steps."""
     import torch
 
     torch.set_num_threads(1)
@@ -75,7 +75,7 @@ def fit(start: Path, examples: Sequence[dict[str, Any]], target: Path, rate: flo
 
 
 def make_example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> dict[str, Any]:
-    """A trajectory of the row's image with one real call."""
+    """Make a trajectory on the row's image with one real call."""
     observation, png = Toolbox(decode(row["images"][0]["bytes"]), {}).observe(CROP)
     turns = [Turn(thought=thoughts[0], call=CROP, observation=observation), Turn(thought=thoughts[1])]
     chat = render_messages(Trajectory(turns=turns, verdict=_verdict(row["answer"], row)), row["category"], row["view"])
@@ -83,7 +83,7 @@ def make_example(row: dict[str, Any], thoughts: tuple[str, str] = THOUGHTS) -> d
 
 
 def make_guesses(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Both verdicts on the row's image, without a call."""
+    """Make both verdicts on the row's image, without a call."""
     turns = [Turn(thought=THOUGHTS[1])]
     return [
         {
@@ -104,7 +104,7 @@ def _verdict(answer: str, row: dict[str, Any]) -> Verdict:
 
 
 def params(model: Path, train: dict[str, Any] | None = None, **grpo: Any) -> Params:
-    """Parameters for a few short steps from ``model``."""
+    """Return parameters for a few short steps from ``model``."""
     found = small_corpus.params()
     changed = {"model": str(model), "steps": 3, "max_completion": 300, "save_steps": 1, "sample_steps": 1}
     return found.model_copy(

@@ -1,4 +1,4 @@
-"""A small corpus with a model beside it that is smaller than tiny, and the stages over them, in seconds on one core."""
+"""Builds a small corpus and a model smaller than `tiny`, so that stages train in seconds on one core."""
 
 import json
 from collections.abc import Callable
@@ -18,27 +18,27 @@ QUICK: dict[str, Any] = {
     "steps": 4, "batch": 1, "accumulation": 1, "save_steps": 2, "log_steps": 1, "warmup": 0.0, "learning_rate": 0.003,
 }  # fmt: skip
 SIZES = {"HIDDEN": 64, "HEADS": 2, "VISION_LAYERS": 2, "SIDE": 64}
-"""Of the tests' model, instead of those of tiny."""
+"""Sizes of the tests' model, instead of those of `tiny`."""
 
 
 def build(root: Path) -> Workspace:
-    """A workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model made from its words."""
+    """Build a workspace whose corpus has 24 trajectories of 0 to 4 calls, and ``tiny``, a model with its vocabulary."""
     workspace = small_corpus.build(root)
     build_model(root / "tiny", corpus.iter_texts(corpus.read(workspace.indus_cot)["train"]))
     return workspace
 
 
 def build_model(folder: Path, texts: Any, seed: int = 0) -> None:
-    """A model as tiny is, of fewer and narrower layers."""
+    """Build a model like `tiny`, with fewer and narrower layers."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in SIZES.items():
             patch.setattr(tiny, name, size)
-        # Reading the system prompt, most of a chat, would be most of the work.
+        # Make the system prompts single tokens: they are most of a chat and would take most of the time.
         tiny.build(folder, texts, seed, tiny.list_systems())
 
 
 def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any) -> Params:
-    """Parameters of a run of four steps on the workspace's model."""
+    """Return parameters of a run of four steps on the workspace's model."""
     base = small_corpus.params()
     return base.model_copy(
         update={
@@ -49,7 +49,7 @@ def params(workspace: Workspace, sft: dict[str, Any] | None = None, **train: Any
 
 
 def change_rows(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-    """Change the training rows of a corpus behind the back of the stage that validated them."""
+    """Change the training rows of a corpus without updating its manifest."""
     shard = folder / "data" / "train-00000.parquet"
     table = pq.read_table(shard)
     pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), shard)

@@ -1,4 +1,4 @@
-"""A project to train in."""
+"""Fixture: a project for training."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cot_builder.storage.workspace import Workspace
 
 @pytest.fixture
 def workspace(policy: Path, tmp_path: Path) -> Workspace:
-    """The small corpus, to be written beside."""
+    """The small corpus in a writable workspace."""
     from tests.helpers.reinforcement import link_project
 
     return link_project(policy, tmp_path)

@@ -1,4 +1,4 @@
-"""The card beside the weights: it says what they are made of, gives no path away, and what it tells to type works."""
+"""Tests the model card: it describes the model, reveals no local path, and its code runs."""
 
 import contextlib
 import json
@@ -103,7 +103,7 @@ def test_card_names_all_known_stages(workspace: Workspace, tmp_path: Path) -> No
 
     base, words = began()
     assert base == "Qwen/Qwen3-VL-8B-Instruct" and words.endswith("then stages `sft` and `grpo` of this project")
-    # What it began from has been trained again since: nothing is claimed of that one.
+    # The start model was trained again since, so the card must not describe the new one.
     _manifest(workspace.sft, {"train": {"model": "tiny"}}, model="tiny")
     assert began() == (None, "`sft`, then stage `grpo` of this project")
     shutil.rmtree(workspace.sft)

@@ -1,4 +1,4 @@
-"""From the corpus to a batch: what bears loss is what the policy writes, and nothing unsound gets in."""
+"""Tests corpus reading and collation: only the policy's tokens bear loss, and invalid rows are refused."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def rows(trainable: Workspace) -> list[dict[str, Any]]:
 
 
 def words(trajectory: Trajectory) -> list[str]:
-    """What a policy that follows the trajectory writes, turn by turn, spelled out here."""
+    """Return the text that a policy writes for the trajectory, turn by turn, spelled out independently."""
     turns = [
         f"<think>{turn.thought}</think>\n<tool_call>\n"
         f'{{"name": "{turn.call.tool}", "arguments": {json.dumps(turn.call.arguments)}}}\n</tool_call>'
@@ -51,7 +51,7 @@ def words(trajectory: Trajectory) -> list[str]:
 
 
 def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
-    """The tokens that bear loss, as text, a row each."""
+    """Return the tokens that bear loss as text, one per row."""
     return [processor.tokenizer.decode(labels[labels != IGNORE_INDEX]) for labels in batch["labels"]]
 
 

@@ -1,4 +1,4 @@
-"""The inspection tools as TRL's environment."""
+"""Tests the inspection tools as an environment of TRL."""
 
 import inspect
 import io
@@ -27,7 +27,7 @@ def environment(pixels: np.ndarray) -> InspectionEnvironment:
 
 
 def _tools(environment: InspectionEnvironment) -> dict:
-    """As TRL collects them."""
+    """Collect the tools as TRL does."""
     members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
     return {name: getattr(environment, name) for name, _ in members if name != "reset" and not name.startswith("_")}
 

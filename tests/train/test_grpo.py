@@ -1,4 +1,4 @@
-"""Runs of `grpo` on a small policy that calls a tool."""
+"""Tests runs of `grpo` on a small policy that calls a tool."""
 
 import csv
 import json
@@ -36,12 +36,12 @@ TERMS = {
     "tool_reward": "gamma",
     "format_reward": "format_penalty",
 }
-"""Terms as TRL logs them, and what weighs them."""
+"""Maps each term's name in TRL's log to its weight parameter."""
 
 
 @pytest.fixture(scope="module")
 def trained(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """What three steps leave."""
+    """A workspace after three steps."""
     workspace = link_project(policy, tmp_path_factory.mktemp("trained"))
     grpo(params(policy / "fitted"), workspace, write_rollouts)
     return workspace
@@ -123,7 +123,7 @@ def test_failed_card_keeps_checkpoint(workspace: Workspace, policy: Path, monkey
 
 
 def test_fsdp_ranks_generate_in_step(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # With FSDP itself it was not run. This is what transformers asks before it generates.
+    # FSDP itself is not tested. This is the flag that transformers reads before it generates.
     from transformers.distributed.fsdp import is_fsdp_managed_module
     from trl import GRPOTrainer
 
@@ -139,7 +139,7 @@ def test_fsdp_ranks_generate_in_step(policy: Path, tmp_path: Path, monkeypatch: 
 
 
 def _curve(workspace: Workspace) -> list[dict[str, str]]:
-    """The curve, without what is timed."""
+    """Read the curve without its time columns."""
     with (workspace.reports / "grpo" / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
     return [
@@ -156,7 +156,7 @@ def test_nan_loss_stops_and_run_resumes(
         with pytest.raises(IndusCotError, match=r"step 3: the loss is not a number .*checkpoint-2\. Lower"):
             grpo(settings, workspace, write_rollouts)
     assert not workspace.grpo.exists()
-    # Of the steps that were done, it can be watched while it trains.
+    # The page is written during the training, so it shows the finished steps.
     assert (workspace.reports / "grpo" / "rollouts.html").read_text().count("<details") == 2
     kept = find_last_checkpoint(workspace.models / ".grpo.partial" / CHECKPOINTS)
     assert kept is not None and kept.name == "checkpoint-2"
@@ -194,9 +194,9 @@ def test_adapters_are_merged(workspace: Workspace, policy: Path) -> None:
 
 
 def test_short_run_raises_reward(policy: Path, tmp_path: Path) -> None:
-    """From a policy that answers Yes as often as No, on a sound part: 24 rollouts before it learns, 96 at the end.
+    """Start from a policy that answers Yes as often as No on a normal part; compare 24 rollouts with the last 96.
 
-    Which are drawn depends on how a processor rounds, so that every bound is of three standard deviations.
+    The drawn rollouts depend on the rounding of the processor, so every bound is three standard deviations wide.
     """
     found = corpus.read(policy / "data" / "indus_cot")["train"]
     place = found.with_format(None)["answer"].index("No")
@@ -246,21 +246,21 @@ def test_two_processes_train_as_one(policy: Path, tmp_path: Path) -> None:
         assert one[stage]["world"] == two[stage]["world"] == 2
         assert one[stage]["weights"] == two[stage]["weights"]
         assert one[stage]["moved"]
-        # What is left is whole, and what was trained.
+        # The written model is complete and has the trained weights.
         left = workspace.models / stage
         assert (left / "manifest.json").is_file()
         assert not (workspace.models / f".{stage}.partial").exists()
         assert torch.equal(next(load_model(str(left)).parameters()), torch.tensor(one[stage]["first"]))
-    # Stopped before the third step, it goes on from the second, to the same weights.
+    # Stopped before the third step, the run resumes from the second and reaches the same weights.
     assert "checkpoint-2" in one["stopped"][0]
     assert one["stopped"][1] == two["stopped"][1] == 1
     assert one["resumed"]["weights"] == two["resumed"]["weights"] == one["sft"]["weights"]
-    # Else at every update both would wait for the one with the longer trajectories.
+    # Without this sampler, both processes would wait at every update for the one with longer trajectories.
     assert one["sft"]["sampler"] == two["sft"]["sampler"] == "BatchRebalanceSampler"
     assert one["margin_passes"] == two["margin_passes"] > 0
     assert one["generations"] == two["generations"]
-    # One of them deletes what a killed run left half-written, and both go on from the same checkpoint.
+    # One process deletes the incomplete checkpoints of a killed run, and both resume from the same checkpoint.
     assert (one["deleted"], two.get("deleted", 0)) == (2, 0)
     assert one["goes_on"] == two["goes_on"] == "checkpoint-9"
-    # Without company one of the ranks would have turned less often.
+    # The ranks have different numbers of turns of their own, so one took part in the other's turns.
     assert one["own_turns"] != two["own_turns"]

@@ -1,4 +1,4 @@
-"""`grpo` before it loads a model: what is refused, what the plan says, how a batch is divided."""
+"""Tests `grpo` before it loads a model: refused settings, the plan, and how a batch is divided."""
 
 import importlib.util
 import json
@@ -49,7 +49,7 @@ def test_misleading_settings_are_refused(
 def test_gpus_without_launcher_are_refused(workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    # As in the paper's profile: the groups divide what four processes ask for, and not what one does.
+    # As in the paper's profile, the group divides the batch of four processes, but not that of one.
     chosen = params(policy / "fitted", {"model": str(policy / "fitted")}, batch=1, accumulation=2, group=4)
     for stage in (sft, grpo):
         told = rf"{stage.__name__}: 4 GPUs are visible, .*accelerate launch .* --profile paper {stage.__name__}`"
@@ -71,7 +71,7 @@ def test_plan_needs_no_weights(policy: Path, tmp_path: Path, monkeypatch: Any) -
     assert found.tokens == round(found.steps * 8 * (found.mean_tokens + 300))
     text = json.loads((bare / "config.json").read_text())["text_config"]
     values = text["num_hidden_layers"] * text["num_key_value_heads"] * text["head_dim"]
-    # A key and a value each, in 32 bit.
+    # One key and one value per position, in 32 bit.
     assert found.cache == 2 * (found.longest + 300) * 2 * values * 4
     for text in (
         "x 4 accumulated: 2 prompts x 4 completions",
@@ -84,7 +84,7 @@ def test_plan_needs_no_weights(policy: Path, tmp_path: Path, monkeypatch: Any) -
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     four = make_plan(params(bare, **settings), Workspace(policy))
     assert (four.effective_batch, four.steps, four.weights) == (32, rows // 8, weights)
-    # ZeRO-3 gathers all of them on every device before the first word, in 32 bit here.
+    # ZeRO-3 gathers all weights on every device before the first token, here in 32 bit.
     assert (found.gathered, four.gathered) == (0, 4 * weights) and "weights gathered to generate" in str(four)
     assert four.memory == four.weights + four.reference + four.optimiser + max(
         four.activations, four.cache + 4 * weights

@@ -1,4 +1,4 @@
-"""Rollouts of `grpo`: prompts, observations and rewards, and the truth that no policy sees."""
+"""Tests rollouts of `grpo`: prompts, observations and rewards, and that no policy sees the truth."""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def test_truth_comes_from_labels_and_experts(policy: Path, tmp_path: Path) -> No
     workspace, place, whole = Workspace(tmp_path), [[10, 20, 30, 40]], [[0, 0, 1000, 1000]]
 
     def truth(row: dict[str, Any], published: list[list[int]], **changed: Any) -> Mapping[str, Any]:
-        """Of a row whose sample has a stain at ``published``."""
+        """Return the truth of a row whose sample has a stain at ``published``."""
         mine = pl.col("sample_id") == row["sample_id"]
         stated = pl.when(mine).then(pl.lit(pl.Series([published], dtype=table["boxes"].dtype)))
         stain = pl.when(mine).then(pl.lit("stain")).otherwise(pl.col("defect_type"))
@@ -56,10 +56,10 @@ def test_truth_comes_from_labels_and_experts(policy: Path, tmp_path: Path) -> No
         return read_truth(workspace, datasets.Dataset.from_list([row | changed]))[row["id"]]
 
     drafted = rows[0]
-    # What the teacher wrote near the place, or an expert left as it was, is no truth.
+    # The teacher's verdict is not the truth, even if an expert accepted it unchanged.
     for status in ("auto", "accepted", "fixed"):
         assert truth(drafted, place, review_status=status) == {"answer": "Yes", "boxes": place, "defect_type": "stain"}
-    # What an expert changed is, and that alone.
+    # Only the fields that an expert changed override the labels.
     assert truth(drafted, place, review_status="fixed", boxes=whole) == {
         "answer": "Yes", "boxes": whole, "defect_type": "stain",
     }  # fmt: skip
@@ -67,7 +67,7 @@ def test_truth_comes_from_labels_and_experts(policy: Path, tmp_path: Path) -> No
     assert truth(drafted, place, review_status="fixed", defect_type="dent")["defect_type"] == "dent"
     sound = {"answer": "No", "boxes": [], "defect_type": None}
     assert truth(drafted, place, review_status="fixed", **sound) == sound
-    # Where no place was published, naming all of the image earns nothing, whatever the teacher wrote.
+    # If no place was published, a box of the whole image earns nothing, even if the teacher wrote it.
     unplaced = truth(drafted, [], boxes=whole)
     said = "<think>A stain.</think><location>[[0, 0, 1000, 1000]]</location><type>stain</type><answer>Yes</answer>"
     written = [[{"role": "assistant", "content": said}]]

@@ -1,4 +1,4 @@
-"""The verbs as `accelerate launch` and `torchrun` start them: several processes that train one model and speak as one."""
+"""Tests the verbs under `accelerate launch` and `torchrun`: several processes train one model, and only one prints."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tests.helpers.paths import ROOT
 
 
 def _launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `accelerate launch` does once it has read its file; on a CPU it would start one process and not say so."""
+    """Start two processes as `accelerate launch` does; on a CPU it would silently start only one."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -54,7 +54,7 @@ def project(trainable: Workspace, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.train
 def test_two_processes_write_one_model(project: Path, trainable: Workspace) -> None:
-    # What `grpo` does in two processes is in test_grpo.py; here is what the command adds.
+    # test_grpo.py tests `grpo` in two processes; this tests the command itself.
     done = _launch(project, "--set", f"train.model={trainable.root / 'tiny'}", "--set", "sft.steps=2", "sft")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (done.stdout + done.stderr).count("→ models/sft") == 1

@@ -1,4 +1,4 @@
-"""What `make learn` stands on: the set is what it says, lessons are Indus-CoT, and examinations count right."""
+"""Tests `make learn`: surfaces hide small defects, lessons are valid Indus-CoT, and examinations count correctly."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def small_and_twins():
 
 
 def policy_sees(processor, pixels: np.ndarray) -> np.ndarray:
-    """Grey levels of an image as the policy is given it, out of the very values that go into the model."""
+    """Return the grey levels of an image as the policy sees it, from the values that enter the model."""
     inputs = processor(text="<|image_pad|>", images=[Image.fromarray(pixels[..., ::-1])], return_tensors="np")
     _, height, width = inputs["image_grid_thw"][0]
     blocks = inputs["pixel_values"].reshape(height // 2, width // 2, 2, 2, 3, 2, 8, 8)[:, :, :, :, :, 0]
@@ -68,7 +68,7 @@ def policy_sees(processor, pixels: np.ndarray) -> np.ndarray:
 
 
 def roughness(shown: np.ndarray) -> float:
-    """Energy of what is finer than its surroundings, where there is the most of it."""
+    """Return the largest local energy of fine structure."""
     grey = shown.mean(0)
     fine = grey - cv2.GaussianBlur(grey, (0, 0), 0.8)
     return float(cv2.GaussianBlur(fine * fine, (0, 0), 2.0)[4:-4, 4:-4].max())
@@ -85,7 +85,7 @@ def test_small_defect_is_hidden_in_global_view(processor, small_and_twins):
 
 @pytest.mark.slow
 def test_roughness_finds_small_defect_only_in_crop(processor, small_and_twins):
-    """On the path of training and exams; scaled down otherwise than here, small defects once told themselves so."""
+    """Use the scaling of training and exams: with another downscaling, roughness once revealed small defects."""
     small, clean = small_and_twins[0], drawn("none")
     answers = [0] * len(clean) + [1] * len(small)
 
@@ -120,7 +120,7 @@ def test_small_defects_stay_in_whole_maps(processor):
     looks = list(pretrain.draw_views(processor, CATEGORIES, 12, np.random.default_rng(3)))
     small = [look for look in looks if look.whole is None and look.word in SMALL]
     assert small and all(pretrain.mark_touched_cells(look.mask).any() for look in small)
-    # What cannot be known is not to be said either.
+    # The language model must not be taught labels that it cannot see.
     assert not any(pretrain.is_describable(look) for look in small)
 
 
@@ -222,7 +222,7 @@ def test_seed_is_trained_and_reported(tmp_path, monkeypatch):
     found = learn.summarise([result, result])
     assert found["seeds"] == 2
     assert {claim["claim"] for claim in found["claims"]} > {words for words, *_ in learn.CLAIMS}
-    # What was not trained, or for a step only, cannot do what is claimed.
+    # After a single training step, no claim can hold.
     assert not any(claim["holds"] for claim in found["claims"])
     found["seen"] = json.loads((tmp_path / "backbone/seen.json").read_text())
     (tmp_path / "learn.json").write_text(json.dumps(found))
@@ -265,7 +265,7 @@ def test_results_are_cached_until_code_changes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(learn, "pretrain_backbone", pretrain_backbone)
     monkeypatch.setattr(learn.subprocess, "Popen", Child)
-    # Figures are another test's; a thousand resamples of each take their time.
+    # Skip the figures: another test covers them, and their resamples take long.
     monkeypatch.setattr(learn, "summarise", lambda _: {})
 
     def again() -> list[int]:

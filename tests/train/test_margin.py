@@ -1,4 +1,4 @@
-"""The margin of the verdict, on a policy."""
+"""Tests the margin of the verdict on a policy."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def loaded(policy: Path) -> tuple[Any, Any]:
 
 
 def _chats(policy: Path) -> list[list[dict[str, Any]]]:
-    """Two prompts of different length, the second with a call and its observation."""
+    """Make two chats of different length, the second with a call and its observation."""
     from tests.helpers.small_policy import make_example
     from train import corpus
     from train.collator import decode_image
@@ -40,7 +40,7 @@ def _chats(policy: Path) -> list[list[dict[str, Any]]]:
 
 
 def _log_probability(model: Any, processor: Any, chat: list, written: str) -> float:
-    """Of a text after a chat and the probe, read in a pass of its own."""
+    """Return the log-probability of a text after a chat and the probe, from a separate pass."""
     from trl.data_utils import prepare_multimodal_messages
 
     filled = prepare_multimodal_messages(chat)
@@ -57,7 +57,7 @@ def test_margin_sums_all_ways(policy: Path, loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     model.eval()
     tokens = processor.tokenizer
-    # "<location" alone leaves nothing else to be written.
+    # After "<location" only "<location>" can follow, so this prefix is enough.
     place = tokens.decode(find_verdict_tokens(processor).location)
     for chat, margin in zip(_chats(policy), measure_margins(model, processor, _chats(policy), 2), strict=True):
         with torch.no_grad():
@@ -111,7 +111,7 @@ def test_qwen_tokens_of_verdicts() -> None:
     tokenizer = Qwen2TokenizerFast(
         vocab={piece: place for place, piece in enumerate(pieces)}, merges=list(dict.fromkeys(steps)), unk_token=None
     )
-    # Tokens of their own in Qwen3, which keeps them apart from what follows.
+    # These are single tokens in Qwen3, so they never merge with the text after them.
     tokenizer.add_tokens(["<think>", "</think>"])
     found = find_verdict_tokens(SimpleNamespace(tokenizer=tokenizer))
     shown = [tokenizer.convert_ids_to_tokens(way) for way in (found.location, found.yes, found.no)]

@@ -1,4 +1,4 @@
-"""One trajectory, three ways to a model: training, rollouts and serving give the same tokens and images."""
+"""Tests that training, rollouts and serving render a trajectory to the same tokens and images."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def rows(trainable: Workspace) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """That of `grpo`, to ask it what it shows a policy."""
+    """The trainer of `grpo`, which renders prompts and tool turns."""
     folder, model = tmp_path_factory.mktemp("grpo"), trainable.root / "tiny"
     asked = select_prompts(corpus.read(trainable.indus_cot)["train"], processor, 4096, Output(folder))
     return build_trainer(params(model), str(model), processor, asked, {}, {}, folder)
@@ -54,9 +54,9 @@ def trained(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
 
 
 def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]:
-    """As TRL's GRPO puts it together: the prompt, then what was sampled, then each tool turn's own ids."""
+    """Build the ids as TRL's GRPO does: the prompt, then the sampled turns and the ids of each tool turn."""
     chat, processor = filled(row), trainer.processing_class
-    # Which environment each prompt is of; there is one, without a name.
+    # TRL looks up the environment of each prompt; there is only one, without a name.
     trainer._batch_environments = [None]
     (ids,), _, shown = trainer._tokenize_prompts([chat[:2]])
     ids, grids = list(ids), torch.as_tensor(shown["image_grid_thw"]).tolist()
@@ -71,7 +71,7 @@ def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]
 
 
 def sampled(message: dict[str, Any]) -> str:
-    """An assistant's turn as a policy writes it."""
+    """Return an assistant's turn as a policy writes it."""
     calls = [
         f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
         for call in message.get("tool_calls", [])
@@ -80,7 +80,7 @@ def sampled(message: dict[str, Any]) -> str:
 
 
 def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
-    """As a server renders what an endpoint is sent: the model's own template, no tool turn, no native call."""
+    """Render a chat as a server does for an endpoint: with the model's template, without tool turns and native calls."""
     chat = flatten_for_endpoint(filled(row))
     assert {message["role"] for message in chat} <= {"system", "user", "assistant"}
     assert not any("tool_calls" in message for message in chat)
@@ -96,7 +96,7 @@ def test_training_rollouts_and_serving_agree(rows, processor, trainer) -> None:
     for row in rows:
         ids, grids = trained(row, processor)
         assert len(grids) == len(row["images"])
-        # The template breaks the line after the last turn, where generation has ended.
+        # The template adds a line break after the last turn, but generation stops before it.
         *written, line_break = ids
         assert processor.tokenizer.decode([line_break]) == "\n"
         assert rolled_out(row, trainer) == (written, grids)
@@ -108,7 +108,7 @@ def test_tool_schemas_agree_everywhere(rows, trainer) -> None:
 
     assert all(row["tools"] == tool_schemas() for row in rows)
     assert trainer._env_tools == {None: tool_schemas()}
-    # What TRL found in the environment is what it shows; of its own it would leave out an empty list.
+    # TRL finds the same tools in the environment; its own schemas lack only an empty list.
     found = [get_json_schema(tool) for tool in trainer.tools]
     for schema in found:
         schema["function"]["parameters"].setdefault("required", [])

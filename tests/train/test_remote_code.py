@@ -1,4 +1,4 @@
-"""A model's folder may hold Python code and name it in its JSON files: that code is never run, and nobody is asked."""
+"""Tests that Python code in a model's folder never runs, and that the user is not asked about it."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def _change(path: Path, **values: Any) -> None:
 
 
 def own_model(folder: Path) -> None:
-    """A model type and a processor that transformers does not have."""
+    """Use a model type and a processor that transformers does not have."""
     auto = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model", "AutoProcessor": "own.Processor"}
     _change(folder / "config.json", model_type="own", architectures=["Model"], auto_map=auto)
     _change(folder / "processor_config.json", processor_class="Processor", auto_map={"AutoProcessor": "own.Processor"})
@@ -51,7 +51,7 @@ def own_image_processor(folder: Path) -> None:
 
 
 def code_on_the_hub(folder: Path) -> None:
-    """The code lies in another repository."""
+    """Refer to code in another repository."""
     auto = {"AutoConfig": "owner/name--own.Config", "AutoModelForImageTextToText": "owner/name--own.Model"}
     _change(folder / "config.json", model_type="own", auto_map=auto)
     _change(folder / "processor_config.json", processor_class="P", auto_map={"AutoProcessor": "owner/name--own.P"})
@@ -70,7 +70,7 @@ def own_code_for_a_known_model(folder: Path) -> None:
 
 
 class Terminal(io.StringIO):
-    """A user who says yes to every question; none may be asked."""
+    """Terminal of a user who answers yes to every question; no question may be asked."""
 
     questions = 0
 

@@ -1,4 +1,4 @@
-"""Rewards: what each way of writing a completion earns, to the figure, and that none can be written to earn more."""
+"""Tests rewards: the exact reward of each kind of completion, and that no wording can exploit them."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def step(*calls: dict[str, Any], text: str = "<think>Look closer.</think>", seen
 
 
 def score(completion: Chat, truth: dict[str, Any], dconf: float = 1.0, weights: Mapping[str, float] = WEIGHTS) -> float:
-    """What GRPO adds up for one completion."""
+    """Return the total reward of one completion, as GRPO sums it."""
     functions, factors = reward_functions(weights, lambda **columns: [dconf] * len(columns["completions"]))
     columns = {name: [value] for name, value in truth.items()} | {"prompts": [[]], "trainer_state": None}
     values = [function(completions=[completion], **columns) for function in functions]
@@ -410,7 +410,7 @@ def test_three_calls_never_beat_none(completion, truth, times, dconf) -> None:
     assert score([*(step() * times), *none], truth, dconf) <= score(none, truth, dconf) + 1e-12
 
 
-# --- as TRL hands them over ---
+# --- completions as TRL parses them ---
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning through its stage: it learns, resumes, survives a kill, and says what is wrong."""
+"""Tests the stage `sft`: it learns, resumes after a kill, and reports errors."""
 
 import csv
 import json
@@ -119,7 +119,7 @@ def _goes_on_from_another_folder_alone(workspace: Workspace) -> None:
     ):
         sft(params(workspace, model="models/sft"), workspace)
     assert file_hash(workspace.sft / "manifest.json") == digest
-    # From a copy; what it was is kept by its hash, for who asks later what it had seen.
+    # Continuing from a copy works; the manifest keeps the hash of the start model's manifest.
     shutil.copytree(workspace.sft, workspace.models / "first")
     sft(params(workspace, {"steps": 1}, model="models/first"), workspace)
     assert read_manifest(workspace.sft)["inputs"]["model"] == digest
@@ -180,7 +180,7 @@ def test_killed_run_resumes_with_same_losses(
     checkpoints = workspace.models / ".sft.partial" / "checkpoints"
     assert (checkpoints / "checkpoint-2" / "optimizer.pt").read_bytes() == b"half"
     assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    # A mark in the history of the whole checkpoint shows whether the run goes on from there.
+    # Mark the history of the complete checkpoint, to see whether the run resumes from it.
     state = json.loads((checkpoints / "checkpoint-1" / "trainer_state.json").read_text())
     state["log_history"][0]["grad_norm"] = 123.0
     (checkpoints / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
@@ -293,7 +293,7 @@ def test_plan_needs_no_weights(workspace: Workspace, trainable: Workspace) -> No
 
 
 def _refused(workspace: Workspace, limit: int) -> int:
-    """Training rows that are longer: of the validation rows nothing is trained on, or refused."""
+    """Count the training rows that are longer than ``limit``; validation rows do not count as refused."""
     trained = corpus.read(workspace.indus_cot)["train"].with_format(None)["id"]
     lengths = _lengths(workspace)
     return sum(lengths[name] > limit for name in trained)

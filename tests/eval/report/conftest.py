@@ -1,4 +1,4 @@
-"""A small corpus with its report, and a browser."""
+"""Fixtures: a small corpus with its report, and a browser."""
 
 import shutil
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ COLUMNS = ["id", "category", "view", "split", "answer", "boxes", "defect_type", 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The small corpus with its report, to be read only."""
+    """The small corpus with its report; tests must not change it."""
     return Workspace(made_once(tmp_path_factory, "report", lambda folder: report(params(), build(folder))))
 
 
@@ -35,13 +35,13 @@ def page(workspace: Workspace) -> str:
 
 @pytest.fixture(scope="session")
 def rows(workspace: Workspace) -> pl.DataFrame:
-    """The corpus that the report is of, without images."""
+    """The rows of the report's corpus, without images."""
     return pl.concat([pl.read_parquet(path, columns=COLUMNS) for path in workspace.indus_cot.glob("data/*.parquet")])
 
 
 @pytest.fixture
 def copy(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """The workspace to spoil."""
+    """A copy of the workspace that a test may change."""
     shutil.copytree(workspace.root, tmp_path / "copy")
     return Workspace(tmp_path / "copy")
 

@@ -1,4 +1,4 @@
-"""The report says what the corpus holds, and names what it cannot read."""
+"""Tests that the report matches the corpus, and names unreadable inputs."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from tests.helpers.small_corpus import CATEGORIES, HOSTILE, params
 
 
 def counts(rows: pl.DataFrame, column: str) -> dict[str, list[str]]:
-    """Value of a column to its normal and anomalous trajectories, as the page writes them."""
+    """Return the counts of normal and anomalous trajectories for each value of a column, as the page shows them."""
     tally = Counter(rows.select(column, "answer").iter_rows())
     return {value: [str(tally[value, "No"]), str(tally[value, "Yes"])] for value in rows[column].unique()}
 

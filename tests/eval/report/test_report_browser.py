@@ -1,4 +1,4 @@
-"""The report works in a browser without a network."""
+"""Tests the report in a browser without a network."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The evaluation in the report: every figure it shows is that of metrics.json, and every image can be looked at."""
+"""Tests the evaluation in the report: its figures match metrics.json, and every image can be opened."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def evaluated(workspace: Workspace, results: Path) -> pl.DataFrame:
-    """Results on the evaluation set: every third verdict unread, a call with its image in each, hostile texts."""
+    """Write results on the evaluation set: unparsed verdicts, a call with its image in each, and hostile texts."""
     samples: list[Sample] = SAMPLE.records(SAMPLE.read(workspace.pull("held_out") / "sample.parquet"))
     truth = {
         row.sample_id: row
@@ -128,7 +128,7 @@ def opened(chromium: Browser, workspace: Workspace) -> Iterator[Page]:
 
 
 def said_boxes(page: Page) -> list[list[float]]:
-    """Where predictions are drawn, in 0-1000 of the picture."""
+    """Return the drawn predictions as boxes in 0-1000 of the image."""
     return drawn(page, "#item .mark.answered")
 
 
@@ -153,7 +153,7 @@ def test_item_shows_truth_and_prediction(opened, table):
         there = drawn(opened, f"#item {selector}")
         assert len(there) == len(boxes) > 0
         assert there == [pytest.approx(box, abs=8) for box in boxes]
-    # The tools' images are made again, from the calls as the model wrote them.
+    # The page runs the model's calls again to get the tools' images.
     assert opened.locator("#item .step img").count() == 2
     expect(opened.locator("#item .written").first).to_contain_text("<script>")
     expect(opened.locator("#item .written").first).to_contain_text(json.dumps(CALL))
@@ -220,7 +220,7 @@ def test_section_shows_figures_and_flags(opened, workspace, table):
     for flag in facts.flags:
         assert flag in text
     assert facts.macro and f"{100 * facts.macro.value:.1f}" in text
-    # A group of one label has no balanced accuracy, whatever share of it is right.
+    # A group with a single label has no balanced accuracy.
     for kind, groups in facts.by.items():
         for name, scores in groups.items() if len(groups) > 1 else ():
             cells = section.locator(f"caption:has-text('By {kind}') ~ tbody tr", has_text=name.replace("_", " ")).first

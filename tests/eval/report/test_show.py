@@ -1,4 +1,4 @@
-"""`indus-cot show`: finds one trajectory, prints it, opens it."""
+"""Tests `indus-cot show`: it finds a trajectory, prints it, and opens it."""
 
 import html
 import os
@@ -32,7 +32,7 @@ def rows(corpus: Path) -> list[IndusCot]:
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal wide enough not to fold what is looked for."""
+    """Make the terminal wide enough that no expected text is wrapped."""
     monkeypatch.setenv("COLUMNS", "400")
 
 

@@ -1,4 +1,4 @@
-"""The section of the report on trainings: curves, figures, rollouts, and what did not hold."""
+"""Tests the report's section on trainings: curves, figures, rollouts, and failed claims."""
 
 import json
 import re
@@ -20,7 +20,7 @@ LOGS = 400
 
 @pytest.fixture(scope="module")
 def trained(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The workspace with what trainings and `make learn` leave there."""
+    """The workspace with the outputs of trainings and `make learn`."""
     root = tmp_path_factory.mktemp("trained") / "copy"
     shutil.copytree(workspace.root, root)
     made = Workspace(root)
