@@ -383,8 +383,8 @@ def test_only_right_verdict_earns_reward(completion, truth, dconf) -> None:
 
 @given(st.lists(steps, max_size=3), verdicts, texts, st.integers(0, 3), truths, st.floats())
 def test_extra_text_never_pays(before, verdict, extra, place, truth, dconf) -> None:
-    """A second answer, an answer in the thought, text before or after: each costs the penalty and gains no verdict."""
-    # Plain words within the thought are just another thought.
+    """A second answer, an answer in the thought, or text before or after costs the penalty and gains no verdict."""
+    # Skip plain words within the thought: they only make another valid thought.
     assume(extra and (place in (0, 3) or set("<>") & set(extra)))
     chat = [message for part in before for message in part]
     parts = ["<think>", "x", "</think>", rendering.render_verdict(verdict)]
