@@ -58,6 +58,7 @@ def flip(path: Path, number: int, bit: int) -> None:
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "header",
     [b"\0" * 100, b"not a database, this one" * 4, b"SQLite format 3\0" + b"\xff" * 84],
