@@ -1,0 +1,55 @@
+"""The pages of the documentation: their text, blocks of code and inline code."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers.paths import ROOT
+from tests.helpers.pipeline import ENVIRONMENT
+
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One Markdown file."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its path in the checkout."""
+        return self.path.relative_to(ROOT).as_posix()
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    def blocks(self, *languages: str) -> list[str]:
+        """Texts of the blocks of code in these languages."""
+        return [found["text"] for found in FENCE.finditer(self.text) if found["language"] in languages]
+
+    @property
+    def inline(self) -> list[str]:
+        """Texts of the inline code, on one line each."""
+        return [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", FENCE.sub("", self.text))]
+
+
+def list_pages() -> list[Page]:
+    """The README and every page of the site that is written, not generated."""
+    return [Page(ROOT / "README.md"), *(Page(path) for path in sorted((ROOT / "docs").rglob("*.md")))]
+
+
+def run_blocks(page: Page, folder: Path, settings: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run the `bash` blocks of a page in order, as one script that stops at the first error."""
+    script = "set -euxo pipefail\n" + "\n".join(page.blocks("bash"))
+    environment = {
+        **os.environ, **ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "INDUS_COT_SET": "\n".join(settings), "HF_DATASETS_CACHE": str(folder / "hf"), "DVC_NO_ANALYTICS": "1",
+    }  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
