@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import ENVIRONMENT
 
@@ -53,3 +55,21 @@ def run_blocks(page: Page, folder: Path, settings: tuple[str, ...]) -> subproces
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def find_undocumented_files(project: Path) -> tuple[list[str], list[str]]:
+    """Files of a finished project that the page of files does not describe, and descriptions that fit no file."""
+    described = yaml.safe_load((ROOT / "docs_build/files.yaml").read_text(encoding="utf-8"))
+    patterns = list(described["files"])
+    common = set(described["in every folder of a stage"])
+    folders = ("data", "models", "results", "reports")
+    files = [path.relative_to(project).as_posix() for name in folders for path in (project / name).rglob("*")
+             if path.is_file() and not path.name.startswith(".") and path.name not in common]  # fmt: skip
+    used = {pattern: [file for file in files if _fits(file, pattern)] for pattern in patterns}
+    known = {file for found in used.values() for file in found}
+    return sorted(set(files) - known), [pattern for pattern, found in used.items() if not found]
+
+
+def _fits(file: str, pattern: str) -> bool:
+    expression = re.escape(pattern).replace(r"\*", "[^/]*").replace("SET", "[a-z0-9_]+")
+    return re.fullmatch(expression, file) is not None

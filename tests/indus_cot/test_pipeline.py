@@ -17,6 +17,7 @@ import pytest
 from cot_builder.stages.verify import verify
 from schemas.errors import IndusCotError
 from schemas.indus_cot import INDUS_COT
+from tests.helpers.pages import find_undocumented_files
 from tests.helpers.paths import REAL
 from tests.helpers.pipeline import SMALL, UNTRAINED, command, make, new_project, run
 
@@ -151,6 +152,11 @@ def test_trainings_write_models_and_plots(project):
         f"{name}.csv" in " ".join([*terms, *terms.values()]) for name in ("accuracy", "location", "type", "tool")
     )
     assert "step 1" in (project / "reports/index.html").read_text().partition('id="sec-training"')[2]
+
+
+def test_page_of_files_lists_every_file(project):
+    undocumented, absent = find_undocumented_files(project)
+    assert not undocumented and not absent
 
 
 def test_gates_are_reported(project):
