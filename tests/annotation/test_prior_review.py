@@ -48,7 +48,7 @@ def get_title(project: Project) -> str:
 
 
 def get_number(project: Project) -> int:
-    return project.numbered(get_title(project))
+    return project.get_number(get_title(project))
 
 
 def list_tasks(project: Project) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def build_result(verdict: str, **texts: str) -> Result:
 def submit_review(project: Project, uid: str, verdict: str = "accept", **texts: str) -> int:
     """Submit the page of a prior as an expert would; return the annotation's id."""
     task = list_tasks(project)[uid]["id"]
-    kept = [item for item in project.prefilled(task) if item["from_name"] not in texts]
+    kept = [item for item in project.get_prefill(task) if item["from_name"] not in texts]
     result = kept + build_result(verdict, **texts)
     return project.client.annotations.create(id=task, result=result, lead_time=7.5).id
 
@@ -105,10 +105,10 @@ def find_training_prior(project: Project) -> str:
 
 def test_second_push_of_priors_changes_nothing(project: Project) -> None:
     expected = read_priors(project)
-    assert f"{len(expected)} new, 0 updated" in project.ok("review", "push", "--priors")
+    assert f"{len(expected)} new, 0 updated" in project.run_ok("review", "push", "--priors")
     before = list_tasks(project)
     assert before.keys() == expected.keys()
-    printed = project.ok("review", "push", "--priors")
+    printed = project.run_ok("review", "push", "--priors")
     assert f"0 new, 0 updated, 0 repaired, {len(expected)} unchanged" in printed
     assert list_tasks(project) == before
     order = [task["data"]["uid"].startswith("real_iad/") for task in sorted(before.values(), key=lambda t: t["id"])]
@@ -128,12 +128,12 @@ def test_second_push_of_priors_changes_nothing(project: Project) -> None:
 
 
 def test_expert_text_replaces_measured_one(project: Project) -> None:
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     before = read_priors(project)
     uid = find_training_prior(project)
     words = f"{before[uid].text} Its rim may be <b>matt</b> & \"grey\" or 'blue', 🔩, שלום."
     submit_review(project, uid, "accept", text=words, comment="ours")
-    assert "1 new, 1 in all" in project.ok("review", "pull", "--priors")
+    assert "1 new, 1 in all" in project.run_ok("review", "pull", "--priors")
     row = read_reviews(project)[uid]
     assert (row.verdict, row.before, row.after, row.problems) == ("fixed", before[uid].text, words, [])
     assert (row.seconds, row.reviewer, row.comment) == (7.5, project.server.email, "ours")
@@ -148,69 +148,69 @@ def test_expert_text_replaces_measured_one(project: Project) -> None:
     assert "expert" in (project.folder / "data/prior/priors.md").read_text()
     assert project.server.email not in (project.folder / "data/prior/prior.parquet").read_bytes().decode("latin-1")
     # The page still shows the text that the expert judged, so no review is set aside.
-    assert f"0 new, 0 updated, 0 repaired, {len(before)} unchanged" in project.ok("review", "push", "--priors")
-    assert "0 new, 1 in all" in project.ok("review", "pull", "--priors")
-    project.ok("prior")
+    assert f"0 new, 0 updated, 0 repaired, {len(before)} unchanged" in project.run_ok("review", "push", "--priors")
+    assert "0 new, 1 in all" in project.run_ok("review", "pull", "--priors")
+    project.run_ok("prior")
     assert read_priors(project)[uid].text == words
 
 
 def test_review_of_changed_text_is_ignored(project: Project) -> None:
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     uid = find_training_prior(project)
     measured = read_priors(project)[uid].text
     change_text(project, uid, lambda row: f"Now then. {row.text}")
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     words = f"{measured} An expert adds this to the text."
     submit_review(project, uid, "fixed", text=words)
     change_text(project, uid, lambda row: row.text.removeprefix("Now then. "))
-    printed = project.ok("review", "push", "--priors")
+    printed = project.run_ok("review", "push", "--priors")
     assert "1 updated" in printed and "1 reviews of changed texts set aside" in printed
     assert read_reviews(project)[uid].after == words, "the review of the old text is kept"
     assert list_tasks(project)[uid]["annotations"] == []
-    assert project.prefilled(list_tasks(project)[uid]["id"])[1]["value"]["text"] == [measured]
-    project.ok("prior")
+    assert project.get_prefill(list_tasks(project)[uid]["id"])[1]["value"]["text"] == [measured]
+    project.run_ok("prior")
     assert read_priors(project)[uid].text == measured
     assert (read_counts(project)["fixed_by_experts"], read_counts(project)["reviews_of_changed_texts"]) == (0, 1)
 
 
 def test_invalid_prior_is_sent_back(project: Project) -> None:
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     uid, other = [name for name in sorted(read_priors(project)) if name.startswith("real_iad/")][:2]
     submit_review(project, uid, "fixed", text="Too short.")
     submit_review(project, other, "reject")
-    assert "2 returned to the reviewer" in project.ok("review", "pull", "--priors")
+    assert "2 returned to the reviewer" in project.run_ok("review", "pull", "--priors")
     assert "10 characters, 40 to 4000" in read_reviews(project)[uid].problems[0]
     task = list_tasks(project)[uid]
     assert task["annotations"] == [] and "10 characters" in task["data"]["returned"]
-    assert project.prefilled(task["id"])[-1]["value"]["text"] == ["Too short."]
+    assert project.get_prefill(task["id"])[-1]["value"]["text"] == ["Too short."]
     assert "a rejection needs a reason" in list_tasks(project)[other]["data"]["returned"]
-    assert "0 updated, 0 repaired" in project.ok("review", "push", "--priors")
-    project.ok("prior")
+    assert "0 updated, 0 repaired" in project.run_ok("review", "push", "--priors")
+    project.run_ok("prior")
     assert (read_counts(project)["fixed_by_experts"], read_counts(project)["reviews_sent_back"]) == (0, 2)
     assert not any(row.author == "expert" for row in read_priors(project).values())
 
 
 def test_latest_review_of_prior_counts(project: Project) -> None:
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     uid = find_training_prior(project)
     before = read_priors(project)[uid]
     annotation = submit_review(project, uid, "reject", reason="the colour is wrong")
-    project.ok("review", "pull", "--priors")
-    project.ok("prior")
+    project.run_ok("review", "pull", "--priors")
+    project.run_ok("prior")
     assert read_priors(project)[uid] == before, "without it, the tool would return the text of another category"
     left_out = (project.folder / "data/prior/left_out.csv").read_text()
     assert f'"measured text rejected by an expert, kept until it is corrected",{uid},the colour is wrong' in left_out
     assert read_counts(project)["rejected_by_experts"] == 1
-    result = project.prefilled(list_tasks(project)[uid]["id"]) + build_result("accept")
+    result = project.get_prefill(list_tasks(project)[uid]["id"]) + build_result("accept")
     project.client.annotations.update(id=annotation, result=result)
-    assert "1 new, 1 in all" in project.ok("review", "pull", "--priors")
-    project.ok("prior")
+    assert "1 new, 1 in all" in project.run_ok("review", "pull", "--priors")
+    project.run_ok("prior")
     assert uid not in (project.folder / "data/prior/left_out.csv").read_text()
     assert (read_counts(project)["rejected_by_experts"], read_counts(project)["accepted_by_experts"]) == (0, 1)
 
 
 def test_manual_changes_are_repaired(project: Project) -> None:
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     gone, bare, emptied = sorted(list_tasks(project))[:3]
     there = list_tasks(project)
     project.client.tasks.delete(id=str(there[gone]["id"]))
@@ -218,16 +218,16 @@ def test_manual_changes_are_repaired(project: Project) -> None:
     project.client.predictions.delete(id=prediction.id)
     submit_review(project, emptied)
     project.client.tasks.update(id=str(there[emptied]["id"]), data={"uid": emptied})
-    assert "1 new, 1 updated, 1 repaired" in project.ok("review", "push", "--priors")
-    assert project.prefilled(there[bare]["id"])
+    assert "1 new, 1 updated, 1 repaired" in project.run_ok("review", "push", "--priors")
+    assert project.get_prefill(there[bare]["id"])
     assert "changed by hand" in read_reviews(project)[emptied].problems[0]
     assert list_tasks(project)[emptied]["data"]["text"] == read_priors(project)[emptied].text
 
 
 def test_priors_need_no_drafts(project: Project) -> None:
     shutil.rmtree(project.folder / "data/draft")
-    assert "0 new, 0 in all" in project.ok("review", "pull", "--priors")
-    assert f"{len(read_priors(project))} new" in project.ok("review", "push", "--priors")
+    assert "0 new, 0 in all" in project.run_ok("review", "pull", "--priors")
+    assert f"{len(read_priors(project))} new" in project.run_ok("review", "push", "--priors")
 
 
 # --- in a browser
@@ -239,7 +239,7 @@ def test_expert_edits_prior_in_browser(project: Project) -> None:
         pytest.skip("no chromium here: `make test` installs it where it may")
     for uid in read_priors(project):
         change_text(project, uid, lambda row: f"{HOSTILE} {row.text}")
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     with chromium() as browser:
         expert = Expert(browser, project.server, SMALL)
         uid = expert.begin(get_number(project))["uid"]
@@ -270,7 +270,7 @@ def test_expert_edits_prior_in_browser(project: Project) -> None:
         box = page.get_by_test_id("bottombar-submit-button").bounding_box()
         assert box and box["y"] + box["height"] <= 768 and page.evaluate("document.body.scrollWidth") <= 1366
         expert.submit()
-    project.ok("review", "pull", "--priors")
+    project.run_ok("review", "pull", "--priors")
     found = read_reviews(project)[uid]
     assert (found.verdict, found.before, found.after, found.problems) == ("fixed", shown.text, words, [])
 

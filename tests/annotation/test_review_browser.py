@@ -19,7 +19,7 @@ from schemas.review import Review
 from schemas.trajectory import Trajectory, Turn, Verdict
 from tests.helpers.browser import CHROMIUM, chromium
 from tests.helpers.expert import LARGE, SMALL, Expert
-from tests.helpers.review_project import Project, change_draft, reworded, uids
+from tests.helpers.review_project import Project, change_draft, replace_first_thought, find_draft_ids
 from tests.servers.label_studio_server import Server
 
 SHIFT = 40
@@ -118,8 +118,8 @@ class Work:
 
 def plan_edits(project: Project) -> Work:
     """Choose a draft for each edit, and spoil those to be corrected: the gates reject a wrong type or place."""
-    roles = dict(zip(("word", "move", "type", "call", "region"), uids(project), strict=False))
-    roles["refuse"] = uids(project, answer="No")[0]
+    roles = dict(zip(("word", "move", "type", "call", "region"), find_draft_ids(project), strict=False))
+    roles["refuse"] = find_draft_ids(project, answer="No")[0]
     verdicts = {role: read_trajectory(project, uid).verdict for role, uid in roles.items()}
     box, kind = list(verdicts["move"].boxes[0]), verdicts["type"].defect_type
     wrong = {"move": {"boxes": [[side + SHIFT for side in box]]}, "type": {"defect_type": "dent"}}
@@ -165,7 +165,7 @@ def work(browser: Browser, drafted: Path, label_studio: Server, tmp_path_factory
     started = time.monotonic()
     folder = tmp_path_factory.mktemp("reviewed") / "project"
     work = plan_edits(Project(Path(shutil.copytree(drafted, folder, symlinks=True)), label_studio))
-    work.project.ok("review", "push")
+    work.project.run_ok("review", "push")
     roles = {uid: role for role, uid in work.roles.items()}
     expert = Expert(browser, label_studio)
     task = expert.begin(work.project.number)
@@ -178,7 +178,7 @@ def work(browser: Browser, drafted: Path, label_studio: Server, tmp_path_factory
         task = expert.submit()
     assert expert.complaints == []
     expert.page.close()
-    work.project.ok("review", "pull")
+    work.project.run_ok("review", "pull")
     work.seconds = time.monotonic() - started
     return work
 
@@ -234,7 +234,7 @@ def test_corpus_contains_expert_edits(work: Work) -> None:
     assert {name: row["review_status"] for name, row in found.items()} == expected
     reviews = {uid.rpartition("#")[0]: row for uid, row in work.project.reviews().items()}
     assert all(row["trajectory"] == reviews[name].trajectory for name, row in found.items())
-    assert "all equal" in work.project.ok("verify")
+    assert "all equal" in work.project.run_ok("verify")
 
 
 def read_corpus(work: Work) -> dict[str, dict[str, Any]]:
@@ -243,11 +243,11 @@ def read_corpus(work: Work) -> dict[str, dict[str, Any]]:
 
 
 def test_teacher_text_is_never_html(project: Project, expert: Expert) -> None:
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     first, second = (task["data"]["uid"] for task in sort_tasks(project)[:2])
     for uid, text in ((first, HOSTILE), (second, "x" * 5_000 + " 😀" * 2_500)):
         change_draft(project, uid, lambda draft, text=text: replace_texts(draft, text))
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     task = expert.begin(project.number)
     assert task["uid"] == first
     assert HOSTILE in expert.text("think_0").inner_text()
@@ -256,7 +256,7 @@ def test_teacher_text_is_never_html(project: Project, expert: Expert) -> None:
     expert.tick("accept")
     expert.submit()
     assert expert.page.evaluate("typeof hacked") == "undefined"
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     reviews = project.reviews()
     assert {uid: (row.verdict, row.changes) for uid, row in reviews.items()} == {
         first: ("accepted", []),
@@ -270,7 +270,7 @@ def sort_tasks(project: Project) -> list[dict[str, Any]]:
 
 def replace_texts(draft: Trajectory, text: str) -> Trajectory:
     """Return the draft with ``text`` as its first thought and as the text of its first observation."""
-    draft = reworded(draft, text)
+    draft = replace_first_thought(draft, text)
     first = draft.turns[0]
     if first.observation is None:
         return draft
@@ -279,7 +279,7 @@ def replace_texts(draft: Trajectory, text: str) -> Trajectory:
 
 
 def test_typed_keys_change_no_answer(project: Project, expert: Expert) -> None:
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     expert.begin(project.number)
     before = expert.answers()
     typed = string.ascii_letters + string.digits
@@ -309,7 +309,7 @@ def test_typed_keys_change_no_answer(project: Project, expert: Expert) -> None:
 def test_verdict_is_visible_without_scrolling(
     project: Project, browser: Browser, size: tuple[int, int], tmp_path: Path
 ) -> None:
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     expert = Expert(browser, project.server, size)
     expert.begin(project.number)
     # Screenshots for people, in pytest's temporary folder.

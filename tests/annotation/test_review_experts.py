@@ -29,7 +29,7 @@ from schemas.review import REVIEW, Change, Review
 from schemas.trajectory import DRAFT, Draft, Trajectory, Turn, Verdict
 from tests.cot_builder.corpus.test_reviews import draft, review
 from tests.helpers.paths import ROOT
-from tests.helpers.review_project import Project, Result, judged, put
+from tests.helpers.review_project import Project, Result, build_judgement, edit_result
 
 EXPERTS = ("ada@example.org", "bo@example.org", "cy@example.org")
 TYPES = ("scratch", "dent", "crack", "stain", "hole")
@@ -284,7 +284,7 @@ class Expert:
         self, title: str, uid: str, edit: Callable[[Result], Result] = list, verdict: str = "accept", *reasons: str
     ) -> None:
         task = self.project.tasks(title)[uid]["id"]
-        result = edit(self.project.prefilled(task)) + judged(verdict, reasons)
+        result = edit(self.project.get_prefill(task)) + build_judgement(verdict, reasons)
         headers = {"X-CSRFToken": self.http.cookies["csrftoken"], "Referer": self.project.server.url}
         body = {"result": result, "lead_time": 20.0}
         self.http.post(f"/api/tasks/{task}/annotations", json=body, headers=headers).raise_for_status()
@@ -318,7 +318,7 @@ def test_third_expert_settles_disagreement(project: Project) -> None:
     )
     plain, project.settings = project.settings, name_annotators("nobody@example.org")
     with pytest.raises(IndusCotError, match=r"no account of nobody@example\.org") as refused:
-        project.ok("review", "push")
+        project.run_ok("review", "push")
     assert len(list(project.client.projects.list(title=project.title[-10:]))) == 1, (
         "only the project of the priors may exist"
     )
@@ -328,9 +328,9 @@ def test_third_expert_settles_disagreement(project: Project) -> None:
     project.settings = name_annotators(ada.email, bo.email)
     titles = [f"{project.title[-10:]} · {expert.email}" for expert in (ada, bo)]
     settling = f"{project.title[-10:]} · adjudication"
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     pages = [project.tasks(title) for title in titles]
-    assert "0 tasks new, 0 updated" in project.ok("review", "push")
+    assert "0 tasks new, 0 updated" in project.run_ok("review", "push")
     rows = {row["draft_id"]: row for row in project.drafts().iter_rows(named=True)}
     real = [
         {uid for uid, task in mine.items() if task["data"]["draft_sha256"] == rows[uid]["draft_sha256"]}
@@ -348,28 +348,31 @@ def test_third_expert_settles_disagreement(project: Project) -> None:
     bo.review(titles[1], shared[0])
     ada.review(titles[0], shared[1], list, "reject", "poor reasoning")
     bo.review(
-        titles[1], shared[1], put("think_0", text=["I look at the part as a whole and find nothing to add."]), "fixed"
+        titles[1],
+        shared[1],
+        edit_result("think_0", text=["I look at the part as a whole and find nothing to add."]),
+        "fixed",
     )
-    assert "6 new or changed, 6 in all" in project.ok("review", "pull")
+    assert "6 new or changed, 6 in all" in project.run_ok("review", "pull")
     found = read_reviews(Workspace(project.folder))
     assert {(row.reviewer, row.role, row.caught) for row in found if row.role == "gold"} == {
         (ada.email, "gold", False), (ada.email, "gold", True)
     }  # fmt: skip
-    text = project.ok("review", "agree")
+    text = project.run_ok("review", "agree")
     assert "2 drafts reviewed by two or more, 1 disagreements to settle" in text
     corpus = project.corpus()
     assert corpus.filter(corpus["review_status"] == "accepted")["reviewers"].to_list() == [2]
     assert shared[1].rpartition("#")[0] not in corpus["sample_id"].to_list()
     assert len(corpus) == len(rows) - 1, "a page with a planted mistake changed the corpus"
-    assert "1 to be settled" in project.ok("review", "push")
+    assert "1 to be settled" in project.run_ok("review", "push")
     (task,) = project.tasks(settling).values()
     assert task["data"]["uid"] == shared[1]
     assert "rejects it: poor reasoning" in task["data"]["why"] and "@" not in task["data"]["why"]
     cy.review(settling, shared[1])
-    project.ok("review", "pull")
-    assert "0 disagreements to settle, 1 settled" in project.ok("review", "agree")
+    project.run_ok("review", "pull")
+    assert "0 disagreements to settle, 1 settled" in project.run_ok("review", "agree")
     settled = project.corpus()
     (row,) = settled.filter(settled["sample_id"] == shared[1].rpartition("#")[0]).iter_rows(named=True)
     assert (row["review_status"], row["reviewers"]) == ("accepted", 3)
-    assert "0 tasks new, 0 updated, 0 repaired" in project.ok("review", "push")
-    assert "1 disagreements" not in project.ok("review", "status")
+    assert "0 tasks new, 0 updated, 0 repaired" in project.run_ok("review", "push")
+    assert "1 disagreements" not in project.run_ok("review", "status")

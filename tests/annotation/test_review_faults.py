@@ -26,8 +26,8 @@ from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from indus_cot.app import main
 from schemas.sample import SAMPLE
-from tests.helpers.pipeline import apart, command
-from tests.helpers.review_project import Project, Result, change_draft, put, uids
+from tests.helpers.pipeline import run_in_process, command
+from tests.helpers.review_project import Project, Result, change_draft, edit_result, find_draft_ids
 from tests.servers.fault_proxy import Fault, Proxy, run_proxy
 from tests.servers.label_studio_server import STOP_S, Server
 
@@ -38,7 +38,7 @@ LEAK = "The ground truth mask says there is a scratch on it."
 @pytest.fixture
 def weather(project: Project) -> Iterator[Proxy]:
     """A proxy for everything that the project's commands send. The priors are pushed already."""
-    project.ok("review", "push", "--priors")
+    project.run_ok("review", "push", "--priors")
     with run_proxy(project.server.url) as between:
         project.settings = (*project.settings, f"review.url={between.url}")
         yield between
@@ -108,10 +108,10 @@ def test_post_requests_are_not_retried(project: Project, weather: Proxy, monkeyp
 
 
 def test_repeatable_requests_are_retried(project: Project, weather: Proxy) -> None:
-    project.ok("review", "push")
-    accepted, leaking = uids(project)[:2]
+    project.run_ok("review", "push")
+    accepted, leaking = find_draft_ids(project)[:2]
     project.review(accepted)
-    project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    project.review(leaking, edit_result("think_0", text=[LEAK]), "fixed")
     change_draft(project, accepted)
     requests = [("GET", "/api/projects"), ("GET", "/api/tasks"), ("GET", "/export"), ("GET", "/api/predictions")]
     requests += [("DELETE", "/api/annotations"), ("DELETE", "/api/predictions"), ("PATCH", "/api/tasks")]
@@ -121,7 +121,7 @@ def test_repeatable_requests_are_retried(project: Project, weather: Proxy) -> No
     assert "1 updated" in printed and "1 reviews of changed drafts set aside" in printed
     assert [plan.hits for plan in plans] == [1] * len(plans), weather.seen
     assert project.reviews()[accepted].verdict == "accepted"
-    assert LEAK in json.dumps(project.prefilled(project.tasks()[leaking]["id"]))
+    assert LEAK in json.dumps(project.get_prefill(project.tasks()[leaking]["id"]))
     assert "leak:" in project.tasks()[leaking]["data"]["returned"]
     check_project_is_complete(project)
 
@@ -136,16 +136,16 @@ def test_server_error_midway_is_one_message(project: Project, weather: Proxy) ->
         run_ok(project, "review", verb)
         assert len(project.reviews()) == (verb == "pull")
         if verb == "push":
-            project.review(uids(project)[0])
+            project.review(find_draft_ids(project)[0])
     check_project_is_complete(project)
 
 
 def test_interrupted_pull_changes_nothing(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    accepted, leaking = uids(project)[:2]
+    accepted, leaking = find_draft_ids(project)[:2]
     project.review(accepted)
     run_ok(project, "review", "pull")
-    project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    project.review(leaking, edit_result("think_0", text=[LEAK]), "fixed")
     before = (project.folder / "data/review/reviews.parquet").read_bytes()
     weather.at("GET", f"/{project.number}/export", "half", times=9)
     assert "cannot be reached" in run_failing(project, "review", "pull")
@@ -160,10 +160,10 @@ def test_interrupted_pull_changes_nothing(project: Project, weather: Proxy) -> N
 
 def test_correction_during_pull_is_kept(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    leaking = uids(project)[0]
-    said = project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    leaking = find_draft_ids(project)[0]
+    said = project.review(leaking, edit_result("think_0", text=[LEAK]), "fixed")
     task = project.tasks()[leaking]
-    better = put("think_0", text=["In better words, look at this."])(task["annotations"][0]["result"])
+    better = edit_result("think_0", text=["In better words, look at this."])(task["annotations"][0]["result"])
     at = weather.at("GET", f"/annotations/{said}", lambda: project.client.annotations.update(id=said, result=better))
     assert "0 sent back" in run_ok(project, "review", "pull")
     assert at.hits == 1 and project.reviews()[leaking].problems
@@ -174,7 +174,7 @@ def test_correction_during_pull_is_kept(project: Project, weather: Proxy) -> Non
 
 def test_review_during_export_is_pulled_next(project: Project, weather: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     run_ok(project, "review", "push")
-    both = uids(project)[:2]
+    both = find_draft_ids(project)[:2]
     said = {project.tasks()[uid]["id"]: project.review(uid) for uid in both}
     run_ok(project, "review", "pull")
     result = {task["id"]: task["annotations"][0]["result"] for uid, task in project.tasks().items() if uid in both}
@@ -184,8 +184,8 @@ def test_review_during_export_is_pulled_next(project: Project, weather: Proxy, m
     def edit_reviews() -> None:
         """Edit the reviews in the order of the export: before and after the one that is being read."""
         for task in [int(found[1]) for path in weather.seen if (found := re.search(r"/export.*=(\d+)$", path))]:
-            reworded = put("think_0", text=["In other words, look at this."])(result[task])
-            project.client.annotations.update(id=said[task], result=reworded)
+            replace_first_thought = edit_result("think_0", text=["In other words, look at this."])(result[task])
+            project.client.annotations.update(id=said[task], result=replace_first_thought)
 
     # Export one task per request.
     monkeypatch.setattr(annotation.pull, "EXPORT_BATCH", 1)
@@ -198,7 +198,7 @@ def test_review_during_export_is_pulled_next(project: Project, weather: Proxy, m
 
 def test_unread_project_is_reported(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    project.review(uids(project)[0])
+    project.review(find_draft_ids(project)[0])
     alone = project.settings
     project.settings = (*alone, f"review.annotators=[{project.server.email}]")
     run_ok(project, "review", "push")
@@ -213,8 +213,8 @@ def test_unread_project_is_reported(project: Project, weather: Proxy) -> None:
 
 def test_correction_of_deselected_sample_is_refused(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    gone, there = uids(project)[:2]
-    project.review(gone, put("think_0", text=["In better words, look at this."]), "fixed")
+    gone, there = find_draft_ids(project)[:2]
+    project.review(gone, edit_result("think_0", text=["In better words, look at this."]), "fixed")
     project.review(there)
     image = project.drafts().filter(pl.col("draft_id") == gone)["sample_id"][0]
     path = project.folder / "data/select/sample.parquet"
@@ -229,7 +229,7 @@ def check_sent_back_once(project: Project, uid: str) -> None:
     task = project.tasks()[uid]
     assert task["annotations"] == []
     assert "leak:" in task["data"]["returned"]
-    assert LEAK in json.dumps(project.prefilled(task["id"]))
+    assert LEAK in json.dumps(project.get_prefill(task["id"]))
     assert [row.draft_id for row in read_reviews(Workspace(project.folder))].count(uid) == 1
 
 
@@ -254,9 +254,9 @@ def test_push_continues_after_server_crash(project: Project, weather: Proxy, mon
 
 def test_pull_waits_for_restarting_server(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    accepted, leaking = uids(project)[:2]
+    accepted, leaking = find_draft_ids(project)[:2]
     project.review(accepted)
-    project.review(leaking, put("think_0", text=[LEAK]), "fixed")
+    project.review(leaking, edit_result("think_0", text=[LEAK]), "fixed")
     starts = threading.Thread(target=project.server.start)
 
     def restart() -> None:
@@ -298,10 +298,10 @@ def test_killed_push_is_completed_by_next(project: Project, weather: Proxy) -> N
 
 def test_killed_pull_is_completed_by_next(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    accepted, *leaking = uids(project)[:3]
+    accepted, *leaking = find_draft_ids(project)[:3]
     project.review(accepted)
     for uid in leaking:
-        project.review(uid, put("think_0", text=[LEAK]), "fixed")
+        project.review(uid, edit_result("think_0", text=[LEAK]), "fixed")
     moments = random.Random(6).sample(range(3, 14), 2)
     for moment in sorted(moments):
         run_and_kill(project, weather, "pull", moment)
@@ -350,14 +350,16 @@ def test_simultaneous_pushes_share_project(project: Project, weather: Proxy, dra
     token = project.server.token
 
     def push_other() -> None:
-        pushed.append(apart(other.folder, "review", "push", settings=other.settings, LABEL_STUDIO_API_KEY=token))
+        pushed.append(
+            run_in_process(other.folder, "review", "push", settings=other.settings, LABEL_STUDIO_API_KEY=token)
+        )
 
     weather.at("POST", "/projects/$", push_other)
     run_ok(project, "review", "push")
     assert pushed[0].returncode == 0, pushed[0].stderr
     check_project_is_complete(project)
     twins = [
-        {"data": task["data"], "predictions": [{"result": project.prefilled(task["id"])}]}
+        {"data": task["data"], "predictions": [{"result": project.get_prefill(task["id"])}]}
         for task in project.tasks().values()
     ]
     # The tasks that the other push would have sent, had it listed the tasks before this push created them.
@@ -367,11 +369,11 @@ def test_simultaneous_pushes_share_project(project: Project, weather: Proxy, dra
 
 
 def test_pull_continues_after_full_disk(project: Project, tmp_path: Path) -> None:
-    project.ok("review", "push")
-    first, second = uids(project)[:2]
+    project.run_ok("review", "push")
+    first, second = find_draft_ids(project)[:2]
     project.review(first)
-    project.ok("review", "pull")
-    project.review(second, put("think_0", text=[LEAK]), "fixed")
+    project.run_ok("review", "pull")
+    project.review(second, edit_result("think_0", text=[LEAK]), "fixed")
     data = project.folder / "data"
     kept = data.rename(tmp_path / "kept")
     data.mkdir()
@@ -393,7 +395,7 @@ def test_pull_continues_after_full_disk(project: Project, tmp_path: Path) -> Non
             assert "`indus-cot review pull` again" in printed
             if folder == "prior_review":
                 # Without this project the pull starts with the drafts.
-                project.client.projects.delete(id=project.numbered(f"{project.title} · priors"))
+                project.client.projects.delete(id=project.get_number(f"{project.title} · priors"))
         assert list(project.reviews()) == [first]
         assert project.tasks()[second]["annotations"], "a review is sent back only after it is stored"
         filler.unlink()
@@ -406,13 +408,13 @@ def test_pull_continues_after_full_disk(project: Project, tmp_path: Path) -> Non
 
 
 def test_deleted_project_loses_no_review(project: Project) -> None:
-    project.ok("review", "push")
-    first, second = uids(project)[:2]
+    project.run_ok("review", "push")
+    first, second = find_draft_ids(project)[:2]
     project.review(first)
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     project.client.projects.delete(id=project.number)
     assert "run `indus-cot review push` first" in run_failing(project, "review", "pull")
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     project.review(second)
     assert "1 new or changed, 2 in all" in run_ok(project, "review", "pull")
     assert {uid: row.verdict for uid, row in project.reviews().items()} == {first: "accepted", second: "accepted"}
@@ -437,13 +439,13 @@ def clear_result(result: Result) -> Result:
 
 @pytest.mark.parametrize("edit", [use_other_layout, clear_result])
 def test_annotation_of_other_layout_is_sent_back(project: Project, edit: Callable[[Result], Result]) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     project.review(uid, edit)
     assert "1 sent back" in run_ok(project, "review", "pull")
     assert project.reviews()[uid].problems
     assert project.tasks()[uid]["annotations"] == []
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     project.review(uid)
     run_ok(project, "review", "pull")
     assert [row.problems == [] for row in read_reviews(Workspace(project.folder))] == [False, True]
@@ -451,9 +453,9 @@ def test_annotation_of_other_layout_is_sent_back(project: Project, edit: Callabl
 
 def test_review_during_push_is_kept(project: Project, weather: Proxy) -> None:
     run_ok(project, "review", "push")
-    withdrawn, doubled = uids(project)[:2]
+    withdrawn, doubled = find_draft_ids(project)[:2]
     tasks = project.tasks()
-    twin = {"data": tasks[doubled]["data"], "predictions": [{"result": project.prefilled(tasks[doubled]["id"])}]}
+    twin = {"data": tasks[doubled]["data"], "predictions": [{"result": project.get_prefill(tasks[doubled]["id"])}]}
     project.client.projects.import_tasks(id=project.number, request=[twin])
     listed = project.client.tasks.list(project=project.number, fields="all")
     double = max(task.id for task in listed)

@@ -13,24 +13,24 @@ from label_studio_sdk.converter import brush
 from annotation import page
 from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
-from tests.helpers.review_project import Project, Result, change_draft, judged, put, uids
+from tests.helpers.review_project import Project, Result, change_draft, build_judgement, edit_result, find_draft_ids
 
 
 def test_second_push_changes_nothing(project: Project) -> None:
     drafts = project.drafts()["draft_id"].to_list()
-    assert f"{len(drafts)} tasks new" in project.ok("review", "push")
+    assert f"{len(drafts)} tasks new" in project.run_ok("review", "push")
     before = project.tasks()
     assert sorted(before) == drafts
-    assert f"0 tasks new, 0 updated, 0 repaired, {len(drafts)} unchanged" in project.ok("review", "push")
+    assert f"0 tasks new, 0 updated, 0 repaired, {len(drafts)} unchanged" in project.run_ok("review", "push")
     assert project.tasks() == before
     assert project.client.projects.get(id=project.number).label_config == page.build_config(masks=True)
 
 
 def test_unedited_acceptance_changes_nothing(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     project.review(uid)
-    assert "1 new or changed, 1 in all" in project.ok("review", "pull")
+    assert "1 new or changed, 1 in all" in project.run_ok("review", "pull")
     row = project.reviews()[uid]
     assert (row.verdict, row.changes, row.problems) == ("accepted", [], [])
     assert row.trajectory == project.drafts().filter(pl.col("draft_id") == uid)["trajectory"].item()
@@ -40,8 +40,8 @@ def test_unedited_acceptance_changes_nothing(project: Project) -> None:
 
 
 def test_edited_call_is_executed_again(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     trajectory = json.loads(project.drafts().filter(pl.col("draft_id") == uid)["trajectory"].item())
     number = next(
         i for i, turn in enumerate(trajectory["turns"]) if turn["call"] and turn["call"]["arguments"].get("region")
@@ -50,7 +50,7 @@ def test_edited_call_is_executed_again(project: Project) -> None:
     x1, y1, x2, y2 = before["call"]["arguments"]["region"]
     region = [max(0, x1 - 20), max(0, y1 - 20), min(1000, x2 + 10), min(1000, y2 + 10)]
     left, top, right, bottom = (side / 10 for side in region)
-    moved = put(f"call_{number}", x=left, y=top, width=right - left, height=bottom - top)
+    moved = edit_result(f"call_{number}", x=left, y=top, width=right - left, height=bottom - top)
 
     def edit(result: Result) -> Result:
         rectangle = [item for item in result if item["type"] == "rectanglelabels" and item["id"] == f"call_{number}"]
@@ -58,7 +58,7 @@ def test_edited_call_is_executed_again(project: Project) -> None:
         return rest + moved(rectangle)
 
     project.review(uid, edit)
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     row = project.reviews()[uid]
     assert row.problems == [], row.problems
     assert [change.field for change in row.changes] == [f"turns.{number}.call"]
@@ -68,22 +68,22 @@ def test_edited_call_is_executed_again(project: Project) -> None:
     fixed = project.corpus().filter(pl.col("review_status") == "fixed")
     assert fixed["sample_id"].to_list() == [uid.rpartition("#")[0]]
     assert fixed["trajectory"].item() == row.trajectory
-    assert "all equal" in project.ok("verify")
+    assert "all equal" in project.run_ok("verify")
 
 
 def test_edits_are_pulled_exactly(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     row = project.drafts().filter(pl.col("draft_id") == uid).row(0, named=True)
     thought = json.loads(row["trajectory"])["turns"][0]["thought"]
     words = f'{thought} An expert adds "quotes" & émoji 🔩, שלום.'.replace('"quotes"', "words")
     x1, y1, x2, y2 = row["boxes"][0]
     x1 = x1 + 1
-    moved = put("box_0", x=x1 / 10, width=(x2 - x1) / 10)
+    moved = edit_result("box_0", x=x1 / 10, width=(x2 - x1) / 10)
     task = project.tasks()[uid]["id"]
-    result = moved(put("think_0", text=[words])(project.prefilled(task))) + judged("fixed")
+    result = moved(edit_result("think_0", text=[words])(project.get_prefill(task))) + build_judgement("fixed")
     project.client.annotations.create(id=task, result=result, lead_time=3.0)
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     review = project.reviews()[uid]
     assert review.problems == [], review.problems
     assert {change.field: change.after for change in review.changes} == {
@@ -94,10 +94,10 @@ def test_edits_are_pulled_exactly(project: Project) -> None:
 
 
 def test_rejected_draft_is_left_out(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     project.review(uid, verdict="reject", reasons=("wrong type", "poor reasoning"))
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     assert project.reviews()[uid].reasons == ["wrong type", "poor reasoning"]
     rows = project.corpus()
     assert uid.rpartition("#")[0] not in rows["sample_id"].to_list()
@@ -106,39 +106,39 @@ def test_rejected_draft_is_left_out(project: Project) -> None:
 
 
 def test_edit_failing_gate_is_sent_back(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
-    project.review(uid, put("think_0", text=["The ground truth mask says there is a scratch on it."]), "fixed")
-    assert "1 sent back to the reviewer" in project.ok("review", "pull")
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
+    project.review(uid, edit_result("think_0", text=["The ground truth mask says there is a scratch on it."]), "fixed")
+    assert "1 sent back to the reviewer" in project.run_ok("review", "pull")
     review = project.reviews()[uid]
     assert any(problem.startswith("leak:") for problem in review.problems)
     task = project.tasks()[uid]
     assert task["annotations"] == []
     assert "leak:" in task["data"]["returned"]
-    assert "The ground truth mask says" in json.dumps(project.prefilled(task["id"]))
-    assert not any(item["from_name"] == "verdict" for item in project.prefilled(task["id"]))
+    assert "The ground truth mask says" in json.dumps(project.get_prefill(task["id"]))
+    assert not any(item["from_name"] == "verdict" for item in project.get_prefill(task["id"]))
     # Another push keeps the reviewer's text and the reason.
-    assert "0 updated, 0 repaired" in project.ok("review", "push")
+    assert "0 updated, 0 repaired" in project.run_ok("review", "push")
     assert "leak:" in project.tasks()[uid]["data"]["returned"]
     assert set(project.corpus()["review_status"]) == {"auto"}
-    project.review(uid, put("think_0", text=["I look at the part as a whole and find one place odd."]), "fixed")
-    project.ok("review", "pull")
+    project.review(uid, edit_result("think_0", text=["I look at the part as a whole and find one place odd."]), "fixed")
+    project.run_ok("review", "pull")
     assert [row.problems == [] for row in read_reviews(Workspace(project.folder))] == [False, True]
 
 
 def test_changed_draft_sets_review_aside(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
     project.review(uid)
     change_draft(project, uid)
-    printed = project.ok("review", "push")
+    printed = project.run_ok("review", "push")
     assert "1 updated" in printed and "1 reviews of changed drafts set aside" in printed
     review = project.reviews()[uid]
     assert review.verdict == "accepted", "the review of the old draft is kept"
     task = project.tasks()[uid]
     assert task["annotations"] == []
     assert task["data"]["draft_sha256"] != review.draft_sha256
-    assert project.prefilled(task["id"])
+    assert project.get_prefill(task["id"])
     rows = project.corpus()
     assert set(rows["review_status"]) == {"auto"}
     manifest = json.loads((project.folder / "data/indus_cot/manifest.json").read_text())
@@ -146,23 +146,23 @@ def test_changed_draft_sets_review_aside(project: Project) -> None:
 
 
 def test_pull_is_incremental(project: Project) -> None:
-    project.ok("review", "push")
-    first, second = uids(project)[:2]
+    project.run_ok("review", "push")
+    first, second = find_draft_ids(project)[:2]
     number = project.review(first)
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     project.review(second)
-    assert "1 new or changed, 2 in all" in project.ok("review", "pull")
-    assert "0 new or changed, 2 in all" in project.ok("review", "pull")
+    assert "1 new or changed, 2 in all" in project.run_ok("review", "pull")
+    assert "0 new or changed, 2 in all" in project.run_ok("review", "pull")
     task = project.tasks()[first]["id"]
-    result = project.prefilled(task) + judged("reject", ("wrong location",))
+    result = project.get_prefill(task) + build_judgement("reject", ("wrong location",))
     project.client.annotations.update(id=number, result=result)
-    assert "1 new or changed, 2 in all" in project.ok("review", "pull")
+    assert "1 new or changed, 2 in all" in project.run_ok("review", "pull")
     assert project.reviews()[first].verdict == "rejected"
 
 
 def test_manual_deletions_are_repaired(project: Project) -> None:
-    project.ok("review", "push")
-    first, second, third = (uids(project) + uids(project, answer="No"))[:3]
+    project.run_ok("review", "push")
+    first, second, third = (find_draft_ids(project) + find_draft_ids(project, answer="No"))[:3]
     tasks = project.tasks()
     project.client.tasks.delete(id=str(tasks[first]["id"]))
     (prediction,) = project.client.predictions.list(task=tasks[second]["id"])
@@ -172,21 +172,21 @@ def test_manual_deletions_are_repaired(project: Project) -> None:
         id=project.number,
         label_config='<View><Image name="image" value="$image"/><Choices name="x" toName="image"><Choice value="y"/></Choices></View>',
     )
-    assert "1 tasks new, 1 updated, 1 repaired" in project.ok("review", "push")
-    assert project.prefilled(project.tasks()[second]["id"])
+    assert "1 tasks new, 1 updated, 1 repaired" in project.run_ok("review", "push")
+    assert project.get_prefill(project.tasks()[second]["id"])
     assert "think_{{idx}}" in project.client.projects.get(id=project.number).label_config
     project.client.projects.delete(id=project.number)
-    assert f"{project.drafts().height} tasks new" in project.ok("review", "push")
+    assert f"{project.drafts().height} tasks new" in project.run_ok("review", "push")
 
 
 def test_skipped_and_duplicate_annotations(project: Project) -> None:
-    project.ok("review", "push")
-    skipped, emptied, twice = (uids(project) + uids(project, answer="No"))[:3]
+    project.run_ok("review", "push")
+    skipped, emptied, twice = (find_draft_ids(project) + find_draft_ids(project, answer="No"))[:3]
     project.review(skipped, was_cancelled=True)
     project.client.annotations.create(id=project.tasks()[emptied]["id"], result=[], lead_time=1.0)
     project.review(twice, verdict="reject", reasons=("wrong type",))
     project.review(twice)
-    printed = project.ok("review", "pull")
+    printed = project.run_ok("review", "pull")
     assert "3 in all" in printed and "1 skipped" in printed and "1 sent back" in printed
     assert "no verdict was given" in project.reviews()[emptied].problems
     rows = project.corpus()
@@ -207,8 +207,8 @@ def test_refusal_is_one_message(project: Project, verb: str) -> None:
 
 
 def test_images_are_served(project: Project) -> None:
-    project.ok("review", "push")
-    task = project.tasks()[uids(project)[0]]
+    project.run_ok("review", "push")
+    task = project.tasks()[find_draft_ids(project)[0]]
     shown = [task["data"]["image"]]
     for step in task["data"]["steps"]:
         shown += [part.split('"')[0].replace("&amp;", "&") for part in step["observation"].split('src="')[1:]]
@@ -226,12 +226,12 @@ def test_second_push_is_locked_out(project: Project) -> None:
 
 def test_status_shows_random_audit(project: Project) -> None:
     project.settings = (*project.settings, "review.audit_share=0.5")
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     drawn = [uid for uid, task in project.tasks().items() if task["data"]["audit"]]
     assert 0 < len(drawn) < len(project.tasks())
     project.review(drawn[0])
     project.review(drawn[1], verdict="reject", reasons=("wrong type",))
-    project.ok("review", "pull")
+    project.run_ok("review", "pull")
     done = project.run("review", "status")
     printed = done.stdout + done.stderr
     assert f"2 of {len(project.tasks())} drafts decided" in printed
@@ -241,42 +241,42 @@ def test_status_shows_random_audit(project: Project) -> None:
 
 
 def test_outdated_page_is_sent_back(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
-    old = project.prefilled(project.tasks()[uid]["id"])
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
+    old = project.get_prefill(project.tasks()[uid]["id"])
     change_draft(project, uid)
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     task = project.tasks()[uid]["id"]
-    project.client.annotations.create(id=task, result=old + judged("accept"), lead_time=9.0)
-    assert "1 sent back" in project.ok("review", "pull")
+    project.client.annotations.create(id=task, result=old + build_judgement("accept"), lead_time=9.0)
+    assert "1 sent back" in project.run_ok("review", "pull")
     (problem,) = project.reviews()[uid].problems
     assert "replaced while it was on the page" in problem
     found = project.tasks()[uid]
     assert found["annotations"] == [] and "replaced while" in found["data"]["returned"]
-    assert project.prefilled(task) != old
+    assert project.get_prefill(task) != old
     assert set(project.corpus()["review_status"]) == {"auto"}
 
 
 def test_review_of_broken_task_is_kept(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
-    project.review(uid, put("think_0", text=["Words of an expert."]), "fixed")
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
+    project.review(uid, edit_result("think_0", text=["Words of an expert."]), "fixed")
     project.client.tasks.update(id=str(project.tasks()[uid]["id"]), data={"uid": uid})
-    project.ok("review", "push")
+    project.run_ok("review", "push")
     assert "Words of an expert." in project.reviews()[uid].result
     assert "changed by hand" in project.reviews()[uid].problems[0]
     assert project.tasks()[uid]["data"]["draft_sha256"]
 
 
 def test_painted_mask_is_only_change(project: Project) -> None:
-    project.ok("review", "push")
-    uid = uids(project)[0]
-    (before,) = [item for item in project.prefilled(project.tasks()[uid]["id"]) if item["type"] == "brushlabels"]
+    project.run_ok("review", "push")
+    uid = find_draft_ids(project)[0]
+    (before,) = [item for item in project.get_prefill(project.tasks()[uid]["id"]) if item["type"] == "brushlabels"]
     painted = page.decode_mask([before])
     assert painted is not None and painted.any()
     more = painted | np.roll(painted, 5, axis=1)
-    project.review(uid, put("mask_0", rle=brush.mask2rle(more.astype(np.uint8) * 255)))
-    project.ok("review", "pull")
+    project.review(uid, edit_result("mask_0", rle=brush.mask2rle(more.astype(np.uint8) * 255)))
+    project.run_ok("review", "pull")
     row = project.reviews()[uid]
     assert [change.field for change in row.changes] == ["mask"]
     assert (row.verdict, row.problems) == ("accepted", [])

@@ -69,10 +69,10 @@ def parse_counts(printed: str, label: str = "review push") -> dict[str, int]:
 def test_images_are_uploaded_once(s3_project, s3):
     local = (*s3_project.settings, "review.images=local")
     s3_settings, s3_project.settings = s3_project.settings, local
-    assert parse_counts(s3_project.ok("review", "push"))["new"] == 12
+    assert parse_counts(s3_project.run_ok("review", "push"))["new"] == 12
     s3_project.settings = s3_settings
 
-    assert parse_counts(s3_project.ok("review", "push"))["updated"] == 12
+    assert parse_counts(s3_project.run_ok("review", "push"))["updated"] == 12
     there = s3.names(f"{s3_project.title}/shown")
     assert len(find_image_names(s3_project)) > 12
     assert there == find_image_names(s3_project) | {"about.txt"}
@@ -81,7 +81,7 @@ def test_images_are_uploaded_once(s3_project, s3):
 
     upload_count = len(s3.written)
     tasks = s3_project.tasks()
-    assert parse_counts(s3_project.ok("review", "push"))["unchanged"] == 12
+    assert parse_counts(s3_project.run_ok("review", "push"))["unchanged"] == 12
     assert len(s3.written) == upload_count
     assert s3_project.tasks() == tasks
     assert len(list(s3_project.client.import_storage.s3.list(project=s3_project.number))) == 1
@@ -90,7 +90,7 @@ def test_images_are_uploaded_once(s3_project, s3):
     s3_project.client.import_storage.s3.update(id=storage.id, **changed)
     gone = f"{s3_project.title}/shown/{min(there - {'about.txt'})}"
     s3.client.delete_object(Bucket=BUCKET, Key=gone)
-    s3_project.ok("review", "push")
+    s3_project.run_ok("review", "push")
     assert s3.written[upload_count:] == [f"/{BUCKET}/{gone}"]
     assert list(s3_project.client.import_storage.s3.list(project=s3_project.number)) == [storage]
 
@@ -99,8 +99,8 @@ def test_images_are_uploaded_once(s3_project, s3):
 def test_expert_sees_s3_images(s3_project):
     if CHROMIUM is None:
         pytest.skip("no chromium here: install it, or say where it is in CHROMIUM")
-    s3_project.ok("review", "push")
-    s3_project.ok("review", "push", "--priors")
+    s3_project.run_ok("review", "push")
+    s3_project.run_ok("review", "push", "--priors")
     task = max(s3_project.tasks().values(), key=lambda task: str(task["data"]["steps"]).count("<img"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -121,7 +121,7 @@ def test_expert_sees_s3_images(s3_project):
         address = page.evaluate(f"{observations}[0].src")
         if shot := os.environ.get("INDUS_COT_SCREENSHOT"):
             page.screenshot(path=shot)
-        priors = s3_project.numbered(f"{s3_project.title} · priors")
+        priors = s3_project.get_number(f"{s3_project.title} · priors")
         prior = next(iter(s3_project.client.tasks.list(project=priors)))
         assert prior.data["images"].count("<img") > 1
         page.goto(f"{s3_project.server.url}/projects/{priors}/data?task={prior.id}")
@@ -132,7 +132,7 @@ def test_expert_sees_s3_images(s3_project):
         if shot:
             page.screenshot(path=f"{shot}.priors.png")
         browser.close()
-    assert parse_counts(s3_project.ok("review", "push", "--priors"), "review push of priors")["unchanged"] > 1
+    assert parse_counts(s3_project.run_ok("review", "push", "--priors"), "review push of priors")["unchanged"] > 1
     assert httpx.get(address).status_code == 401, "images need an account"
 
 
@@ -140,12 +140,12 @@ def test_push_continues_after_s3_failure(s3_project, s3):
     upload_count = len(s3.written)
     s3.puts_left = 10
     with pytest.raises(IndusCotError, match="Run the same command again"):
-        s3_project.ok("review", "push")
+        s3_project.run_ok("review", "push")
     assert len(s3.written) == upload_count + 10
     assert s3_project.title not in [item.title for item in s3_project.client.projects.list(title=s3_project.title)]
 
     s3.puts_left = float("inf")
-    assert parse_counts(s3_project.ok("review", "push"))["new"] == 12
+    assert parse_counts(s3_project.run_ok("review", "push"))["new"] == 12
     assert s3.names(f"{s3_project.title}/shown") == find_image_names(s3_project) | {"about.txt"}
     assert len(s3.written[upload_count:]) == len(set(s3.written[upload_count:])), "an image was sent twice"
 
@@ -162,7 +162,7 @@ def test_s3_errors_are_explained(s3_project, monkeypatch, variables, says):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(IndusCotError, match=says):
-        s3_project.ok("review", "push")
+        s3_project.run_ok("review", "push")
     assert not list(s3_project.client.projects.list(title=s3_project.title))
 
 
@@ -179,4 +179,4 @@ def test_server_without_bucket_access(s3_project, label_studio):
     s3_project.server = label_studio
     s3_project.settings = (*s3_project.settings, f"review.url={label_studio.url}")
     with pytest.raises(IndusCotError, match="Label Studio cannot read s3://"):
-        s3_project.ok("review", "push")
+        s3_project.run_ok("review", "push")

@@ -171,7 +171,7 @@ def write_zip(path: Path, files: Files) -> Path:
     return path
 
 
-class Pulled:
+class PulledSet:
     """The output of `pull` for one set."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
@@ -201,16 +201,18 @@ def settings(
     return [f"pull.{name}={json.dumps(entry)}", f"run.strict={str(strict).lower()}"]
 
 
-def pull_set(root: Path, benchmark: str, source: Path | str | list[str], strict: bool = False, **extra: Any) -> Pulled:
+def pull_set(
+    root: Path, benchmark: str, source: Path | str | list[str], strict: bool = False, **extra: Any
+) -> PulledSet:
     """Pull ``source`` into a workspace at ``root``."""
     source = str(source) if isinstance(source, Path) else source
     params = load_params("default", settings(benchmark, source, strict=strict, **extra), ROOT)
     workspace = Workspace(root)
     pull("mine", params, workspace)
-    return Pulled(workspace, "mine")
+    return PulledSet(workspace, "mine")
 
 
-def no_trace(root: Path) -> None:
+def assert_nothing_pulled(root: Path) -> None:
     """Check that no set was pulled below ``root``."""
     folder = root / "data" / "pull"
     assert [path.name for path in folder.glob("*") if not path.name.endswith(".lock")] == []

@@ -66,7 +66,7 @@ def run(
     Only `repro` starts a new process, since a process takes seconds to import its modules.
     """
     if "repro" in arguments:
-        return apart(project, *arguments, settings=settings, profile=profile, **environment)
+        return run_in_process(project, *arguments, settings=settings, profile=profile, **environment)
     line = command(*arguments, settings=settings, profile=profile)
     environment = _environment(project, environment)
     out, err = StringIO(), StringIO()
@@ -86,7 +86,7 @@ def run(
     return subprocess.CompletedProcess(line, int(code or 0), out.getvalue(), err.getvalue())
 
 
-def apart(
+def run_in_process(
     project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, profile: str = "default", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `indus-cot` in a new process, for tests that run commands at the same time or in threads."""
@@ -112,7 +112,7 @@ def make(
             assert done.returncode == 0, done.stdout + done.stderr
 
 
-def forked(project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, **environment: str) -> BaseProcess:
+def start_forked(project: Path, *arguments: str, settings: tuple[str, ...] = SMALL, **environment: str) -> BaseProcess:
     """Start `indus-cot` in a process that a test can kill; fork it from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))

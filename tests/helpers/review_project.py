@@ -47,7 +47,7 @@ class Project:
         key = token or self.server.token
         return run(self.folder, *verb, settings=(*self.settings, *more), LABEL_STUDIO_API_KEY=key)
 
-    def ok(self, *verb: str) -> str:
+    def run_ok(self, *verb: str) -> str:
         """Run a command that must succeed, in this process to save imports; return its standard output."""
         chosen = [part for setting in self.settings for part in ("--set", setting)]
         with contextlib.chdir(self.folder):
@@ -62,15 +62,15 @@ class Project:
 
     @property
     def number(self) -> int:
-        return self.numbered(self.title)
+        return self.get_number(self.title)
 
-    def numbered(self, title: str) -> int:
+    def get_number(self, title: str) -> int:
         (found,) = [item for item in self.client.projects.list(title=title) if item.title == title]
         return found.id
 
     def tasks(self, title: str = "") -> dict[str, Any]:
         """Return every task with its predictions and annotations, by draft."""
-        number = self.numbered(title or self.title)
+        number = self.get_number(title or self.title)
         exported = b"".join(
             self.client.projects.exports.download_sync(id=number, export_type="JSON", download_all_tasks=True)
         )
@@ -78,7 +78,7 @@ class Project:
         assert len(found) == len(json.loads(exported)), "a draft has two tasks"
         return found
 
-    def prefilled(self, task: int) -> Result:
+    def get_prefill(self, task: int) -> Result:
         (prediction,) = self.client.predictions.list(task=task)
         assert prediction.model_version == MODEL_VERSION
         return [dict(item) for item in prediction.result]
@@ -86,7 +86,7 @@ class Project:
     def review(self, uid: str, edit: Callable[[Result], Result] = list, verdict: str = "accept", **more: Any) -> int:
         """Submit the page of a draft as an expert would, with edits and a verdict; return the annotation's id."""
         task = self.tasks()[uid]["id"]
-        result = edit(self.prefilled(task)) + judged(verdict, more.pop("reasons", ()))
+        result = edit(self.get_prefill(task)) + build_judgement(verdict, more.pop("reasons", ()))
         return self.client.annotations.create(id=task, result=result, lead_time=12.5, **more).id
 
     def reviews(self) -> dict[str, Review]:
@@ -96,18 +96,18 @@ class Project:
         return DRAFT.read(self.folder / "data/draft/trajectory.parquet").sort("draft_id")
 
     def corpus(self) -> pl.DataFrame:
-        self.ok("assemble")
+        self.run_ok("assemble")
         return pl.concat([pl.read_parquet(path) for path in (self.folder / "data/indus_cot/data").glob("*.parquet")])
 
 
-def judged(verdict: str, reasons: tuple[str, ...] = ()) -> Result:
+def build_judgement(verdict: str, reasons: tuple[str, ...] = ()) -> Result:
     def choice(name: str, values: list[str]) -> dict[str, Any]:
         return {"id": name, "from_name": name, "to_name": "image", "type": "choices", "value": {"choices": values}}
 
     return [choice("verdict", [verdict]), *([choice("reasons", list(reasons))] if reasons else [])]
 
 
-def put(name: str, **value: Any) -> Callable[[Result], Result]:
+def edit_result(name: str, **value: Any) -> Callable[[Result], Result]:
     """Return an edit that changes the value of one result."""
 
     def edit(result: Result) -> Result:
@@ -120,18 +120,18 @@ def put(name: str, **value: Any) -> Callable[[Result], Result]:
     return edit
 
 
-def hesitate(trajectory: Trajectory) -> Trajectory:
+def reword_first_thought(trajectory: Trajectory) -> Trajectory:
     """Return the trajectory with a reworded first thought."""
-    return reworded(trajectory, f"Now then. {trajectory.turns[0].thought}")
+    return replace_first_thought(trajectory, f"Now then. {trajectory.turns[0].thought}")
 
 
-def reworded(trajectory: Trajectory, thought: str) -> Trajectory:
+def replace_first_thought(trajectory: Trajectory, thought: str) -> Trajectory:
     """Return the trajectory with ``thought`` as its first thought."""
     first = trajectory.turns[0].model_copy(update={"thought": thought})
     return trajectory.model_copy(update={"turns": [first, *trajectory.turns[1:]]})
 
 
-def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajectory] = hesitate) -> None:
+def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajectory] = reword_first_thought) -> None:
     """Change a draft, as a new run of `draft` could."""
     drafts = DRAFT.records(project.drafts())
     old = next(draft for draft in drafts if draft.draft_id == uid)
@@ -140,7 +140,7 @@ def change_draft(project: Project, uid: str, edit: Callable[[Trajectory], Trajec
     DRAFT.write(DRAFT.frame([new if draft is old else draft for draft in drafts]), path)
 
 
-def uids(project: Project, tool: str = "crop", answer: str = "Yes") -> list[str]:
+def find_draft_ids(project: Project, tool: str = "crop", answer: str = "Yes") -> list[str]:
     found = project.drafts().filter(pl.col("tools").list.contains(tool) & (pl.col("answer") == answer))
     assert found.height, f"no draft with {tool} and {answer}"
     return found["draft_id"].to_list()

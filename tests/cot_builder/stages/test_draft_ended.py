@@ -15,7 +15,7 @@ import pytest
 
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from tests.helpers.drafting import CONCURRENCY, KEY, compute_key, endpoint_settings, read_drafts, run_draft
-from tests.helpers.pipeline import command, forked, run
+from tests.helpers.pipeline import command, start_forked, run
 from tests.helpers.scripted_teacher import answer_form
 from tests.servers.chat_server import ChatServer, chat_server
 
@@ -65,7 +65,7 @@ def test_random_kills_repeat_no_request(project: Path, tmp_path: Path) -> None:
             stored = kept_keys(project, server.requests)
             countdown = dice.randint(1, max(2, whole // KILLS))
             judged = endpoint_settings(server, "teacher.judge_readings=1")
-            running = forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
+            running = start_forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
             running.join()
             if running.exitcode == 0:
                 break

@@ -14,7 +14,7 @@ from cot_builder.benchmarks.sdd import published_thirds
 from schemas.geometry import to_pixels
 from tests.helpers.layouts import (
     Files,
-    Pulled,
+    PulledSet,
     csv_bytes,
     mask,
     mvtec_files,
@@ -40,7 +40,7 @@ LAYOUTS = {
 }
 
 
-def labels(pulled: Pulled) -> dict[str, int]:
+def labels(pulled: PulledSet) -> dict[str, int]:
     counts: dict[str, int] = pulled.counts["by_split_label"]
     return counts
 
@@ -379,7 +379,7 @@ def test_synthetic_sets_pull_cleanly(tmp_path: Path, benchmark: str) -> None:
     small = ["synthetic.size=128", "synthetic.categories=2", "synthetic.parts=4", "synthetic.views=2"]
     workspace = Workspace(tmp_path)
     pull(benchmark, load_params("default", small, ROOT), workspace)
-    pulled = Pulled(workspace, benchmark)
+    pulled = PulledSet(workspace, benchmark)
     assert pulled.left_out == []
     assert pulled.warnings == []
     defective = pulled.supervision.filter(pl.col("label") == "anomalous")

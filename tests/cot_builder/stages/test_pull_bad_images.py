@@ -15,7 +15,16 @@ from PIL import ExifTags, Image
 
 from cot_builder.storage.header import DamagedError, Header, read_header
 from schemas.errors import IndusCotError
-from tests.helpers.layouts import Files, mask, mvtec_files, no_trace, picture, pull_set, write_folder, write_tar
+from tests.helpers.layouts import (
+    Files,
+    mask,
+    mvtec_files,
+    assert_nothing_pulled,
+    picture,
+    pull_set,
+    write_folder,
+    write_tar,
+)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -87,7 +96,7 @@ def test_damaged_image_is_left_out(tmp_path: Path, damage: str) -> None:
         IndusCotError, match=rf"000{suffix}: damaged image .*run.strict is true, so the stage stops here"
     ):
         pull_set(tmp_path / "strict", "folder", source, strict=True)
-    no_trace(tmp_path / "strict")
+    assert_nothing_pulled(tmp_path / "strict")
 
 
 def tagged(suffix: str, orientation: int) -> bytes:
@@ -135,7 +144,7 @@ def test_all_images_damaged(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "mvtec", {"bottle/test/good/000.png": b"x", "bottle/test/good/001.png": b"y"})
     with pytest.raises(IndusCotError, match=r"no sample could be made of it; left out:\n  bottle/test/good/000\.png"):
         pull_set(tmp_path, "mvtec_ad", source)
-    no_trace(tmp_path)
+    assert_nothing_pulled(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_unusable_mask_drops_only_boxes(tmp_path: Path, change: bytes | None, re
     assert row["defect_type"] is not None
     with pytest.raises(IndusCotError, match=f"{name}: {reason}"):
         pull_set(tmp_path / "strict", "mvtec_ad", source, strict=True)
-    no_trace(tmp_path / "strict")
+    assert_nothing_pulled(tmp_path / "strict")
 
 
 NOISE = np.random.default_rng(1).bytes(6 * 64)

@@ -10,7 +10,7 @@ from tests.helpers.layouts import (
     Files,
     csv_bytes,
     mvtec_files,
-    no_trace,
+    assert_nothing_pulled,
     picture,
     pull_set,
     real_iad_files,
@@ -94,7 +94,7 @@ def test_all_unknown_labels_are_listed(tmp_path: Path) -> None:
     ) as error:
         pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "mvtec", files))
     assert "taxonomy.yaml" in str(error.value)
-    no_trace(tmp_path)
+    assert_nothing_pulled(tmp_path)
 
 
 def test_unknown_category_is_kept_with_warning(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_unknown_category_is_kept_with_warning(tmp_path: Path) -> None:
 def test_wrong_layout_suggests_another(tmp_path: Path, asked: str, files: Files, looks_like: str) -> None:
     with pytest.raises(IndusCotError, match=rf"this looks like {looks_like}: set pull\.mine\.benchmark: {looks_like}$"):
         pull_set(tmp_path, asked, write_folder(tmp_path / "source", files))
-    no_trace(tmp_path)
+    assert_nothing_pulled(tmp_path)
 
 
 def test_unknown_layout_gives_an_example(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_invalid_row_is_located(tmp_path: Path, change: dict[str, str], message:
     files = {"a.png": picture(1), "b.png": picture(2), "parts.csv": csv_bytes(rows)}
     with pytest.raises(IndusCotError, match=message):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files) / "parts.csv")
-    no_trace(tmp_path / "work")
+    assert_nothing_pulled(tmp_path / "work")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suf
     files = {"a.png": picture(1), "b.png": picture(2), f"parts.{suffix}": table}
     with pytest.raises(IndusCotError, match=rf"the column {column} is not known; if it holds {meant}, name it {meant}"):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
-    no_trace(tmp_path / "work")
+    assert_nothing_pulled(tmp_path / "work")
 
 
 @pytest.mark.parametrize("line", ["b.png,bad,0,0,9,9", "b.png,bad,,stray"])
@@ -242,7 +242,7 @@ def test_stray_quote_is_located(tmp_path: Path, line: str, column: str) -> None:
     files = {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3), "parts.csv": table}
     with pytest.raises(IndusCotError, match=rf"parts\.csv row 4, column {column}: is not valid CSV"):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
-    no_trace(tmp_path / "work")
+    assert_nothing_pulled(tmp_path / "work")
 
 
 def test_quoted_field_with_quotes_and_newlines(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_malformed_boxes(tmp_path: Path, boxes: str) -> None:
     source = write_folder(tmp_path / "parts", {"a.png": picture(1), "parts.jsonl": table})
     with pytest.raises(IndusCotError, match=r"parts\.jsonl row 1, column boxes: .* is no list of boxes"):
         pull_set(tmp_path / "work", "folder", source)
-    no_trace(tmp_path / "work")
+    assert_nothing_pulled(tmp_path / "work")
 
 
 def test_table_without_required_columns(tmp_path: Path) -> None:

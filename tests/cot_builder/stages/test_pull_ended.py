@@ -12,7 +12,7 @@ import pytest
 
 from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
-from tests.helpers.layouts import Pulled, mvtec_files, picture, pull_set, settings, write_folder, write_tar
+from tests.helpers.layouts import PulledSet, mvtec_files, picture, pull_set, settings, write_folder, write_tar
 from tests.helpers.paths import ROOT
 
 
@@ -69,7 +69,7 @@ def test_killed_pull_leaves_nothing_visible(tmp_path: Path) -> None:
     os.close(end)
     assert process.returncode == -signal.SIGKILL
     assert set(before.samples["category"]) == {"cable"}
-    again = Pulled(Workspace(tmp_path), "mine")
+    again = PulledSet(Workspace(tmp_path), "mine")
     assert set(again.samples["category"]) == {"cable"}
     pipe.unlink()
     pipe.write_bytes(picture(50))
