@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.helpers.made_once import made_once
+from tests.helpers.make_once import make_once
 
 if TYPE_CHECKING:
     from cot_builder.storage.workspace import Workspace
@@ -90,7 +90,7 @@ def trainable(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Workspace]"
     from cot_builder.storage.workspace import Workspace
     from tests.helpers.training_project import build
 
-    root = made_once(tmp_path_factory, "training", build)
+    root = make_once(tmp_path_factory, "training", build)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
         yield Workspace(root)
@@ -101,4 +101,4 @@ def policy(trainable: "Workspace", tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder with the small corpus and a tiny policy; read-only."""
     from tests.helpers.small_policy import build
 
-    return made_once(tmp_path_factory, "policy", lambda folder: build(folder, trainable))
+    return make_once(tmp_path_factory, "policy", lambda folder: build(folder, trainable))

@@ -19,7 +19,7 @@ from schemas.review import Review
 from schemas.trajectory import Trajectory, Turn, Verdict
 from tests.helpers.browser import CHROMIUM, chromium
 from tests.helpers.expert import LARGE, SMALL, Expert
-from tests.helpers.review_project import Project, change_draft, replace_first_thought, find_draft_ids
+from tests.helpers.review_project import Project, change_draft, find_draft_ids, replace_first_thought
 from tests.servers.label_studio_server import Server
 
 SHIFT = 40

@@ -26,7 +26,7 @@ from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
 from indus_cot.app import main
 from schemas.sample import SAMPLE
-from tests.helpers.pipeline import run_in_process, command
+from tests.helpers.pipeline import command, run_in_process
 from tests.helpers.review_project import Project, Result, change_draft, edit_result, find_draft_ids
 from tests.servers.fault_proxy import Fault, Proxy, run_proxy
 from tests.servers.label_studio_server import STOP_S, Server

@@ -13,7 +13,7 @@ from label_studio_sdk.converter import brush
 from annotation import page
 from cot_builder.corpus.reviews import read_reviews
 from cot_builder.storage.workspace import Workspace
-from tests.helpers.review_project import Project, Result, change_draft, build_judgement, edit_result, find_draft_ids
+from tests.helpers.review_project import Project, Result, build_judgement, change_draft, edit_result, find_draft_ids
 
 
 def test_second_push_changes_nothing(project: Project) -> None:

@@ -16,7 +16,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.patch import PATCH, PatchPair
 from schemas.sample import SAMPLE, Sample
 from schemas.supervision import SUPERVISION, Supervision
-from tests.helpers.pulled import Pulled, params_for, picture, write_pulled_set
+from tests.helpers.pulled import PulledImage, params_for, picture, write_pulled_set
 
 SETS = {"real_iad": ("real_iad", "train"), "sdd": ("sdd", "train")}
 WIDTH, HEIGHT = 240, 180
@@ -35,10 +35,10 @@ def drawn(key: str, defect: bool, width: int = WIDTH, height: int = HEIGHT) -> b
 
 
 @cache
-def parts(count: int, name: str = "bracket") -> list[Pulled]:
+def parts(count: int, name: str = "bracket") -> list[PulledImage]:
     """Normal and defective parts in turns."""
     return [
-        Pulled(
+        PulledImage(
             name,
             f"S{number:04d}",
             defect="scratch" if number % 2 else None,
@@ -49,7 +49,7 @@ def parts(count: int, name: str = "bracket") -> list[Pulled]:
     ]
 
 
-def chosen(root: Path, sets: dict[str, Sequence[Pulled]]) -> Workspace:
+def chosen(root: Path, sets: dict[str, Sequence[PulledImage]]) -> Workspace:
     """Pull ``sets`` and hand all of them on, as `select` would."""
     workspace = Workspace(root)
     samples: list[Sample] = []

@@ -20,7 +20,7 @@ from tests.helpers.paths import ROOT
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PulledImage:
     """One image of a pulled set; omitted fields are derived deterministically from the others."""
 
     category: str
@@ -59,7 +59,7 @@ def picture(key: str, width: int = 96, height: int = 80, contrast: float = 60.0)
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def write_pulled_set(workspace: Workspace, name: str, images: Sequence[Pulled]) -> list[str]:
+def write_pulled_set(workspace: Workspace, name: str, images: Sequence[PulledImage]) -> list[str]:
     """Write the shards and tables of a pulled set; return the sample ids in the order of ``images``."""
     folder = workspace.pull(name)
     samples, supervision = [], []
@@ -126,7 +126,7 @@ def params_for(sets: dict[str, tuple[str, str]], **settings: object) -> Params:
     return Params.model_validate(params)
 
 
-def _draw(image: Pulled, key: str) -> np.ndarray:
+def _draw(image: PulledImage, key: str) -> np.ndarray:
     pixels = picture(key)
     if image.defect and image.box:
         x1, y1, x2, y2 = image.box

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cot_builder.storage.workspace import Workspace
-from tests.helpers.made_once import made_once
+from tests.helpers.make_once import make_once
 
 
 @pytest.fixture(scope="session")
@@ -14,13 +14,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Forty samples in three chunks, one of them damaged, cut by one worker in this process; to be read only."""
     from cot_builder.stages.patch import patch
     from tests.helpers.patches import NO_IMAGE, chosen, parts, with_settings
-    from tests.helpers.pulled import Pulled
+    from tests.helpers.pulled import PulledImage
 
     def make(folder: Path) -> None:
-        damaged = Pulled("bracket", "broken", data=NO_IMAGE)
+        damaged = PulledImage("bracket", "broken", data=NO_IMAGE)
         patch(with_settings(), chosen(folder, {"real_iad": [*parts(19), damaged, *parts(20, "lid")]}))
 
-    return Workspace(made_once(tmp_path_factory, "many", make))
+    return Workspace(make_once(tmp_path_factory, "many", make))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project up to `prior`, with the offline teacher's priors; to be copied."""
     from tests.helpers.drafting import prepare_project
 
-    return made_once(tmp_path_factory, "drafting", prepare_project)
+    return make_once(tmp_path_factory, "drafting", prepare_project)
 
 
 @pytest.fixture

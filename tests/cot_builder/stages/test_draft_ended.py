@@ -15,7 +15,7 @@ import pytest
 
 from cot_builder.endpoint.store import AnswerStore, answer_store_path
 from tests.helpers.drafting import CONCURRENCY, KEY, compute_key, endpoint_settings, read_drafts, run_draft
-from tests.helpers.pipeline import command, start_forked, run
+from tests.helpers.pipeline import command, run, start_forked
 from tests.helpers.scripted_teacher import answer_form
 from tests.servers.chat_server import ChatServer, chat_server
 

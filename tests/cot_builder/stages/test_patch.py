@@ -30,7 +30,7 @@ from tests.helpers.patches import (
     with_settings,
     written,
 )
-from tests.helpers.pulled import Pulled, picture
+from tests.helpers.pulled import PulledImage, picture
 
 
 def test_patches_are_crops_with_global_views(many: Workspace) -> None:
@@ -113,8 +113,8 @@ def test_unknown_defect_location_has_no_hard_normals(tmp_path: Path) -> None:
     image = np.full((HEIGHT, WIDTH, 3), 210, np.uint8)
     for x in (40, 120, 200):
         cv2.circle(image, (x, 90), 9, (30, 30, 30), -1)
-    unknown = Pulled("lid", "A", defect="scratch", box=None, area_fraction=None, data=encode_png(image))
-    normal = Pulled("lid", "N", data=encode_png(image))
+    unknown = PulledImage("lid", "A", defect="scratch", box=None, area_fraction=None, data=encode_png(image))
+    normal = PulledImage("lid", "N", data=encode_png(image))
     workspace = chosen(tmp_path, {"real_iad": [unknown, normal]})
     patch(with_settings(patch__proposals=1, patch__hard_normal=2), workspace)
     kinds: dict[str, list[str]] = {}
@@ -171,7 +171,7 @@ def test_regions_are_cropped(tmp_path: Path) -> None:
     third = HEIGHT // 3
     file = encode_png(picture("strip", WIDTH, HEIGHT))
     thirds = [
-        Pulled(
+        PulledImage(
             "kos", f"P{n}", "default", path=f"kos/Part{n}.png", data=file, region=(0, n * third, WIDTH, (n + 1) * third)
         )
         for n in range(3)
@@ -192,7 +192,7 @@ def test_regions_are_cropped(tmp_path: Path) -> None:
 
 
 def test_damaged_image_is_left_out(many: Workspace, tmp_path: Path) -> None:
-    damaged = Pulled("bracket", "broken", data=NO_IMAGE).sample_id("real_iad")
+    damaged = PulledImage("bracket", "broken", data=NO_IMAGE).sample_id("real_iad")
     assert left_out(many) == [("damaged image", damaged)]
     assert read_manifest(many.patch)["left_out"] == {"damaged image": 1}
     assert len({row.sample_id for row in rows_of(many)}) == 39

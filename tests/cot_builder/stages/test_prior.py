@@ -24,7 +24,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.prior import PRIOR, NormalcyPrior
 from schemas.selection import SPLIT
-from tests.helpers.pulled import Pulled, params_for, picture, write_pulled_set
+from tests.helpers.pulled import PulledImage, params_for, picture, write_pulled_set
 
 SETS = {"real_iad": ("real_iad", "train"), "mvtec_ad": ("mvtec_ad", "evaluate")}
 RED, BLUE, WHITE, BLACK = (0, 0, 220), (200, 60, 0), (255, 255, 255), (0, 0, 0)
@@ -49,23 +49,27 @@ def text_of(*images: np.ndarray, category: str = "metal_plate", view: str = "def
 # The stage
 
 
-def pool() -> list[Pulled]:
+def pool() -> list[PulledImage]:
     """Twelve normal and twelve defective parts in two views."""
     return [
-        Pulled("bracket", f"S{number:04d}", view, "scratch" if number % 2 else None, split="test")
+        PulledImage("bracket", f"S{number:04d}", view, "scratch" if number % 2 else None, split="test")
         for number in range(24)
         for view in ("C1", "C2")
     ]
 
 
-def evaluation() -> list[Pulled]:
-    bottles = [Pulled("bottle", f"train{number}", "default", split="train") for number in range(4)]
-    bottles += [Pulled("bottle", f"test{number}", "default", split="test") for number in range(3)]
-    bottles += [Pulled("bottle", f"bad{number}", "default", "crack", split="test") for number in range(2)]
-    return [*bottles, Pulled("capsule", "good", "default", split="test"), Pulled("capsule", "b", "default", "crack")]
+def evaluation() -> list[PulledImage]:
+    bottles = [PulledImage("bottle", f"train{number}", "default", split="train") for number in range(4)]
+    bottles += [PulledImage("bottle", f"test{number}", "default", split="test") for number in range(3)]
+    bottles += [PulledImage("bottle", f"bad{number}", "default", "crack", split="test") for number in range(2)]
+    return [
+        *bottles,
+        PulledImage("capsule", "good", "default", split="test"),
+        PulledImage("capsule", "b", "default", "crack"),
+    ]
 
 
-def prepare(root: Path, extra: Sequence[Pulled] = (), **values: object) -> tuple[Params, Workspace]:
+def prepare(root: Path, extra: Sequence[PulledImage] = (), **values: object) -> tuple[Params, Workspace]:
     workspace, params = Workspace(root), params_for(SETS, **values)
     write_pulled_set(workspace, "real_iad", pool())
     write_pulled_set(workspace, "mvtec_ad", [*evaluation(), *extra])
@@ -128,8 +132,8 @@ def test_seed_determines_the_drawn_images(tmp_path: Path) -> None:
 
 
 def test_damaged_images_are_left_out(tmp_path: Path) -> None:
-    broken = Pulled("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
-    alone = Pulled("cable", "alone", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use either")
+    broken = PulledImage("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
+    alone = PulledImage("cable", "alone", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use either")
     params, workspace = prepare(tmp_path, [broken, alone])
     prior(params, workspace)
     bottle = rows_of(workspace)["mvtec_ad/bottle/default"]
@@ -146,8 +150,8 @@ def test_damaged_images_are_left_out(tmp_path: Path) -> None:
 
 
 def test_strict_run_stops_at_damaged_image(tmp_path: Path) -> None:
-    broken = Pulled("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
-    capsule = Pulled("capsule", "first", "default", split="train")
+    broken = PulledImage("bottle", "broken", "default", split="train", data=b"\x89PNG\r\n\x1a\n of no use")
+    capsule = PulledImage("capsule", "first", "default", split="train")
     params, workspace = prepare(tmp_path, [broken, capsule])
     prior(params, workspace)
     before = (workspace.prior / "prior.parquet").read_bytes()
@@ -161,7 +165,9 @@ def test_strict_run_stops_at_damaged_image(tmp_path: Path) -> None:
 def test_no_normal_training_images(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     params = params_for({"mvtec_ad": ("mvtec_ad", "evaluate")})
-    write_pulled_set(workspace, "mvtec_ad", [Pulled("bottle", "good"), Pulled("bottle", "bad", defect="crack")])
+    write_pulled_set(
+        workspace, "mvtec_ad", [PulledImage("bottle", "good"), PulledImage("bottle", "bad", defect="crack")]
+    )
     for name in ("sample", "split"):
         (workspace.select / f"{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
         (workspace.select / f"{name}.parquet").write_bytes(b"")

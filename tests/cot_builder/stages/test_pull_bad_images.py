@@ -17,9 +17,9 @@ from cot_builder.storage.header import DamagedError, Header, read_header
 from schemas.errors import IndusCotError
 from tests.helpers.layouts import (
     Files,
+    assert_nothing_pulled,
     mask,
     mvtec_files,
-    assert_nothing_pulled,
     picture,
     pull_set,
     write_folder,

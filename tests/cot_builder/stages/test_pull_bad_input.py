@@ -8,9 +8,9 @@ import pytest
 from schemas.errors import IndusCotError
 from tests.helpers.layouts import (
     Files,
+    assert_nothing_pulled,
     csv_bytes,
     mvtec_files,
-    assert_nothing_pulled,
     picture,
     pull_set,
     real_iad_files,

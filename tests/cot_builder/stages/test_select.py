@@ -26,7 +26,7 @@ from schemas.errors import IndusCotError
 from schemas.sample import SAMPLE
 from schemas.selection import SPLIT
 from schemas.supervision import SUPERVISION
-from tests.helpers.pulled import Pulled, params_for, picture, write_pulled_set
+from tests.helpers.pulled import PulledImage, params_for, picture, write_pulled_set
 
 EVALUATION = ("mvtec_ad", "visa", "mpdd", "dtd", "sdd")
 SETS = {"real_iad": ("real_iad", "train"), "mvtec_ad": ("mvtec_ad", "evaluate")}
@@ -35,22 +35,24 @@ NAMES = st.text("abcdefghij", min_size=3, max_size=8)
 
 def parts(
     category: str, count: int, views: Sequence[str] = ("C1", "C2"), defects: Sequence[str] = ("scratch",)
-) -> list[Pulled]:
+) -> list[PulledImage]:
     """``count`` normal and as many defective parts in each view; a third of the normal ones is of the train split."""
     images = []
     for number in range(2 * count):
         defect = defects[number % len(defects)] if number >= count else None
         for view in views:
             images.append(
-                Pulled(category, f"S{number:04d}", view, defect, split="train" if number < count / 3 else "test")
+                PulledImage(category, f"S{number:04d}", view, defect, split="train" if number < count / 3 else "test")
             )
     return images
 
 
-def run(tmp_path: Path, pool: Sequence[Pulled], evaluation: Sequence[Pulled] = (), **settings: object) -> Workspace:
+def run(
+    tmp_path: Path, pool: Sequence[PulledImage], evaluation: Sequence[PulledImage] = (), **settings: object
+) -> Workspace:
     workspace = Workspace(tmp_path)
     write_pulled_set(workspace, "real_iad", pool)
-    write_pulled_set(workspace, "mvtec_ad", evaluation or [Pulled("bottle", "000", "default")])
+    write_pulled_set(workspace, "mvtec_ad", evaluation or [PulledImage("bottle", "000", "default")])
     select(params_for(SETS, **settings), workspace)
     return workspace
 
@@ -179,7 +181,7 @@ def test_overlapping_categories_are_dropped(tmp_path: Path) -> None:
 def test_local_categories_count_without_official_list(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     write_pulled_set(workspace, "real_iad", [*parts("gear", 2), *parts("lid", 2)])
-    write_pulled_set(workspace, "ours", [Pulled("Gears", "1")])
+    write_pulled_set(workspace, "ours", [PulledImage("Gears", "1")])
     select(params_for({"real_iad": ("real_iad", "train"), "ours": ("folder", "evaluate")}), workspace)
     assert set(chosen(workspace)["category"]) == {"lid"}
     assert leakage(workspace)["evaluation_sets"][0]["published_images"] is None
@@ -216,13 +218,16 @@ def test_copies_of_evaluation_images_are_dropped(tmp_path: Path) -> None:
     third = cv2.vconcat([picture("above", 256, 200), original])
     pool = [
         *parts("lid", 3),
-        Pulled("lid", "half", data=encode_png(half)),
-        Pulled("lid", "coarse", data=coarse),
-        Pulled("lid", "bytes", data=encode_png(original)),
-        Pulled("lid", "third", data=encode_png(third), region=(0, 200, 256, 400)),
-        Pulled("lid", "upper", data=encode_png(third), region=(0, 0, 256, 200)),
+        PulledImage("lid", "half", data=encode_png(half)),
+        PulledImage("lid", "coarse", data=coarse),
+        PulledImage("lid", "bytes", data=encode_png(original)),
+        PulledImage("lid", "third", data=encode_png(third), region=(0, 200, 256, 400)),
+        PulledImage("lid", "upper", data=encode_png(third), region=(0, 0, 256, 200)),
     ]
-    evaluation = [Pulled("bottle", "000", "default", data=encode_png(original)), Pulled("bottle", "001", "default")]
+    evaluation = [
+        PulledImage("bottle", "000", "default", data=encode_png(original)),
+        PulledImage("bottle", "001", "default"),
+    ]
     workspace = run(tmp_path, pool, evaluation)
     pairs = {row["source_path"].split("/")[-1]: row for row in rows(workspace, "near_duplicates.csv")}
     assert set(pairs) == {"half_C1.png", "coarse_C1.png", "bytes_C1.png", "third_C1.png"}
@@ -238,8 +243,8 @@ def test_featureless_images_are_not_copies(tmp_path: Path) -> None:
     def flat(level: int) -> bytes:
         return encode_png(np.full((80, 96, 3), level, np.uint8))
 
-    pool = [*parts("lid", 2), *(Pulled("lid", f"flat{level}", data=flat(level)) for level in (20, 120, 220))]
-    workspace = run(tmp_path, pool, [Pulled("bottle", f"{n}", data=flat(n)) for n in (20, 121, 221)])
+    pool = [*parts("lid", 2), *(PulledImage("lid", f"flat{level}", data=flat(level)) for level in (20, 120, 220))]
+    workspace = run(tmp_path, pool, [PulledImage("bottle", f"{n}", data=flat(n)) for n in (20, 121, 221)])
     assert [row["kind"] for row in rows(workspace, "near_duplicates.csv")] == ["bytes"]
     assert leakage(workspace)["featureless"] == 3
 
@@ -278,9 +283,9 @@ def test_search_matches_brute_force() -> None:
 def test_invisible_defects_are_dropped(tmp_path: Path) -> None:
     pool = [
         *parts("lid", 3),
-        Pulled("lid", "tiny", defect="dent", area_fraction=0.00001),
-        Pulled("lid", "unseen", defect="dent", box=None, area_fraction=0.0),
-        Pulled("lid", "maskless", defect="dent", area_fraction=None),
+        PulledImage("lid", "tiny", defect="dent", area_fraction=0.00001),
+        PulledImage("lid", "unseen", defect="dent", box=None, area_fraction=0.0),
+        PulledImage("lid", "maskless", defect="dent", area_fraction=None),
     ]
     workspace = run(tmp_path, pool)
     seen = {row["sample_id"]: row["detail"] for row in rows(workspace, "excluded.csv")}
@@ -293,8 +298,8 @@ def test_balance_within_category_and_view(tmp_path: Path) -> None:
     pool = [
         *parts("lid", 5),
         *parts("gear", 3, views=("C1", "C2", "C3")),
-        *(Pulled("lid", f"more{n}", "C1") for n in range(9)),
-        *(Pulled("lid", f"more{n}", "C4") for n in range(9)),
+        *(PulledImage("lid", f"more{n}", "C1") for n in range(9)),
+        *(PulledImage("lid", f"more{n}", "C4") for n in range(9)),
     ]
     table = chosen(run(tmp_path, pool, select__samples=1000))
     cells = table.group_by("category", "view").agg(
@@ -372,10 +377,10 @@ def test_identical_images_are_dropped(tmp_path: Path) -> None:
     twin, disputed = encode_png(picture("twin")), encode_png(picture("disputed"))
     pool = [
         *parts("lid", 3),
-        Pulled("lid", "twin1", data=twin),
-        Pulled("lid", "twin2", data=twin),
-        Pulled("lid", "good", data=disputed),
-        Pulled("lid", "bad", defect="crack", data=disputed),
+        PulledImage("lid", "twin1", data=twin),
+        PulledImage("lid", "twin2", data=twin),
+        PulledImage("lid", "good", data=disputed),
+        PulledImage("lid", "bad", defect="crack", data=disputed),
     ]
     workspace = run(tmp_path, pool)
     reasons = Counter(row["reason"] for row in rows(workspace, "excluded.csv"))
@@ -387,8 +392,12 @@ def test_identical_images_are_dropped(tmp_path: Path) -> None:
 
 
 def test_damaged_images_are_reported(tmp_path: Path) -> None:
-    pool = [*parts("lid", 3), Pulled("lid", "broken", data=b"no image"), Pulled("lid", "cut", data=b"\x89PNG\r\n")]
-    workspace = run(tmp_path, pool, [Pulled("bottle", "0"), Pulled("bottle", "1", data=b"\xff\xd8\xff")])
+    pool = [
+        *parts("lid", 3),
+        PulledImage("lid", "broken", data=b"no image"),
+        PulledImage("lid", "cut", data=b"\x89PNG\r\n"),
+    ]
+    workspace = run(tmp_path, pool, [PulledImage("bottle", "0"), PulledImage("bottle", "1", data=b"\xff\xd8\xff")])
     left_out = {row["item"]: row for row in rows(workspace, "left_out.csv")}
     assert {image.sample_id("real_iad") for image in pool[-2:]} < set(left_out)
     assert len(left_out) == 3
@@ -407,7 +416,7 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
     write_pulled_set(workspace, "real_iad", parts("lid", 2))
     with pytest.raises(IndusCotError, match=r"mvtec_ad/sample\.parquet: not found"):
         select(params_for(SETS), workspace)
-    write_pulled_set(workspace, "mvtec_ad", [Pulled("bottle", "0"), Pulled("bottle", "1")])
+    write_pulled_set(workspace, "mvtec_ad", [PulledImage("bottle", "0"), PulledImage("bottle", "1")])
     path = workspace.pull("mvtec_ad") / "supervision.parquet"
     SUPERVISION.write(SUPERVISION.read(path).head(1), path)
     with pytest.raises(IndusCotError, match=r"has no row for 1 sample\(s\), first mvtec_ad/bottle/.*pull mvtec_ad"):
@@ -416,7 +425,7 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
 
 def test_nothing_to_balance(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match="no category and view has both a normal and a visibly anomalous sample"):
-        run(tmp_path, [Pulled("lid", f"{n}", "C1") for n in range(4)])
+        run(tmp_path, [PulledImage("lid", f"{n}", "C1") for n in range(4)])
 
 
 def test_report_without_evaluation_sets(tmp_path: Path) -> None:
@@ -429,8 +438,10 @@ def test_report_without_evaluation_sets(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_process_count_does_not_change_pairs(tmp_path: Path) -> None:
-    small = [Pulled("lid", f"{n:03d}", "C1", "dent" if n % 2 else None) for n in range(420)]
-    copy = [Pulled("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))]
+    small = [PulledImage("lid", f"{n:03d}", "C1", "dent" if n % 2 else None) for n in range(420)]
+    copy = [
+        PulledImage("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))
+    ]
     first = run(tmp_path / "a", small, copy, compute__workers=2)
     shutil.copytree(tmp_path / "a" / "data" / "pull", tmp_path / "b" / "data" / "pull")
     second = Workspace(tmp_path / "b")

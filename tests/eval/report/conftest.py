@@ -10,7 +10,7 @@ import pytest
 
 from cot_builder.storage.workspace import Workspace
 from eval.report.report import report
-from tests.helpers.made_once import made_once
+from tests.helpers.make_once import make_once
 from tests.helpers.small_corpus import build, params
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ COLUMNS = ["id", "category", "view", "split", "answer", "boxes", "defect_type", 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The small corpus with its report; tests must not change it."""
-    return Workspace(made_once(tmp_path_factory, "report", lambda folder: report(params(), build(folder))))
+    return Workspace(make_once(tmp_path_factory, "report", lambda folder: report(params(), build(folder))))
 
 
 @pytest.fixture(scope="session")
