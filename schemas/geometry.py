@@ -103,7 +103,7 @@ def hull(boxes: Sequence[Box]) -> Box:
         ValueError: ``boxes`` is empty.
     """
     if not boxes:
-        raise ValueError("hull of no boxes")
+        raise ValueError("hull needs at least one box; got no boxes")
     columns = list(zip(*boxes, strict=True))
     return min(columns[0]), min(columns[1]), max(columns[2]), max(columns[3])
 

@@ -144,7 +144,7 @@ class Run(_Record):
     @property
     def title(self) -> str:
         """One line that identifies the run: model, mode, rounds and weights."""
-        parts = [self.model or "a model of which no record is here", self.mode or "mode not recorded"]
+        parts = [self.model or "model not recorded", self.mode or "mode not recorded"]
         parts += ["two rounds"] if self.rounds == "two" else []
         parts += [f"weights {self.model_sha256[:8]}"] if self.model_sha256 else []
         return ", ".join(parts)

@@ -175,7 +175,7 @@ def _build_row(
     label, split = entry.label, entry.split
     if label is None:
         if marked is None:
-            report.leave_out("label unknown", key, f"it follows from {entry.mask}, which cannot be used")
+            report.leave_out("label unknown", key, f"the label depends on the mask {entry.mask}, which is unusable")
             return None
         label = "anomalous" if marked.area_fraction else "normal"
         split = "test" if label == "anomalous" else split

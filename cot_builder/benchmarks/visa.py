@@ -201,7 +201,9 @@ def _rows(name: str, data: bytes, columns: tuple[str, ...]) -> Iterator[tuple[in
             raise IndusCotError(f"visa: {name} has no column {', '.join(missing)}; it is not the published file")
         for number, row in enumerate(reader, 2):
             if any(row[column] is None for column in columns):
-                raise IndusCotError(f"visa: {name} row {number} is cut short")
+                raise IndusCotError(
+                    f"visa: {name} row {number} has too few cells; take the file again from the published archive"
+                )
             yield number, row
     except (UnicodeDecodeError, csv.Error) as error:
         raise IndusCotError(

@@ -81,12 +81,12 @@ def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) 
     turns: list[Turn] = []
     try:
         *steps, last = [message for message in chat if message["role"] in ("assistant", "tool")]
-        for said, returned in zip(steps[::2], steps[1::2], strict=True):
-            (call,) = said["tool_calls"]
-            shown = any(part["type"] == "image" for part in returned["content"])
-            observation = Observation(text=_get_text(returned), image_sha256=next(hashes) if shown else None)
+        for assistant_turn, tool_turn in zip(steps[::2], steps[1::2], strict=True):
+            (call,) = assistant_turn["tool_calls"]
+            shown = any(part["type"] == "image" for part in tool_turn["content"])
+            observation = Observation(text=_get_text(tool_turn), image_sha256=next(hashes) if shown else None)
             tool_call = ToolCall(tool=call["function"]["name"], arguments=call["function"]["arguments"])
-            turns.append(Turn(thought=_split_thought(said)[0], call=tool_call, observation=observation))
+            turns.append(Turn(thought=_split_thought(assistant_turn)[0], call=tool_call, observation=observation))
         thought, verdict = _split_thought(last)
         # Parse the thought separately, because the verdict grammar allows no tag within it.
         return Trajectory(turns=[*turns, Turn(thought=thought)], verdict=read_verdict(f"<think>.</think>{verdict}")[0])

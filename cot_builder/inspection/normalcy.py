@@ -35,7 +35,7 @@ def measure_normalcy(images: Iterable[np.ndarray]) -> dict[str, Any]:
     """
     found = [_measure(image) for image in images]
     if not found:
-        raise ValueError("normalcy of no images")
+        raise ValueError("normalcy needs at least one image; got no images")
     facts: dict[str, Any] = {"images": len(found)}
     for name in ("share", "aspect", "centre_x", "centre_y", "symmetry_x", "symmetry_y", "brightness", "contrast",
                  "detail", "coherence", "direction", "period", "repeats"):  # fmt: skip

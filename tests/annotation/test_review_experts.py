@@ -27,7 +27,7 @@ from schemas.errors import IndusCotError
 from schemas.geometry import Box
 from schemas.review import REVIEW, Change, Review
 from schemas.trajectory import DRAFT, Draft, Trajectory, Turn, Verdict
-from tests.cot_builder.corpus.test_reviews import draft, review
+from tests.cot_builder.corpus.test_reviews import make_draft, make_review
 from tests.helpers.paths import ROOT
 from tests.helpers.review_project import Project, Result, build_judgement, edit_result
 
@@ -49,12 +49,12 @@ def build_drafts(count: int) -> list[Draft]:
 
 def build_draft(verdict: Verdict, sample: str = "set/part/0001") -> Draft:
     trajectory = Trajectory(turns=[Turn(thought=f"I look at {sample}.")], verdict=verdict)
-    return draft(sample).model_copy(update=derive_columns(trajectory))
+    return make_draft(sample).model_copy(update=derive_columns(trajectory))
 
 
 def build_review(number: int, who: str, left: Verdict, unit: int = 0, **changes: Any) -> Review:
     text = Trajectory(turns=[Turn(thought="I look.")], verdict=left).model_dump_json()
-    return review(
+    return make_review(
         number % 60, review_id=f"1/{number}", reviewer=who, trajectory=text, draft_sha256=f"{unit:064x}", **changes
     )
 

@@ -1,4 +1,4 @@
-"""Parameters: params.yaml, a profile over it, single settings over both; whatever does not fit is named."""
+"""Tests of parameters: params.yaml, profiles, single settings, and messages for invalid values."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_all_invalid_values_are_listed(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("teacher.modle=x", "no such parameter: teacher.modle; did you mean teacher.model?"),
         ("teachr.model=x", "no such parameter: teachr; did you mean teacher?"),
@@ -74,10 +74,10 @@ def test_all_invalid_values_are_listed(project: Path) -> None:
         ("run.qqq=1", "no such parameter: run.qqq"),
     ],
 )
-def test_unknown_parameter_has_a_suggestion(setting: str, told: str) -> None:
+def test_unknown_parameter_has_a_suggestion(setting: str, message: str) -> None:
     with pytest.raises(IndusCotError) as caught:
         load_params(settings=[setting], root=ROOT)
-    assert str(caught.value).splitlines()[1:] == [f"  {told}"]
+    assert str(caught.value).splitlines()[1:] == [f"  {message}"]
 
 
 def test_empty_setting_is_text_or_null() -> None:

@@ -1,4 +1,4 @@
-"""What long work says of itself, at a terminal and elsewhere."""
+"""Tests of progress output, on a terminal and elsewhere."""
 
 import re
 from io import StringIO
@@ -33,7 +33,7 @@ def test_terminal_shows_rate_with_estimated_total(monkeypatch: pytest.MonkeyPatc
     shown = StringIO()
     console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(progress, "console", console)
-    # Every item gives another estimate of the total.
+    # The estimate of the total changes with every item.
     list(progress.track(range(50), "pull", share=lambda number: (number + 1) ** 2 / 2500))
     *_, last = (line for line in shown.getvalue().splitlines() if "pull" in line)
     assert re.search(r"50/50 \d+\.\d/s 0:00:00", last), last

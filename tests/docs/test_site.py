@@ -15,7 +15,7 @@ from docs_build.reference import generated_pages, public_names
 from docs_build.tables import find_tables
 from indus_cot import __all__ as public
 from tests.helpers.browser import CHROMIUM, chromium
-from tests.helpers.made_once import made_once
+from tests.helpers.make_once import make_once
 from tests.helpers.pages import list_pages
 from tests.helpers.paths import ROOT
 
@@ -34,7 +34,7 @@ def build(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
-    return made_once(tmp_path_factory, "site", build)
+    return make_once(tmp_path_factory, "site", build)
 
 
 @pytest.mark.slow

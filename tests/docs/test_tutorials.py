@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.made_once import made_once
+from tests.helpers.make_once import make_once
 from tests.helpers.pages import Page, list_pages, run_blocks
 from tests.helpers.paths import ROOT
 from tests.helpers.pipeline import UNTRAINED
@@ -30,7 +30,7 @@ def make_first_corpus(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def first_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of the first tutorial; to be copied, not written to."""
-    return made_once(tmp_path_factory, "first-corpus", make_first_corpus) / "my-parts"
+    return make_once(tmp_path_factory, "first-corpus", make_first_corpus) / "my-parts"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.stem)

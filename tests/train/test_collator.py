@@ -50,7 +50,7 @@ def words(trajectory: Trajectory) -> list[str]:
     return [text + END for text in (*turns, rendering.render_final_turn(trajectory))]
 
 
-def trained(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
+def decode_labels(batch: dict[str, torch.Tensor], processor: Any) -> list[str]:
     """Return the tokens that bear loss as text, one per row."""
     return [processor.tokenizer.decode(labels[labels != IGNORE_INDEX]) for labels in batch["labels"]]
 
@@ -62,7 +62,7 @@ def test_loss_covers_only_policy_tokens(trainable: Workspace, rows, processor) -
     for start in range(0, len(rows), 3):
         some = rows[start : start + 3]
         batch = collate(some)
-        assert trained(batch, processor) == ["".join(words(trajectories[row["id"]])) for row in some]
+        assert decode_labels(batch, processor) == ["".join(words(trajectories[row["id"]])) for row in some]
         assert torch.equal(
             batch["labels"][batch["labels"] != IGNORE_INDEX], batch["input_ids"][batch["labels"] != IGNORE_INDEX]
         )
@@ -99,7 +99,7 @@ def test_control_arm_holds_only_verdict_tags(trainable: Workspace, rows, process
     batch = make_collator(processor)(labels[:6])
     verdicts = [rendering.render_verdict(read.verdict) for read in map(_trajectory(trainable), labels[:6])]
     assert len({text.startswith("<location>") for text in verdicts}) == 2
-    assert trained(batch, processor) == [text + END for text in verdicts]
+    assert decode_labels(batch, processor) == [text + END for text in verdicts]
     assert len(batch["image_grid_thw"]) == 6
     whole = processor.tokenizer.decode(batch["input_ids"][0])
     assert "<tools>" not in whole and "tool_response" not in whole
@@ -185,12 +185,12 @@ def test_damaged_image_is_named(rows, processor) -> None:
         make_collator(processor)([row | {"images": [row["images"][0], cut, *row["images"][2:]]}])
 
 
-def _changed(place: int, **values: Any) -> Any:
+def _change_row(place: int, **values: Any) -> Any:
     return lambda rows: [row | values if number == place else row for number, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize(
-    ("column", "change", "told"),
+    ("column", "change", "message"),
     [
         ("images", lambda images: images[:-1], r"images: an image is missing: \d for \d placeholders"),
         ("images", lambda images: [{"bytes": b"", "path": None}, *images[1:]], r"images\.0: the image is missing"),
@@ -218,13 +218,13 @@ def _changed(place: int, **values: Any) -> Any:
         ("tools", lambda text: "{", "messages or tools: invalid chat"),
     ],
 )
-def test_invalid_row_is_named_with_field(copied: Path, column: str, change: Any, told: str) -> None:
+def test_invalid_row_is_named_with_field(copied: Path, column: str, change: Any, message: str) -> None:
     rows = [row for row in read_all(copied) if row.split == "train"]
     place = next(number for number, row in enumerate(rows) if "crop" in row.tool_calls)
     value = getattr(rows[place], column)
     value = [image.model_dump() for image in value] if column == "images" else value
-    change_rows(copied, _changed(place, **{column: change(value)}))
-    with pytest.raises(IndusCotError, match=f"row {rows[place].id}, {told}"):
+    change_rows(copied, _change_row(place, **{column: change(value)}))
+    with pytest.raises(IndusCotError, match=f"row {rows[place].id}, {message}"):
         corpus.read(copied)
 
 

@@ -177,8 +177,10 @@ def test_nan_loss_stops_and_run_resumes(
 
 def test_out_of_memory_names_parameters(workspace: Workspace, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_a_pass(monkeypatch, no_memory)
-    told = r"out of memory .*Lower grpo\.batch and raise grpo\.accum.* lower grpo\.margin_batch.*cot grpo --print-plan"
-    with pytest.raises(IndusCotError, match=told):
+    message = (
+        r"out of memory .*Lower grpo\.batch and raise grpo\.accum.* lower grpo\.margin_batch.*cot grpo --print-plan"
+    )
+    with pytest.raises(IndusCotError, match=message):
         grpo(params(policy / "fitted"), workspace)
     assert not workspace.grpo.exists()
 

@@ -52,8 +52,8 @@ def test_gpus_without_launcher_are_refused(workspace: Workspace, policy: Path, m
     # As in the paper's profile, the group divides the batch of four processes, but not that of one.
     chosen = params(policy / "fitted", {"model": str(policy / "fitted")}, batch=1, accumulation=2, group=4)
     for stage in (sft, grpo):
-        told = rf"{stage.__name__}: 4 GPUs are visible, .*accelerate launch .* --profile paper {stage.__name__}`"
-        with pytest.raises(IndusCotError, match=told):
+        message = rf"{stage.__name__}: 4 GPUs are visible, .*accelerate launch .* --profile paper {stage.__name__}`"
+        with pytest.raises(IndusCotError, match=message):
             stage(chosen, workspace)
     assert not workspace.models.exists()
 

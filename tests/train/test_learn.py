@@ -44,7 +44,7 @@ def processor(tmp_path_factory):
     return load_processor(str(folder))
 
 
-def drawn(size: str, count: int = 48) -> list[surfaces.Surface]:
+def draw_surfaces(size: str, count: int = 48) -> list[surfaces.Surface]:
     return [
         draw_surface(CATEGORIES[seed % len(CATEGORIES)], size, np.random.default_rng(seed)) for seed in range(count)
     ]
@@ -55,11 +55,11 @@ def small_and_twins():
     """Surfaces with a small defect, and the same ones without it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surfaces, "CONTRAST", (0, 0))
-        twins = drawn("small")
-    return drawn("small"), twins
+        twins = draw_surfaces("small")
+    return draw_surfaces("small"), twins
 
 
-def policy_sees(processor, pixels: np.ndarray) -> np.ndarray:
+def scale_for_policy(processor, pixels: np.ndarray) -> np.ndarray:
     """Return the grey levels of an image as the policy sees it, from the values that enter the model."""
     inputs = processor(text="<|image_pad|>", images=[Image.fromarray(pixels[..., ::-1])], return_tensors="np")
     _, height, width = inputs["image_grid_thw"][0]
@@ -67,7 +67,7 @@ def policy_sees(processor, pixels: np.ndarray) -> np.ndarray:
     return (blocks.transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, height * 8, width * 8) * 0.5 + 0.5) * 255
 
 
-def roughness(shown: np.ndarray) -> float:
+def measure_roughness(shown: np.ndarray) -> float:
     """Return the largest local energy of fine structure."""
     grey = shown.mean(0)
     fine = grey - cv2.GaussianBlur(grey, (0, 0), 0.8)
@@ -78,7 +78,7 @@ def roughness(shown: np.ndarray) -> float:
 def test_small_defect_is_hidden_in_global_view(processor, small_and_twins):
     for surface, twin in zip(*small_and_twins, strict=True):
         assert np.abs(surface.pixels.astype(int) - twin.pixels).max() > 60
-        left = np.abs(policy_sees(processor, surface.pixels) - policy_sees(processor, twin.pixels))
+        left = np.abs(scale_for_policy(processor, surface.pixels) - scale_for_policy(processor, twin.pixels))
         # Rounding to eight bits moves a value by one now and then.
         assert left.max() < 1.5 and left.mean() < 0.01
 
@@ -86,20 +86,22 @@ def test_small_defect_is_hidden_in_global_view(processor, small_and_twins):
 @pytest.mark.slow
 def test_roughness_finds_small_defect_only_in_crop(processor, small_and_twins):
     """Use the scaling of training and exams: with another downscaling, roughness once revealed small defects."""
-    small, clean = small_and_twins[0], drawn("none")
+    small, clean = small_and_twins[0], draw_surfaces("none")
     answers = [0] * len(clean) + [1] * len(small)
 
-    def told(look) -> float:
-        return roc_auc_score(answers, [roughness(policy_sees(processor, look(one.pixels))) for one in [*clean, *small]])
+    def auroc(look) -> float:
+        return roc_auc_score(
+            answers, [measure_roughness(scale_for_policy(processor, look(one.pixels))) for one in [*clean, *small]]
+        )
 
-    assert abs(told(lambda pixels: pixels) - 0.5) < 0.15
-    assert told(lambda pixels: crop(pixels).image) > 0.95
+    assert abs(auroc(lambda pixels: pixels) - 0.5) < 0.15
+    assert auroc(lambda pixels: crop(pixels).image) > 0.95
 
 
 @pytest.mark.slow
 def test_large_defect_is_visible_in_global_view(processor):
-    for surface in drawn("large", 20):
-        grey = policy_sees(processor, surface.pixels).mean(0)
+    for surface in draw_surfaces("large", 20):
+        grey = scale_for_policy(processor, surface.pixels).mean(0)
         inside = cv2.resize(surface.mask, grey.shape, interpolation=cv2.INTER_AREA) > 100
         around = (cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))) > 0) & ~inside
         assert abs(grey[inside].mean() - grey[around].mean()) > 12
@@ -107,10 +109,10 @@ def test_large_defect_is_visible_in_global_view(processor):
 
 @pytest.mark.slow
 def test_backbone_sees_policy_images(processor):
-    surface = drawn("small", 1)[0]
+    surface = draw_surfaces("small", 1)[0]
     for pixels in (surface.pixels, crop(surface.pixels).image):
         shown = pretrain.scale_image(processor, pixels)
-        assert np.abs(shown.transpose(2, 0, 1) - policy_sees(processor, pixels)).max() < 0.01
+        assert np.abs(shown.transpose(2, 0, 1) - scale_for_policy(processor, pixels)).max() < 0.01
         again = pretrain.scale_image(processor, np.ascontiguousarray(shown[..., ::-1]))
         assert np.array_equal(again, shown), "scaled once"
 
@@ -158,9 +160,9 @@ def test_lessons_form_a_readable_corpus(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told_of_tools", [True, False])
-def test_system_turn_is_one_token(processor, told_of_tools):
-    said, schemas = system_prompt(told_of_tools), tool_schemas() if told_of_tools else None
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_system_turn_is_one_token(processor, with_tools):
+    said, schemas = system_prompt(with_tools), tool_schemas() if with_tools else None
     chat = [{"role": "system", "content": [{"type": "text", "text": said}]}]
     whole = processor.apply_chat_template(chat, tools=schemas, tokenize=False)
     ids = processor.tokenizer.encode(whole, add_special_tokens=False)
@@ -169,7 +171,7 @@ def test_system_turn_is_one_token(processor, told_of_tools):
     assert len(processor.tokenizer.encode(CLOSED[0], add_special_tokens=False)) == 1
 
 
-def graded(size: str, said: str | None, reward: float = 0.0) -> Grade:
+def make_grade(size: str, said: str | None, reward: float = 0.0) -> Grade:
     answer = "No" if size == "none" else "Yes"
     return Grade(
         size=size, answer=answer, said=said, valid=said is not None, calls=0, reward=reward, location=0, type=0
@@ -177,7 +179,12 @@ def graded(size: str, said: str | None, reward: float = 0.0) -> Grade:
 
 
 def test_balanced_accuracy():
-    grades = [graded("none", "No"), graded("none", "Yes"), *[graded("large", "Yes")] * 3, graded("small", None)]
+    grades = [
+        make_grade("none", "No"),
+        make_grade("none", "Yes"),
+        *[make_grade("large", "Yes")] * 3,
+        make_grade("small", None),
+    ]
     assert examine.balanced_accuracy(grades) == pytest.approx((0.5 + 0.75) / 2)
     assert examine.balanced_accuracy_small(grades) == pytest.approx((0.5 + 0.0) / 2)
     assert examine.valid_share(grades) == pytest.approx(5 / 6)
@@ -185,8 +192,8 @@ def test_balanced_accuracy():
 
 def test_interval_pairs_images():
     rng = np.random.default_rng(1)
-    before = [[graded("none", "No", float(value)) for value in rng.normal(0, 5, 40)] for _ in range(3)]
-    after = [[graded("none", "No", grade.reward + 1) for grade in seed] for seed in before]
+    before = [[make_grade("none", "No", float(value)) for value in rng.normal(0, 5, 40)] for _ in range(3)]
+    after = [[make_grade("none", "No", grade.reward + 1) for grade in seed] for seed in before]
     mean, low, high = examine.bootstrap_interval(examine.mean_reward, after, before, draws=200)
     assert (mean, low, high) == pytest.approx((1, 1, 1))
     _, low, high = examine.bootstrap_interval(examine.mean_reward, after, draws=200)

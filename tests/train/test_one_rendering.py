@@ -37,25 +37,26 @@ def trainer(trainable: Workspace, processor: Any, tmp_path_factory: pytest.TempP
     return build_trainer(params(model), str(model), processor, asked, {}, {}, folder)
 
 
-def filled(row: dict[str, Any]) -> list[dict[str, Any]]:
+def insert_images(row: dict[str, Any]) -> list[dict[str, Any]]:
     images = iter(row["images"])
     return [
-        {**message, "content": [_shown(part, images) for part in message["content"]]} for message in row["messages"]
+        {**message, "content": [_insert_image(part, images) for part in message["content"]]}
+        for message in row["messages"]
     ]
 
 
-def _shown(part: dict[str, Any], images: Any) -> dict[str, Any]:
+def _insert_image(part: dict[str, Any], images: Any) -> dict[str, Any]:
     return part if part["type"] == "text" else {"type": "image", "image": decode_image(next(images)["bytes"])}
 
 
-def trained(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
+def render_training(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     batch = make_collator(processor)([row])
     return batch["input_ids"][0].tolist(), batch["image_grid_thw"].tolist()
 
 
-def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]:
+def render_rollout(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]:
     """Build the ids as TRL's GRPO does: the prompt, then the sampled turns and the ids of each tool turn."""
-    chat, processor = filled(row), trainer.processing_class
+    chat, processor = insert_images(row), trainer.processing_class
     # TRL looks up the environment of each prompt; there is only one, without a name.
     trainer._batch_environments = [None]
     (ids,), _, shown = trainer._tokenize_prompts([chat[:2]])
@@ -66,11 +67,11 @@ def rolled_out(row: dict[str, Any], trainer: Any) -> tuple[list[int], list[Any]]
             shown = [part["image"] for part in message["content"] if part["type"] == "image"]
             grids += processor.image_processor(shown)["image_grid_thw"].tolist() if shown else []
         else:
-            ids += processor.tokenizer.encode(sampled(message), add_special_tokens=False)
+            ids += processor.tokenizer.encode(render_sampled(message), add_special_tokens=False)
     return ids, grids
 
 
-def sampled(message: dict[str, Any]) -> str:
+def render_sampled(message: dict[str, Any]) -> str:
     """Return an assistant's turn as a policy writes it."""
     calls = [
         f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
@@ -79,9 +80,9 @@ def sampled(message: dict[str, Any]) -> str:
     return "".join([*(part["text"] for part in message["content"]), *calls, "<|im_end|>"])
 
 
-def served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
+def render_served(row: dict[str, Any], processor: Any) -> tuple[list[int], list[Any]]:
     """Render a chat as a server does for an endpoint: with the model's template, without tool turns and native calls."""
-    chat = flatten_for_endpoint(filled(row))
+    chat = flatten_for_endpoint(insert_images(row))
     assert {message["role"] for message in chat} <= {"system", "user", "assistant"}
     assert not any("tool_calls" in message for message in chat)
     batch = processor.apply_chat_template(
@@ -94,13 +95,13 @@ def test_training_rollouts_and_serving_agree(rows, processor, trainer) -> None:
     assert {len(row["images"]) for row in rows} >= {1, 2, 3}
     assert any("error:" in json.dumps(row["messages"]) for row in rows)
     for row in rows:
-        ids, grids = trained(row, processor)
+        ids, grids = render_training(row, processor)
         assert len(grids) == len(row["images"])
         # The template adds a line break after the last turn, but generation stops before it.
         *written, line_break = ids
         assert processor.tokenizer.decode([line_break]) == "\n"
-        assert rolled_out(row, trainer) == (written, grids)
-        assert served(row, processor) == (ids, grids)
+        assert render_rollout(row, trainer) == (written, grids)
+        assert render_served(row, processor) == (ids, grids)
 
 
 def test_tool_schemas_agree_everywhere(rows, trainer) -> None:

@@ -430,7 +430,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 CROP = '<tool_call>\n{"name": "crop", "arguments": {"region": [0, 0, 300, 300]}}\n</tool_call>'
 
 
-def parsed(tokenizer: Any, text: str) -> dict[str, Any]:
+def parse_turn(tokenizer: Any, text: str) -> dict[str, Any]:
     from trl.chat_template_utils import parse_response
 
     prefix = tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
@@ -452,18 +452,18 @@ def parsed(tokenizer: Any, text: str) -> dict[str, Any]:
 )
 def test_trl_parsing_keeps_faults(tokenizer, text: str) -> None:
     for ending in ("<|im_end|>", ""):
-        completion = [parsed(tokenizer, text + ending)]
+        completion = [parse_turn(tokenizer, text + ending)]
         assert [score(completion, truth) for truth in (DEFECT, SOUND)] == [PENALTY, PENALTY]
 
 
 def test_trl_parsing_keeps_valid_rollout(tokenizer: Any) -> None:
-    first = parsed(tokenizer, f"<think>Look closer.</think>\n{CROP}<|im_end|>")
+    first = parse_turn(tokenizer, f"<think>Look closer.</think>\n{CROP}<|im_end|>")
     assert first == {
         "role": "assistant",
         "content": "<think>Look closer.</think>",
         "tool_calls": [call(arguments={"region": [0, 0, 300, 300]})],
     }
-    chat = [first, *step()[1:], parsed(tokenizer, yes() + "<|im_end|>")]
+    chat = [first, *step()[1:], parse_turn(tokenizer, yes() + "<|im_end|>")]
     assert chat[-1] == say(yes())
     assert score(chat, DEFECT) == pytest.approx(BEST + 0.1)
 

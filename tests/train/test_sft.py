@@ -248,8 +248,8 @@ def test_infinite_weights_are_not_saved(workspace: Workspace, monkeypatch: pytes
 def test_out_of_memory_names_parameters(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         before_a_pass(patch, no_memory)
-        told = r"out of memory .*Lower sft\.batch and raise sft\.accumulation .* lower train\.max_tokens"
-        with pytest.raises(IndusCotError, match=told):
+        message = r"out of memory .*Lower sft\.batch and raise sft\.accumulation .* lower train\.max_tokens"
+        with pytest.raises(IndusCotError, match=message):
             sft(params(workspace), workspace)
     assert not workspace.sft.exists()
     with pytest.raises(RuntimeError, match="inconsistent tensor size"), guard.explain_out_of_memory("sft"):
@@ -299,9 +299,9 @@ def _refused(workspace: Workspace, limit: int) -> int:
     return sum(lengths[name] > limit for name in trained)
 
 
-@pytest.mark.parametrize(("harm", "told"), [("text", "reads only text"), ("weights", "cannot be loaded")])
+@pytest.mark.parametrize(("harm", "message"), [("text", "reads only text"), ("weights", "cannot be loaded")])
 def test_unusable_model_is_refused(
-    workspace: Workspace, trainable: Workspace, tmp_path: Path, harm: str, told: str
+    workspace: Workspace, trainable: Workspace, tmp_path: Path, harm: str, message: str
 ) -> None:
     model = tmp_path / harm
     shutil.copytree(trainable.root / "tiny", model)
@@ -315,6 +315,6 @@ def test_unusable_model_is_refused(
     else:
         weights = model / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(IndusCotError, match=f"{harm}: .*{told}"):
+    with pytest.raises(IndusCotError, match=f"{harm}: .*{message}"):
         sft(params(workspace, model=str(model)), workspace)
     assert not workspace.sft.exists()

@@ -203,15 +203,15 @@ def _check_columns(
         if surplus := row.pop(SURPLUS, None):
             problems.append(
                 f"{key} row {number}: has more cells than the header has columns ({', '.join(map(repr, surplus))}); "
-                "quote a field that holds the separator"
+                "quote fields that contain the separator"
             )
         for column in sorted(row.keys() - set(COLUMNS) - {""} - misspelt):
             meant = _guess_column(column)
             if meant and meant not in row:
                 misspelt.add(column)
                 problems.append(
-                    f"{key} row {number}: the column {column} is not known; if it holds {meant}, name it {meant}, "
-                    "else name it otherwise"
+                    f"{key} row {number}: unknown column {column}; rename it to {meant} if that is its content, "
+                    "otherwise choose a less similar name"
                 )
             else:
                 unread[column] = None
@@ -319,7 +319,7 @@ def _text(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, list | dict | bool):
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a text")
     return unicodedata.normalize("NFC", str(value).strip()) or None
 
 
@@ -336,7 +336,7 @@ def _path(value: Any) -> str | None:
 def _image(value: Any) -> str:
     path = _path(value)
     if not path:
-        raise ValueError("is empty; every row needs one")
+        raise ValueError("is empty; every row needs an image")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What several reviews of one draft mean, what the queue shows first, and the table DVC asks for."""
+"""Tests of decisions from several reviews, of the order of the review queue, and of empty review tables."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ A, B = "a" * 64, "b" * 64
 PARAMS = load_params(root=ROOT).review
 
 
-def review(number: int, **changes: Any) -> Review:
+def make_review(number: int, **changes: Any) -> Review:
     values = {
         "review_id": f"1/{number}", "draft_id": "real_iad/nut/0123456789abcdef#0", "draft_sha256": A, "role": "review",
         "reviewer": "ada@example.org", "reviewed_at": f"2026-11-01T00:00:{number:02}+00:00", "seconds": 10.0,
@@ -30,7 +30,7 @@ def review(number: int, **changes: Any) -> Review:
     return Review.model_validate(values | changes)
 
 
-def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draft:
+def make_draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draft:
     values = {
         "draft_id": f"{sample}#0", "sample_id": sample, "candidate": 0, "trajectory": "{}", "answer": "No",
         "defect_type": None, "boxes": [], "tools": [], "observations": [], "gates": [], "violations": [],
@@ -42,52 +42,55 @@ def draft(sample: str = "real_iad/nut/0123456789abcdef", **changes: Any) -> Draf
 
 
 def test_latest_review_counts() -> None:
-    first = review(1, verdict="rejected", reasons=["wrong type"])
-    assert decide_drafts([review(2), first])[A].status == "accepted"
-    assert decide_drafts([review(2, verdict="rejected", reasons=["wrong type"]), review(1)])[A].status == "rejected"
+    first = make_review(1, verdict="rejected", reasons=["wrong type"])
+    assert decide_drafts([make_review(2), first])[A].status == "accepted"
+    assert (
+        decide_drafts([make_review(2, verdict="rejected", reasons=["wrong type"]), make_review(1)])[A].status
+        == "rejected"
+    )
 
 
 def test_one_rejection_rejects_the_draft() -> None:
-    no = review(1, verdict="rejected", reasons=["wrong type", "poor reasoning"])
-    found = decide_drafts([no, review(2, reviewer="bo@example.org")])[A]
+    no = make_review(1, verdict="rejected", reasons=["wrong type", "poor reasoning"])
+    found = decide_drafts([no, make_review(2, reviewer="bo@example.org")])[A]
     assert (found.status, found.reasons, found.reviewers) == ("rejected", ["wrong type", "poor reasoning"], 2)
 
 
 def test_latest_correction_wins() -> None:
     rows = [
-        review(1, verdict="fixed", trajectory="first"),
-        review(3, reviewer="bo@example.org"),
-        review(2, reviewer="cy@example.org", verdict="fixed", trajectory="second"),
+        make_review(1, verdict="fixed", trajectory="first"),
+        make_review(3, reviewer="bo@example.org"),
+        make_review(2, reviewer="cy@example.org", verdict="fixed", trajectory="second"),
     ]
     found = decide_drafts(rows)[A]
     assert (found.status, found.trajectory, found.reviewers) == ("fixed", "second", 3)
 
 
 def test_inapplicable_review_is_ignored() -> None:
-    assert decide_drafts([review(1, problems=["grammar: a tag"])]) == {}
-    assert decide_drafts([review(1), review(2, problems=["grammar: a tag"])])[A].reviewers == 1
+    assert decide_drafts([make_review(1, problems=["grammar: a tag"])]) == {}
+    assert decide_drafts([make_review(1), make_review(2, problems=["grammar: a tag"])])[A].reviewers == 1
 
 
 def test_decisions_follow_the_draft_hash() -> None:
-    found = decide_drafts([review(1), review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
+    found = decide_drafts([make_review(1), make_review(2, draft_sha256=B, verdict="rejected", reasons=["wrong type"])])
     assert (found[A].status, found[B].status) == ("accepted", "rejected")
 
 
 def test_suspect_drafts_have_priority() -> None:
-    plain = draft()
+    plain = make_draft()
     audited = PARAMS.model_copy(update={"audit_share": 0.0})
     suspects = [
-        draft(blind_answer="Yes"),
-        draft(judge_scores=[0.9, 0.4], judge_disagreement=0.5),
-        draft(judge_scores=[0.3, 0.3], judge_disagreement=0.0),
-        draft(corrections=2, sent_back_by=["location"]),
+        make_draft(blind_answer="Yes"),
+        make_draft(judge_scores=[0.9, 0.4], judge_disagreement=0.5),
+        make_draft(judge_scores=[0.3, 0.3], judge_disagreement=0.0),
+        make_draft(corrections=2, sent_back_by=["location"]),
     ]
     for suspect in suspects:
         found = rank_draft(suspect, audited, seed=0)
         assert found.priority > 1 > rank_draft(plain, audited, seed=0).priority
         assert found.reasons
     assert rank_draft(plain, audited, seed=0).reasons == {}
-    worst = draft(judge_scores=[0.1, 0.9], judge_disagreement=0.8, blind_answer="Yes")
+    worst = make_draft(judge_scores=[0.1, 0.9], judge_disagreement=0.8, blind_answer="Yes")
     assert rank_draft(worst, audited, seed=0).priority > max(
         rank_draft(one, audited, seed=0).priority for one in suspects
     )
@@ -97,10 +100,10 @@ def test_suspect_drafts_have_priority() -> None:
 def test_audit_draw_ignores_suspicion(share: float, seed: int) -> None:
     params = PARAMS.model_copy(update={"audit_share": share})
     names = [f"real_iad/nut/{number:016x}" for number in range(1000)]
-    drawn = [rank_draft(draft(name), params, seed).audit for name in names]
-    # Five standard deviations of the binomial distribution.
+    drawn = [rank_draft(make_draft(name), params, seed).audit for name in names]
+    # Tolerance: five standard deviations of the binomial distribution.
     assert abs(sum(drawn) - 1000 * share) < 5 * (1000 * share * (1 - share)) ** 0.5
-    assert drawn == [rank_draft(draft(name, corrections=1), params, seed).audit for name in names]
+    assert drawn == [rank_draft(make_draft(name, corrections=1), params, seed).audit for name in names]
 
 
 def test_empty_table_only_without_locked_reviews(tmp_path: Path) -> None:

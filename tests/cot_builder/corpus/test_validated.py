@@ -1,4 +1,4 @@
-"""Is this the validated corpus? One reader and one answer for training, publishing, evaluation and the report."""
+"""Tests of the checks that a corpus is validated, unchanged and up to date."""
 
 import shutil
 from collections.abc import Callable
@@ -30,11 +30,11 @@ def assembled(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(assembled: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of a project that may be damaged."""
+    """A copy of the project, which a test may damage."""
     return Workspace(Path(shutil.copytree(assembled.root, tmp_path / "project")))
 
 
-def check(workspace: Workspace) -> dict[str, int]:
+def run_all_checks(workspace: Workspace) -> dict[str, int]:
     counts = check_validated(workspace.indus_cot)
     check_up_to_date(workspace)
     check_bytes(workspace)
@@ -42,49 +42,49 @@ def check(workspace: Workspace) -> dict[str, int]:
 
 
 def test_validated_corpus_has_its_rows(workspace: Workspace) -> None:
-    counts = check(workspace)
+    counts = run_all_checks(workspace)
     rows = list(read_all(workspace.indus_cot))
     assert sum(counts.values()) == len(rows) > 0
     assert counts == {split: sum(row.split == split for row in rows) for split in counts}
 
 
-def no_corpus(workspace: Workspace) -> None:
+def delete_corpus(workspace: Workspace) -> None:
     shutil.rmtree(workspace.indus_cot)
 
 
-def no_shard(workspace: Workspace) -> None:
+def delete_shards(workspace: Workspace) -> None:
     shutil.rmtree(workspace.indus_cot / "data")
 
 
-def other_stage(workspace: Workspace) -> None:
+def change_stage(workspace: Workspace) -> None:
     change_manifest(workspace.indus_cot, stage="draft")
 
 
-def row_less(workspace: Workspace) -> None:
+def drop_row(workspace: Workspace) -> None:
     shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard).slice(1), shard)
 
 
-def column_less(workspace: Workspace) -> None:
+def drop_column(workspace: Workspace) -> None:
     shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard).drop_columns(["answer"]), shard)
 
 
-def cut_short(workspace: Workspace) -> None:
+def truncate_shard(workspace: Workspace) -> None:
     shard = list_shards(workspace.indus_cot)[0]
     shard.write_bytes(shard.read_bytes()[:-100])
 
 
-def empty(workspace: Workspace) -> None:
+def empty_shard(workspace: Workspace) -> None:
     list_shards(workspace.indus_cot)[0].write_bytes(b"")
 
 
-def same_rows_other_bytes(workspace: Workspace) -> None:
+def rewrite_shard(workspace: Workspace) -> None:
     shard = list_shards(workspace.indus_cot)[0]
     pq.write_table(pq.read_table(shard), shard)
 
 
-def other_drafts(workspace: Workspace) -> None:
+def change_drafts(workspace: Workspace) -> None:
     table = workspace.draft / "trajectory.parquet"
     pq.write_table(pq.read_table(table).slice(1), table)
 
@@ -92,24 +92,24 @@ def other_drafts(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_corpus, "there is no corpus; run `indus-cot repro assemble`"),
-        (no_shard, r"contains \{\} rows, but its manifest lists .* changed after it was validated"),
+        (delete_corpus, "there is no corpus; run `indus-cot repro assemble`"),
+        (delete_shards, r"contains \{\} rows, but its manifest lists .* changed after it was validated"),
         (
-            other_stage,
+            change_stage,
             "was not validated: its manifest is from the stage 'draft', not from assemble, which validates a corpus; run `indus-cot repro assemble`",
         ),
-        (row_less, "changed after it was validated; run `indus-cot repro assemble`"),
-        (column_less, r"train-00000\.parquet: has no column answer"),
-        (cut_short, r"train-00000\.parquet: damaged parquet file"),
-        (empty, r"train-00000\.parquet: damaged parquet file"),
-        (same_rows_other_bytes, r"train-00000\.parquet: its sha256 is not the one recorded"),
-        (other_drafts, r"was assembled before .*trajectory\.parquet changed"),
+        (drop_row, "changed after it was validated; run `indus-cot repro assemble`"),
+        (drop_column, r"train-00000\.parquet: has no column answer"),
+        (truncate_shard, r"train-00000\.parquet: damaged parquet file"),
+        (empty_shard, r"train-00000\.parquet: damaged parquet file"),
+        (rewrite_shard, r"train-00000\.parquet: its sha256 is not the one recorded"),
+        (change_drafts, r"was assembled before .*trajectory\.parquet changed"),
     ],
 )
 def test_changed_corpus_is_refused(workspace: Workspace, change: Callable[[Workspace], None], message: str) -> None:
     change(workspace)
     with pytest.raises(IndusCotError, match=message):
-        check(workspace)
+        run_all_checks(workspace)
 
 
 def test_unchanged_shards_are_hashed_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

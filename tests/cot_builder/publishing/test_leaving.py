@@ -14,7 +14,7 @@ from cot_builder.storage.workspace import Workspace
 from schemas.errors import IndusCotError
 from schemas.prior_review import PRIOR_REVIEW, PriorReview
 from schemas.review import REVIEW
-from tests.cot_builder.corpus.test_reviews import review
+from tests.cot_builder.corpus.test_reviews import make_review
 from tests.helpers import small_corpus
 
 SECRETS = (
@@ -41,7 +41,7 @@ AROUND = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 def expression(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("leaks")
     with stage_output(root / "data" / "review", stage="review", params={}, inputs={}) as output:
-        table = [review(1, reviewer="Jane.Doe"), review(2, reviewer="Ann")]
+        table = [make_review(1, reviewer="Jane.Doe"), make_review(2, reviewer="Ann")]
         REVIEW.write(REVIEW.frame(table), output.path / "reviews.parquet")
     workspace = Workspace(root)
     with stage_output(workspace.prior_review, stage="review", params={}, inputs={}) as output:

@@ -1,4 +1,4 @@
-"""Inputs of stages that several files share."""
+"""Fixtures shared by several test files of stages."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.helpers.make_once import make_once
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Forty samples in three chunks, one of them damaged, cut by one worker in this process; to be read only."""
+    """Forty samples in three chunks, one of them damaged, processed by one worker in this process; read-only."""
     from cot_builder.stages.patch import patch
     from tests.helpers.patches import NO_IMAGE, chosen, parts, with_settings
     from tests.helpers.pulled import PulledImage
@@ -25,7 +25,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to `prior`, with the offline teacher's priors; to be copied."""
+    """A project processed up to `prior` with the offline teacher; tests copy it."""
     from tests.helpers.drafting import prepare_project
 
     return make_once(tmp_path_factory, "drafting", prepare_project)
@@ -33,5 +33,5 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(prepared: Path, tmp_path: Path) -> Path:
-    """A project up to `prior`, to draft in."""
+    """A copy of a project processed up to `prior`."""
     return Path(shutil.copytree(prepared, tmp_path / "project", symlinks=True))

@@ -1,4 +1,4 @@
-"""`indus-cot draft` with a teacher behind an endpoint: the real command against a real server on loopback."""
+"""Tests of `indus-cot draft` with an endpoint teacher: the real command against a server on loopback."""
 
 import hashlib
 import json
@@ -81,16 +81,16 @@ def test_only_the_writer_sees_the_truth(project: Path) -> None:
         ran = run_draft(project, server, more=("draft.blind=true",))
         assert ran.returncode == 0, ran.stderr
         requests = server.requests
-    told = {
+    sent = {
         name: [body for body in requests if get_form_name(body) == name]
         for name in {get_form_name(body) for body in requests}
     }
-    assert set(told) == {"blind", "description", "composition", "audit", "scores"}
-    for name, bodies in told.items():
+    assert set(sent) == {"blind", "description", "composition", "audit", "scores"}
+    for name, bodies in sent.items():
         private = [bool(re.search("[Ff]inding", get_text(body))) for body in bodies]
         assert all(private) if name in ("description", "composition") else not any(private), name
-    assert all("defect of type" not in get_text(body) for body in told["blind"])
-    # No overlay: what is sent is a published file or what a tool returned.
+    assert all("defect of type" not in get_text(body) for body in sent["blind"])
+    # No overlay: every image sent is a published file or was returned by a tool.
     samples = pl.read_parquet(project / "data/select/sample.parquet")
     observed = pl.read_parquet(project / "data/draft/observation.parquet")
     known = {*samples["image_sha256"], *observed["sha256"]}
@@ -98,8 +98,11 @@ def test_only_the_writer_sees_the_truth(project: Path) -> None:
     assert read_drafts(project)["blind_answer"].null_count() == 0
 
 
-def by_hash(share: float, *faults: Fault) -> Callable[[dict[str, Any], int], Fault | None]:
-    """A share of the first arrivals of each request meets one of ``faults``, chosen by the request."""
+def make_fault_schedule(share: float, *faults: Fault) -> Callable[[dict[str, Any], int], Fault | None]:
+    """Make a function that returns one of ``faults`` at the first arrival of a share of the requests.
+
+    The fault is chosen by the hash of the request.
+    """
     seen: Counter[str] = Counter()
 
     def choose(body: dict[str, Any], _number: int) -> Fault | None:
@@ -119,7 +122,7 @@ def test_server_faults_do_not_change_results(project: Path, tmp_path: Path) -> N
         status_fault(429), status_fault(429, "0.05"), status_fault(500), status_fault(502), status_fault(503),
         DROPPED, TRUNCATED, MALFORMED, EMPTY, REFUSED, FILTERED, CUT,
     )  # fmt: skip
-    with chat_server(answer_form, by_hash(0.5, *weather)) as server:
+    with chat_server(answer_form, make_fault_schedule(0.5, *weather)) as server:
         ran = run_draft(project, server)
         assert ran.returncode == 0, ran.stderr
         assert len(server.requests) > len(server.answered)
@@ -127,8 +130,8 @@ def test_server_faults_do_not_change_results(project: Path, tmp_path: Path) -> N
     assert read_failures(project) == {}
 
 
-def careless(body: dict[str, Any]) -> dict[str, Any]:
-    """First drafts are wrong, each in its own way; a corrected one is right."""
+def answer_with_mistakes(body: dict[str, Any]) -> dict[str, Any]:
+    """Answer first drafts with different mistakes, and corrections without mistakes."""
     right = answer_form(body)
     if "A check of the example found" in get_text(body) or "could not be read" in get_text(body):
         return right
@@ -149,7 +152,7 @@ def careless(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_violations_are_corrected(project: Path) -> None:
-    with chat_server(careless) as server:
+    with chat_server(answer_with_mistakes) as server:
         ran = run_draft(project, server)
     assert ran.returncode == 0, ran.stderr
     kept = read_drafts(project)
@@ -176,10 +179,10 @@ def test_only_failed_samples_are_retried(project: Path) -> None:
         failed = read_failures(project)
         assert len(failed) == 3
         assert all("3 drafts had no valid form: 9 thoughts" in why for why in failed.values())
-        told = (
+        expected = (
             "3 of 24 samples have no trajectory; see reports/failures.csv; `indus-cot draft --only-failed` retries them"
         )
-        assert ran.stderr.splitlines()[-1] == told
+        assert ran.stderr.splitlines()[-1] == expected
         examined = run(project, "doctor", settings=endpoint_settings(server), OPENAI_API_KEY=KEY).stdout
         assert server.url in examined
         assert "3 samples have no trajectory" in examined
@@ -201,7 +204,7 @@ def test_only_failed_samples_are_retried(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "flags", "key", "told"),
+    ("more", "flags", "key", "message"),
     [
         (("teacher.model=nobody-knows",), (), KEY, "no price for the model 'nobody-knows'"),
         (('teacher.model=""',), (), KEY, "teacher.model is empty"),
@@ -216,13 +219,13 @@ def test_only_failed_samples_are_retried(project: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_options_give_one_message(
-    project: Path, more: tuple[str, ...], flags: tuple[str, ...], key: str, told: str
+    project: Path, more: tuple[str, ...], flags: tuple[str, ...], key: str, message: str
 ) -> None:
     with chat_server(answer_form) as server:
         result = run_draft(project, server, *flags, more=more, key=key)
         assert server.requests == []
     assert result.returncode == 1
-    assert told in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not (project / "data/draft").exists()
 
@@ -237,24 +240,24 @@ def test_allowed_unpriced_model_runs(project: Path) -> None:
     assert "unknown USD" in estimate.stdout
     assert re.search(r"describe .* unknown", mixed.stderr)
     assert re.search(r"judge .* 0\.\d{4}", mixed.stderr)
-    for told in (estimate.stderr, ran.stderr):
-        assert told.count("no price for my-own: spend is counted as 0, and budget.usd has no effect") == 1
+    for output in (estimate.stderr, ran.stderr):
+        assert output.count("no price for my-own: spend is counted as 0, and budget.usd has no effect") == 1
     assert read_drafts(project)["teacher"].unique().to_list() == ["my-own"]
 
 
 def test_key_is_only_in_the_header(project: Path) -> None:
-    echo = by_hash(1.0, status_fault(400, message=f"bad request with key {KEY}"))
+    echo = make_fault_schedule(1.0, status_fault(400, message=f"bad request with key {KEY}"))
     with chat_server(answer_form, echo) as server:
         result = run_draft(project, server)
         assert KEY in server.keys[0]
     assert result.returncode == 1
-    told = result.stdout + result.stderr
-    assert "bad request with key" in told + (project / "reports/failures.csv").read_text()
+    output = result.stdout + result.stderr
+    assert "bad request with key" in output + (project / "reports/failures.csv").read_text()
     for file in (project / "reports").rglob("*"):
-        told += file.read_text(errors="replace") if file.is_file() else ""
+        output += file.read_text(errors="replace") if file.is_file() else ""
     for file in answer_store_path(project).parent.iterdir():
-        told += file.read_bytes().decode(errors="replace")
-    assert KEY not in told
+        output += file.read_bytes().decode(errors="replace")
+    assert KEY not in output
 
 
 def test_repeated_reasons_are_joined() -> None:
@@ -297,5 +300,5 @@ def test_endpoint_drafts_become_a_valid_corpus(project: Path) -> None:
 
 
 def test_the_scripted_teacher_reads_the_finding() -> None:
-    told = "There is a defect of type dent (a hollow), at [1, 2, 3, 4], [5, 6, 7, 8].\n"
-    assert parse_finding(told) == ("dent", [[1, 2, 3, 4], [5, 6, 7, 8]])
+    finding = "There is a defect of type dent (a hollow), at [1, 2, 3, 4], [5, 6, 7, 8].\n"
+    assert parse_finding(finding) == ("dent", [[1, 2, 3, 4], [5, 6, 7, 8]])

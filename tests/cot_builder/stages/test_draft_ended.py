@@ -1,4 +1,4 @@
-"""`indus-cot draft` that is killed, interrupted or out of budget goes on where it was, and asks nothing twice."""
+"""Tests that `indus-cot draft` resumes after a kill, an interrupt or a used-up budget without repeated requests."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.servers.chat_server import ChatServer, chat_server
 KILLS = 20
 
 
-def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str]:
+def start_draft(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command("draft", settings=endpoint_settings(server, "teacher.judge_readings=1", *more)),
         cwd=project,
@@ -33,7 +33,7 @@ def start(project: Path, server: ChatServer, *more: str) -> subprocess.Popen[str
     )
 
 
-def kept_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
+def list_stored_keys(project: Path, bodies: list[dict[str, Any]]) -> set[str]:
     answers = AnswerStore(answer_store_path(project))
     kept = {key for body in bodies if answers.has(key := compute_key(body))}
     answers.close()
@@ -51,7 +51,7 @@ def test_random_kills_repeat_no_request(project: Path, tmp_path: Path) -> None:
     countdown = 0
 
     def killing(body: dict[str, Any]) -> dict[str, Any]:
-        # The kill comes as a request arrives, so that it falls between any two steps of the run.
+        # Kill when a request arrives, so that kills happen between all steps of the run.
         nonlocal countdown
         countdown -= 1
         if countdown == 0 and running is not None:
@@ -62,7 +62,7 @@ def test_random_kills_repeat_no_request(project: Path, tmp_path: Path) -> None:
     with chat_server(killing, latency_s=0.005) as server:
         while kills < KILLS:
             before, answered = len(server.requests), len(server.answered)
-            stored = kept_keys(project, server.requests)
+            stored = list_stored_keys(project, server.requests)
             countdown = dice.randint(1, max(2, whole // KILLS))
             judged = endpoint_settings(server, "teacher.judge_readings=1")
             running = start_forked(project, "draft", settings=judged, OPENAI_API_KEY=KEY)
@@ -73,10 +73,10 @@ def test_random_kills_repeat_no_request(project: Path, tmp_path: Path) -> None:
             kills += 1
             new = server.requests[before:]
             assert not {compute_key(body) for body in new} & stored
-            lost = {compute_key(body) for body in server.answered[answered:]} - kept_keys(project, new)
+            lost = {compute_key(body) for body in server.answered[answered:]} - list_stored_keys(project, new)
             assert len(lost) <= CONCURRENCY
         countdown = 0
-        stored = kept_keys(project, server.requests)
+        stored = list_stored_keys(project, server.requests)
         before = len(server.requests)
         ran = run_draft(project, server, more=("teacher.judge_readings=1",))
         assert ran.returncode == 0, ran.stderr
@@ -97,16 +97,16 @@ def test_ctrl_c_keeps_requests_in_flight(project: Path) -> None:
         return answer_form(body)
 
     with chat_server(interrupting, latency_s=0.05) as server:
-        running = start(project, server)
-        _, told = running.communicate(timeout=60)
-        assert running.returncode == 130, told
-        assert "stopping" in told
-        assert told.splitlines()[-2:] == [
+        running = start_draft(project, server)
+        _, stderr = running.communicate(timeout=60)
+        assert running.returncode == 130, stderr
+        assert "stopping" in stderr
+        assert stderr.splitlines()[-2:] == [
             "stopped; all answers are stored: run the same command to continue",
             "interrupted; no incomplete output was left behind",
         ]
-        assert "Traceback" not in told
-        stored = kept_keys(project, server.requests)
+        assert "Traceback" not in stderr
+        stored = list_stored_keys(project, server.requests)
         assert stored == {compute_key(body) for body in server.requests}
         before = len(server.requests)
         assert not (project / "data/draft").exists()
@@ -136,12 +136,12 @@ def test_second_endpoint_run_is_refused(project: Path) -> None:
         return answer_form(body)
 
     with chat_server(holding) as server:
-        first = start(project, server)
+        first = start_draft(project, server)
         assert begun.wait(60)
         second = run(project, "prior", settings=endpoint_settings(server), OPENAI_API_KEY=KEY)
         release.set()
-        _, told = first.communicate(timeout=120)
-    assert first.returncode == 0, told
+        _, stderr = first.communicate(timeout=120)
+    assert first.returncode == 0, stderr
     assert second.returncode == 1
     assert "another run of this project is using the endpoint" in second.stderr
     assert "Traceback" not in second.stderr

@@ -1,4 +1,4 @@
-"""The answers that `indus-cot draft` has paid for: their prices, a damaged store, `indus-cot cache`."""
+"""Tests of the stored answers of `indus-cot draft`: prices, a damaged store, `indus-cot cache`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What changes in a local source changes its fingerprint, and nothing else does."""
+"""Tests of data/params.json and of the fingerprints of local sources."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Patches: what is cut out beside the whole, and that damage costs one image."""
+"""Tests of patches: local patches, global views, and damaged images."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_patches_are_crops_with_global_views(many: Workspace) -> None:
             assert row.width / row.height == pytest.approx((x2 - x1) / (y2 - y1), rel=0.05)
             whole = cv2.resize(image[y1:y2, x1:x2], (row.width, row.height), interpolation=cv2.INTER_AREA)
             assert cv2.absdiff(found, whole).mean() < 1
-        # Smaller than global_size: kept as it is.
+        # The image is smaller than global_size, so it is not scaled.
         assert np.array_equal(decode(stored.get(row.global_shard, row.global_row)), image)
     assert small > 10 and large > 10
     assert {path.name for path in many.patch.iterdir()} == {

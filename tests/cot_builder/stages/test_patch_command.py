@@ -1,4 +1,4 @@
-"""Patches as a command: killed, in several processes, on Ray and without Ray."""
+"""Tests of the command `patch`: killed runs, several processes, with and without Ray."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def test_two_workers_write_equal_bytes(many: Workspace, tmp_path: Path) -> None:
     assert written(other.patch) == written(many.patch)
 
 
-def command(workspace: Workspace, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
-    """Start ``indus-cot <arguments> patch`` in the workspace; ``script`` runs before it, in its process."""
+def start_patch(workspace: Workspace, *arguments: str, script: str = "", **options: Any) -> subprocess.Popen[str]:
+    """Start ``indus-cot <arguments> patch`` in the workspace, after ``script`` in the same process."""
     shutil.copy(ROOT / "params.yaml", workspace.root)
     (workspace.root / "profiles").mkdir(exist_ok=True)
     (workspace.root / "profiles/default.yaml").write_text("{}\n")
@@ -48,8 +48,8 @@ def command(workspace: Workspace, *arguments: str, script: str = "", **options: 
 
 
 @pytest.fixture
-def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
-    """A chunk of good images, then one whose shard is a pipe that nobody writes: the run stops there."""
+def blocked_project(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
+    """A project with one chunk of valid images, and a shard that is a pipe without writer, so that a run blocks there."""
     workspace = chosen(tmp_path, {"real_iad": parts(CHUNK_SAMPLES), "sdd": parts(2, "kos")})
     shard = workspace.pull("sdd") / "image-00000.parquet"
     data = shard.read_bytes()
@@ -62,14 +62,14 @@ def killed(tmp_path: Path) -> Iterator[tuple[Workspace, bytes]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_run_resumes(killed: tuple[Workspace, bytes], workers: int) -> None:
-    workspace, data = killed
+def test_killed_run_resumes(blocked_project: tuple[Workspace, bytes], workers: int) -> None:
+    workspace, data = blocked_project
     staging = workspace.data / ".patch.partial"
-    child = command(workspace, "--set", f"compute.workers={workers}")
+    child = start_patch(workspace, "--set", f"compute.workers={workers}")
     family: list[psutil.Process] = []
     try:
         while not (staging / ".rows-00000.json").exists():
-            with pytest.raises(subprocess.TimeoutExpired):  # it must not end by itself
+            with pytest.raises(subprocess.TimeoutExpired):  # The run must still be blocked.
                 child.wait(0.02)
         family = psutil.Process(child.pid).children(recursive=True)
         assert workers == 1 or len(family) >= 2
@@ -101,23 +101,23 @@ def test_killed_run_resumes(killed: tuple[Workspace, bytes], workers: int) -> No
 def test_ray_writes_equal_bytes_and_exits(many: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     other = again(many, tmp_path)
-    # Ray's sockets need a short path.
+    # Ray's sockets require a short path.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     try:
-        child = command(
+        child = start_patch(
             other,
             *("--set", "compute.executor=ray", "--set", "compute.workers=2"),
             env=os.environ | {"RAY_TMPDIR": folder},
         )
-        said, _ = child.communicate(timeout=300)
-        assert child.returncode == 0, said
+        output, _ = child.communicate(timeout=300)
+        assert child.returncode == 0, output
         left = [item for item in psutil.process_iter(["cmdline"]) if folder in " ".join(item.info["cmdline"] or [])]
         _, alive = psutil.wait_procs(left, timeout=60)
         assert not alive, "Ray ends with the run"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert written(other.patch) == written(many.patch)
-    assert "ray" not in said.lower() and "INFO" not in said, said
+    assert "ray" not in output.lower() and "INFO" not in output, output
 
 
 NO_RAY = """
@@ -132,10 +132,10 @@ sys.meta_path.insert(0, NoRay())
 @pytest.mark.slow
 def test_missing_ray_names_the_package(tmp_path: Path) -> None:
     workspace = chosen(tmp_path, {"real_iad": parts(2)})
-    child = command(workspace, "--set", "compute.executor=ray", script=NO_RAY)
-    said, _ = child.communicate(timeout=60)
+    child = start_patch(workspace, "--set", "compute.executor=ray", script=NO_RAY)
+    output, _ = child.communicate(timeout=60)
     assert child.returncode == 1
-    assert said.strip() == "error: compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`"
+    assert output.strip() == "error: compute.executor: ray needs Ray Data; install it with `pip install -e '.[ray]'`"
     assert not workspace.patch.exists()
 
 
@@ -149,12 +149,12 @@ def test_worker_count_does_not_invalidate_patches(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_worker_imports_no_pandas(tmp_path: Path) -> None:
-    # Each costs a worker process half a second before its first image.
+    # Importing either of them takes each worker process half a second.
     script = "import sys\nfrom cot_builder.stages import patch\nfrom cot_builder.storage.shards import ShardWriter\n"
     script += f"with ShardWriter(__import__('pathlib').Path({str(tmp_path)!r})) as writer:\n    writer.add('a', b'b')\n"
     script += "print(sorted({'pandas', 'pandera', 'datasets'} & set(sys.modules)))\n"
-    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
 
 
 def test_manifest_contains_the_patch_version(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`pull` end to end: every layout, every quirk, published bytes unchanged."""
+"""End-to-end tests of `pull`: every layout with its peculiarities, and unchanged published bytes."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ LAYOUTS = {
 }
 
 
-def labels(pulled: PulledSet) -> dict[str, int]:
+def read_labels(pulled: PulledSet) -> dict[str, int]:
     counts: dict[str, int] = pulled.counts["by_split_label"]
     return counts
 
@@ -80,8 +80,8 @@ def test_archive_format_does_not_change_tables(tmp_path: Path, benchmark: str) -
 
 
 def test_mvtec(tmp_path: Path) -> None:
-    pulled = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "bottle", _without(mvtec_files(), "bottle/")))
-    assert labels(pulled) == {"test anomalous": 2, "test normal": 1, "train normal": 2}
+    pulled = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "bottle", _drop_folder(mvtec_files(), "bottle/")))
+    assert read_labels(pulled) == {"test anomalous": 2, "test normal": 1, "train normal": 2}
     two = pulled.row("bottle/test/contamination/001.png")
     assert (two["category"], two["view"], two["raw_type"]) == ("bottle", "default", "contamination")
     assert two["defect_type"] == map_label("mvtec_ad", "contamination")
@@ -92,7 +92,7 @@ def test_mvtec(tmp_path: Path) -> None:
     assert pulled.samples["part_id"].n_unique() == 5
 
 
-def _without(files: Files, prefix: str) -> Files:
+def _drop_folder(files: Files, prefix: str) -> Files:
     return {name.removeprefix(prefix): data for name, data in files.items()}
 
 
@@ -136,7 +136,7 @@ def test_single_channel_and_other_formats(tmp_path: Path) -> None:
 
 def test_real_iad(tmp_path: Path) -> None:
     pulled = pull_set(tmp_path, "real_iad", write_folder(tmp_path / "iad", real_iad_files()))
-    assert labels(pulled) == {"test anomalous": 1, "test normal": 3, "train normal": 2}
+    assert read_labels(pulled) == {"test anomalous": 1, "test normal": 3, "train normal": 2}
     assert pulled.samples["part_id"].n_unique() == 3
     assert set(pulled.samples["view"]) == {"C1", "C2"}
     assert "NG" not in "".join(pulled.samples["part_id"])
@@ -152,7 +152,7 @@ def test_real_iad_resolution(tmp_path: Path) -> None:
 
 def test_visa(tmp_path: Path) -> None:
     pulled = pull_set(tmp_path, "visa", write_folder(tmp_path / "VisA", visa_files()))
-    assert labels(pulled) == {"test anomalous": 2, "test normal": 1, "train normal": 1}
+    assert read_labels(pulled) == {"test anomalous": 2, "test normal": 1, "train normal": 1}
     both = pulled.row("candle/Data/Images/Anomaly/001.JPG")
     assert both["raw_type"] == "Scratches,Bent"
     assert [to_pixels(tuple(box), 64, 48) for box in both["boxes"]] == [(0, 0, 16, 12)]
@@ -164,7 +164,7 @@ def test_sdd_thirds(tmp_path: Path) -> None:
     assert [third["region"] for third in thirds] == [[0, 0, 50, 40], [0, 40, 50, 80], [0, 80, 50, 121]]
     assert [third["label"] for third in thirds] == ["normal", "anomalous", "anomalous"]
     assert [third["split"] for third in thirds][1:] == ["test", "test"]
-    # Not in the published list: a third without a defect is for training, one with a defect is not.
+    # For files not in the published list, a third without a defect is used for training, one with a defect is not.
     assert not {"kos01_Part1_1", "kos26_Part1_1"} & published_thirds().keys()
     assert [pulled.row(f"{part}/Part1.jpg", 1)["split"] for part in ("kos01", "kos26")] == ["train", "test"]
     assert [(third["width"], third["height"]) for third in thirds] == [(50, 40), (50, 40), (50, 41)]
@@ -191,7 +191,7 @@ def test_sdd_duplicates_are_one_part(tmp_path: Path) -> None:
 
 
 def test_sdd_mask_and_list_conflicts(tmp_path: Path) -> None:
-    """kos15_Part3 has its published defect in other thirds than this made-up mask."""
+    """kos15_Part3 has its published defect in other thirds than the mask of this test."""
     files = {
         "kos15/Part3.jpg": picture(1, 50, 121, ".jpg", grey=True),
         "kos15/Part3_label.bmp": mask((0, 0, 5, 5), width=50, height=121, suffix=".bmp"),
@@ -204,7 +204,7 @@ def test_sdd_mask_and_list_conflicts(tmp_path: Path) -> None:
     }
 
 
-def table_files() -> tuple[Files, list[dict[str, str]]]:
+def make_table_files() -> tuple[Files, list[dict[str, str]]]:
     files = {
         "a/one.png": picture(1),
         "a/two.jpg": picture(2, suffix=".jpg"),
@@ -238,7 +238,7 @@ def table_files() -> tuple[Files, list[dict[str, str]]]:
 @pytest.mark.parametrize("form", ["comma", "semicolon", "jsonl"])
 @pytest.mark.parametrize("named", [True, False])
 def test_own_images_with_a_table(tmp_path: Path, form: str, named: bool) -> None:
-    files, rows = table_files()
+    files, rows = make_table_files()
     folder = write_folder(tmp_path / "parts", files)
     if form == "jsonl":
         boxes = [[0, 0, 32, 24], [32, 24, 64, 48]]
@@ -250,7 +250,7 @@ def test_own_images_with_a_table(tmp_path: Path, form: str, named: bool) -> None
         table = folder / "parts.csv"
         table.write_bytes(csv_bytes(rows, ";" if form == "semicolon" else ","))
     pulled = pull_set(tmp_path / "work", "folder", table if named else folder, role="train")
-    assert labels(pulled) == {"train anomalous": 2, "train normal": 1}
+    assert read_labels(pulled) == {"train anomalous": 2, "train normal": 1}
     one, two, three = (pulled.row(f"a/{name}") for name in ("one.png", "two.jpg", "three.png"))
     assert (one["category"], one["view"], one["label"]) == ("a", "top", "normal")
     assert one["part_id"] == two["part_id"] != three["part_id"]
@@ -267,7 +267,7 @@ def test_own_images_with_a_table(tmp_path: Path, form: str, named: bool) -> None
         (("bad", "good", "good"), "parts"),
         (("OK-Teile", "NG-Teile", "OK-Teile"), "parts"),
         (("scratch", "good", "hole"), "parts"),
-        (("one", "two", "two"), "parts"),  # all of one's are defects, all of two's are none
+        (("one", "two", "two"), "parts"),  # all images of `one` are defective, all of `two` are normal
         (("scratch", "scratch", "scratch"), "parts"),
         (("flange_1", "flange_1", "flange_2"), None),
         (("flange", "flange", "flange"), None),
@@ -277,7 +277,7 @@ def test_own_images_with_a_table(tmp_path: Path, form: str, named: bool) -> None
 def test_label_folder_is_not_a_category(
     tmp_path: Path, folders: tuple[str, ...], category: str | None, deep: bool
 ) -> None:
-    """The table lies in the folder ``parts``, or one in each of the folders."""
+    """Test with a table in the folder ``parts``, or in each of the folders."""
     images = [f"{folder}/{number}.png" for number, folder in enumerate(folders)]
     rows = [{"image": image, "label": label} for image, label in zip(images, ("bad", "good", "ok"), strict=True)]
     files = {image: picture(number) for number, image in enumerate(images)}
@@ -290,7 +290,7 @@ def test_label_folder_is_not_a_category(
     pulled = pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
     assert [pulled.row(image)["category"] for image in images] == [category or folder for folder in folders]
     assert bool(category) == any("tell the label" in row["reason"] for row in pulled.warnings)
-    # Whoever wants folders as they are says so.
+    # Categories by folder must be requested explicitly.
     if not deep:
         files["list.csv"] = csv_bytes([row | {"category": Path(row["image"]).parent.name} for row in rows])
         named = pull_set(tmp_path / "named", "folder", write_folder(tmp_path / "again", files))
@@ -310,12 +310,12 @@ def test_extra_columns_are_reported_once(tmp_path: Path) -> None:
 
 
 def test_own_images_in_an_archive_with_splits(tmp_path: Path) -> None:
-    files, rows = table_files()
+    files, rows = make_table_files()
     for row, split in zip(rows, ("train", "test", "test"), strict=True):
         row |= {"split": split, "category": "Flansch groß"}
     files = {f"set/{name}": data for name, data in files.items()} | {"set/liste.csv": csv_bytes(rows)}
     pulled = pull_set(tmp_path / "work", "folder", write_zip(tmp_path / "parts.zip", files))
-    assert labels(pulled) == {"test anomalous": 2, "train normal": 1}
+    assert read_labels(pulled) == {"test anomalous": 2, "train normal": 1}
     assert set(pulled.samples["category"]) == {"Flansch groß"}
 
 
@@ -392,7 +392,7 @@ def test_synthetic_sets_pull_cleanly(tmp_path: Path, benchmark: str) -> None:
     [("mvtec_ad", 10, 12), ("mpdd", 12, 12), ("visa", 8, 10), ("dtd", 18, 29), ("real_iad", 58, 57), ("sdd", 34, 8)],
 )
 def test_real_photographs(tmp_path: Path, benchmark: str, normal: int, anomalous: int) -> None:
-    """SDD: 14 photographs, 42 thirds; one defect lies across a cut."""
+    """SDD has 14 photographs, that is 42 thirds; one defect crosses a cut."""
     if not (REAL / benchmark).exists():
         pytest.skip(f"no real data at {REAL / benchmark}; set INDUS_COT_REAL_DATA to have this checked")
     pulled = pull_set(tmp_path, benchmark, REAL / benchmark)

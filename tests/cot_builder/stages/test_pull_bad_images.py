@@ -1,4 +1,4 @@
-"""Pull: a damaged, turned or unusable image or mask costs that image alone."""
+"""Tests of `pull` with damaged, rotated or unusable images and masks: only these images are affected."""
 
 import io
 import struct
@@ -27,48 +27,48 @@ from tests.helpers.layouts import (
 )
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def make_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def bomb(width: int = 60000, height: int = 60000) -> bytes:
-    """A valid PNG of a few bytes that claims 3.6 gigapixels."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+def make_bomb(width: int = 60000, height: int = 60000) -> bytes:
+    """Make a valid PNG of a few bytes that claims to have 3.6 gigapixels."""
+    header = make_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + make_chunk(b"IDAT", zlib.compress(bytes(1000))) + make_chunk(b"IEND", b"")
 
 
-def flipped(data: bytes) -> bytes:
+def flip_byte(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
-def overwritten(data: bytes) -> bytes:
-    """With a sector of another file in the middle, as a damaged file system leaves it."""
+def overwrite_middle(data: bytes) -> bytes:
+    """Overwrite a sector in the middle with other data, as on a damaged file system."""
     middle = len(data) // 2
     sector = np.random.default_rng(0).integers(0, 256, 512, dtype=np.uint8).tobytes()
     return data[:middle] + sector + data[middle + len(sector) :]
 
 
-def jpeg(*options: int) -> bytes:
+def encode_jpeg(*options: int) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     return cv2.imencode(".jpg", noise, options)[1].tobytes()
 
 
 DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "flipped PNG": (".png", lambda: flipped(picture(4)), "a PNG chunk's checksum is wrong"),
+    "flipped PNG": (".png", lambda: flip_byte(picture(4)), "a PNG chunk's checksum is wrong"),
     "cut PNG": (".png", lambda: picture(4)[:-20], "truncated: the PNG has no end"),
     "cut PNG header": (".png", lambda: picture(4)[:20], "truncated"),
     "cut JPEG": (".jpg", lambda: picture(4, suffix=".jpg")[:-40], "truncated: the JPEG has no end"),
     "JPEG without markers": (".jpg", lambda: picture(4, suffix=".jpg")[:20] + bytes(200), "corrupt at byte"),
-    "overwritten JPEG": (".jpg", lambda: overwritten(jpeg()), "expected a JPEG marker"),
+    "overwritten JPEG": (".jpg", lambda: overwrite_middle(encode_jpeg()), "expected a JPEG marker"),
     "overwritten progressive JPEG": (
         ".jpg",
-        lambda: overwritten(jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+        lambda: overwrite_middle(encode_jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
         "expected a JPEG marker",
     ),
     "cut progressive JPEG": (
         ".jpg",
-        lambda: jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)[:-2000],
+        lambda: encode_jpeg(cv2.IMWRITE_JPEG_PROGRESSIVE, 1)[:-2000],
         "truncated: the JPEG has no end",
     ),
     "cut BMP": (".bmp", lambda: picture(4, suffix=".bmp")[:-1], "shorter than its pixels"),
@@ -76,8 +76,8 @@ DAMAGES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "cut TIFF": (".tif", lambda: picture(4, suffix=".tiff")[: -len(picture(4, suffix=".tiff")) // 2], ""),
     "empty": (".png", lambda: b"", "empty file"),
     "text": (".png", lambda: b"hello", "not a readable"),
-    "bomb": (".png", bomb, "decompression bomb: 60000 x 60000 pixels"),
-    "bomb of no area": (".png", lambda: bomb(0, 5), "no pixels"),
+    "bomb": (".png", make_bomb, "decompression bomb: 60000 x 60000 pixels"),
+    "bomb of no area": (".png", lambda: make_bomb(0, 5), "no pixels"),
 }
 
 
@@ -99,8 +99,8 @@ def test_damaged_image_is_left_out(tmp_path: Path, damage: str) -> None:
     assert_nothing_pulled(tmp_path / "strict")
 
 
-def tagged(suffix: str, orientation: int) -> bytes:
-    """The same noise in every call, with an EXIF orientation."""
+def make_rotated_image(suffix: str, orientation: int) -> bytes:
+    """Make an image of fixed noise with an EXIF orientation."""
     image = Image.open(io.BytesIO(picture(4)))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -112,7 +112,10 @@ def tagged(suffix: str, orientation: int) -> bytes:
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 def test_rotated_image_is_left_out(tmp_path: Path, suffix: str) -> None:
     turned, upright = f"flange/test/scratch/turned{suffix}", f"flange/test/scratch/upright{suffix}"
-    files = mvtec_files("flange", "scratch") | {turned: tagged(suffix, 6), upright: tagged(suffix, 1)}
+    files = mvtec_files("flange", "scratch") | {
+        turned: make_rotated_image(suffix, 6),
+        upright: make_rotated_image(suffix, 1),
+    }
     pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
     assert pulled.left_out == [
         {
@@ -131,7 +134,7 @@ def test_xmp_orientation_is_checked(tmp_path: Path) -> None:
     payload = b"http://ns.adobe.com/xap/1.0/\0" + packet
     jpeg = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(payload) + 2) + payload + jpeg[2:]
     png = picture(4)
-    png = png[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet) + png[33:]
+    png = png[:33] + make_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet) + png[33:]
     files = mvtec_files("flange", "scratch") | {"flange/test/scratch/x.jpg": jpeg, "flange/test/scratch/y.png": png}
     pulled = pull_set(tmp_path, "folder", write_tar(tmp_path / "set.tar", files))
     assert {(row["reason"], row["item"]) for row in pulled.left_out} == {
@@ -176,16 +179,16 @@ NOISE = np.random.default_rng(1).bytes(6 * 64)
 PIXELS = zlib.compress(NOISE)
 
 
-def chunked(size: int) -> bytes:
-    """A PNG whose pixels lie in chunks of ``size`` bytes, as libpng writes them; the last is shorter."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 63, 6, 8, 0, 0, 0, 0))
-    pixels = b"".join(chunk(b"IDAT", PIXELS[start : start + size]) for start in range(0, len(PIXELS), size))
-    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+def make_chunked_png(size: int) -> bytes:
+    """Make a PNG with its pixels in chunks of ``size`` bytes, as libpng writes them; the last chunk is shorter."""
+    header = make_chunk(b"IHDR", struct.pack(">IIBBBBB", 63, 6, 8, 0, 0, 0, 0))
+    pixels = b"".join(make_chunk(b"IDAT", PIXELS[start : start + size]) for start in range(0, len(PIXELS), size))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + make_chunk(b"IEND", b"")
 
 
 @given(st.integers(10, 500), st.data())
 def test_checksums_cover_every_png_byte(size: int, data: st.DataObject) -> None:
-    whole = chunked(size)
+    whole = make_chunked_png(size)
     assert read_header(whole) == Header(63, 6, 1, "PNG")
     damaged = bytearray(whole)
     place = data.draw(st.integers(33, len(whole) - 13))

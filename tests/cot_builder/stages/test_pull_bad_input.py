@@ -1,4 +1,4 @@
-"""Pull: layouts, records and tables that are wrong are named, and the rest is pulled."""
+"""Tests of `pull` with wrong layouts, records and tables: errors are located, and valid data is pulled."""
 
 import json
 from pathlib import Path
@@ -216,7 +216,7 @@ def test_misspelt_column_is_refused(tmp_path: Path, column: str, meant: str, suf
     rows = [{"image": "a.png", "label": "good", column: ""}, {"image": "b.png", "label": "bad", column: "x"}]
     table = csv_bytes(rows) if suffix == "csv" else "\n".join(map(json.dumps, rows)).encode()
     files = {"a.png": picture(1), "b.png": picture(2), f"parts.{suffix}": table}
-    with pytest.raises(IndusCotError, match=rf"the column {column} is not known; if it holds {meant}, name it {meant}"):
+    with pytest.raises(IndusCotError, match=rf"unknown column {column}; rename it to {meant} if"):
         pull_set(tmp_path / "work", "folder", write_folder(tmp_path / "parts", files))
     assert_nothing_pulled(tmp_path / "work")
 

@@ -1,4 +1,4 @@
-"""Pull: what ends a run leaves the last output alone and nothing half-written."""
+"""Tests that an interrupted `pull` keeps the old output and leaves no partial files."""
 
 import json
 import os
@@ -45,13 +45,13 @@ except IndusCotError as error:
 """
 
 
-def command(source: Path, root: Path) -> list[str]:
+def make_command(source: Path, root: Path) -> list[str]:
     chosen = json.dumps(settings("mvtec_ad", str(source)))
     return [sys.executable, "-c", SCRIPT, chosen, str(ROOT), str(root)]
 
 
-def stuck_source(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder whose last image is a pipe, so that a pull of it waits in the middle until somebody writes."""
+def make_blocking_source(tmp_path: Path) -> tuple[Path, Path]:
+    """Make a folder whose last image is a pipe, so that a pull blocks there until the test writes to it."""
     source = write_folder(tmp_path / "mvtec", mvtec_files())
     pipe = source / "bottle" / "train" / "good" / "999.png"
     os.mkfifo(pipe)
@@ -59,10 +59,10 @@ def stuck_source(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_killed_pull_leaves_nothing_visible(tmp_path: Path) -> None:
-    source, pipe = stuck_source(tmp_path)
+    source, pipe = make_blocking_source(tmp_path)
     before = pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "old", mvtec_files("cable")))
-    with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
-        # Opening waits for the reader: then the pull is in the middle.
+    with subprocess.Popen(make_command(source, tmp_path), cwd=ROOT) as process:
+        # Opening the pipe waits until the pull reads from it.
         end = os.open(pipe, os.O_WRONLY)
         process.send_signal(signal.SIGKILL)
         process.wait(30)
@@ -81,8 +81,8 @@ def test_killed_pull_leaves_nothing_visible(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_runs_at_once(tmp_path: Path) -> None:
-    source, pipe = stuck_source(tmp_path)
-    with subprocess.Popen(command(source, tmp_path), cwd=ROOT) as process:
+    source, pipe = make_blocking_source(tmp_path)
+    with subprocess.Popen(make_command(source, tmp_path), cwd=ROOT) as process:
         with pipe.open("wb") as file:
             with pytest.raises(IndusCotError, match="another run is writing this folder"):
                 pull_set(tmp_path, "mvtec_ad", write_folder(tmp_path / "other", mvtec_files()))
@@ -91,7 +91,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """In a mount namespace of its own, on a memory disk of 300 KB."""
+    """Pull onto a RAM disk of 300 KB, in a separate mount namespace."""
     if shutil.which("unshare") is None:
         pytest.skip("no unshare command: a full disk cannot be made here")
     disk = tmp_path / "disk"
@@ -104,7 +104,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "mvtec", big)
     script = f"{mount} && \"$@\"; code=$?; ls -A '{disk}/data/pull'; exit $code"
     run = subprocess.run(
-        [*in_namespace, script, "sh", *command(source, disk)],
+        [*in_namespace, script, "sh", *make_command(source, disk)],
         cwd=ROOT,
         capture_output=True,
         text=True,

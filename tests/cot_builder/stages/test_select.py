@@ -1,4 +1,4 @@
-"""Selection: disjoint from what is evaluated, free of copies, visible, balanced, split by part, reproducible."""
+"""Tests of `select`: no overlap with evaluation sets, visible defects, balance, splits by part, reproducibility."""
 
 import csv
 import json
@@ -33,10 +33,10 @@ SETS = {"real_iad": ("real_iad", "train"), "mvtec_ad": ("mvtec_ad", "evaluate")}
 NAMES = st.text("abcdefghij", min_size=3, max_size=8)
 
 
-def parts(
+def make_parts(
     category: str, count: int, views: Sequence[str] = ("C1", "C2"), defects: Sequence[str] = ("scratch",)
 ) -> list[PulledImage]:
-    """``count`` normal and as many defective parts in each view; a third of the normal ones is of the train split."""
+    """Make ``count`` normal and ``count`` defective parts in each view; a third of the normal parts is in split train."""
     images = []
     for number in range(2 * count):
         defect = defects[number % len(defects)] if number >= count else None
@@ -47,7 +47,7 @@ def parts(
     return images
 
 
-def run(
+def run_select(
     tmp_path: Path, pool: Sequence[PulledImage], evaluation: Sequence[PulledImage] = (), **settings: object
 ) -> Workspace:
     workspace = Workspace(tmp_path)
@@ -57,7 +57,7 @@ def run(
     return workspace
 
 
-def chosen(workspace: Workspace) -> pl.DataFrame:
+def read_chosen(workspace: Workspace) -> pl.DataFrame:
     samples = SAMPLE.read(workspace.select / "sample.parquet").rename({"split": "benchmark_split"})
     supervision = SUPERVISION.read(workspace.select / "supervision.parquet")
     splits = SPLIT.read(workspace.select / "split.parquet")
@@ -65,12 +65,12 @@ def chosen(workspace: Workspace) -> pl.DataFrame:
     return samples.join(supervision, on="sample_id").join(splits, on="sample_id")
 
 
-def rows(workspace: Workspace, name: str) -> list[dict[str, str]]:
+def read_csv_rows(workspace: Workspace, name: str) -> list[dict[str, str]]:
     with (workspace.select / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def leakage(workspace: Workspace) -> dict:
+def read_leakage(workspace: Workspace) -> dict:
     return json.loads((workspace.select / "leakage.json").read_text())
 
 
@@ -164,11 +164,11 @@ def test_similar_names_are_flagged_only(training: str, evaluation: str, flagged:
 
 
 def test_overlapping_categories_are_dropped(tmp_path: Path) -> None:
-    # The local copy of MVTec-AD holds bottles only; hazelnut and transistor are known from the published list.
-    pool = [image for name in ("ball_screw", "hazelnut", "transistor1", "bottle_cap") for image in parts(name, 2)]
-    workspace = run(tmp_path, pool)
-    assert set(chosen(workspace)["category"]) == {"ball_screw", "bottle_cap"}
-    assert [(r["category"], r["evaluation_category"], r["rule"], r["samples"]) for r in rows(workspace, "dropped_categories.csv")] == [
+    # The local copy of MVTec-AD contains only bottles; hazelnut and transistor are in the published list.
+    pool = [image for name in ("ball_screw", "hazelnut", "transistor1", "bottle_cap") for image in make_parts(name, 2)]
+    workspace = run_select(tmp_path, pool)
+    assert set(read_chosen(workspace)["category"]) == {"ball_screw", "bottle_cap"}
+    assert [(r["category"], r["evaluation_category"], r["rule"], r["samples"]) for r in read_csv_rows(workspace, "dropped_categories.csv")] == [
         ("hazelnut", "hazelnut", "exact", "8"),
         ("transistor1", "transistor", "normalised", "8"),
     ]  # fmt: skip
@@ -180,19 +180,23 @@ def test_overlapping_categories_are_dropped(tmp_path: Path) -> None:
 
 def test_local_categories_count_without_official_list(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    write_pulled_set(workspace, "real_iad", [*parts("gear", 2), *parts("lid", 2)])
+    write_pulled_set(workspace, "real_iad", [*make_parts("gear", 2), *make_parts("lid", 2)])
     write_pulled_set(workspace, "ours", [PulledImage("Gears", "1")])
     select(params_for({"real_iad": ("real_iad", "train"), "ours": ("folder", "evaluate")}), workspace)
-    assert set(chosen(workspace)["category"]) == {"lid"}
-    assert leakage(workspace)["evaluation_sets"][0]["published_images"] is None
+    assert set(read_chosen(workspace)["category"]) == {"lid"}
+    assert read_leakage(workspace)["evaluation_sets"][0]["published_images"] is None
 
 
 def test_overrides_are_applied_and_reported(tmp_path: Path) -> None:
-    pool = [image for name in ("hazelnut", "lid", "gear") for image in parts(name, 2)]
+    pool = [image for name in ("hazelnut", "lid", "gear") for image in make_parts(name, 2)]
     settings: dict[str, Any] = {"select__keep_categories": ["hazelnut", "lid"], "select__drop_categories": ["gear"]}
-    workspace = run(tmp_path, pool, **settings)
-    assert set(chosen(workspace)["category"]) == {"hazelnut", "lid"}
-    assert leakage(workspace)["overrides"] == {"kept": ["hazelnut"], "kept_without_need": ["lid"], "dropped": ["gear"]}
+    workspace = run_select(tmp_path, pool, **settings)
+    assert set(read_chosen(workspace)["category"]) == {"hazelnut", "lid"}
+    assert read_leakage(workspace)["overrides"] == {
+        "kept": ["hazelnut"],
+        "kept_without_need": ["lid"],
+        "dropped": ["gear"],
+    }
     assert "Kept by `keep_categories` against the rule: `hazelnut`" in (workspace.select / "leakage.md").read_text()
 
 
@@ -207,7 +211,7 @@ def test_overrides_are_applied_and_reported(tmp_path: Path) -> None:
 )
 def test_contradictory_overrides_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(IndusCotError, match=message):
-        run(tmp_path, [*parts("gear", 2), *parts("hazelnut", 2)], **settings)
+        run_select(tmp_path, [*make_parts("gear", 2), *make_parts("hazelnut", 2)], **settings)
     assert not (tmp_path / "data" / "select").exists()
 
 
@@ -217,7 +221,7 @@ def test_copies_of_evaluation_images_are_dropped(tmp_path: Path) -> None:
     coarse = cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
     third = cv2.vconcat([picture("above", 256, 200), original])
     pool = [
-        *parts("lid", 3),
+        *make_parts("lid", 3),
         PulledImage("lid", "half", data=encode_png(half)),
         PulledImage("lid", "coarse", data=coarse),
         PulledImage("lid", "bytes", data=encode_png(original)),
@@ -228,14 +232,16 @@ def test_copies_of_evaluation_images_are_dropped(tmp_path: Path) -> None:
         PulledImage("bottle", "000", "default", data=encode_png(original)),
         PulledImage("bottle", "001", "default"),
     ]
-    workspace = run(tmp_path, pool, evaluation)
-    pairs = {row["source_path"].split("/")[-1]: row for row in rows(workspace, "near_duplicates.csv")}
+    workspace = run_select(tmp_path, pool, evaluation)
+    pairs = {row["source_path"].split("/")[-1]: row for row in read_csv_rows(workspace, "near_duplicates.csv")}
     assert set(pairs) == {"half_C1.png", "coarse_C1.png", "bytes_C1.png", "third_C1.png"}
     assert {row["evaluation_source_path"] for row in pairs.values()} == {"bottle/good/000_default.png"}
     assert [pairs[f"{name}_C1.png"]["kind"] for name in ("half", "bytes")] == ["perceptual", "bytes"]
     assert int(pairs["half_C1.png"]["differing_bits"]) <= 4
-    assert not set(chosen(workspace)["source_path"]) & {row["source_path"] for row in pairs.values()}
-    excluded = [row for row in rows(workspace, "excluded.csv") if row["reason"] == "copy of an evaluation image"]
+    assert not set(read_chosen(workspace)["source_path"]) & {row["source_path"] for row in pairs.values()}
+    excluded = [
+        row for row in read_csv_rows(workspace, "excluded.csv") if row["reason"] == "copy of an evaluation image"
+    ]
     assert {row["sample_id"] for row in excluded} == {row["sample_id"] for row in pairs.values()}
 
 
@@ -243,10 +249,10 @@ def test_featureless_images_are_not_copies(tmp_path: Path) -> None:
     def flat(level: int) -> bytes:
         return encode_png(np.full((80, 96, 3), level, np.uint8))
 
-    pool = [*parts("lid", 2), *(PulledImage("lid", f"flat{level}", data=flat(level)) for level in (20, 120, 220))]
-    workspace = run(tmp_path, pool, [PulledImage("bottle", f"{n}", data=flat(n)) for n in (20, 121, 221)])
-    assert [row["kind"] for row in rows(workspace, "near_duplicates.csv")] == ["bytes"]
-    assert leakage(workspace)["featureless"] == 3
+    pool = [*make_parts("lid", 2), *(PulledImage("lid", f"flat{level}", data=flat(level)) for level in (20, 120, 220))]
+    workspace = run_select(tmp_path, pool, [PulledImage("bottle", f"{n}", data=flat(n)) for n in (20, 121, 221)])
+    assert [row["kind"] for row in read_csv_rows(workspace, "near_duplicates.csv")] == ["bytes"]
+    assert read_leakage(workspace)["featureless"] == 3
 
 
 def test_equal_hashes_need_similar_thumbnails() -> None:
@@ -282,26 +288,26 @@ def test_search_matches_brute_force() -> None:
 
 def test_invisible_defects_are_dropped(tmp_path: Path) -> None:
     pool = [
-        *parts("lid", 3),
+        *make_parts("lid", 3),
         PulledImage("lid", "tiny", defect="dent", area_fraction=0.00001),
         PulledImage("lid", "unseen", defect="dent", box=None, area_fraction=0.0),
         PulledImage("lid", "maskless", defect="dent", area_fraction=None),
     ]
-    workspace = run(tmp_path, pool)
-    seen = {row["sample_id"]: row["detail"] for row in rows(workspace, "excluded.csv")}
+    workspace = run_select(tmp_path, pool)
+    seen = {row["sample_id"]: row["detail"] for row in read_csv_rows(workspace, "excluded.csv")}
     ids = {image.part: image.sample_id("real_iad") for image in pool[-3:]}
     assert seen == {ids["tiny"]: "mask covers 1e-05 of the image", ids["unseen"]: "no box"}
-    assert ids["maskless"] in chosen(workspace)["sample_id"].to_list()
+    assert ids["maskless"] in read_chosen(workspace)["sample_id"].to_list()
 
 
 def test_balance_within_category_and_view(tmp_path: Path) -> None:
     pool = [
-        *parts("lid", 5),
-        *parts("gear", 3, views=("C1", "C2", "C3")),
+        *make_parts("lid", 5),
+        *make_parts("gear", 3, views=("C1", "C2", "C3")),
         *(PulledImage("lid", f"more{n}", "C1") for n in range(9)),
         *(PulledImage("lid", f"more{n}", "C4") for n in range(9)),
     ]
-    table = chosen(run(tmp_path, pool, select__samples=1000))
+    table = read_chosen(run_select(tmp_path, pool, select__samples=1000))
     cells = table.group_by("category", "view").agg(
         (pl.col("label") == "normal").sum().alias("n"), (pl.col("label") == "anomalous").sum().alias("a")
     )
@@ -315,11 +321,11 @@ def test_balance_within_category_and_view(tmp_path: Path) -> None:
 def test_samples_are_spread_evenly(tmp_path: Path) -> None:
     defects = ("scratch", "scratch", "scratch", "dent", "stain", "scratch")
     pool = [
-        *parts("lid", 12, defects=defects),
-        *parts("gear", 12, defects=defects),
-        *parts("rare", 2, defects=("dent",)),
+        *make_parts("lid", 12, defects=defects),
+        *make_parts("gear", 12, defects=defects),
+        *make_parts("rare", 2, defects=("dent",)),
     ]
-    table = chosen(run(tmp_path, pool, select__samples=48))
+    table = read_chosen(run_select(tmp_path, pool, select__samples=48))
     assert table.height == 48
     # The rare category has four pairs (two parts, two views); the others share the rest evenly.
     assert dict(table["category"].value_counts().iter_rows()) == {"lid": 20, "gear": 20, "rare": 8}
@@ -333,17 +339,17 @@ def test_samples_are_spread_evenly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("samples", [2, 3, 7, 10])
 def test_never_selects_too_many(tmp_path: Path, samples: int) -> None:
-    table = chosen(run(tmp_path, parts("lid", 6), select__samples=samples))
+    table = read_chosen(run_select(tmp_path, make_parts("lid", 6), select__samples=samples))
     assert table.height == samples // 2 * 2
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 1.0])
 def test_parts_stay_in_one_split(tmp_path: Path, fraction: float) -> None:
-    pool = [*parts("lid", 8, defects=("scratch", "dent")), *parts("gear", 8, views=("C1", "C2", "C3"))]
-    workspace = run(tmp_path, pool, select__samples=1000, select__validation_fraction=fraction)
-    table = chosen(workspace)
+    pool = [*make_parts("lid", 8, defects=("scratch", "dent")), *make_parts("gear", 8, views=("C1", "C2", "C3"))]
+    workspace = run_select(tmp_path, pool, select__samples=1000, select__validation_fraction=fraction)
+    table = read_chosen(workspace)
     assert table.group_by("part_id").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 32
-    assert leakage(workspace)["parts"] == {"parts": 32, "in_both_splits": []}
+    assert read_leakage(workspace)["parts"] == {"parts": 32, "in_both_splits": []}
     if fraction == 0.0:
         assert set(table["split"]) == {"train"}
         return
@@ -357,33 +363,33 @@ def test_parts_stay_in_one_split(tmp_path: Path, fraction: float) -> None:
 
 
 def test_two_parts_give_two_splits(tmp_path: Path) -> None:
-    table = chosen(run(tmp_path, parts("lid", 1)))
+    table = read_chosen(run_select(tmp_path, make_parts("lid", 1)))
     assert set(table["split"]) == {"train", "validation"}
 
 
 def test_row_order_does_not_matter(tmp_path: Path) -> None:
-    pool = [*parts("lid", 10), *parts("gear", 10)]
-    first = run(tmp_path / "a", pool, select__samples=20)
-    second = run(tmp_path / "b", pool[::-1], select__samples=20, compute__workers=1)
-    third = run(tmp_path / "c", pool, select__samples=20, run__seed=8)
+    pool = [*make_parts("lid", 10), *make_parts("gear", 10)]
+    first = run_select(tmp_path / "a", pool, select__samples=20)
+    second = run_select(tmp_path / "b", pool[::-1], select__samples=20, compute__workers=1)
+    third = run_select(tmp_path / "c", pool, select__samples=20, run__seed=8)
     for name in ("split.parquet", "supervision.parquet"):
         left, right = (pl.read_parquet(w.select / name).drop("mask_row", strict=False) for w in (first, second))
         assert left.equals(right)
-    assert leakage(first) == leakage(second)
-    assert chosen(first)["sample_id"].to_list() != chosen(third)["sample_id"].to_list()
+    assert read_leakage(first) == read_leakage(second)
+    assert read_chosen(first)["sample_id"].to_list() != read_chosen(third)["sample_id"].to_list()
 
 
 def test_identical_images_are_dropped(tmp_path: Path) -> None:
     twin, disputed = encode_png(picture("twin")), encode_png(picture("disputed"))
     pool = [
-        *parts("lid", 3),
+        *make_parts("lid", 3),
         PulledImage("lid", "twin1", data=twin),
         PulledImage("lid", "twin2", data=twin),
         PulledImage("lid", "good", data=disputed),
         PulledImage("lid", "bad", defect="crack", data=disputed),
     ]
-    workspace = run(tmp_path, pool)
-    reasons = Counter(row["reason"] for row in rows(workspace, "excluded.csv"))
+    workspace = run_select(tmp_path, pool)
+    reasons = Counter(row["reason"] for row in read_csv_rows(workspace, "excluded.csv"))
     assert reasons == {
         "same bytes as another training sample": 1,
         "same bytes as a training sample with another label": 2,
@@ -393,27 +399,29 @@ def test_identical_images_are_dropped(tmp_path: Path) -> None:
 
 def test_damaged_images_are_reported(tmp_path: Path) -> None:
     pool = [
-        *parts("lid", 3),
+        *make_parts("lid", 3),
         PulledImage("lid", "broken", data=b"no image"),
         PulledImage("lid", "cut", data=b"\x89PNG\r\n"),
     ]
-    workspace = run(tmp_path, pool, [PulledImage("bottle", "0"), PulledImage("bottle", "1", data=b"\xff\xd8\xff")])
-    left_out = {row["item"]: row for row in rows(workspace, "left_out.csv")}
+    workspace = run_select(
+        tmp_path, pool, [PulledImage("bottle", "0"), PulledImage("bottle", "1", data=b"\xff\xd8\xff")]
+    )
+    left_out = {row["item"]: row for row in read_csv_rows(workspace, "left_out.csv")}
     assert {image.sample_id("real_iad") for image in pool[-2:]} < set(left_out)
     assert len(left_out) == 3
     assert any("evaluation image, not compared" in row["detail"] for row in left_out.values())
     manifest = json.loads((workspace.select / "manifest.json").read_text())
     assert manifest["left_out"] == {"image does not decode": 3}
-    assert not set(chosen(workspace)["sample_id"]) & set(left_out)
+    assert not set(read_chosen(workspace)["sample_id"]) & set(left_out)
     with pytest.raises(IndusCotError, match="image does not decode"):
-        run(tmp_path / "strict", pool, run__strict=True)
+        run_select(tmp_path / "strict", pool, run__strict=True)
 
 
 def test_missing_input_is_named(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with pytest.raises(IndusCotError, match="role train"):
         select(params_for({"mvtec_ad": ("mvtec_ad", "evaluate")}), workspace)
-    write_pulled_set(workspace, "real_iad", parts("lid", 2))
+    write_pulled_set(workspace, "real_iad", make_parts("lid", 2))
     with pytest.raises(IndusCotError, match=r"mvtec_ad/sample\.parquet: not found"):
         select(params_for(SETS), workspace)
     write_pulled_set(workspace, "mvtec_ad", [PulledImage("bottle", "0"), PulledImage("bottle", "1")])
@@ -425,14 +433,14 @@ def test_missing_input_is_named(tmp_path: Path) -> None:
 
 def test_nothing_to_balance(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match="no category and view has both a normal and a visibly anomalous sample"):
-        run(tmp_path, [PulledImage("lid", f"{n}", "C1") for n in range(4)])
+        run_select(tmp_path, [PulledImage("lid", f"{n}", "C1") for n in range(4)])
 
 
 def test_report_without_evaluation_sets(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    write_pulled_set(workspace, "real_iad", parts("hazelnut", 2))
+    write_pulled_set(workspace, "real_iad", make_parts("hazelnut", 2))
     select(params_for({"real_iad": ("real_iad", "train")}), workspace)
-    assert set(chosen(workspace)["category"]) == {"hazelnut"}
+    assert set(read_chosen(workspace)["category"]) == {"hazelnut"}
     assert "No evaluation set is configured, so nothing was checked" in (workspace.select / "leakage.md").read_text()
 
 
@@ -442,11 +450,11 @@ def test_process_count_does_not_change_pairs(tmp_path: Path) -> None:
     copy = [
         PulledImage("bottle", "0", data=encode_png(cv2.resize(picture("real_iad/lid/good/010_C1.png"), (192, 160))))
     ]
-    first = run(tmp_path / "a", small, copy, compute__workers=2)
+    first = run_select(tmp_path / "a", small, copy, compute__workers=2)
     shutil.copytree(tmp_path / "a" / "data" / "pull", tmp_path / "b" / "data" / "pull")
     second = Workspace(tmp_path / "b")
     params: Params = params_for(SETS, compute__workers=1)
     select(params, second)
-    assert [row["source_path"] for row in rows(first, "near_duplicates.csv")] == ["lid/good/010_C1.png"]
+    assert [row["source_path"] for row in read_csv_rows(first, "near_duplicates.csv")] == ["lid/good/010_C1.png"]
     for name in ("near_duplicates.csv", "leakage.json"):
         assert (first.select / name).read_bytes() == (second.select / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Stage output appears whole or not at all, whatever stops the run."""
+"""Tests that stage output is atomic when a run is killed, fails or fills the disk."""
 
 import errno
 import gc
@@ -24,7 +24,7 @@ from schemas.errors import IndusCotError
 FACTS = {"stage": "select", "params": {"a": 1}, "inputs": {"b": "hash"}}
 
 
-def write(target: Path, text: str, **options) -> None:
+def write_output(target: Path, text: str, **options) -> None:
     with stage_output(target, **(FACTS | options)) as output:
         (output.path / "table").write_text(text)
         output.counts["rows"] = 3
@@ -32,7 +32,7 @@ def write(target: Path, text: str, **options) -> None:
 
 
 def test_output_has_manifest_and_left_out(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     manifest = read_manifest(tmp_path / "out")
     assert manifest["counts"] == {"rows": 3} and manifest["left_out"] == {"damaged": 1}
     assert manifest["params"] == {"a": 1} and manifest["inputs"] == {"b": "hash"} and manifest["seconds"] >= 0
@@ -44,16 +44,16 @@ def test_output_has_manifest_and_left_out(tmp_path):
 
 
 def test_strict_run_keeps_the_old_output(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     with pytest.raises(
         IndusCotError, match=r"image 7: damaged \(cut short\); run\.strict is true, so the stage stops here"
     ):
-        write(tmp_path / "out", "two", strict=True)
+        write_output(tmp_path / "out", "two", strict=True)
     assert (tmp_path / "out/table").read_text() == "one"
 
 
 def test_failed_stage_keeps_the_old_output(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS) as output:
         (output.path / "table").write_text("half")
         raise ZeroDivisionError
@@ -61,15 +61,15 @@ def test_failed_stage_keeps_the_old_output(tmp_path):
     assert not (tmp_path / ".out.partial").exists()
 
 
-def _die_inside(target: str) -> None:
+def _kill_self_inside(target: str) -> None:
     with stage_output(Path(target), **FACTS) as output:
         (output.path / "table").write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_killed_stage_keeps_the_old_output(tmp_path):
-    write(tmp_path / "out", "one")
-    child = multiprocessing.get_context("spawn").Process(target=_die_inside, args=(str(tmp_path / "out"),))
+    write_output(tmp_path / "out", "one")
+    child = multiprocessing.get_context("spawn").Process(target=_kill_self_inside, args=(str(tmp_path / "out"),))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -80,7 +80,7 @@ def test_killed_stage_keeps_the_old_output(tmp_path):
 
 
 def test_kill_between_renames_loses_nothing(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     (tmp_path / "out").rename(tmp_path / ".out.retired")
     with pytest.raises(ZeroDivisionError), stage_output(tmp_path / "out", **FACTS):
         raise ZeroDivisionError
@@ -88,10 +88,10 @@ def test_kill_between_renames_loses_nothing(tmp_path):
 
 
 def test_linked_output_is_replaced(tmp_path):
-    write(tmp_path / "elsewhere", "one")
+    write_output(tmp_path / "elsewhere", "one")
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
     for text in ("two", "three", "four"):
-        write(tmp_path / "out", text)
+        write_output(tmp_path / "out", text)
         assert (tmp_path / "out/table").read_text() == text
     assert (tmp_path / "elsewhere/table").read_text() == "one"
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".retired")]
@@ -105,8 +105,10 @@ def test_resume_needs_equal_settings(tmp_path, capsys):
     assert not capsys.readouterr().err
     with stage_output(tmp_path / "out", resumable=True, **(FACTS | {"params": {"a": 2}})) as output:
         assert not (output.path / "chunk").exists(), "other parameters must not reuse it"
-        told = " ".join(capsys.readouterr().err.split())
-        assert "the earlier run had other settings (params.a 1 -> 2); starting over" in told and ".out.aside" in told
+        printed = " ".join(capsys.readouterr().err.split())
+        assert (
+            "the earlier run had other settings (params.a 1 -> 2); starting over" in printed and ".out.aside" in printed
+        )
         assert (tmp_path / ".out.aside/chunk").exists(), "hours may be in it"
         (output.path / "chunk").touch()
     assert (tmp_path / "out/chunk").exists() and not (tmp_path / ".out.aside").exists()
@@ -131,17 +133,17 @@ def test_second_run_is_refused(tmp_path):
         stage_output(tmp_path / "out", **FACTS),
         pytest.raises(IndusCotError, match="another run is writing this folder"),
     ):
-        write(tmp_path / "out", "two")
+        write_output(tmp_path / "out", "two")
 
 
 def test_output_of_another_stage_is_kept(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     with pytest.raises(IndusCotError, match=r"out: contains the output of select, which evaluate would delete"):
-        write(tmp_path / "out", "two", stage="evaluate")
+        write_output(tmp_path / "out", "two", stage="evaluate")
     assert (tmp_path / "out/table").read_text() == "one"
-    # A verb and its first, empty output have not always the same name.
+    # A command and its initial empty output can be written under different stage names.
     for verb in ("review", "review pull", "prior_review", "review pull"):
-        write(tmp_path / "reviews", verb, stage=verb)
+        write_output(tmp_path / "reviews", verb, stage=verb)
     assert (tmp_path / "reviews/table").read_text() == "review pull"
 
 
@@ -173,7 +175,7 @@ def tiny_disk(tmp_path):
     if mounted.returncode:
         pytest.skip("a full disk cannot be made here: mounting a tmpfs is not allowed")
     yield folder
-    # Lazily: PyTorch holds the file that it could not write for as long as its error is kept.
+    # Unmount lazily: PyTorch keeps the unwritten file open as long as its exception exists.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -181,7 +183,7 @@ def tiny_disk(tmp_path):
 def test_full_disk_keeps_the_old_output(tiny_disk, how):
     import polars as pl
 
-    write(tiny_disk / "out", "one")
+    write_output(tiny_disk / "out", "one")
     full = pytest.raises(IndusCotError, match=r"the disk is full; nothing was changed")
     with full, stage_output(tiny_disk / "out", **FACTS) as output:
         if how == "text":
@@ -263,7 +265,7 @@ def test_missing_row_or_shard(tmp_path):
 
 
 def test_manifest_is_indented_json(tmp_path):
-    write(tmp_path / "out", "one")
+    write_output(tmp_path / "out", "one")
     assert json.loads((tmp_path / "out/manifest.json").read_text())["stage"] == "select"
 
 
@@ -294,7 +296,7 @@ def test_full_disk_leaves_no_partial_file(tiny_disk):
     assert (tiny_disk / "file").read_text() == "old" and not list(tiny_disk.glob(".file.*"))
 
 
-def test_private_file_is_for_its_owner_and_on_disk(tmp_path, monkeypatch):
+def test_private_file_permissions_and_sync(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", synced.append)
     write_text(tmp_path / "key", "secret", private=True)

@@ -1,4 +1,4 @@
-"""Work by several processes or threads: in order, bounded, and a worker that is ended is one message."""
+"""Tests of parallel maps: order of results, bounded memory, and messages for errors and killed workers."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Retry with growing pauses, and the waits that servers ask for."""
+"""Tests of retries with exponential backoff, and of waits requested by servers."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,14 @@ LIMIT_S = 60.0
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that would have been made."""
+    """Record the pauses instead of sleeping."""
     found: list[float] = []
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=found.append, time=time.time))
     return found
 
 
-def failing(times: int, wait: float | None = None) -> Callable[[], str]:
-    """An action that fails ``times`` times."""
+def make_failing_action(times: int, wait: float | None = None) -> Callable[[], str]:
+    """Make an action that fails ``times`` times."""
     left = [TransientError("busy", wait)] * times
 
     def act() -> str:
@@ -34,26 +34,26 @@ def failing(times: int, wait: float | None = None) -> Callable[[], str]:
 
 
 def test_pauses_double_until_it_succeeds(waits: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    assert with_retries(failing(3), "server", 4, LIMIT_S) == "done"
+    assert with_retries(make_failing_action(3), "server", 4, LIMIT_S) == "done"
     assert waits == [0.5, 1.0, 2.0]
-    told = capsys.readouterr()
-    assert "server: busy; retrying in 0.5 s" in told.out + told.err
+    output = capsys.readouterr()
+    assert "server: busy; retrying in 0.5 s" in output.out + output.err
 
 
 def test_last_failure_is_raised_without_pause(waits: list[float]) -> None:
     with pytest.raises(TransientError, match="busy"):
-        with_retries(failing(3), "server", 3, LIMIT_S)
+        with_retries(make_failing_action(3), "server", 3, LIMIT_S)
     assert waits == [0.5, 1.0]
 
 
 def test_requested_wait_replaces_the_pause(waits: list[float]) -> None:
-    assert with_retries(failing(2, wait=60.0), "server", 3, LIMIT_S) == "done"
+    assert with_retries(make_failing_action(2, wait=60.0), "server", 3, LIMIT_S) == "done"
     assert waits == [60.0, 60.0]
 
 
 def test_too_long_wait_ends_the_attempts(waits: list[float]) -> None:
     with pytest.raises(TransientError) as raised:
-        with_retries(failing(1, wait=61.0), "server", 3, LIMIT_S)
+        with_retries(make_failing_action(1, wait=61.0), "server", 3, LIMIT_S)
     assert raised.value.wait == 61.0 and waits == []
 
 
@@ -73,7 +73,7 @@ def test_ctrl_c_ends_the_pause_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=interrupted))
     with pytest.raises(KeyboardInterrupt):
-        with_retries(failing(1), "server", 3, LIMIT_S)
+        with_retries(make_failing_action(1), "server", 3, LIMIT_S)
 
 
 def test_backoff_doubles_up_to_its_limit() -> None:

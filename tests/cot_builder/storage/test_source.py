@@ -1,4 +1,4 @@
-"""One stream of members from folders, archives, URLs and the Hub; what is dangerous or damaged is refused."""
+"""Tests of sources: folders, archives, URLs and the Hub; dangerous or damaged archives are refused."""
 
 import errno
 import hashlib
@@ -38,8 +38,8 @@ FILES: Files = {
 }
 
 
-def read(source: Path | str | list[str], cache: Path, checksums: Checksums | None = None) -> Files:
-    """Every member, without the source's own name in front."""
+def read_members(source: Path | str | list[str], cache: Path, checksums: Checksums | None = None) -> Files:
+    """Read every member; remove the source's name from the paths."""
     source = str(source) if isinstance(source, Path) else source
     return {m.path.partition("/")[2]: m.read() for m in open_members(source, cache, checksums)}
 
@@ -52,27 +52,27 @@ def pack(folder: Path, kind: str, files: Files = FILES) -> Path:
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz", "zip"])
 def test_archive_format_does_not_change_members(tmp_path: Path, kind: str) -> None:
-    assert read(pack(tmp_path, kind), tmp_path / "cache") == FILES
+    assert read_members(pack(tmp_path, kind), tmp_path / "cache") == FILES
 
 
 def test_members_report_their_share(tmp_path: Path) -> None:
     many = {f"part/{number:03}.png": random.Random(number).randbytes(20_000) for number in range(100)}
     sources = [str(pack(tmp_path, kind, many)) for kind in ("folder", "tar", "tar.gz", "tar.xz", "zip")]
-    # And a folder that holds archives.
+    # The same for a folder that contains archives.
     (tmp_path / "all").mkdir()
     for path in sources[1:]:
         (tmp_path / "all" / Path(path).name).symlink_to(path)
     for source in (*[[one] for one in sources], [str(tmp_path / "all")], sources):
         shares = [member.share for member in open_members(source, tmp_path)]
         assert shares == sorted(shares) and shares[-1] == pytest.approx(1, abs=0.02), source
-        # Compressed files are read in blocks, a quarter of a megabyte each.
+        # Compressed files are read in blocks of 256 KiB.
         for number, share in enumerate(shares, start=1):
             assert share == pytest.approx(number / len(shares), abs=0.14), source
 
 
 def test_archive_format_is_detected_by_content(tmp_path: Path) -> None:
     path = pack(tmp_path, "tar.xz").rename(tmp_path / "data.zip")
-    assert read(path, tmp_path) == FILES
+    assert read_members(path, tmp_path) == FILES
 
 
 def test_list_of_sources(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_archives_in_a_folder(tmp_path: Path) -> None:
     (folder / "images").mkdir()
     write_zip(folder / "images" / "toy.zip", {"toy/a.png": b"1"})
     write_tar(folder / "images" / "usb.tar.xz", {"usb/b.png": b"2"})
-    assert read(folder, tmp_path) == {
+    assert read_members(folder, tmp_path) == {
         "images/toy/a.png": b"1",
         "images/usb/b.png": b"2",
         "labels/toy.json": b"{}",
@@ -95,17 +95,17 @@ def test_archives_in_a_folder(tmp_path: Path) -> None:
 
 def test_macos_files_are_skipped(tmp_path: Path) -> None:
     junk = {"__MACOSX/a/._one.png": b"x", "a/.DS_Store": b"x", "a/._one.png": b"x"}
-    assert read(pack(tmp_path, "zip", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
-    assert read(pack(tmp_path, "folder", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
+    assert read_members(pack(tmp_path, "zip", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
+    assert read_members(pack(tmp_path, "folder", {"a/one.png": b"1"} | junk), tmp_path) == {"a/one.png": b"1"}
 
 
 def test_names_are_normalised_to_nfc(tmp_path: Path) -> None:
     decomposed = unicodedata.normalize("NFD", "Prüfling.png")
-    assert list(read(pack(tmp_path, "tar", {decomposed: b"1"}), tmp_path)) == ["Prüfling.png"]
+    assert list(read_members(pack(tmp_path, "tar", {decomposed: b"1"}), tmp_path)) == ["Prüfling.png"]
     latin = tmp_path / "latin.tar"
     with tarfile.open(latin, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         tar.addfile(tarfile.TarInfo("Prüfling.png"), io.BytesIO())
-    (name,) = read(latin, tmp_path)
+    (name,) = read_members(latin, tmp_path)
     name.encode("utf-8")
     assert name.endswith("fling.png")
 
@@ -116,7 +116,7 @@ def test_names_are_normalised_to_nfc(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
 def test_member_outside_the_archive_is_refused(tmp_path: Path, kind: str, name: str) -> None:
     with pytest.raises(IndusCotError, match=r"points outside the archive; the archive is refused"):
-        read(pack(tmp_path, kind, {"a.png": b"1", name: b"2"}), tmp_path)
+        read_members(pack(tmp_path, kind, {"a.png": b"1", name: b"2"}), tmp_path)
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b c", "ä", "...", "\\", "/"]), min_size=1, max_size=6))
@@ -136,7 +136,7 @@ def test_tar_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
     with pytest.raises(IndusCotError, match=r"set\.tar: member 'a/trap\.png' is (a link|neither a file nor a folder)"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 def test_zip_link_is_refused(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_zip_link_is_refused(tmp_path: Path) -> None:
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(IndusCotError, match="is a link or a device"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 def test_unknown_zip_compression(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_unknown_zip_compression(tmp_path: Path) -> None:
     with pytest.raises(
         IndusCotError, match=r"set\.zip: unsupported compression .*unpack the archive and give the folder"
     ):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 def test_huge_member_is_refused_unread(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_huge_member_is_refused_unread(tmp_path: Path) -> None:
     info.size = 2**43
     path.write_bytes(info.tobuf() + bytes(10240))
     with pytest.raises(IndusCotError, match=r"'a/huge\.png' claims to have 8796093022208 bytes"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
@@ -179,20 +179,20 @@ def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
         for info in archive.infolist():
             info.file_size = 2**30 - 1
     with pytest.raises(IndusCotError, match="unpacks to over 200 times its size"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "zip"])
 def test_truncated_archive_is_refused(tmp_path: Path, kind: str) -> None:
     noise = {f"{n}.png": random.Random(n).randbytes(2000) for n in range(4)}
     whole = pack(tmp_path, kind, noise).read_bytes()
-    # A tar ends with zeros that may be missing but for the first block.
+    # A tar ends with blocks of zeros; all but the first may be missing.
     end = 4 * (512 + 2048) if kind == "tar" else len(whole)
     cut = tmp_path / f"cut.{kind}"
     for length in sorted({*range(512, end, max(512, end // 12 // 512 * 512)), end - 1}):
         cut.write_bytes(whole[:length])
         with pytest.raises(IndusCotError, match=r"cut\.\S+: (the archive is truncated or damaged|not an archive)"):
-            read(cut, tmp_path)
+            read_members(cut, tmp_path)
 
 
 def test_damaged_tar_header_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_damaged_tar_header_is_refused(tmp_path: Path) -> None:
     data[1024 + 100 : 1024 + 300] = b"\xff" * 200
     path.write_bytes(data)
     with pytest.raises(IndusCotError, match="truncated or damaged"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -212,21 +212,21 @@ def test_file_that_is_not_an_archive(tmp_path: Path, content: bytes, message: st
     path = tmp_path / "data.tar.xz"
     path.write_bytes(content)
     with pytest.raises(IndusCotError, match=rf"data\.tar\.xz: {message}"):
-        read(path, tmp_path)
+        read_members(path, tmp_path)
 
 
 def test_missing_and_empty_sources(tmp_path: Path) -> None:
     with pytest.raises(IndusCotError, match="nowhere: no such file or folder"):
-        read(tmp_path / "nowhere", tmp_path)
+        read_members(tmp_path / "nowhere", tmp_path)
     (tmp_path / "void" / "deeper").mkdir(parents=True)
     with pytest.raises(IndusCotError, match="void: contains no file"):
-        read(tmp_path / "void", tmp_path)
+        read_members(tmp_path / "void", tmp_path)
 
 
 def test_folder_with_link_loop(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a/one.png": b"1"})
     (folder / "a" / "again").symlink_to(folder)
-    assert read(folder, tmp_path) == {"a/one.png": b"1"}
+    assert read_members(folder, tmp_path) == {"a/one.png": b"1"}
 
 
 def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +234,14 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     real = os.scandir
 
     def refused(path: str) -> object:
-        # As the system does to anybody but root, who the tests may run as.
+        # Simulated, because the tests may run as root, who can read every folder.
         if Path(path).name == "b":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(IndusCotError, match=r"set/b: the folder cannot be read \(Permission denied\)"):
-        read(folder, tmp_path)
+        read_members(folder, tmp_path)
 
 
 def test_hidden_dangling_link_is_skipped(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_hidden_dangling_link_is_skipped(tmp_path: Path) -> None:
     (folder / "a" / ".#one.png").symlink_to("somebody@somewhere")
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_bytes(b"x")
-    assert read(folder, tmp_path) == {"a/one.png": b"1"}
+    assert read_members(folder, tmp_path) == {"a/one.png": b"1"}
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.xz", "zip"])
@@ -257,23 +257,23 @@ def test_checksum(tmp_path: Path, kind: str) -> None:
     path = pack(tmp_path, kind)
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     checksums = Checksums(expected=right)
-    assert read(path, tmp_path, checksums) == FILES
+    assert read_members(path, tmp_path, checksums) == FILES
     assert checksums.found == {path.name: right}
     drawn = open_members(str(path), tmp_path, Checksums(expected="0" * 64))
     with pytest.raises(IndusCotError, match=rf"{path.name}: its sha256 is {right}, expected 0000"):
         next(drawn)
     with pytest.raises(IndusCotError, match="another version"):
-        read(path, tmp_path, Checksums(published={path.name: "1" * 64}))
+        read_members(path, tmp_path, Checksums(published={path.name: "1" * 64}))
 
 
 def test_checksum_needs_one_archive(tmp_path: Path) -> None:
     folder = pack(tmp_path, "folder")
     with pytest.raises(IndusCotError, match="not a single archive"):
-        read(folder, tmp_path, Checksums(expected="0" * 64))
+        read_members(folder, tmp_path, Checksums(expected="0" * 64))
 
 
 class Server:
-    """A file on loopback; ``answers`` are given first, then the file, from any byte on."""
+    """Serves a file on loopback, with range requests; ``answers`` are given before the file."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -321,7 +321,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.wfile.write(state.content[start:])
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Keep quiet."""
+            """Print no log."""
 
     monkeypatch.setattr(retry, "BACKOFF_S", 0.0)
     with serve(Handler) as root:
@@ -329,7 +329,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield state
 
 
-def interrupted(state: Server) -> Callable[[BaseHTTPRequestHandler], None]:
+def answer_partially(state: Server) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("ETag", state.etag)
@@ -342,7 +342,7 @@ def interrupted(state: Server) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
-def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+def answer_status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(code)
         for name, value in headers.items():
@@ -355,34 +355,34 @@ def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None
 
 def test_url_is_downloaded_once(tmp_path: Path, server: Server) -> None:
     cache = tmp_path / "cache"
-    first = read(server.url, cache)
+    first = read_members(server.url, cache)
     assert list(first) == ["0.png", "1.png", "2.png"]
     assert [m.path for m in open_members(server.url, cache)] == ["set/0.png", "set/1.png", "set/2.png"]
     assert server.requests == ["whole"]
 
 
 def test_interrupted_download_resumes(tmp_path: Path, server: Server) -> None:
-    server.answers = [interrupted(server)]
-    assert len(read(server.url, tmp_path / "cache")) == 3
+    server.answers = [answer_partially(server)]
+    assert len(read_members(server.url, tmp_path / "cache")) == 3
     assert server.requests == ["whole", f"bytes={len(server.content) // 2}-"]
     assert server.sent == [len(server.content) - len(server.content) // 2]
 
 
 def test_changed_download_restarts(tmp_path: Path, server: Server) -> None:
     changed = write_zip(tmp_path / "other.zip", {"new.png": b"n" * 999}).read_bytes()
-    stop = interrupted(server)
+    stop = answer_partially(server)
 
     def stop_and_change(request: BaseHTTPRequestHandler) -> None:
         stop(request)
         server.etag, server.content = '"v2"', changed
 
     server.answers = [stop_and_change]
-    assert list(read(server.url, tmp_path / "cache")) == ["new.png"]
+    assert list(read_members(server.url, tmp_path / "cache")) == ["new.png"]
 
 
 def test_busy_server_is_retried(tmp_path: Path, server: Server) -> None:
-    server.answers = [status(429, Retry_After="0"), status(500), status(503)]
-    assert len(read(server.url, tmp_path / "cache")) == 3
+    server.answers = [answer_status(429, Retry_After="0"), answer_status(500), answer_status(503)]
+    assert len(read_members(server.url, tmp_path / "cache")) == 3
     assert len(server.requests) == 4
 
 
@@ -390,29 +390,29 @@ def test_download_waits_a_minute_at_most(tmp_path: Path, server: Server, monkeyp
     waits: list[float] = []
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=waits.append, time=time.time))
     soon = formatdate(time.time() + 30, usegmt=True)
-    server.answers = [status(429, Retry_After="7200"), status(503, Retry_After=soon)]
-    assert len(read(server.url, tmp_path / "cache")) == 3
+    server.answers = [answer_status(429, Retry_After="7200"), answer_status(503, Retry_After=soon)]
+    assert len(read_members(server.url, tmp_path / "cache")) == 3
     assert waits == [60.0, pytest.approx(30, abs=3)]
 
 
 def test_failing_server_is_named(tmp_path: Path, server: Server) -> None:
-    server.answers = [status(500)] * 20
+    server.answers = [answer_status(500)] * 20
     with pytest.raises(IndusCotError, match=r"set\.zip\?key=1: the server answers 500, after 6 attempts"):
-        read(server.url, tmp_path / "cache")
+        read_members(server.url, tmp_path / "cache")
     assert len(server.requests) == 6
 
 
 def test_refusal_is_not_retried(tmp_path: Path, server: Server) -> None:
-    server.answers = [status(404)] * 20
+    server.answers = [answer_status(404)] * 20
     with pytest.raises(IndusCotError, match="the server answers 404; check the URL"):
-        read(server.url, tmp_path / "cache")
+        read_members(server.url, tmp_path / "cache")
     assert len(server.requests) == 1
 
 
 def test_download_with_wrong_checksum_is_deleted(tmp_path: Path, server: Server) -> None:
     for _ in range(2):
         with pytest.raises(IndusCotError, match=r"set\.zip: its sha256 is"):
-            read(server.url, tmp_path / "cache", Checksums(expected="0" * 64))
+            read_members(server.url, tmp_path / "cache", Checksums(expected="0" * 64))
     assert server.requests == ["whole", "whole"]
 
 
@@ -426,14 +426,16 @@ def test_unreadable_download_is_repeated(tmp_path: Path, server: Server, damage:
     }
     server.content = bad[damage]
     with pytest.raises(IndusCotError, match=r"set\.zip: (is a web page|the archive is truncated or damaged)"):
-        read(server.url, tmp_path / "cache")
+        read_members(server.url, tmp_path / "cache")
     server.content = whole
-    assert len(read(server.url, tmp_path / "cache")) == 3
+    assert len(read_members(server.url, tmp_path / "cache")) == 3
 
 
 def test_hub_repository(tmp_path: Path) -> None:
-    """Against a loopback stand-in that knows what a snapshot asks for, in a process of its own: the Hub's
-    address is read when its library is imported."""
+    """Test against a minimal Hub server on loopback.
+
+    Runs in a separate process, because the Hub's library reads the server address on import.
+    """
     files = {
         "realiad_jsons/toy.json": b"{}",
         "realiad_1024/toy.zip": write_zip(tmp_path / "toy.zip", {"toy/a.png": b"1"}).read_bytes(),
@@ -472,7 +474,7 @@ def test_hub_repository(tmp_path: Path) -> None:
                 self.wfile.write(data)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Keep quiet."""
+            """Print no log."""
 
     script = (
         "import sys; from pathlib import Path; from cot_builder.storage.source import open_members\n"

@@ -129,10 +129,10 @@ def opened(chromium: Browser, workspace: Workspace) -> Iterator[Page]:
 
 def said_boxes(page: Page) -> list[list[float]]:
     """Return the drawn predictions as boxes in 0-1000 of the image."""
-    return drawn(page, "#item .mark.answered")
+    return read_boxes(page, "#item .mark.answered")
 
 
-def drawn(page: Page, selector: str) -> list[list[float]]:
+def read_boxes(page: Page, selector: str) -> list[list[float]]:
     frame = page.locator("#item .frame img").bounding_box()
     assert frame
     found = []
@@ -150,7 +150,7 @@ def test_item_shows_truth_and_prediction(opened, table):
     expect(opened.locator("#item .facts")).to_contain_text(row["sample_id"])
     expect(opened.locator("#item .outcome")).to_have_text("defect found")
     for boxes, selector in ((row["boxes"], ".mark.answered"), (row["true_boxes"], ".mark.truth")):
-        there = drawn(opened, f"#item {selector}")
+        there = read_boxes(opened, f"#item {selector}")
         assert len(there) == len(boxes) > 0
         assert there == [pytest.approx(box, abs=8) for box in boxes]
     # The page runs the model's calls again to get the tools' images.
