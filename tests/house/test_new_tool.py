@@ -85,7 +85,7 @@ def test_mode_switches_new_tool_off(used: dict[str, Any]) -> None:
 def test_verify_replays_new_tool(used: dict[str, Any]) -> None:
     assert used["version"] == "6" and {row["version"] for row in used["draft"]["rows"]} == {"6"}
     assert "22 trajectories, 22 tool calls replayed, all equal" in used["draft"]["printed"][-1]
-    assert "returned 'Grey levels: " in used["draft"]["changed"]
+    assert "the tool returns 'Grey levels: " in used["draft"]["changed"]
 
 
 def test_gates_know_new_tool(used: dict[str, Any]) -> None:

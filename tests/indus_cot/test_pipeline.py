@@ -218,7 +218,7 @@ def test_verify_names_first_difference(project, tmp_path):
 @pytest.mark.parametrize(
     "column, change, message",
     [
-        ("trajectory", lambda text: text.replace(" px shown", " px  shown", 1), "returned"),
+        ("trajectory", lambda text: text.replace(" px shown", " px  shown", 1), "the tool returns"),
         ("image_sha256", lambda digest: "0" * 64, "does not match its sha256"),
         ("messages", lambda text: text.replace(" px shown", " px  shown", 1), "column messages does not match"),
         ("tagged", lambda text: text.replace("<think>", "<think> ", 1), "column tagged does not match"),

@@ -83,9 +83,7 @@ def kind_of(text: str, expression: str) -> str:
     st.sampled_from(SECRETS + PATHS),
     st.sampled_from([" ", "\n", "\u00a0", "—", "令", "\x0b", '"', "(", "{", ""]),
 )
-def test_what_must_not_leave_is_found_in_any_text(
-    expression: str, before: str, after: str, what: str, beside: str
-) -> None:
+def test_secret_is_found_in_any_text(expression: str, before: str, after: str, what: str, beside: str) -> None:
     # Behind a letter or a digit of ASCII, no path begins: crown/root/stem.
     beside = beside or (
         "" if not before or not (before[-1].isascii() and (before[-1].isalnum() or before[-1] in "_/-.")) else " "
@@ -96,7 +94,7 @@ def test_what_must_not_leave_is_found_in_any_text(
 
 
 @pytest.mark.parametrize("before", "?!*&+)]}~@#%^$\\\x00")
-def test_a_home_folder_is_found_behind_any_sign(expression: str, before: str) -> None:
+def test_home_folder_after_any_character(expression: str, before: str) -> None:
     for text in (f"{before}~/parts", json.dumps([f"{before}~/parts"])):
         assert kind_of(text, expression) == "a local path"
 
@@ -105,7 +103,7 @@ def test_a_home_folder_is_found_behind_any_sign(expression: str, before: str) ->
 @pytest.mark.parametrize(
     "before", ["", "see ", "see\u00a0", "—", "“", "(", '"', "=", "{", "<think>", "\n", "`", "[", "：", "path:"]
 )
-def test_a_path_of_any_root_is_found(expression: str, before: str, what: str) -> None:
+def test_path_with_any_root(expression: str, before: str, what: str) -> None:
     assert kind_of(before + what, expression) == "a local path"
 
 
@@ -114,7 +112,7 @@ def test_lawful_texts_pass(expression: str, text: str) -> None:
     assert not kind_of(text, expression) and not kind_of(json.dumps([text]), expression)
 
 
-def test_names_are_found_as_anybody_writes_them(expression: str) -> None:
+def test_names_in_any_spelling(expression: str) -> None:
     for text in ("says jane.doe", "JANE.DOE's", "（Jane.Doe）", "\nJane.Doe", "Ann thinks", "by Ann."):
         assert kind_of(text, expression) == "a reviewer's name", text
         assert kind_of(json.dumps([text]), expression) == "a reviewer's name", text
@@ -137,7 +135,7 @@ def test_values_of_this_machine_have_bounds(monkeypatch: pytest.MonkeyPatch, tmp
         assert not kind_of(text, expression), text
 
 
-def test_what_only_one_of_the_two_finds_is_refused(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_match_of_one_engine_is_refused(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import re
 
     monkeypatch.setattr(secrets, "_compile", lambda expression: re.compile("(?!)"))

@@ -35,7 +35,7 @@ def test_published_calls_are_replayed(project: Path, published: CommandResult) -
     assert max(replayed.values()) >= 1 and all(count == len(calls) for calls, count in replayed.items())
 
 
-def test_images_by_reference_must_be_made_first(client: Client, copy: Path) -> None:
+def test_images_by_reference_need_rehydrate(client: Client, copy: Path) -> None:
     done = client.run(
         "--set", "publish.images=reference", "publish", "--repo", "owner/loaded", "--dry-run", folder=copy
     )

@@ -63,7 +63,7 @@ def test_a_dry_run_needs_no_token(client: Client, published: CommandResult) -> N
     assert done.code == 0 and "not compared with the Hub" in done.out and "hf auth login" in done.out
 
 
-def test_a_dry_run_refuses_what_the_run_would_refuse(hub: HubServer, client: Client, published: CommandResult) -> None:
+def test_dry_run_refuses_like_the_run(hub: HubServer, client: Client, published: CommandResult) -> None:
     dry = ("publish", "--dry-run", "--repo")
     assert_refused(client.run(*dry, REPO, token="hf_wrongwrongwrongwrong"), "rejects the token (401)")
     assert_refused(client.run(*dry, "nameless", token=""), "is not a repository name", "OWNER/NAME")
@@ -103,7 +103,7 @@ assert row["tools"][0]["function"]["name"] == "crop"
     assert {"prompt", "image", "answer", "boxes", "defect_type"} <= set(found["rl"][1])
 
 
-def test_preferences_are_what_was_turned_down_beside_what_was_taken(client: Client, published: CommandResult) -> None:
+def test_preference_pairs_rejected_and_chosen(client: Client, published: CommandResult) -> None:
     rows = client.python(
         f"""
 import datasets
@@ -170,7 +170,7 @@ def test_the_card_says_what_it_must(hub: HubServer, published: CommandResult, tm
     assert "<script" not in card.text
 
 
-def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: CommandResult, tmp_path: Path) -> None:
+def test_croissant_is_valid(hub: HubServer, published: CommandResult, tmp_path: Path) -> None:
     croissant = pytest.importorskip("mlcroissant")
     for path, data in hub.files(REPO).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def test_croissant_is_valid_and_can_be_iterated(hub: HubServer, published: Comma
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_sft_trainer_trains_from_the_published_rows(client: Client, published: CommandResult, hub: HubServer) -> None:
+def test_sft_trainer_trains_on_published_rows(client: Client, published: CommandResult, hub: HubServer) -> None:
     code = next(
         block
         for block in re.findall(r"```python\n(.*?)```", hub.files(REPO)["README.md"].decode(), re.DOTALL)
@@ -220,7 +220,7 @@ for row in (corpus[0], next(row for row in corpus if len(row["images"]) > 1)):
     assert steps == [1, True, True, True, True]
 
 
-def test_ids_of_rows_are_hashes_of_drafts(project: Path) -> None:
+def test_row_ids_are_draft_hashes(project: Path) -> None:
     drafts = pl.read_parquet(project / "data/draft/trajectory.parquet")["draft_id"]
     ids = pl.concat(
         [pl.read_parquet(path)["id"] for path in sorted((project / "data/indus_cot/data").glob("*.parquet"))]

@@ -15,9 +15,7 @@ from tests.helpers.publication import REPO, Rows, assert_refused, change, mark_v
 from tests.servers.hub_server import READER, HubServer
 
 
-def test_of_a_change_only_its_shards_travel(
-    hub: HubServer, client: Client, published: CommandResult, copy: Path
-) -> None:
+def test_change_uploads_only_its_shards(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     name = "owner/changes"
     assert client.run("publish", "--repo", name, folder=copy).code == 0
     first = hub.repository(name).refs["main"]
@@ -39,9 +37,7 @@ def test_of_a_change_only_its_shards_travel(
         assert said.code == 0 and "1 changed" in said.out and "mine/" in said.out, said.out
 
 
-def test_rows_that_go_take_their_shards_along(
-    hub: HubServer, client: Client, published: CommandResult, copy: Path
-) -> None:
+def test_removed_rows_remove_their_shards(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     shutil.rmtree(copy / "data/indus_cot/data")
     (copy / "data/indus_cot/data").mkdir()
     source = client.folder / "data/indus_cot/data"
@@ -104,7 +100,7 @@ def test_who_may_only_read_writes_nothing(hub: HubServer, client: Client, publis
     assert hub.repository(REPO).refs["main"] == head and len(hub.uploads) == sent
 
 
-def test_what_is_served_with_other_bytes_is_refused(hub: HubServer, client: Client, copy: Path) -> None:
+def test_other_bytes_from_hub_are_refused(hub: HubServer, client: Client, copy: Path) -> None:
     name = "owner/altered"
 
     def alter(what: Callable[[Rows], Rows]) -> None:
@@ -139,7 +135,7 @@ def test_somebody_elses_commit_is_not_overwritten(
     )
 
 
-def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(
+def test_repository_created_meanwhile_is_not_overwritten(
     hub: HubServer, client: Client, published: CommandResult
 ) -> None:
     def made(path: str, data: bytes) -> None:
@@ -158,7 +154,7 @@ def test_a_repository_that_somebody_else_makes_meanwhile_is_not_overwritten(
         assert hub.files("owner/meanwhile") == {path: data}
 
 
-def test_the_same_rows_assembled_again_are_no_new_version(hub: HubServer, client: Client, copy: Path) -> None:
+def test_equal_rows_are_no_new_version(hub: HubServer, client: Client, copy: Path) -> None:
     words = ("publish", "--repo", "owner/same")
     assert client.run(*words, folder=copy).code == 0
     manifest = copy / "data/indus_cot/manifest.json"
@@ -167,7 +163,7 @@ def test_the_same_rows_assembled_again_are_no_new_version(hub: HubServer, client
     assert len(hub.repository("owner/same").commits) == 2
 
 
-def test_a_review_of_an_earlier_draft_is_no_decision_on_this_row(hub: HubServer, client: Client, copy: Path) -> None:
+def test_review_of_earlier_draft_is_ignored(hub: HubServer, client: Client, copy: Path) -> None:
     assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0
     assert [path for path in hub.files("owner/reviews") if path.startswith("review/")]
     path = copy / "data/review"

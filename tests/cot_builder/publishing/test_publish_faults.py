@@ -11,7 +11,7 @@ from tests.helpers.publication import REPO, Rows, assert_refused, change, reword
 from tests.servers.hub_server import HubServer
 
 
-def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: Client, copy: Path) -> None:
+def test_interrupted_upload_keeps_uploaded_files(hub: HubServer, client: Client, copy: Path) -> None:
     def marked(rows: Rows) -> None:
         for row in rows:
             row["teacher"] = "another"
@@ -31,9 +31,7 @@ def test_what_arrived_of_an_interrupted_upload_is_kept(hub: HubServer, client: C
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_what_could_not_be_loaded_back_is_compared_by_the_next_run(
-    hub: HubServer, client: Client, copy: Path, status: int
-) -> None:
+def test_next_run_compares_what_was_not(hub: HubServer, client: Client, copy: Path, status: int) -> None:
     words = ("publish", "--repo", f"owner/unseen-{status}")
     hub.fail("/resolve/", status, times=999)
     assert_refused(client.run(*words, folder=copy), "is committed as", "run the same command again")
@@ -50,7 +48,7 @@ def test_a_refused_commit_leaves_no_doubt(hub: HubServer, client: Client, copy: 
     assert "not known" not in done.out and "is committed" not in done.out, done.out
 
 
-def test_a_commit_that_could_not_be_tagged_is_said_to_stand(hub: HubServer, client: Client, copy: Path) -> None:
+def test_untagged_commit_is_reported(hub: HubServer, client: Client, copy: Path) -> None:
     words = ("publish", "--repo", "owner/untagged", "--tag")
     hub.fail("POST /api/datasets/owner/untagged/tag", 403)
     assert_refused(
@@ -83,7 +81,7 @@ def test_bad_weather_passes(
     assert hub.faults[0].times == 0 and len(hub.repository(name).commits) == before + 1
 
 
-def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, published: CommandResult) -> None:
+def test_rate_limit_wait_is_respected(hub: HubServer, client: Client, published: CommandResult) -> None:
     """The client's clock is not waited for: it notes what it would have waited."""
     client.python(
         "import types; from cot_builder.storage import retry\n"
@@ -101,7 +99,7 @@ def test_the_hub_is_asked_again_when_it_says(hub: HubServer, client: Client, pub
     client.python("from cot_builder.storage import retry; retry.time = retry.kept")
 
 
-def test_a_hub_that_stays_down_is_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_down_gives_one_message(hub: HubServer, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fail("whoami", 503, times=99)
     client.python("from cot_builder.storage import retry; retry.BACKOFF_S = 0.01")
     assert_refused(

@@ -13,7 +13,7 @@ from tests.helpers.hub_client import Client
 from tests.helpers.publication import Rows, assert_refused, change, mark_validated
 
 
-def test_what_must_not_leave_is_found_in_a_chat_that_was_turned_down(client: Client, copy: Path) -> None:
+def test_secret_in_rejected_chat_stops_publish(client: Client, copy: Path) -> None:
     """It is JSON within a row: a path with backslashes is written with four of each there."""
     path = copy / "data/draft"
     kept = path.resolve()
@@ -44,7 +44,7 @@ def test_what_must_not_leave_is_found_in_a_chat_that_was_turned_down(client: Cli
         ("ask bob@example.org", "an e-mail address"),
     ],
 )
-def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: str, kind: str) -> None:
+def test_secret_text_stops_publish(client: Client, copy: Path, text: str, kind: str) -> None:
     def write(rows: Rows) -> None:
         for name in ("messages", "trajectory"):
             rows[3][name] = rows[3][name].replace("So it ends", f"So {text} it ends")
@@ -56,12 +56,12 @@ def test_a_text_that_must_not_leave_stops_it(client: Client, copy: Path, text: s
     assert text not in done.out
 
 
-def test_a_verdict_that_was_changed_beside_its_trajectory_stops_it(client: Client, copy: Path) -> None:
+def test_verdict_unlike_trajectory_stops_publish(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[2].update(boxes=[[1, 2, 3, 4]]))
     assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "differ from its trajectory", "verify")
 
 
-def test_a_reviewers_name_in_a_text_stops_it(client: Client, copy: Path) -> None:
+def test_reviewer_name_stops_publish(client: Client, copy: Path) -> None:
     path = copy / "data/review"
     reviews = REVIEW.records(REVIEW.read(path / "reviews.parquet"))
     path.unlink()
@@ -89,7 +89,7 @@ def test_tools_of_another_version_stop_it(client: Client, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["taken", "turned down"])
-def test_the_path_of_an_image_in_a_chat_stops_it(client: Client, copy: Path, where: str) -> None:
+def test_image_path_in_chat_stops_publish(client: Client, copy: Path, where: str) -> None:
     """A benchmark's folders say what is wrong with the part."""
     paths = dict(
         SUPERVISION.read(copy / "data/select/supervision.parquet").select("sample_id", "source_path").iter_rows()
@@ -123,7 +123,7 @@ def test_the_path_of_an_image_in_a_chat_stops_it(client: Client, copy: Path, whe
     assert_refused(client.run("publish", "--repo", "owner/never", folder=copy), "supervision field source_path", "row ")
 
 
-def test_a_column_of_supervision_is_no_column_of_a_students(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_supervision_column_for_students(monkeypatch: pytest.MonkeyPatch) -> None:
     from cot_builder.publishing import configs
     from schemas.errors import IndusCotError
 

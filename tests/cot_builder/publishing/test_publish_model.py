@@ -42,7 +42,7 @@ def trained(copy: Path) -> Path:
     return folder
 
 
-def test_a_model_links_its_corpus_and_evaluation(
+def test_model_links_corpus_and_evaluation(
     hub: HubServer, client: Client, published: CommandResult, copy: Path, trained: Path
 ) -> None:
     hub.repositories.pop(("models", "owner/model"), None)

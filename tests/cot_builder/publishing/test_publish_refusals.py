@@ -12,7 +12,7 @@ from tests.helpers.publication import REPO, assert_refused, mark_validated
 from tests.servers.hub_server import READER, HubServer
 
 
-def test_what_is_not_there_for_somebody_who_is_not_logged_in(hub: HubServer, client: Client) -> None:
+def test_missing_repository_without_login(hub: HubServer, client: Client) -> None:
     """The Hub answers 401, and does not say whether it is missing or private."""
     hub.fail("owner/elsewhere", 401, times=99)
     assert_refused(client.run("diff", "owner/elsewhere", token=""), "is private or gated, and you are not logged in")
@@ -78,7 +78,7 @@ def test_what_somebody_elses_folder_holds(
     assert not (tmp_path / "whole").exists()
 
 
-def test_metadata_that_the_hub_refuses_make_no_repository(hub: HubServer, client: Client) -> None:
+def test_refused_metadata_create_no_repository(hub: HubServer, client: Client) -> None:
     hub.card_fault = '"tags" must be an array'
     done = client.run("publish", "--repo", "owner/faulty")
     assert_refused(done, "refuses the metadata of the card", '"tags" must be an array')
@@ -105,7 +105,7 @@ def test_unreviewed_rows_where_reviews_are_required(client: Client, copy: Path) 
     assert_refused(done, "not reviewed", "publish.require_review")
 
 
-def test_the_check_of_the_real_hub_runs(hub: HubServer, client: Client, published: CommandResult) -> None:
+def test_check_of_real_hub_runs(hub: HubServer, client: Client, published: CommandResult) -> None:
     told = client.python(
         "import builtins, contextlib, io, sys\nfrom bench import real_hub\n"
         "sys.argv, builtins.input = ['real_hub', 'owner'], lambda *_: ''\nsaid = io.StringIO()\n"

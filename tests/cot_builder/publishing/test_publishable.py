@@ -80,7 +80,7 @@ def card_of(root: Path, params: Params | None = None) -> str:
 # --- licences ---------------------------------------------------------------------------------------
 
 
-def test_every_row_is_bound_by_its_texts_and_its_image(copy: Path) -> None:
+def test_row_licence_covers_texts_and_image(copy: Path) -> None:
     rows = built(copy)
     assert {row["licence"] for config in CONFIGS for row in rows[config]} == {"cc-by-4.0"}
     assert {row["image_licence"] for row in rows["sft"] + rows["rl"] + rows["preference"]} == {"CC BY 4.0"}
@@ -108,7 +108,7 @@ def _repaint(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_accept, _repaint, lambda row: row.update(teacher="another")])
-def test_a_row_changed_behind_assemble_is_refused(copy: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+def test_row_changed_after_assemble_is_refused(copy: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
     shard = copy / "data/indus_cot/data/train-00000.parquet"
     table, before = pq.read_table(shard), shard.stat()
     rows = table.to_pylist()
@@ -119,7 +119,7 @@ def test_a_row_changed_behind_assemble_is_refused(copy: Path, spoil: Callable[[d
         built(copy)
 
 
-def test_no_image_is_assembled_under_the_hash_of_another(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_under_wrong_hash_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, name, word in ((SampleImages, "original", "data/pull/mine"), (ObservationImages, "get", "data/draft")):
         with monkeypatch.context() as patch:
             real = getattr(place, name)
@@ -131,9 +131,7 @@ def test_no_image_is_assembled_under_the_hash_of_another(copy: Path, monkeypatch
 # --- what is written again --------------------------------------------------------------------------
 
 
-def test_what_is_there_is_taken_again_only_if_all_of_it_is_as_it_was(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_is_reused_only_if_unchanged(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(copy)
     manifest = copy / "data/publish/manifest.json"
     first = manifest.stat().st_ino
@@ -149,7 +147,7 @@ def test_what_is_there_is_taken_again_only_if_all_of_it_is_as_it_was(
         built(copy)
 
 
-def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_salt_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy / ".indus-cot").unlink()
     with monkeypatch.context() as patch:
 
@@ -172,7 +170,7 @@ def test_a_salt_that_was_cut_short_is_refused(copy: Path, monkeypatch: pytest.Mo
 # --- reviews ----------------------------------------------------------------------------------------
 
 
-def test_gold_pages_and_rejections_are_decisions_too(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gold_pages_and_rejections_are_decisions(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drafts: list[Draft] = DRAFT.records(DRAFT.read(copy / "data/draft/trajectory.parquet"))
     turned_down, planted = drafts[3], drafts[5]
 
@@ -209,7 +207,7 @@ def test_gold_pages_and_rejections_are_decisions_too(copy: Path, monkeypatch: py
         assert f"\n  {line}\n" in describe_plan(planned)
 
 
-def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None:
+def test_ratings_and_rejected_drafts_are_changes(copy: Path) -> None:
     built(copy)
     index = changes.load_index(str(copy / "data/publish"))
     with_reviews(copy, lambda reviews: [reviews[0].model_copy(update={"logic_rating": 1})])
@@ -235,7 +233,7 @@ def test_other_ratings_and_other_rejected_drafts_are_changes(copy: Path) -> None
         assert not changes.compare(changes.load_index(str(other)), again).has_changes
 
 
-def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path) -> None:
+def test_moved_row_changes_corpus_hash(copy: Path) -> None:
     """A model that was trained on it must not be said to come from the corpus in which it was held out."""
     built(copy)
     index = changes.load_index(str(copy / "data/publish"))
@@ -255,7 +253,7 @@ def test_a_row_in_another_split_is_a_change_and_makes_another_corpus(copy: Path)
 # --- shards -----------------------------------------------------------------------------------------
 
 
-def test_shards_are_small_and_no_more_than_a_commit_takes() -> None:
+def test_shard_size_and_number() -> None:
     for rows in (1, 5, 300, 3_000, 12_000):
         assert rows / 2 ** choose_shard_bits({"train": rows}) <= 4
     for rows, share in product((30_000, 100_000, 1_000_000), (0.01, 0.1, 0.5)):
@@ -266,9 +264,7 @@ def test_shards_are_small_and_no_more_than_a_commit_takes() -> None:
     assert choose_shard_bits({"train": 30_000}, 13) == 13, "another number would move every row"
 
 
-def test_row_groups_are_within_what_the_viewer_scans(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_groups_fit_the_viewer(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(copy)
     table = pa.concat_tables(
         pq.read_table(path) for path in sorted((copy / "data/publish/sft/train").glob("*.parquet"))
@@ -286,7 +282,7 @@ def test_row_groups_are_within_what_the_viewer_scans(
 # --- the card ---------------------------------------------------------------------------------------
 
 
-def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: Path) -> None:
+def test_card_omits_absent_reviews_and_categories(copy: Path) -> None:
     params = load_params(root=copy)
     text = card_of(copy)
     assert "Experts, 1 in all, reviewed drafts" in text and "category-disjoint from the evaluation" in text
@@ -311,7 +307,7 @@ def test_the_card_does_not_speak_of_reviews_and_categories_that_were_none(copy: 
 
 
 @pytest.mark.browser
-def test_the_card_is_shown_with_its_pictures_and_tables(copy: Path) -> None:
+def test_card_shows_pictures_and_tables(copy: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no chromium here: `make test` installs it where it may")
     from markdown_it import MarkdownIt

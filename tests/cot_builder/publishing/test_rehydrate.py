@@ -33,7 +33,7 @@ def guarded(copy: Path) -> Path:
     return copy
 
 
-def test_a_rehydrated_corpus_equals_an_embedded_one(hub: HubServer, client: Client, guarded: Path) -> None:
+def test_rehydrated_equals_embedded(hub: HubServer, client: Client, guarded: Path) -> None:
     done = client.run("publish", "--repo", "owner/mixed", folder=guarded)
     assert (
         done.code == 0 and "licence unknown" in done.out and "guarded: unknown; redistribution unknown" in done.out
@@ -78,9 +78,7 @@ def _without_licence(table: pa.Table) -> pa.Table:
     return table.drop_columns([name for name in ("licence", "image_licence") if name in table.column_names])
 
 
-def test_all_by_reference_is_made_whole_to_the_byte(
-    hub: HubServer, client: Client, published: CommandResult, copy: Path
-) -> None:
+def test_rehydrate_is_byte_exact(hub: HubServer, client: Client, published: CommandResult, copy: Path) -> None:
     name = "owner/referenced"
     done = client.run("--set", "publish.images=reference", "publish", "--repo", name, folder=copy)
     assert done.code == 0, done.out
@@ -136,7 +134,7 @@ def test_a_refusal_names_set_and_clause(client: Client, guarded: Path) -> None:
     )
 
 
-def test_a_licence_without_changed_copies_takes_images_by_reference(client: Client, copy: Path) -> None:
+def test_no_derivatives_licence_references_images(client: Client, copy: Path) -> None:
     """Crops and enhanced views are changed copies, whoever may pass on the whole image."""
     (copy / "params.yaml").unlink()
     write_params(copy, mine=STATED | {"licence": "CC BY-ND 4.0"})
@@ -150,6 +148,6 @@ def test_a_licence_without_changed_copies_takes_images_by_reference(client: Clie
     assert all(row["references"] and not row["images"] for rows in shards for row in rows)
 
 
-def test_a_licence_that_changed_since_is_refused(client: Client, copy: Path) -> None:
+def test_changed_licence_is_refused(client: Client, copy: Path) -> None:
     change(copy, lambda rows: rows[0].update(licence="CC BY-NC-SA 4.0"))
     assert_refused(client.run("publish", "--repo", "owner/refused", folder=copy), "'CC BY-NC-SA 4.0'", "'CC BY 4.0'")
