@@ -38,7 +38,7 @@ name = sys.argv[1] if len(sys.argv) > 1 else "-"
 corpus = datasets.load_dataset(sys.argv[2] if len(sys.argv) > 2 else "data/indus_cot", split="train")
 if name == "-":
     name = "models/tiny-example"
-    tiny.build(Path(name), map(str, corpus["messages"]), seed=0, systems=tiny.systems())
+    tiny.build(Path(name), map(str, corpus["messages"]), seed=0, systems=tiny.list_systems())
 processor = AutoProcessor.from_pretrained(name)
 model = AutoModelForImageTextToText.from_pretrained(name)
 start = processor.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)

@@ -124,13 +124,13 @@ def test_two_rounds_allow_one_turn_of_calls(run: Any) -> None:
     ("said", "fault"),
     [
         (CALL, "ends without a verdict"),
-        ('<think>x</think><tool_call>{"name": "zoom", "arguments": {}}</tool_call>', "no tool there is"),
-        ("<think>x</think><tool_call>{oh</tool_call>", "no tool there is"),
+        ('<think>x</think><tool_call>{"name": "zoom", "arguments": {}}</tool_call>', "a call of an unknown tool"),
+        ("<think>x</think><tool_call>{oh</tool_call>", "a call of an unknown tool"),
         ("word " * 10_000, "not a thought and one verdict"),
         ("<think>Die Fläche ist gleichmäßig.</think><answer>Nein</answer>", "not a thought and one verdict"),
         ("", "not a thought and one verdict"),
         (SCALE, "ends without a verdict"),
-        (HALF, "no tool there is"),
+        (HALF, "a call of an unknown tool"),
     ],
     ids=[
         "loops",

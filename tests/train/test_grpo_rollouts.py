@@ -79,7 +79,7 @@ def test_truth_comes_from_labels_and_experts(policy: Path, tmp_path: Path) -> No
     with pytest.raises(IndusCotError, match=f"row {drafted['id']}: data/select or data/draft no longer holds"):
         truth(drafted, place, sample_id="gone")
     (workspace.select / "supervision.parquet").unlink()
-    with pytest.raises(IndusCotError, match=r"select.supervision\.parquet: .* run the stage that makes it"):
+    with pytest.raises(IndusCotError, match=r"select.supervision\.parquet: .* run the stage that writes it"):
         read_truth(workspace, found)
 
 

@@ -263,7 +263,7 @@ def test_invalid_corpus_or_model_is_refused(workspace: Workspace, trainable: Wor
     workspace.indus_cot.unlink()
     shutil.copytree(trainable.indus_cot, workspace.indus_cot)
     change_manifest(workspace.indus_cot, stage="draft")
-    with pytest.raises(IndusCotError, match="not of assemble, which validates a corpus"):
+    with pytest.raises(IndusCotError, match="not from assemble, which validates a corpus"):
         sft(params(workspace), workspace)
     assert not workspace.sft.exists()
 

@@ -173,7 +173,9 @@ def test_review_of_earlier_draft_is_ignored(hub: HubServer, client: Client, copy
     earlier = [review.model_copy(update={"draft_sha256": "0" * 64}) for review in reviews]
     REVIEW.write(REVIEW.frame(earlier), path / "reviews.parquet")
     assert_refused(
-        client.run("publish", "--repo", "owner/reviews", folder=copy), "another reviews.parquet", "repro assemble"
+        client.run("publish", "--repo", "owner/reviews", folder=copy),
+        "was assembled before data/review/reviews.parquet changed",
+        "repro assemble",
     )
     mark_validated(copy)
     assert client.run("publish", "--repo", "owner/reviews", folder=copy).code == 0

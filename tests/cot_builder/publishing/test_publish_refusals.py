@@ -33,19 +33,15 @@ def test_names(hub: HubServer, client: Client) -> None:
     assert_refused(client.run("publish", "--repo", "owner/taken"), "a model of this name exists on the Hub")
     hub.make("owner/strange")
     hub.put("owner/strange", "data/train.csv", b"a,b\n")
-    assert_refused(
-        client.run("publish", "--repo", "owner/strange"), "no dataset that indus-cot published", "data/train.csv"
-    )
+    assert_refused(client.run("publish", "--repo", "owner/strange"), "did not publish this dataset", "data/train.csv")
     hub.make("owner/described")
     hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n")
     assert client.run("publish", "--repo", "owner/described", "--dry-run").code == 0
     hub.put("owner/described", "README.md", b"---\nlicense: mit\n---\n# My parts\n")
-    assert_refused(
-        client.run("publish", "--repo", "owner/described"), "no dataset that indus-cot published", "README.md"
-    )
+    assert_refused(client.run("publish", "--repo", "owner/described"), "did not publish this dataset", "README.md")
     hub.make("owner/broken")
     hub.put("owner/broken", "indus-cot.json", b'{"kind": "dataset"')
-    assert_refused(client.run("publish", "--repo", "owner/broken"), "owner/broken: its indus-cot.json is damaged")
+    assert_refused(client.run("publish", "--repo", "owner/broken"), "owner/broken: indus-cot.json is damaged")
     assert_refused(client.run("diff", "owner/nowhere"), "neither a folder")
 
 
