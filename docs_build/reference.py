@@ -185,7 +185,7 @@ def files_page(root: Path) -> str:
 
 
 def scoreboard_page() -> str:
-    """What others report, from ``eval/scoreboard.yaml``."""
+    """Published results, from ``eval/scoreboard.yaml``."""
     titles = [load_benchmarks()[name].BENCHMARK.title for name in SETS]
     lines = sorted(published(), key=lambda line: (line.mean is None, -(line.mean or 0)))
     rows = []

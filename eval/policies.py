@@ -1,4 +1,4 @@
-"""What every policy shares: its context, its episode for one image, and its answer.
+"""Shared parts of all policies: context, episode of one image, and answer.
 
 Policies that run a model inspect through :mod:`cot_builder.inspection.episode`. No policy sees the ground truth, except
 the oracle, which exists to check the metrics.

@@ -51,7 +51,7 @@ class Commit(NamedTuple):
 
 
 class RepoState(NamedTuple):
-    """What is known of a repository before anything is sent."""
+    """State of a repository and its manifest before anything is sent."""
 
     hub: "Hub | None"
     remote: Remote | None
