@@ -4,7 +4,7 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import yaml
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cot_builder.params import Params, PullSet
 from docs_build.markdown import attribute_docs, code, described_table, sentence, table
+from schemas.table import unwrap_annotation
 from train.rewards import list_terms, reward_parameters
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")
@@ -88,7 +89,7 @@ def is_section(annotation: Any) -> bool:
 
 def describe_type(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
     """Plain words for the type of a parameter or column, with its range."""
-    bare, own, is_optional = _unwrap(annotation)
+    bare, own, is_optional = unwrap_annotation(annotation)
     bounds = "".join(_bounds([*own, *metadata]))
     return f"{_type_name(bare)}{bounds}{', or null' if is_optional else ''}"
 
@@ -149,24 +150,6 @@ def _profiles(root: Path) -> str:
 def describe_field(info: FieldInfo) -> str:
     """Plain words for the type of a pydantic field."""
     return describe_type(info.annotation, info.metadata)
-
-
-def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
-    metadata: list[Any] = []
-    is_optional = False
-    while True:
-        origin = get_origin(annotation)
-        if origin is Annotated:
-            annotation, *extra = get_args(annotation)
-            metadata += extra
-        elif origin in (Union, types.UnionType) and type(None) in get_args(annotation):
-            is_optional = True
-            rest = [item for item in get_args(annotation) if item is not type(None)]
-            if len(rest) > 1:
-                return Union[tuple(rest)], metadata, True  # noqa: UP007 - built at run time
-            annotation = rest[0]
-        else:
-            return annotation, metadata, is_optional
 
 
 def _type_name(bare: Any) -> str:

@@ -30,11 +30,6 @@ class Counts(BaseModel):
     tn: Annotated[int, Field(ge=0)]
     fp: Annotated[int, Field(ge=0)]
 
-    @property
-    def balanced_accuracy(self) -> float:
-        """In per cent."""
-        return 50 * (self.tp / (self.tp + self.fn) + self.tn / (self.tn + self.fp))
-
 
 class TestList(BaseModel):
     """Images of one set that a line was measured on."""

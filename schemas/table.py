@@ -190,7 +190,7 @@ def _is_box(box: pl.Expr) -> pl.Expr:
     return (box.list.len() == 4) & inside.fill_null(False)
 
 
-def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any], bool]:
+def unwrap_annotation(annotation: Any) -> tuple[Any, list[Any], bool]:
     """Unwrap Annotated and Optional: return the bare type, its metadata, and whether None is allowed."""
     metadata: list[Any] = []
     nullable = False
@@ -199,18 +199,18 @@ def _unwrap_annotation(annotation: Any) -> tuple[Any, list[Any], bool]:
         if origin is Annotated:
             annotation, *extra = get_args(annotation)
             metadata += extra
-        elif origin in (Union, types.UnionType):
-            options = [option for option in get_args(annotation) if option is not type(None)]
-            nullable = nullable or len(options) < len(get_args(annotation))
-            if len(options) != 1:
-                raise TypeError(f"a column cannot hold {annotation}")
-            annotation = options[0]
+        elif origin in (Union, types.UnionType) and type(None) in get_args(annotation):
+            nullable = True
+            rest = [item for item in get_args(annotation) if item is not type(None)]
+            if len(rest) > 1:
+                return Union[tuple(rest)], metadata, True  # noqa: UP007 - built at run time
+            annotation = rest[0]
         else:
             return annotation, metadata, nullable
 
 
 def _to_polars_type(annotation: Any) -> pl.DataType:
-    bare, _, _ = _unwrap_annotation(annotation)
+    bare, _, _ = unwrap_annotation(annotation)
     origin = get_origin(bare)
     if origin is Literal:
         return pl.String() if isinstance(get_args(bare)[0], str) else pl.Int64()
@@ -251,7 +251,7 @@ def _list_constraints(bare: Any, metadata: Iterable[Any]) -> Iterator[Constraint
 
 def _list_value_constraints(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[Constraint]:
     """Yield all constraints on a value, including whether null is allowed."""
-    bare, own, nullable = _unwrap_annotation(annotation)
+    bare, own, nullable = unwrap_annotation(annotation)
     if not nullable:
         yield "not null", lambda value: value.is_not_null()
     for text, rule in _list_constraints(bare, [*own, *metadata]):

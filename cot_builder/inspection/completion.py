@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cot_builder.inspection.episode import read_turn
-from cot_builder.inspection.parsing import GrammarError, parse_completion, read_verdict
+from cot_builder.inspection.parsing import GrammarError, get_text, parse_completion, read_verdict
 from cot_builder.inspection.rendering import Message
 from schemas.errors import IndusCotError
 from schemas.trajectory import Observation, ToolCall, Trajectory, Turn, Verdict
@@ -59,7 +59,7 @@ def read_completion(written: str | Sequence[Message]) -> Completion:
     messages = _split_turns(written) if isinstance(written, str) else list(written)
     reading = parse_completion(messages)
     own = [message for message in messages if message.get("role") == "assistant"]
-    thoughts = [thought for message in own for thought in _THOUGHT.findall(_get_text(message))]
+    thoughts = [thought for message in own for thought in _THOUGHT.findall(get_text(message))]
     calls = [_parse_call(call) for message in own for call in message.get("tool_calls") or ()]
     return Completion(tuple(thoughts), tuple(call for call in calls if call), reading.verdict, reading.faults)
 
@@ -84,7 +84,7 @@ def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) 
         for assistant_turn, tool_turn in zip(steps[::2], steps[1::2], strict=True):
             (call,) = assistant_turn["tool_calls"]
             shown = any(part["type"] == "image" for part in tool_turn["content"])
-            observation = Observation(text=_get_text(tool_turn), image_sha256=next(hashes) if shown else None)
+            observation = Observation(text=get_text(tool_turn), image_sha256=next(hashes) if shown else None)
             tool_call = ToolCall(tool=call["function"]["name"], arguments=call["function"]["arguments"])
             turns.append(Turn(thought=_split_thought(assistant_turn)[0], call=tool_call, observation=observation))
         thought, verdict = _split_thought(last)
@@ -96,7 +96,7 @@ def read_chat(chat: Sequence[Message], image_hashes: Sequence[str], where: str) 
 
 def _split_thought(message: Message) -> tuple[str, str]:
     """Split a turn into its thought and the text after it."""
-    found = _THOUGHT_THEN_REST.fullmatch(_get_text(message))
+    found = _THOUGHT_THEN_REST.fullmatch(get_text(message))
     if not found:
         raise GrammarError("a turn does not begin with a thought")
     return found[1], found[2]
@@ -131,8 +131,3 @@ def _parse_call(call: Any) -> ToolCall | None:
         return ToolCall.model_validate({"tool": function.get("name"), "arguments": function.get("arguments")})
     except ValidationError:
         return None
-
-
-def _get_text(message: Message) -> str:
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

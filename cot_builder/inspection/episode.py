@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cot_builder.inspection.rendering import Message
+from cot_builder.inspection.rendering import Message, text_part
 from cot_builder.inspection.toolbox import Toolbox, make_chat_safe, tool_schemas
 from schemas.trajectory import Observation, ToolCall
 
@@ -93,7 +93,7 @@ class Episode:
         self.usd += written.usd
         self.cut = written.cut
         message = read_turn(text)
-        self.chat.append({"role": "assistant", "content": [_text_part(make_chat_safe(text))]})
+        self.chat.append({"role": "assistant", "content": [text_part(make_chat_safe(text))]})
         self.completion.append(message)
         answered = sum(bool(step.observations) for step in self.steps)
         calls = message.get("tool_calls", ())
@@ -103,7 +103,7 @@ class Episode:
                 name, observation, png = self._run_call(call, number)
                 observations.append((observation, png))
                 shown = [{"type": "image", "image": _open_png(png)}] if png else []
-                turn = {"role": "tool", "name": name, "content": [*shown, _text_part(observation.text)]}
+                turn = {"role": "tool", "name": name, "content": [*shown, text_part(observation.text)]}
                 self.chat.append(turn)
                 self.completion.append(turn)
         else:
@@ -166,11 +166,11 @@ def read_turn(text: str) -> Message:
     """
     bodies = _CALL.findall(text)
     if not bodies:
-        return {"role": "assistant", "content": [_text_part(text)]}
+        return {"role": "assistant", "content": [text_part(text)]}
     functions = [_parse_function(body) for _, body, _ in bodies]
     message: Message = {
         "role": "assistant",
-        "content": [_text_part(_CALL.sub("", text).rstrip("\n"))],
+        "content": [text_part(_CALL.sub("", text).rstrip("\n"))],
         "tool_calls": [{"type": "function", "function": function} for function, _ in functions],
     }
     if any(before or after for before, _, after in bodies) or not all(exact for _, exact in functions):
@@ -188,14 +188,15 @@ def _parse_function(body: str) -> tuple[dict[str, Any] | None, bool]:
     function = _parse_json_object(body)
     if function is not None and isinstance(function.get("arguments"), dict):
         return function, True
-    tolerated = (
-        function if function is not None else _parse_json_object(_FENCES.sub("", body)) or _parse_xml_function(body)
-    )
-    if tolerated is None:
+    if function is None:
+        unfenced = _FENCES.sub("", body)
+        function = _parse_json_object(unfenced) or _parse_xml_function(unfenced)
+    if function is None:
         return None, True
-    if isinstance(tolerated.get("arguments"), str):
-        tolerated |= {"arguments": _parse_json_object(tolerated["arguments"]) or tolerated["arguments"]}
-    return tolerated, not isinstance(tolerated.get("arguments"), dict)
+    if isinstance(function.get("arguments"), str):
+        arguments = _parse_json_object(function["arguments"])
+        function |= {} if arguments is None else {"arguments": arguments}
+    return function, not isinstance(function.get("arguments"), dict)
 
 
 def _parse_json_object(text: str) -> dict[str, Any] | None:
@@ -210,7 +211,7 @@ def _parse_json_object(text: str) -> dict[str, Any] | None:
 
 def _parse_xml_function(body: str) -> dict[str, Any] | None:
     """Parse a call in Qwen-Coder's form: ``<function=NAME><parameter=NAME>value</parameter></function>``."""
-    match = _XML_CALL.fullmatch(_FENCES.sub("", body))
+    match = _XML_CALL.fullmatch(body)
     if match is None or _XML_PARAMETER.sub("", match[2]).strip():
         return None
     return {
@@ -236,7 +237,3 @@ def _get_tool_name(call: Any) -> str:
 
 def _open_png(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png))
-
-
-def _text_part(text: str) -> Message:
-    return {"type": "text", "text": text}

@@ -156,7 +156,7 @@ def parse_completion(completion: Sequence[Message]) -> ParsedCompletion:
     for message in completion:
         if message.get("role") == "tool":
             valid = pending.pop(0) if pending else False
-            observed += valid and not _get_text(message).startswith(_FAILED)
+            observed += valid and not get_text(message).startswith(_FAILED)
             continue
         pending = [_is_valid(call) for call in message.get("tool_calls") or ()]
         calls += sum(pending)
@@ -174,7 +174,7 @@ def parse_completion(completion: Sequence[Message]) -> ParsedCompletion:
 
 def _find_step_faults(message: Message, valid: list[bool]) -> list[str]:
     faults = []
-    if not _EXACT_THOUGHT.fullmatch(_get_text(message)):
+    if not _EXACT_THOUGHT.fullmatch(get_text(message)):
         faults.append("a turn with a call is not one thought and the call")
     if len(valid) > 1:
         faults.append("several calls in one turn")
@@ -187,7 +187,7 @@ def _get_last_turn(completion: Sequence[Message]) -> str:
     last = completion[-1] if completion else {}
     if last.get("role") != "assistant" or last.get("tool_calls"):
         raise GrammarError("the completion ends without a verdict")
-    return _get_text(last)
+    return get_text(last)
 
 
 def _is_valid(call: Any) -> bool:
@@ -218,6 +218,7 @@ def _list_arguments(names: tuple[str, ...]) -> dict[str, tuple[frozenset[str], f
     }
 
 
-def _get_text(message: Message) -> str:
+def get_text(message: Message) -> str:
+    """Return the text of a message, whose content is a string or a list of parts."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

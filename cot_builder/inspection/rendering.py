@@ -59,13 +59,13 @@ def render_messages(trajectory: Trajectory, category: str, view: str) -> list[Me
         chat.append(
             {
                 "role": "assistant",
-                "content": [_text_part(f"<think>{turn.thought}</think>")],
+                "content": [text_part(f"<think>{turn.thought}</think>")],
                 "tool_calls": [{"type": "function", "function": function}],
             }
         )
         shown: list[Message] = [{"type": "image"}] if turn.observation.image_sha256 else []
-        chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, _text_part(turn.observation.text)]})
-    chat.append({"role": "assistant", "content": [_text_part(render_final_turn(trajectory))]})
+        chat.append({"role": "tool", "name": turn.call.tool, "content": [*shown, text_part(turn.observation.text)]})
+    chat.append({"role": "assistant", "content": [text_part(render_final_turn(trajectory))]})
     return chat
 
 
@@ -85,11 +85,11 @@ def flatten_for_endpoint(chat: Sequence[Message], tools: Sequence[dict[str, Any]
         rewritten = _flatten_message(message)
         if index and message["role"] == chat[index - 1]["role"] == "tool":
             # The template joins consecutive tool turns.
-            flat[-1]["content"] += [_text_part("\n"), *rewritten["content"]]
+            flat[-1]["content"] += [text_part("\n"), *rewritten["content"]]
         else:
             flat.append(rewritten)
     if tools and flat and flat[0]["role"] == "system":
-        flat[0] = {**flat[0], "content": [*flat[0]["content"], _text_part(_render_tool_list(tools))]}
+        flat[0] = {**flat[0], "content": [*flat[0]["content"], text_part(_render_tool_list(tools))]}
     return flat
 
 
@@ -109,20 +109,20 @@ def _flatten_message(message: Message) -> Message:
     if message["role"] == "tool":
         return {
             "role": "user",
-            "content": [_text_part("<tool_response>\n"), *content, _text_part("\n</tool_response>")],
+            "content": [text_part("<tool_response>\n"), *content, text_part("\n</tool_response>")],
         }
     calls = [
         f"\n<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
         for call in message.get("tool_calls", [])
     ]
-    return {"role": message["role"], "content": [*content, *map(_text_part, calls)]}
+    return {"role": message["role"], "content": [*content, *map(text_part, calls)]}
 
 
 def prompt(category: str, view: str, *, tools: bool = True) -> list[Message]:
     """Messages before the first turn of the inspector: system prompt, image and question."""
     return [
-        {"role": "system", "content": [_text_part(system_prompt(tools))]},
-        {"role": "user", "content": [{"type": "image"}, _text_part(render_question(category, view))]},
+        {"role": "system", "content": [text_part(system_prompt(tools))]},
+        {"role": "user", "content": [{"type": "image"}, text_part(render_question(category, view))]},
     ]
 
 
@@ -154,5 +154,6 @@ def _render_boxes(boxes: list[Box]) -> str:
     return json.dumps([list(box) for box in boxes])
 
 
-def _text_part(text: str) -> Message:
+def text_part(text: str) -> Message:
+    """Return a text as a part of a message's content."""
     return {"type": "text", "text": text}

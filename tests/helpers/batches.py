@@ -13,6 +13,7 @@ from cot_builder.endpoint.replies import Answer
 from cot_builder.endpoint.request import Request
 from cot_builder.endpoint.store import AnswerStore
 from cot_builder.params import Budget, EndpointLimits, load_params
+from tests.helpers.endpoint_client import gather_outcomes
 from tests.helpers.paths import ROOT
 from tests.servers.batch_server import BatchServer
 
@@ -54,11 +55,6 @@ def run_in_client(work: Callable[[EndpointClient], Awaitable[Any]], url: str, st
             answers.close()
 
     return asyncio.run(run())
-
-
-async def gather_outcomes(client: EndpointClient, requests: list[Request]) -> list[Answer | BaseException]:
-    """Send all requests at once, and return the answer or the error of each."""
-    return await asyncio.gather(*(client.ask(request) for request in requests), return_exceptions=True)
 
 
 def ask_all(requests: list[Request], url: str, store: Path, **settings: Any) -> list[Any]:

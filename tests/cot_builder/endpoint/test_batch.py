@@ -23,7 +23,6 @@ from tests.helpers.batches import (
     USD_PER_ANSWER,
     ask_all,
     expected_texts,
-    gather_outcomes,
     get_texts,
     make_questions,
     read_open_batches,
@@ -31,6 +30,7 @@ from tests.helpers.batches import (
     run_in_client,
     submit_and_leave,
 )
+from tests.helpers.endpoint_client import gather_outcomes
 from tests.servers.batch_server import BatchServer, Fault, batch_server
 
 pytestmark = pytest.mark.usefixtures("quick_batches")

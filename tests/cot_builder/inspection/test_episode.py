@@ -84,6 +84,12 @@ def test_calls_in_other_forms_are_run(pixels: Any, call: str) -> None:
     assert "exact form" in parse_agent(other.completion).fault
 
 
+def test_empty_arguments_as_text_are_run(pixels: Any) -> None:
+    one = episode(pixels)
+    one.add_turn(GeneratedTurn('<think>Closer.</think>\n<tool_call>{"name": "crop", "arguments": "{}"}</tool_call>'))
+    assert one.calls == ["crop"] and one.observed == 1
+
+
 @pytest.mark.parametrize(
     "call",
     [
